@@ -1,0 +1,225 @@
+//! The names of things. Each is a type of its own, so that a sequence number can't stand where an epoch is meant.
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+/// A text that is not the identifier that it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {problem}; expected {expected}")]
+pub struct InvalidId {
+    pub what: &'static str,
+    pub problem: String,
+    pub expected: &'static str,
+}
+
+/// A position in the partition of the log on which a sale lives.
+pub type Offset = i64;
+
+/// The offset of the BARRIER that began an index of a sale. Greater means newer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub Offset);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The place of an order among the orders of its epoch, from 1.
+pub type Seq = u64;
+
+/// Units in one order.
+pub type Quantity = u32;
+
+/// A class of buyers, 0 = general.
+pub type Tier = u8;
+
+/// A sale, for its life and after it. Drawn at random and never used again: an auto-increment would hand an id out
+/// twice after MySQL lost its tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SaleId(pub u32);
+
+impl fmt::Display for SaleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl FromStr for SaleId {
+    type Err = InvalidId;
+    fn from_str(s: &str) -> Result<Self, InvalidId> {
+        let valid = s.len() == 8 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match u32::from_str_radix(s, 16) {
+            Ok(id) if valid => Ok(SaleId(id)),
+            _ => Err(InvalidId {
+                what: "sale id",
+                problem: format!("{:?} is not one", truncated(s)),
+                expected: "8 lower-case hexadecimal digits, such as 00c0ffee",
+            }),
+        }
+    }
+}
+
+/// 64 bits of the SHA-256 of an idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyHash(pub u64);
+
+impl KeyHash {
+    pub fn of(key: &str) -> Self {
+        let digest = Sha256::digest(key.as_bytes());
+        let mut first = [0; 8];
+        first.copy_from_slice(&digest[..8]);
+        KeyHash(u64::from_be_bytes(first))
+    }
+}
+
+impl fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for KeyHash {
+    type Err = InvalidId;
+    fn from_str(s: &str) -> Result<Self, InvalidId> {
+        let valid = s.len() == 16 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match u64::from_str_radix(s, 16) {
+            Ok(hash) if valid => Ok(KeyHash(hash)),
+            _ => Err(InvalidId {
+                what: "key hash",
+                problem: format!("{:?} is not one", truncated(s)),
+                expected: "16 lower-case hexadecimal digits",
+            }),
+        }
+    }
+}
+
+/// Who buys. Anonymous buyers are `a:` and a digest of their idempotency key; a buyer with an identity is
+/// `<issuer>:<subject>`. The characters are such that a buyer stands in JSON, in Lua and in SQL as it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Buyer(String);
+
+impl Buyer {
+    /// The longest buyer, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    pub fn new(s: impl Into<String>) -> Result<Self, InvalidId> {
+        let s = s.into();
+        let invalid = |problem: String| InvalidId {
+            what: "buyer",
+            problem,
+            expected: "1 to 128 characters of A-Z a-z 0-9 . _ : @ ~ + = - %",
+        };
+        if s.is_empty() || s.len() > Self::MAX_LEN {
+            return Err(invalid(format!("{} characters", s.len())));
+        }
+        match s
+            .bytes()
+            .find(|b| !b.is_ascii_alphanumeric() && !b"._:@~+=-%".contains(b))
+        {
+            Some(b) => Err(invalid(format!("the character {:?}", b as char))),
+            None => Ok(Buyer(s)),
+        }
+    }
+
+    /// The buyer that an anonymous idempotency key stands for: whoever knows the key is the buyer.
+    pub fn anonymous(key: &str) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(b"seckill anonymous buyer\0");
+        hasher.update(key.as_bytes());
+        let digest = hasher.finalize();
+        let mut name = String::with_capacity(34);
+        name.push_str("a:");
+        for byte in &digest[..16] {
+            name.push_str(&format!("{byte:02x}"));
+        }
+        Buyer(name)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Buyer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Buyer {
+    type Err = InvalidId;
+    fn from_str(s: &str) -> Result<Self, InvalidId> {
+        Buyer::new(s)
+    }
+}
+
+/// The primary key of an order, in the log and in MySQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OrderId {
+    pub sale: SaleId,
+    pub epoch: Epoch,
+    pub seq: Seq,
+}
+
+impl fmt::Display for OrderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.sale, self.epoch, self.seq)
+    }
+}
+
+macro_rules! serde_as_text {
+    ($($t:ty),*) => {$(
+        impl Serialize for $t {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $t {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let s = std::borrow::Cow::<'de, str>::deserialize(d)?;
+                s.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+serde_as_text!(SaleId, KeyHash, Buyer);
+
+fn truncated(s: &str) -> String {
+    s.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buyer_is_refused_when_it_could_break_out_of_json() {
+        for bad in ["", "a b", "a\"b", "a\\b", "a\nb", "ä", &"x".repeat(129)] {
+            assert!(Buyer::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(Buyer::new("shop:alice@example.org").is_ok());
+        assert!(Buyer::new("x".repeat(128)).is_ok());
+    }
+
+    #[test]
+    fn the_same_anonymous_key_is_the_same_buyer() {
+        assert_eq!(Buyer::anonymous("k"), Buyer::anonymous("k"));
+        assert_ne!(Buyer::anonymous("k"), Buyer::anonymous("l"));
+        assert!(Buyer::new(Buyer::anonymous("k").as_str()).is_ok());
+    }
+
+    #[test]
+    fn ids_survive_their_text() {
+        let sale = SaleId(0x00c0_ffee);
+        assert_eq!(sale.to_string().parse(), Ok(sale));
+        assert!("+0c0ffee".parse::<SaleId>().is_err());
+        assert!("00C0FFEE".parse::<SaleId>().is_err());
+        let hash = KeyHash::of("k");
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        assert!("+123456789abcdef".parse::<KeyHash>().is_err());
+    }
+}

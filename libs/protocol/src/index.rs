@@ -1,0 +1,379 @@
+//! What a batch of purchases decides on the index of one sale, as a plain function.
+//!
+//! `libs/stock/src/lua/purchase.lua` does the same inside Redis; a test lets random batches go through both and
+//! compares every answer and all that is stored.
+use std::collections::HashMap;
+
+use crate::ids::{Buyer, Epoch, KeyHash, Quantity, SaleId, Seq, Tier};
+use crate::record::{Batch, Order};
+
+/// The most orders that one buyer can hold in one sale. Full refuses, it never drops one.
+pub const MAX_HOLDINGS: usize = 32;
+
+/// Unix time in milliseconds, by the clock of the server that holds the index.
+pub type Millis = u64;
+
+/// Whether a sale sells, apart from its window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaleState {
+    Open,
+    Suspended,
+    /// The end; it is never taken back.
+    Closed,
+}
+
+impl SaleState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SaleState::Open => "open",
+            SaleState::Suspended => "suspended",
+            SaleState::Closed => "closed",
+        }
+    }
+}
+
+/// What may change while a sale runs, without the log: the newest version counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    pub version: u64,
+    pub state: SaleState,
+    /// The first instant at which a purchase is accepted.
+    pub opens: Millis,
+    /// The first instant at which none is accepted any more.
+    pub closes: Millis,
+    /// The most units a buyer may hold, 0 = no limit.
+    pub limit: Quantity,
+}
+
+/// An order that a buyer holds (or held, if cancelled).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holding {
+    pub epoch: Epoch,
+    pub seq: Seq,
+    pub quantity: Quantity,
+    pub key: KeyHash,
+    pub cancelled: bool,
+}
+
+/// The index of one sale: what Redis holds under one hash tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    pub sale: SaleId,
+    pub epoch: Epoch,
+    /// The replication id of the server on which it was installed.
+    pub rid: String,
+    pub terms: Terms,
+    pub total: u64,
+    pub left: u64,
+    pub seq: Seq,
+    pub holdings: HashMap<Buyer, Vec<Holding>>,
+}
+
+/// The server that runs the decision, by its own word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    pub is_master: bool,
+    pub rid: String,
+    pub now: Millis,
+}
+
+/// One request of a batch. Quantity 0 asks only what an earlier request with this key came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub buyer: Buyer,
+    pub quantity: Quantity,
+    pub tier: Tier,
+    pub key: KeyHash,
+}
+
+/// What one request came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Sold now, under this number of the index's epoch. Not yet a promise: the log decides.
+    Sold {
+        seq: Seq,
+    },
+    /// The same buyer and key were here before; this is the order that they hold.
+    Held(Holding),
+    /// Asked only, and nothing is known under that key: send the purchase again.
+    Unknown,
+    NotStarted {
+        opens: Millis,
+    },
+    Ended,
+    Suspended,
+    /// More than a buyer may hold; an order that the buyer holds already.
+    LimitReached {
+        held: Option<Holding>,
+    },
+    /// The buyer holds [`MAX_HOLDINGS`] orders.
+    TooManyOrders,
+    /// Fewer units are left than were asked for.
+    SoldOut {
+        left: u64,
+    },
+}
+
+/// Why no request of a batch was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fenced {
+    /// The caller's epoch is older than the index's: it learns the new one and asks again.
+    Refresh { epoch: Epoch },
+    /// The index is missing, or older than the caller, or not on the server where it was installed: it has to be
+    /// rebuilt, and nothing that it says counts.
+    Stale,
+}
+
+/// What a batch came to: an answer for each request, and what was sold, as the record for the log.
+pub type Decided = (Vec<Answer>, Option<Batch>);
+
+/// The fence. Nothing of the index counts before it was passed.
+pub fn fence(index: Option<&Index>, server: &Server, caller: Epoch) -> Result<(), Fenced> {
+    let Some(index) = index else { return Err(Fenced::Stale) };
+    if !server.is_master || server.rid != index.rid || caller > index.epoch {
+        return Err(Fenced::Stale);
+    }
+    if caller < index.epoch {
+        return Err(Fenced::Refresh { epoch: index.epoch });
+    }
+    Ok(())
+}
+
+/// Decides a batch, in the order in which the requests stand.
+pub fn purchase(
+    index: Option<&mut Index>,
+    server: &Server,
+    caller: Epoch,
+    requests: &[Request],
+) -> Result<Decided, Fenced> {
+    fence(index.as_deref(), server, caller)?;
+    let index = index.ok_or(Fenced::Stale)?;
+    let first = index.seq + 1;
+    let mut orders = Vec::new();
+    let mut answers = Vec::with_capacity(requests.len());
+    for request in requests {
+        let answer = decide(index, server.now, request);
+        if let Answer::Sold { .. } = answer {
+            let Request {
+                buyer,
+                quantity,
+                tier,
+                key,
+            } = request.clone();
+            orders.push(Order {
+                buyer,
+                quantity,
+                tier,
+                key,
+            });
+        }
+        answers.push(answer);
+    }
+    let batch = (!orders.is_empty()).then_some(Batch {
+        sale: index.sale,
+        epoch: index.epoch,
+        first,
+        orders,
+    });
+    Ok((answers, batch))
+}
+
+fn decide(index: &mut Index, now: Millis, request: &Request) -> Answer {
+    let held = index
+        .holdings
+        .get(&request.buyer)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    // Replay first: a winner's retry is never told "ended" or "sold out".
+    if let Some(holding) = held.iter().find(|h| h.key == request.key) {
+        return Answer::Held(*holding);
+    }
+    if request.quantity == 0 {
+        return Answer::Unknown;
+    }
+    let terms = &index.terms;
+    if terms.state == SaleState::Closed || now >= terms.closes {
+        return Answer::Ended;
+    }
+    if now < terms.opens {
+        return Answer::NotStarted { opens: terms.opens };
+    }
+    if terms.state == SaleState::Suspended {
+        return Answer::Suspended;
+    }
+    if held.len() >= MAX_HOLDINGS {
+        return Answer::TooManyOrders;
+    }
+    if terms.limit > 0 {
+        let live = || held.iter().filter(|h| !h.cancelled);
+        let units: u64 = live().map(|h| u64::from(h.quantity)).sum();
+        if units + u64::from(request.quantity) > u64::from(terms.limit) {
+            return Answer::LimitReached {
+                held: live().next().copied(),
+            };
+        }
+    }
+    if index.left < u64::from(request.quantity) {
+        return Answer::SoldOut { left: index.left };
+    }
+    index.left -= u64::from(request.quantity);
+    index.seq += 1;
+    let holding = Holding {
+        epoch: index.epoch,
+        seq: index.seq,
+        quantity: request.quantity,
+        key: request.key,
+        cancelled: false,
+    };
+    index.holdings.entry(request.buyer.clone()).or_default().push(holding);
+    Answer::Sold { seq: index.seq }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index() -> Index {
+        let terms = Terms {
+            version: 1,
+            state: SaleState::Open,
+            opens: 100,
+            closes: 200,
+            limit: 2,
+        };
+        Index {
+            sale: SaleId(1),
+            epoch: Epoch(5),
+            rid: "r".into(),
+            terms,
+            total: 3,
+            left: 3,
+            seq: 0,
+            holdings: HashMap::new(),
+        }
+    }
+
+    fn server(now: Millis) -> Server {
+        Server {
+            is_master: true,
+            rid: "r".into(),
+            now,
+        }
+    }
+
+    fn request(buyer: &str, key: u64, quantity: Quantity) -> Request {
+        Request {
+            buyer: Buyer::new(buyer).expect("valid"),
+            quantity,
+            tier: 0,
+            key: KeyHash(key),
+        }
+    }
+
+    fn one(index: &mut Index, now: Millis, r: Request) -> Answer {
+        purchase(Some(index), &server(now), Epoch(5), &[r])
+            .expect("not fenced")
+            .0[0]
+    }
+
+    #[test]
+    fn the_window_opens_at_its_first_and_closes_at_its_last_instant() {
+        let mut index = index();
+        assert_eq!(
+            one(&mut index, 99, request("b", 1, 1)),
+            Answer::NotStarted { opens: 100 }
+        );
+        assert_eq!(one(&mut index, 100, request("b", 1, 1)), Answer::Sold { seq: 1 });
+        assert_eq!(one(&mut index, 199, request("c", 1, 1)), Answer::Sold { seq: 2 });
+        assert_eq!(one(&mut index, 200, request("d", 1, 1)), Answer::Ended);
+    }
+
+    #[test]
+    fn a_winner_s_retry_is_answered_with_the_order_after_the_end_too() {
+        let mut index = index();
+        one(&mut index, 100, request("b", 1, 1));
+        for now in [0, 150, 900] {
+            let Answer::Held(holding) = one(&mut index, now, request("b", 1, 1)) else {
+                panic!("not held")
+            };
+            assert_eq!((holding.epoch, holding.seq), (Epoch(5), 1));
+        }
+        assert_eq!(index.left, 2);
+    }
+
+    #[test]
+    fn a_batch_is_decided_in_order_and_its_record_holds_what_was_sold() {
+        let mut index = index();
+        let requests = [
+            request("a", 1, 2),
+            request("b", 1, 2),
+            request("a", 1, 2),
+            request("c", 1, 1),
+        ];
+        let (answers, batch) = purchase(Some(&mut index), &server(100), Epoch(5), &requests).expect("not fenced");
+        assert_eq!(answers[0], Answer::Sold { seq: 1 });
+        assert_eq!(answers[1], Answer::SoldOut { left: 1 });
+        assert!(matches!(answers[2], Answer::Held(h) if h.seq == 1));
+        assert_eq!(answers[3], Answer::Sold { seq: 2 });
+        let batch = batch.expect("something was sold");
+        assert_eq!((batch.first, batch.last(), batch.orders.len()), (1, 2, 2));
+        assert_eq!(index.left, 0);
+    }
+
+    #[test]
+    fn a_buyer_can_t_hold_more_than_the_limit() {
+        let mut index = index();
+        assert_eq!(one(&mut index, 100, request("b", 1, 2)), Answer::Sold { seq: 1 });
+        assert!(
+            matches!(one(&mut index, 100, request("b", 2, 1)), Answer::LimitReached { held: Some(h) } if h.seq == 1)
+        );
+        assert_eq!(one(&mut index, 100, request("c", 2, 1)), Answer::Sold { seq: 2 });
+    }
+
+    #[test]
+    fn a_suspended_sale_sells_nothing_and_a_closed_one_has_ended() {
+        let mut index = index();
+        index.terms.state = SaleState::Suspended;
+        assert_eq!(one(&mut index, 150, request("b", 1, 1)), Answer::Suspended);
+        assert_eq!(one(&mut index, 200, request("b", 1, 1)), Answer::Ended);
+        index.terms.state = SaleState::Closed;
+        assert_eq!(one(&mut index, 50, request("b", 1, 1)), Answer::Ended);
+    }
+
+    #[test]
+    fn asking_takes_nothing() {
+        let mut index = index();
+        assert_eq!(one(&mut index, 150, request("b", 1, 0)), Answer::Unknown);
+        assert_eq!((index.left, index.seq), (3, 0));
+    }
+
+    #[test]
+    fn the_fence_lets_only_the_installed_server_and_the_same_epoch_through() {
+        let (mut index, here) = (index(), server(150));
+        let mut try_it = |server: &Server, caller| purchase(Some(&mut index), server, Epoch(caller), &[]).err();
+        assert_eq!(try_it(&here, 5), None);
+        assert_eq!(try_it(&here, 4), Some(Fenced::Refresh { epoch: Epoch(5) }));
+        assert_eq!(try_it(&here, 6), Some(Fenced::Stale));
+        assert_eq!(
+            try_it(
+                &Server {
+                    is_master: false,
+                    ..here.clone()
+                },
+                5
+            ),
+            Some(Fenced::Stale)
+        );
+        assert_eq!(
+            try_it(
+                &Server {
+                    rid: "s".into(),
+                    ..here.clone()
+                },
+                5
+            ),
+            Some(Fenced::Stale)
+        );
+        assert_eq!(purchase(None, &here, Epoch(5), &[]).err(), Some(Fenced::Stale));
+    }
+}

@@ -1,0 +1,227 @@
+//! What can stand in the log. Each record is one JSON object, so that any Kafka tool shows what happened.
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Buyer, Epoch, KeyHash, OrderId, Quantity, SaleId, Seq, Tier};
+
+/// A record of the log, each naming its sale.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Record {
+    /// A new epoch begins; the record's own offset is the epoch. The nonce is how a coordinator knows its own: it
+    /// never uses a barrier that it merely finds.
+    Barrier { sale: SaleId, nonce: String },
+    /// What one call of the purchase script sold.
+    Batch(Batch),
+    /// The total ever offered. It only rises: the sale's total is the highest before CLOSE.
+    Total { sale: SaleId, total: u64 },
+    /// An order ends and its units return.
+    Cancel {
+        sale: SaleId,
+        epoch: Epoch,
+        seq: Seq,
+        reason: String,
+    },
+    /// An order is paid for.
+    Paid {
+        sale: SaleId,
+        epoch: Epoch,
+        seq: Seq,
+        reference: String,
+    },
+    /// The end. What comes after it, barriers too, changes neither stock nor orders' existence.
+    Close { sale: SaleId },
+}
+
+/// Orders with consecutive sequence numbers from `first`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    pub sale: SaleId,
+    pub epoch: Epoch,
+    pub first: Seq,
+    pub orders: Vec<Order>,
+}
+
+impl Batch {
+    /// The most orders in one record; a script call decides no more.
+    pub const MAX_ORDERS: usize = 128;
+
+    /// The sequence number of the last order.
+    pub fn last(&self) -> Seq {
+        self.first + (self.orders.len() as Seq).saturating_sub(1)
+    }
+
+    /// The orders with their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (OrderId, &Order)> {
+        let (sale, epoch, first) = (self.sale, self.epoch, self.first);
+        self.orders.iter().enumerate().map(move |(i, order)| {
+            (
+                OrderId {
+                    sale,
+                    epoch,
+                    seq: first + i as Seq,
+                },
+                order,
+            )
+        })
+    }
+}
+
+/// `[buyer, quantity, tier, key hash]`: a tuple, as the purchase script writes it into the outbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "OrderTuple", into = "OrderTuple")]
+pub struct Order {
+    pub buyer: Buyer,
+    pub quantity: Quantity,
+    pub tier: Tier,
+    pub key: KeyHash,
+}
+
+type OrderTuple = (Buyer, Quantity, Tier, KeyHash);
+
+impl From<OrderTuple> for Order {
+    fn from((buyer, quantity, tier, key): OrderTuple) -> Self {
+        Order {
+            buyer,
+            quantity,
+            tier,
+            key,
+        }
+    }
+}
+
+impl From<Order> for OrderTuple {
+    fn from(o: Order) -> Self {
+        (o.buyer, o.quantity, o.tier, o.key)
+    }
+}
+
+/// Bytes in the log that are no record: somebody else wrote there, or a newer version.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("not a record of the order log: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("a batch of {0} orders; expected 1 to {max}", max = Batch::MAX_ORDERS)]
+    BatchSize(usize),
+    #[error("sequence number {0}; expected 1 or more, and no overflow")]
+    Seq(Seq),
+    #[error("an order of quantity 0")]
+    Quantity,
+}
+
+impl Record {
+    pub fn sale(&self) -> SaleId {
+        match self {
+            Record::Batch(batch) => batch.sale,
+            Record::Barrier { sale, .. }
+            | Record::Total { sale, .. }
+            | Record::Cancel { sale, .. }
+            | Record::Paid { sale, .. }
+            | Record::Close { sale } => *sale,
+        }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        // Only a map with keys that are no strings, or a failing Serialize, makes to_vec fail: there is neither.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let record: Record = serde_json::from_slice(bytes)?;
+        if let Record::Batch(batch) = &record {
+            if batch.orders.is_empty() || batch.orders.len() > Batch::MAX_ORDERS {
+                return Err(RecordError::BatchSize(batch.orders.len()));
+            }
+            if batch.first == 0 || batch.first.checked_add(batch.orders.len() as Seq).is_none() {
+                return Err(RecordError::Seq(batch.first));
+            }
+            if batch.orders.iter().any(|o| o.quantity == 0) {
+                return Err(RecordError::Quantity);
+            }
+        }
+        Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(key: &str) -> Order {
+        Order {
+            buyer: Buyer::anonymous(key),
+            quantity: 1,
+            tier: 0,
+            key: KeyHash::of(key),
+        }
+    }
+
+    #[test]
+    fn each_kind_survives_its_bytes() {
+        let sale = SaleId(7);
+        let records = [
+            Record::Barrier {
+                sale,
+                nonce: "n".into(),
+            },
+            Record::Batch(Batch {
+                sale,
+                epoch: Epoch(3),
+                first: 1,
+                orders: vec![order("k"), order("l")],
+            }),
+            Record::Total { sale, total: 10 },
+            Record::Cancel {
+                sale,
+                epoch: Epoch(3),
+                seq: 1,
+                reason: "buyer".into(),
+            },
+            Record::Paid {
+                sale,
+                epoch: Epoch(3),
+                seq: 1,
+                reference: "r".into(),
+            },
+            Record::Close { sale },
+        ];
+        for record in records {
+            assert_eq!(Record::decode(&record.encode()).expect("decodes"), record);
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_batch_are_as_documented() {
+        let batch = Batch {
+            sale: SaleId(7),
+            epoch: Epoch(3),
+            first: 5,
+            orders: vec![order("k")],
+        };
+        let buyer = Buyer::anonymous("k");
+        let key = KeyHash::of("k");
+        assert_eq!(
+            String::from_utf8(Record::Batch(batch).encode()).expect("UTF-8"),
+            format!(r#"{{"type":"batch","sale":"00000007","epoch":3,"first":5,"orders":[["{buyer}",1,0,"{key}"]]}}"#)
+        );
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        let bad = [
+            "",
+            "{}",
+            "null",
+            r#"{"type":"refund","sale":"00000007"}"#,
+            r#"{"type":"close"}"#,
+            r#"{"type":"close","sale":7}"#,
+            r#"{"type":"batch","sale":"00000007","epoch":3,"first":1,"orders":[]}"#,
+            r#"{"type":"batch","sale":"00000007","epoch":3,"first":0,"orders":[["a:x",1,0,"0000000000000000"]]}"#,
+            r#"{"type":"batch","sale":"00000007","epoch":3,"first":1,"orders":[["a:x",0,0,"0000000000000000"]]}"#,
+            r#"{"type":"batch","sale":"00000007","epoch":3,"first":1,"orders":[["a x",1,0,"0000000000000000"]]}"#,
+            r#"{"type":"batch","sale":"00000007","epoch":3,"first":18446744073709551615,"orders":[["a:x",1,0,"0000000000000000"]]}"#,
+        ];
+        for bytes in bad {
+            assert!(Record::decode(bytes.as_bytes()).is_err(), "{bytes}");
+        }
+    }
+}
