@@ -30,6 +30,10 @@ impl SaleState {
             SaleState::Closed => "closed",
         }
     }
+
+    pub fn from_text(text: &str) -> Option<Self> {
+        [SaleState::Open, SaleState::Suspended, SaleState::Closed].into_iter().find(|s| s.as_str() == text)
+    }
 }
 
 /// What may change while a sale runs, without the log: the newest version counts.

@@ -1,1 +1,24 @@
+//! The stock of a sale in Redis: an index of the order log that can be rebuilt at any time, and is trusted for nothing
+//! that the log has not confirmed.
+//!
+//! - [`keys`]: what lies where
+//! - [`client`]: connections, and how scripts are called
+//! - [`purchase`]: one script call for a batch of purchases
+//! - [`batcher`]: turns the callers of one sale into few script calls
+//! - [`rebuild`]: writes an index, puts it in force, changes its terms, takes it away
+//! - [`probe`]: what the server is and holds
+//! - [`outbox`]: what was sold and may not have reached the log yet
+pub mod batcher;
+pub mod client;
+mod holdings;
+mod keys;
+pub mod outbox;
+pub mod probe;
+pub mod purchase;
+pub mod rebuild;
 
+pub use batcher::{BatchSink, Batcher, PurchaseError};
+pub use client::{StockClient, StockError};
+pub use outbox::OutboxEntry;
+pub use probe::{IndexState, Probe, ServerState};
+pub use rebuild::{Applied, Install, Installed};

@@ -1,0 +1,77 @@
+//! Connections, and how scripts are called.
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, FromRedisValue, IntoConnectionInfo, RedisError, Script};
+
+/// A purchase that Redis has not answered by then is of unknown outcome. It leaves time for a second try before the
+/// buyer's own time-out.
+const PURCHASE_TIMEOUT: Duration = Duration::from_millis(1000);
+const ADMINISTRATION_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StockError {
+    /// The command may have run.
+    #[error("Redis: {0}")]
+    Redis(#[from] RedisError),
+    /// Somebody else writes under our keys, or a script of another version answered.
+    #[error("Redis answered what the script can't answer: {0}")]
+    Reply(String),
+}
+
+/// A handle on the server that holds the stock. Clones share their connections.
+///
+/// One slow command blocks those behind it on a connection, so purchases, the outbox and administration have one each.
+#[derive(Clone)]
+pub struct StockClient {
+    pub(crate) purchases: ConnectionManager,
+    pub(crate) streams: ConnectionManager,
+    pub(crate) administration: ConnectionManager,
+}
+
+impl std::fmt::Debug for StockClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StockClient")
+    }
+}
+
+impl StockClient {
+    /// Connects to `redis://[user:password@]host:port[/db]` (or `rediss://`). Later, a connection that breaks is made
+    /// again by itself; the command that met it is answered with an error and not repeated, since it may have run.
+    pub async fn connect(url: &str) -> Result<Self, StockError> {
+        let info = url.into_connection_info()?;
+        // Nagle's algorithm would hold a batch back until the answer to the one before it has come.
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let client = Client::open(info.set_tcp_settings(tcp))?;
+        let connection = async |timeout| {
+            let config = ConnectionManagerConfig::new()
+                .set_connection_timeout(Some(Duration::from_secs(2)))
+                .set_response_timeout(Some(timeout))
+                .set_max_delay(Duration::from_millis(500))
+                .set_number_of_retries(2);
+            ConnectionManager::new_with_config(client.clone(), config).await
+        };
+        Ok(StockClient {
+            purchases: connection(PURCHASE_TIMEOUT).await?,
+            streams: connection(ADMINISTRATION_TIMEOUT).await?,
+            administration: connection(ADMINISTRATION_TIMEOUT).await?,
+        })
+    }
+}
+
+/// Calls a script by its hash, and loads it if the server does not know it (it did not run then).
+pub(crate) async fn call<T: FromRedisValue>(
+    connection: &ConnectionManager,
+    script: &Script,
+    keys: &[String],
+    args: &[String],
+) -> Result<T, StockError> {
+    let mut invocation = script.prepare_invoke();
+    for key in keys {
+        invocation.key(key);
+    }
+    for arg in args {
+        invocation.arg(arg);
+    }
+    Ok(invocation.invoke_async(&mut connection.clone()).await?)
+}

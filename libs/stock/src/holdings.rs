@@ -1,0 +1,61 @@
+//! How a buyer's holdings stand in Redis: `epoch.seq.quantity.key`, an `x` behind it once cancelled, separated by spaces.
+use seckill_protocol::Epoch;
+use seckill_protocol::index::Holding;
+
+pub fn to_text(holdings: &[Holding]) -> String {
+    let texts: Vec<String> = holdings
+        .iter()
+        .map(|h| {
+            format!(
+                "{}.{}.{}.{}{}",
+                h.epoch,
+                h.seq,
+                h.quantity,
+                h.key,
+                if h.cancelled { "x" } else { "" }
+            )
+        })
+        .collect();
+    texts.join(" ")
+}
+
+/// One holding; `None` if it is not one.
+pub fn parse(text: &str) -> Option<Holding> {
+    let (text, cancelled) = match text.strip_suffix('x') {
+        Some(text) => (text, true),
+        None => (text, false),
+    };
+    let mut parts = text.split('.');
+    let mut next = || parts.next();
+    let holding = Holding {
+        epoch: Epoch(next()?.parse().ok()?),
+        seq: next()?.parse().ok()?,
+        quantity: next()?.parse().ok()?,
+        key: next()?.parse().ok()?,
+        cancelled,
+    };
+    next().is_none().then_some(holding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use seckill_protocol::KeyHash;
+
+    #[test]
+    fn a_holding_survives_its_text() {
+        for cancelled in [false, true] {
+            let holding = Holding {
+                epoch: Epoch(12),
+                seq: 3,
+                quantity: 2,
+                key: KeyHash(0xbeef),
+                cancelled,
+            };
+            assert_eq!(parse(&to_text(&[holding])), Some(holding));
+        }
+        for bad in ["", "1.2.3", "1.2.3.zz", "1.2.3.000000000000beef.4", "x"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}

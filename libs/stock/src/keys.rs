@@ -1,0 +1,53 @@
+//! What lies where in Redis. All keys of a sale share one hash tag, so that a script may touch them together.
+use seckill_protocol::{Epoch, SaleId};
+
+/// The sale's figures and terms: a hash.
+pub fn figures(sale: SaleId) -> String {
+    format!("{{{sale}}}:m")
+}
+
+/// Buyer -> holdings: a hash.
+pub fn holdings(sale: SaleId, epoch: Epoch) -> String {
+    format!("{}{epoch}", holdings_prefix(sale))
+}
+
+pub fn holdings_prefix(sale: SaleId) -> String {
+    format!("{{{sale}}}:u:")
+}
+
+/// The outbox: a stream with an entry for each batch.
+pub fn outbox(sale: SaleId, epoch: Epoch) -> String {
+    format!("{}{epoch}", outbox_prefix(sale))
+}
+
+pub fn outbox_prefix(sale: SaleId) -> String {
+    format!("{{{sale}}}:l:")
+}
+
+/// Matches every key of a sale.
+pub fn all(sale: SaleId) -> String {
+    format!("{{{sale}}}:*")
+}
+
+/// The epoch in the name of a holdings or outbox key of the sale.
+pub fn epoch_of(sale: SaleId, key: &str) -> Option<Epoch> {
+    let epoch = key
+        .strip_prefix(&holdings_prefix(sale))
+        .or_else(|| key.strip_prefix(&outbox_prefix(sale)))?;
+    epoch.parse().ok().map(Epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_epoch_is_read_back_from_the_keys_that_have_one() {
+        let (sale, epoch) = (SaleId(0xab), Epoch(17));
+        assert_eq!(figures(sale), "{000000ab}:m");
+        assert_eq!(epoch_of(sale, &holdings(sale, epoch)), Some(epoch));
+        assert_eq!(epoch_of(sale, &outbox(sale, epoch)), Some(epoch));
+        assert_eq!(epoch_of(sale, &figures(sale)), None);
+        assert_eq!(epoch_of(SaleId(1), &outbox(sale, epoch)), None);
+    }
+}

@@ -1,0 +1,19 @@
+-- What the server is and what it holds of a sale, at one instant.
+--
+-- KEYS  the sale's m
+-- ARGV  the prefixes of the sale's u:<epoch> and l:<epoch>
+-- Reply {role, replication id, unix ms} and, if there is an index, {..., its fields in the order below, buyers, outbox}
+local replication = redis.call('INFO', 'replication')
+local time = redis.call('TIME')
+local reply = {
+  string.match(replication, 'role:(%a+)') or '',
+  string.match(replication, 'master_replid:(%x+)') or '',
+  string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)),
+}
+local fields = {'epoch', 'rid', 'version', 'state', 'total', 'left', 'seq', 'opens', 'closes', 'limit'}
+local m = redis.call('HMGET', KEYS[1], unpack(fields))
+if not m[1] then return reply end
+for i = 1, #fields do reply[#reply + 1] = m[i] or '' end
+reply[#reply + 1] = string.format('%.0f', redis.call('HLEN', ARGV[1] .. m[1]))
+reply[#reply + 1] = string.format('%.0f', redis.call('XLEN', ARGV[2] .. m[1]))
+return reply

@@ -1,0 +1,80 @@
+-- Decides a batch of purchases on the index of one sale. The same as `purchase` in libs/protocol/src/index.rs.
+--
+-- KEYS  the sale's m, u:<epoch>, l:<epoch>
+-- ARGV  the caller's epoch, the most holdings of a buyer; then for each request: buyer, quantity (0 only asks), tier, key
+-- Reply {'stale'} | {'refresh', epoch} | {'ok', first seq, an answer for each request}
+--
+-- An answer is a letter and what belongs to it: 's <seq>' sold, 'h <holding>' held, 'u' unknown, 'n <opens>' not
+-- started, 'e' ended, 'p' suspended, 'l <holding or nothing>' limit reached, 'm' too many orders, 'o <left>' sold out.
+
+-- The fence: nothing that the index says counts before it was passed. The script cache and the run id would not notice
+-- a server that came back with an older copy; the replication id does.
+local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid', 'state', 'left', 'seq', 'opens', 'closes', 'limit')
+if not m[1] then return {'stale'} end
+local replication = redis.call('INFO', 'replication')
+if not string.find(replication, 'role:master', 1, true) then return {'stale'} end
+if string.match(replication, 'master_replid:(%x+)') ~= m[2] then return {'stale'} end
+local epoch = m[1]
+if ARGV[1] ~= epoch then
+  if tonumber(ARGV[1]) < tonumber(epoch) then return {'refresh', epoch} end
+  return {'stale'}
+end
+
+local state, left, seq = m[3], tonumber(m[4]), tonumber(m[5])
+local opens, closes, limit = tonumber(m[6]), tonumber(m[7]), tonumber(m[8])
+local most = tonumber(ARGV[2])
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+local buyers = {}
+for i = 3, #ARGV, 4 do buyers[#buyers + 1] = ARGV[i] end
+local found = redis.call('HMGET', KEYS[2], unpack(buyers))
+local held, changed = {}, {}
+for i, buyer in ipairs(buyers) do held[buyer] = found[i] or '' end
+
+local first, orders, reply = seq + 1, {}, {}
+
+local function decide(buyer, quantity, tier, key)
+  local count, units, live = 0, 0, nil
+  for holding, q, k, x in string.gmatch(held[buyer], '(%d+%.%d+%.(%d+)%.(%x+)(x?))') do
+    -- Replay first: a winner's retry is never told "ended" or "sold out".
+    if k == key then return 'h ' .. holding end
+    count = count + 1
+    if x == '' then
+      units = units + tonumber(q)
+      live = live or holding
+    end
+  end
+  if quantity == 0 then return 'u' end
+  if state == 'closed' or now >= closes then return 'e' end
+  if now < opens then return 'n ' .. m[6] end
+  if state ~= 'open' then return 'p' end
+  if count >= most then return 'm' end
+  if limit > 0 and units + quantity > limit then return 'l ' .. (live or '') end
+  if left < quantity then return 'o ' .. string.format('%.0f', left) end
+  left = left - quantity
+  seq = seq + 1
+  local holding = string.format('%s.%.0f.%.0f.%s', epoch, seq, quantity, key)
+  if held[buyer] == '' then held[buyer] = holding else held[buyer] = held[buyer] .. ' ' .. holding end
+  changed[buyer] = true
+  orders[#orders + 1] = string.format('["%s",%.0f,%s,"%s"]', buyer, quantity, tier, key)
+  return string.format('s %.0f', seq)
+end
+
+for i = 3, #ARGV, 4 do
+  reply[#reply + 1] = decide(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3])
+end
+
+if #orders > 0 then
+  -- First what can fail (memory, too few replicas): Lua does not roll back.
+  redis.call('XADD', KEYS[3], string.format('%s-%.0f', epoch, seq),
+    'at', string.format('%.0f', now), 'first', string.format('%.0f', first), 'orders', '[' .. table.concat(orders, ',') .. ']')
+  local fields = {}
+  for buyer in pairs(changed) do
+    fields[#fields + 1] = buyer
+    fields[#fields + 1] = held[buyer]
+  end
+  redis.call('HSET', KEYS[2], unpack(fields))
+  redis.call('HSET', KEYS[1], 'left', string.format('%.0f', left), 'seq', string.format('%.0f', seq))
+end
+return {'ok', string.format('%.0f', first), unpack(reply)}

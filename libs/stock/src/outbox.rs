@@ -1,0 +1,83 @@
+//! What was sold and may not have reached the log yet: the process that sold it may have died before it published.
+use std::time::Duration;
+
+use redis::streams::{StreamId, StreamRangeReply};
+use seckill_protocol::index::Millis;
+use seckill_protocol::{Batch, Epoch, Order, SaleId, Seq};
+
+use crate::client::{StockClient, StockError};
+use crate::keys;
+
+/// What one script call sold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxEntry {
+    pub batch: Batch,
+    /// Since when, by the clock of Redis.
+    pub age: Duration,
+}
+
+impl StockClient {
+    /// The oldest entries behind `after` (the last sequence number of an earlier entry, 0 = from the start).
+    pub async fn outbox(
+        &self,
+        sale: SaleId,
+        epoch: Epoch,
+        after: Seq,
+        count: usize,
+    ) -> Result<Vec<OutboxEntry>, StockError> {
+        let ((seconds, micros), entries): ((u64, u64), StreamRangeReply) = redis::pipe()
+            .cmd("TIME")
+            .cmd("XRANGE")
+            .arg(keys::outbox(sale, epoch))
+            .arg(format!("({epoch}-{after}"))
+            .arg("+")
+            .arg("COUNT")
+            .arg(count)
+            .query_async(&mut self.streams.clone())
+            .await?;
+        let now = seconds * 1000 + micros / 1000;
+        entries
+            .ids
+            .iter()
+            .map(|entry| {
+                parse_entry(sale, epoch, now, entry)
+                    .ok_or_else(|| StockError::Reply(format!("outbox entry {} of sale {sale}", entry.id)))
+            })
+            .collect()
+    }
+
+    /// Removes the entries up to and with `through`, the last sequence number of one. Only what is stored may go.
+    pub async fn trim_outbox(&self, sale: SaleId, epoch: Epoch, through: Seq) -> Result<u64, StockError> {
+        Ok(redis::cmd("XTRIM")
+            .arg(keys::outbox(sale, epoch))
+            .arg("MINID")
+            .arg("=")
+            .arg(format!("{epoch}-{}", through + 1))
+            .query_async(&mut self.streams.clone())
+            .await?)
+    }
+
+    /// Entries that are not trimmed yet.
+    pub async fn outbox_len(&self, sale: SaleId, epoch: Epoch) -> Result<u64, StockError> {
+        Ok(redis::cmd("XLEN")
+            .arg(keys::outbox(sale, epoch))
+            .query_async(&mut self.streams.clone())
+            .await?)
+    }
+}
+
+fn parse_entry(sale: SaleId, epoch: Epoch, now: Millis, entry: &StreamId) -> Option<OutboxEntry> {
+    let at: Millis = entry.get("at")?;
+    let orders: Vec<Order> = serde_json::from_str(&entry.get::<String>("orders")?).ok()?;
+    let batch = Batch {
+        sale,
+        epoch,
+        first: entry.get("first")?,
+        orders,
+    };
+    let whole = !batch.orders.is_empty() && entry.id == format!("{epoch}-{}", batch.last());
+    whole.then(|| OutboxEntry {
+        batch,
+        age: Duration::from_millis(now.saturating_sub(at)),
+    })
+}

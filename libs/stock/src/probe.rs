@@ -1,0 +1,100 @@
+//! What the server is and what it holds of a sale, at one instant.
+use std::sync::LazyLock;
+
+use redis::Script;
+use seckill_protocol::index::{Millis, SaleState, Terms};
+use seckill_protocol::{Epoch, SaleId, Seq};
+
+use crate::client::{StockClient, StockError, call};
+use crate::keys;
+
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/probe.lua")));
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    pub server: ServerState,
+    pub index: Option<IndexState>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerState {
+    pub is_master: bool,
+    /// The replication id: another one means that this is not the server, or not the life of the server, on which
+    /// an index was installed.
+    pub rid: String,
+    pub now: Millis,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexState {
+    pub epoch: Epoch,
+    pub rid: String,
+    pub terms: Terms,
+    pub total: u64,
+    pub left: u64,
+    pub seq: Seq,
+    /// Buyers with holdings.
+    pub holders: u64,
+    /// Batches in the outbox.
+    pub outbox: u64,
+}
+
+impl Probe {
+    /// The index, if it is in force: installed on this server in this life of it, which takes writes.
+    pub fn valid(&self) -> Option<&IndexState> {
+        self.index
+            .as_ref()
+            .filter(|index| self.server.is_master && index.rid == self.server.rid)
+    }
+}
+
+impl StockClient {
+    pub async fn probe(&self, sale: SaleId) -> Result<Probe, StockError> {
+        let args = [keys::holdings_prefix(sale), keys::outbox_prefix(sale)];
+        let reply: Vec<String> = call(&self.administration, &SCRIPT, &[keys::figures(sale)], &args).await?;
+        parse_reply(&reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))
+    }
+}
+
+fn parse_reply(reply: &[String]) -> Option<Probe> {
+    let (server, index) = reply.split_at_checked(3)?;
+    let server = ServerState {
+        is_master: server[0] == "master",
+        rid: server[1].clone(),
+        now: server[2].parse().ok()?,
+    };
+    let index = match index {
+        [] => None,
+        [
+            epoch,
+            rid,
+            version,
+            state,
+            total,
+            left,
+            seq,
+            opens,
+            closes,
+            limit,
+            holders,
+            outbox,
+        ] => Some(IndexState {
+            epoch: Epoch(epoch.parse().ok()?),
+            rid: rid.clone(),
+            terms: Terms {
+                version: version.parse().ok()?,
+                state: SaleState::from_text(state)?,
+                opens: opens.parse().ok()?,
+                closes: closes.parse().ok()?,
+                limit: limit.parse().ok()?,
+            },
+            total: total.parse().ok()?,
+            left: left.parse().ok()?,
+            seq: seq.parse().ok()?,
+            holders: holders.parse().ok()?,
+            outbox: outbox.parse().ok()?,
+        }),
+        _ => return None,
+    };
+    Some(Probe { server, index })
+}

@@ -1,0 +1,142 @@
+//! Writes an index, puts it in force, changes its terms, takes it away. Preheating is the rebuild of an index that was
+//! never there.
+use std::sync::LazyLock;
+
+use redis::Script;
+use seckill_protocol::index::{Holding, Terms};
+use seckill_protocol::{Buyer, Epoch, SaleId};
+
+use crate::client::{StockClient, StockError, call};
+use crate::{holdings, keys};
+
+static INSTALL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/install.lua")));
+static APPLY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/apply.lua")));
+
+/// Buyers in one HSET, and HSETs in one round trip.
+const BUYERS_A_COMMAND: usize = 500;
+const COMMANDS_A_ROUND_TRIP: usize = 20;
+
+/// What an index holds when it is put in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Install {
+    pub epoch: Epoch,
+    pub total: u64,
+    pub left: u64,
+    /// How many buyers [`StockClient::write_holdings`] wrote.
+    pub holders: u64,
+    pub terms: Terms,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Installed {
+    Done,
+    /// Begin again with a new barrier.
+    Refused(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    Done,
+    /// The same or newer terms are in force.
+    Older,
+    /// No index is in force on this server.
+    NotHere,
+}
+
+impl StockClient {
+    /// Writes the holdings of an index that is not in force yet. May be called with a part at a time.
+    pub async fn write_holdings(
+        &self,
+        sale: SaleId,
+        epoch: Epoch,
+        buyers: &[(Buyer, Vec<Holding>)],
+    ) -> Result<(), StockError> {
+        let key = keys::holdings(sale, epoch);
+        for round_trip in buyers.chunks(BUYERS_A_COMMAND * COMMANDS_A_ROUND_TRIP) {
+            let mut pipeline = redis::pipe();
+            for command in round_trip.chunks(BUYERS_A_COMMAND) {
+                let hset = pipeline.cmd("HSET").arg(&key);
+                for (buyer, held) in command {
+                    hset.arg(buyer.as_str()).arg(holdings::to_text(held));
+                }
+                hset.ignore();
+            }
+            let () = pipeline.query_async(&mut self.administration.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts an index in force. It must be called at most once for an epoch: after an error, which means an unknown
+    /// outcome, begin again with a new barrier.
+    pub async fn install(&self, sale: SaleId, index: &Install) -> Result<Installed, StockError> {
+        let keys = [keys::figures(sale), keys::holdings(sale, index.epoch)];
+        let mut args = vec![
+            index.epoch.to_string(),
+            index.holders.to_string(),
+            index.total.to_string(),
+            index.left.to_string(),
+        ];
+        args.extend(terms_args(&index.terms));
+        let reply: String = call(&self.administration, &INSTALL, &keys, &args).await?;
+        Ok(if reply == "ok" {
+            Installed::Done
+        } else {
+            Installed::Refused(reply)
+        })
+    }
+
+    /// Sets the terms of a sale, if they are newer than those in force. May be repeated.
+    pub async fn apply(&self, sale: SaleId, terms: &Terms) -> Result<Applied, StockError> {
+        let reply: String = call(&self.administration, &APPLY, &[keys::figures(sale)], &terms_args(terms)).await?;
+        match reply.as_str() {
+            "ok" => Ok(Applied::Done),
+            "older" => Ok(Applied::Older),
+            "nothere" => Ok(Applied::NotHere),
+            _ => Err(StockError::Reply(reply)),
+        }
+    }
+
+    /// Frees what earlier indexes of the sale left, complete or not.
+    pub async fn drop_epochs_before(&self, sale: SaleId, epoch: Epoch) -> Result<(), StockError> {
+        self.unlink(sale, |key| keys::epoch_of(sale, key).is_some_and(|e| e < epoch))
+            .await
+    }
+
+    /// Frees all that Redis holds of a sale.
+    pub async fn drop_sale(&self, sale: SaleId) -> Result<(), StockError> {
+        self.unlink(sale, |_| true).await
+    }
+
+    async fn unlink(&self, sale: SaleId, which: impl Fn(&str) -> bool) -> Result<(), StockError> {
+        let mut connection = self.administration.clone();
+        let mut cursor = 0u64;
+        loop {
+            let (next, mut found): (u64, Vec<String>) = redis::cmd("SCAN")
+                .arg(cursor)
+                .arg("MATCH")
+                .arg(keys::all(sale))
+                .arg("COUNT")
+                .arg(1000)
+                .query_async(&mut connection)
+                .await?;
+            found.retain(|key| which(key));
+            if !found.is_empty() {
+                let () = redis::cmd("UNLINK").arg(found).query_async(&mut connection).await?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+}
+
+fn terms_args(terms: &Terms) -> Vec<String> {
+    vec![
+        terms.version.to_string(),
+        terms.state.as_str().to_owned(),
+        terms.opens.to_string(),
+        terms.closes.to_string(),
+        terms.limit.to_string(),
+    ]
+}

@@ -1,0 +1,44 @@
+//! What the tests against a real Redis share.
+use seckill_protocol::index::{Index, Terms};
+use seckill_protocol::{Epoch, SaleId};
+use seckill_stock::{Install, Installed, StockClient};
+
+/// The address that `cargo xtask test integration` gives.
+pub fn redis_url() -> String {
+    std::env::var("SECKILL_TEST_REDIS_URL").expect("SECKILL_TEST_REDIS_URL; run `cargo xtask test integration`")
+}
+
+pub async fn connect() -> StockClient {
+    StockClient::connect(&redis_url()).await.expect("Redis answers")
+}
+
+/// A sale of its own for each test.
+pub fn new_sale() -> SaleId {
+    SaleId(rand::random())
+}
+
+/// Installs an index without holdings, and gives the same one as plain data.
+pub async fn install(client: &StockClient, sale: SaleId, epoch: Epoch, total: u64, terms: Terms) -> Index {
+    let index = Install {
+        epoch,
+        total,
+        left: total,
+        holders: 0,
+        terms: terms.clone(),
+    };
+    assert_eq!(
+        client.install(sale, &index).await.expect("Redis answers"),
+        Installed::Done
+    );
+    let rid = client.probe(sale).await.expect("Redis answers").server.rid;
+    Index {
+        sale,
+        epoch,
+        rid,
+        terms,
+        total,
+        left: total,
+        seq: 0,
+        holdings: Default::default(),
+    }
+}

@@ -1,0 +1,292 @@
+//! An index is put in force once, on one server, in one life of it, and sells only there.
+mod common;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use common::{connect, install, new_sale, redis_url};
+use seckill_protocol::index::{Answer, Fenced, Holding, Request, SaleState, Terms};
+use seckill_protocol::{Batch, Buyer, Epoch, KeyHash};
+use seckill_stock::{Applied, BatchSink, Batcher, Install, Installed, PurchaseError};
+use tokio::sync::watch;
+
+/// Terms that sell now.
+fn open_terms() -> Terms {
+    Terms {
+        version: 1,
+        state: SaleState::Open,
+        opens: 0,
+        closes: u64::MAX >> 12,
+        limit: 0,
+    }
+}
+
+/// A sink that keeps what it is given.
+#[derive(Default)]
+struct Kept(Mutex<Vec<Batch>>);
+
+impl BatchSink for Kept {
+    fn append(&self, batch: Batch) {
+        self.0.lock().expect("not poisoned").push(batch);
+    }
+}
+
+fn request(key: &str, quantity: u32) -> Request {
+    Request {
+        buyer: Buyer::anonymous(key),
+        quantity,
+        tier: 0,
+        key: KeyHash::of(key),
+    }
+}
+
+#[tokio::test]
+async fn an_index_is_installed_once_and_never_over_a_newer_one() {
+    let (client, sale) = (connect().await, new_sale());
+    install(&client, sale, Epoch(5), 3, open_terms()).await;
+    for epoch in [4, 5] {
+        let again = Install {
+            epoch: Epoch(epoch),
+            total: 3,
+            left: 3,
+            holders: 0,
+            terms: open_terms(),
+        };
+        assert!(
+            matches!(
+                client.install(sale, &again).await.expect("answers"),
+                Installed::Refused(_)
+            ),
+            "{epoch}"
+        );
+    }
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn an_index_with_missing_holdings_is_refused() {
+    let (client, sale) = (connect().await, new_sale());
+    let holding = Holding {
+        epoch: Epoch(1),
+        seq: 1,
+        quantity: 1,
+        key: KeyHash::of("k"),
+        cancelled: false,
+    };
+    let buyers: Vec<_> = (0..1234)
+        .map(|i| (Buyer::anonymous(&i.to_string()), vec![holding]))
+        .collect();
+    client.write_holdings(sale, Epoch(5), &buyers).await.expect("answers");
+    let index = |holders| Install {
+        epoch: Epoch(5),
+        total: 3,
+        left: 3,
+        holders,
+        terms: open_terms(),
+    };
+    let refused = client.install(sale, &index(1235)).await.expect("answers");
+    assert_eq!(refused, Installed::Refused("only 1234 of 1235 buyers are there".into()));
+    assert_eq!(
+        client.install(sale, &index(1234)).await.expect("answers"),
+        Installed::Done
+    );
+    // What was written is what a retry is answered with.
+    let (answers, sold) = client
+        .purchase(
+            sale,
+            Epoch(5),
+            &[Request {
+                key: KeyHash::of("k"),
+                ..request("7", 1)
+            }],
+        )
+        .await
+        .expect("answers")
+        .expect("in force");
+    assert_eq!((answers, sold), (vec![Answer::Held(holding)], None));
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn an_index_that_another_life_of_the_server_installed_sells_nothing() {
+    let (client, sale) = (connect().await, new_sale());
+    install(&client, sale, Epoch(5), 3, open_terms()).await;
+    let mut connection = redis::Client::open(redis_url())
+        .expect("a URL")
+        .get_multiplexed_async_connection()
+        .await
+        .expect("connects");
+    let key = format!("{{{sale}}}:m");
+    let () = redis::cmd("HSET")
+        .arg(&key)
+        .arg("rid")
+        .arg("0".repeat(40))
+        .query_async(&mut connection)
+        .await
+        .expect("sets");
+    let fenced = client
+        .purchase(sale, Epoch(5), &[request("k", 1)])
+        .await
+        .expect("answers");
+    assert_eq!(fenced, Err(Fenced::Stale));
+    assert_eq!(
+        client
+            .apply(
+                sale,
+                &Terms {
+                    version: 9,
+                    ..open_terms()
+                }
+            )
+            .await
+            .expect("answers"),
+        Applied::NotHere
+    );
+    let probe = client.probe(sale).await.expect("answers");
+    assert!(probe.index.is_some() && probe.valid().is_none());
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn terms_change_only_to_newer_ones() {
+    let (client, sale) = (connect().await, new_sale());
+    assert_eq!(
+        client.apply(sale, &open_terms()).await.expect("answers"),
+        Applied::NotHere
+    );
+    install(&client, sale, Epoch(5), 3, open_terms()).await;
+    let suspended = Terms {
+        version: 2,
+        state: SaleState::Suspended,
+        ..open_terms()
+    };
+    assert_eq!(client.apply(sale, &suspended).await.expect("answers"), Applied::Done);
+    assert_eq!(
+        client.apply(sale, &open_terms()).await.expect("answers"),
+        Applied::Older
+    );
+    let (answers, _) = client
+        .purchase(sale, Epoch(5), &[request("k", 1)])
+        .await
+        .expect("answers")
+        .expect("in force");
+    assert_eq!(answers, [Answer::Suspended]);
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn the_outbox_is_read_in_order_and_trimmed_from_its_start() {
+    let (client, sale, epoch) = (connect().await, new_sale(), Epoch(5));
+    install(&client, sale, epoch, 9, open_terms()).await;
+    for batch in [
+        vec![request("a", 1), request("b", 2)],
+        vec![request("c", 1)],
+        vec![request("d", 1)],
+    ] {
+        client
+            .purchase(sale, epoch, &batch)
+            .await
+            .expect("answers")
+            .expect("in force");
+    }
+    let lasts = async |after| {
+        let entries = client.outbox(sale, epoch, after, 10).await.expect("answers");
+        entries.iter().map(|e| e.batch.last()).collect::<Vec<_>>()
+    };
+    assert_eq!(lasts(0).await, [2, 3, 4]);
+    assert_eq!(lasts(3).await, [4]);
+    assert_eq!(client.trim_outbox(sale, epoch, 3).await.expect("answers"), 2);
+    assert_eq!(lasts(0).await, [4]);
+    assert_eq!(client.outbox_len(sale, epoch).await.expect("answers"), 1);
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn what_earlier_epochs_left_is_freed_and_the_index_stays() {
+    let (client, sale) = (connect().await, new_sale());
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
+    client
+        .purchase(sale, Epoch(5), &[request("a", 1)])
+        .await
+        .expect("answers")
+        .expect("in force");
+    client
+        .write_holdings(sale, Epoch(9), &[(Buyer::anonymous("a"), vec![])])
+        .await
+        .expect("answers");
+    let index = Install {
+        epoch: Epoch(9),
+        total: 9,
+        left: 8,
+        holders: 1,
+        terms: open_terms(),
+    };
+    assert_eq!(client.install(sale, &index).await.expect("answers"), Installed::Done);
+    client.drop_epochs_before(sale, Epoch(9)).await.expect("answers");
+    assert_eq!(client.outbox_len(sale, Epoch(5)).await.expect("answers"), 0);
+    let index = client.probe(sale).await.expect("answers").index.expect("there");
+    assert_eq!((index.epoch, index.left, index.holders), (Epoch(9), 8, 1));
+    client.drop_sale(sale).await.expect("answers");
+    assert_eq!(client.probe(sale).await.expect("answers").index, None);
+}
+
+#[tokio::test]
+async fn a_crowd_gets_exactly_the_stock_and_every_unit_is_handed_to_the_log_once() {
+    let (client, sale, epoch) = (connect().await, new_sale(), Epoch(5));
+    install(&client, sale, epoch, 100, open_terms()).await;
+    let kept = Arc::new(Kept::default());
+    let (_known, epoch_known) = watch::channel(Some(epoch));
+    let batcher = Batcher::spawn(client.clone(), sale, epoch_known, kept.clone(), 1000);
+    let buyers = (0..500).map(|i| {
+        let batcher = batcher.clone();
+        tokio::spawn(async move {
+            batcher
+                .purchase(request(&format!("{sale}-{i}"), 1))
+                .await
+                .expect("decided")
+                .1
+        })
+    });
+    let mut won = HashSet::new();
+    let mut sold_out = 0;
+    for buyer in buyers.collect::<Vec<_>>() {
+        match buyer.await.expect("no panic") {
+            Answer::Sold { seq } => assert!(won.insert(seq), "{seq} twice"),
+            Answer::SoldOut { .. } => sold_out += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((won.len(), sold_out), (100, 400));
+    let kept = std::mem::take(&mut *kept.0.lock().expect("not poisoned"));
+    let logged: HashSet<_> = kept.iter().flat_map(|b| b.iter()).map(|(id, _)| id.seq).collect();
+    assert_eq!(logged, won);
+    assert!(kept.len() < 100, "a crowd shares script calls");
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn a_batcher_without_an_index_or_with_an_older_one_says_so() {
+    let (client, sale) = (connect().await, new_sale());
+    let (known, epoch) = watch::channel(None);
+    let batcher = Batcher::spawn(client.clone(), sale, epoch, Arc::new(Kept::default()), 10);
+    assert!(matches!(
+        batcher.purchase(request("k", 1)).await,
+        Err(PurchaseError::NoIndex)
+    ));
+    known.send_replace(Some(Epoch(4)));
+    assert!(matches!(
+        batcher.purchase(request("k", 1)).await,
+        Err(PurchaseError::Stale)
+    ));
+    install(&client, sale, Epoch(5), 3, open_terms()).await;
+    assert!(matches!(
+        batcher.purchase(request("k", 1)).await,
+        Err(PurchaseError::Refresh(Epoch(5)))
+    ));
+    known.send_replace(Some(Epoch(5)));
+    assert!(matches!(
+        batcher.purchase(request("k", 1)).await,
+        Ok((Epoch(5), Answer::Sold { seq: 1 }))
+    ));
+    client.drop_sale(sale).await.expect("answers");
+}

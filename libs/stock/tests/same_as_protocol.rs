@@ -1,0 +1,173 @@
+//! The Lua script against the pure function: random batches go through both, and every answer and all that is stored
+//! must be the same.
+mod common;
+
+use std::collections::HashMap;
+
+use common::{connect, new_sale, redis_url};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use seckill_protocol::index::{self, Holding, Index, Request, SaleState, Server, Terms};
+use seckill_protocol::{Buyer, Epoch, KeyHash};
+use seckill_stock::StockClient;
+
+/// What happens to an index, one after the other.
+#[derive(Debug, Clone)]
+enum Step {
+    Purchase { caller: i64, requests: Vec<Request> },
+    Apply(Terms),
+}
+
+const EPOCH: i64 = 40;
+/// Far enough from now that the clock can't cross it within a test.
+const HOUR: u64 = 3_600_000;
+
+fn requests() -> impl Strategy<Value = Vec<Request>> {
+    // Few buyers and keys, so that duplicates, replays and limits happen all the time.
+    let request = (
+        0..6u8,
+        0..5u64,
+        prop_oneof![4 => Just(1u32), 2 => 2..5u32, 1 => Just(0u32)],
+        0..3u8,
+    );
+    prop::collection::vec(request, 1..40).prop_map(|requests| {
+        let request = |(buyer, key, quantity, tier)| Request {
+            buyer: Buyer::new(format!("buyer-{buyer}:%")).expect("valid"),
+            quantity,
+            tier,
+            key: KeyHash(key),
+        };
+        requests.into_iter().map(request).collect()
+    })
+}
+
+fn terms(now: u64) -> impl Strategy<Value = Terms> {
+    let state = prop_oneof![6 => Just(SaleState::Open), 1 => Just(SaleState::Suspended), 1 => Just(SaleState::Closed)];
+    let opens = prop_oneof![6 => Just(now - HOUR), 1 => Just(now + HOUR)];
+    let closes = prop_oneof![6 => Just(now + 2 * HOUR), 1 => Just(now - HOUR / 2)];
+    (
+        1..8u64,
+        state,
+        opens,
+        closes,
+        prop_oneof![3 => Just(0u32), 2 => 1..6u32],
+    )
+        .prop_map(|(version, state, opens, closes, limit)| Terms {
+            version,
+            state,
+            opens,
+            closes,
+            limit,
+        })
+}
+
+fn steps(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Step>)> {
+    let caller = prop_oneof![12 => Just(EPOCH), 1 => Just(EPOCH - 1), 1 => Just(EPOCH + 1)];
+    let step = prop_oneof![
+        5 => (caller, requests()).prop_map(|(caller, requests)| Step::Purchase { caller, requests }),
+        1 => terms(now).prop_map(Step::Apply),
+    ];
+    (0..40u64, terms(now), prop::collection::vec(step, 1..8))
+}
+
+#[test]
+fn the_script_decides_and_stores_what_the_pure_function_does() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = runtime.block_on(connect());
+    let now = runtime
+        .block_on(client.probe(new_sale()))
+        .expect("Redis answers")
+        .server
+        .now;
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..Default::default()
+    });
+    runner
+        .run(&steps(now), |(total, terms, steps)| {
+            runtime.block_on(async {
+                let sale = new_sale();
+                let mut index = common::install(&client, sale, Epoch(EPOCH), total, terms).await;
+                let server = Server {
+                    is_master: true,
+                    rid: index.rid.clone(),
+                    now,
+                };
+                for step in steps {
+                    match step {
+                        Step::Purchase { caller, requests } => {
+                            let by_script = client.purchase(sale, Epoch(caller), &requests).await.expect("answers");
+                            let by_function = index::purchase(Some(&mut index), &server, Epoch(caller), &requests);
+                            prop_assert_eq!(by_script, by_function);
+                        }
+                        Step::Apply(terms) => {
+                            client.apply(sale, &terms).await.expect("answers");
+                            if terms.version > index.terms.version {
+                                index.terms = terms;
+                            }
+                        }
+                    }
+                    same_data(&client, &index).await?;
+                }
+                client.drop_sale(sale).await.expect("answers");
+                Ok(())
+            })
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+async fn same_data(client: &StockClient, index: &Index) -> Result<(), TestCaseError> {
+    let stored = client
+        .probe(index.sale)
+        .await
+        .expect("answers")
+        .index
+        .expect("installed");
+    prop_assert_eq!(
+        (stored.left, stored.seq, stored.total),
+        (index.left, index.seq, index.total)
+    );
+    prop_assert_eq!(&stored.terms, &index.terms);
+    prop_assert_eq!(stored.holders, index.holdings.len() as u64);
+
+    let mut connection = redis::Client::open(redis_url())
+        .expect("a URL")
+        .get_multiplexed_async_connection()
+        .await
+        .expect("connects");
+    let held: HashMap<String, String> = redis::cmd("HGETALL")
+        .arg(format!("{{{}}}:u:{}", index.sale, index.epoch))
+        .query_async(&mut connection)
+        .await
+        .expect("answers");
+    let expected: HashMap<String, String> = index
+        .holdings
+        .iter()
+        .map(|(buyer, holdings)| (buyer.to_string(), text(holdings)))
+        .collect();
+    prop_assert_eq!(held, expected);
+
+    // The outbox holds what was sold, each order once, in order.
+    let outbox = client.outbox(index.sale, index.epoch, 0, 1000).await.expect("answers");
+    let sold: Vec<_> = outbox
+        .iter()
+        .flat_map(|e| e.batch.iter())
+        .map(|(id, order)| (id.seq, order.clone()))
+        .collect();
+    prop_assert_eq!(sold.len() as u64, index.seq);
+    for (i, (seq, order)) in sold.iter().enumerate() {
+        prop_assert_eq!(*seq, i as u64 + 1);
+        let held = &index.holdings[&order.buyer];
+        prop_assert!(
+            held.iter()
+                .any(|h| h.seq == *seq && h.quantity == order.quantity && h.key == order.key)
+        );
+    }
+    Ok(())
+}
+
+fn text(holdings: &[Holding]) -> String {
+    let one = |h: &Holding| format!("{}.{}.{}.{}", h.epoch, h.seq, h.quantity, h.key);
+    holdings.iter().map(one).collect::<Vec<_>>().join(" ")
+}
