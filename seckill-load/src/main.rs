@@ -1,1 +1,53 @@
-fn main() {}
+//! `seckill-load`: see how an installation stands a crowd, before the crowd comes.
+mod args;
+mod output;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use seckill_load::{Target, check, run};
+
+use args::Args;
+use output::{Output, Report};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    match play(&args).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("seckill-load: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether every check passed.
+async fn play(args: &Args) -> Result<bool> {
+    let target = Target::resolve(&args.target, &args.headers).await?;
+    anyhow::ensure!(
+        target.is_loopback() || args.i_own_this_target,
+        "{target} is not on this machine. A crowd sent to somebody else's service is an attack; if the installation is \
+         yours, say so with --i-own-this-target"
+    );
+    let plan = args.plan(target)?;
+    let output = Output::new(args.output, plan.buyers.into());
+    output.begin(&plan);
+    let outcome = run(plan.clone(), |progress| output.progress(progress)).await?;
+
+    let mut checks = check::answers(&plan, &outcome, args.units);
+    if args.check_orders > 0 && !outcome.order_numbers.is_empty() {
+        checks.push(check::orders(&plan, &outcome, args.check_orders).await);
+    }
+    if let Some(path) = &args.orders_file {
+        let mut file = std::fs::File::create(path).with_context(|| format!("--orders-file {}", path.display()))?;
+        file.write_all(outcome.order_numbers.join("\n").as_bytes())
+            .with_context(|| format!("--orders-file {}", path.display()))?;
+    }
+    let passed = checks.iter().all(|check| check.passed);
+    output.end(&Report::new(&plan, &outcome, checks));
+    Ok(passed)
+}

@@ -1,1 +1,25 @@
+//! The ledger in MySQL: a view of the order log, and the only place that remembers what a sale was meant to be.
+//!
+//! - [`store`]: the transaction that folds records of the log into tables, exactly once
+//! - [`fold`](mod@fold): what it writes, as plain code
+//! - [`position`]: up to where the log was folded, and where readers of it start
+//! - [`orders`], [`sales`]: what can be asked and, of a sale, changed
+//! - [`schema`]: migrations, and the check that they were applied
+//! - [`connection`]: the pool, time limits, snapshots
+pub mod connection;
+mod error;
+mod fold;
+pub mod orders;
+pub mod position;
+mod rows;
+pub mod sales;
+pub mod schema;
+pub mod store;
 
+pub use connection::Ledger;
+pub use error::{LedgerError, StoreError};
+pub use fold::{LogEntry, Stored};
+pub use orders::{OrderStatus, StoredOrder};
+pub use position::FoldStart;
+pub use sales::{NewSale, Offer, Sale, SaleTerms};
+pub use schema::migrate;

@@ -1,1 +1,25 @@
+//! What each program has: checked configuration, telemetry, health, retries, shutdown.
+//!
+//! A program's `main` reads like this:
+//!
+//! 1. [`parse`] its arguments: a wrong value ends the process with code 2 and says which, what was expected and an example
+//! 2. [`telemetry::init`]
+//! 3. [`shutdown::Shutdown::on_signal`]
+//! 4. make the gates of [`health::Health`], then [`admin::serve`]
+//! 5. connect to its servers with [`retry::until_ok`]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
+pub mod admin;
+pub mod args;
+pub mod config;
+pub mod health;
+pub mod retry;
+pub mod shutdown;
+pub mod telemetry;
+
+/// The metrics library, so that all programs register with the same version of it.
+pub use prometheus_client as metrics;
+
+pub use args::parse;
+pub use health::{Gate, Health};
+pub use shutdown::Shutdown;

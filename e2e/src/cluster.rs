@@ -1,0 +1,103 @@
+//! kubectl and helm.
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// The cluster that the environment names.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    kubectl: PathBuf,
+    helm: PathBuf,
+    pub ingress_url: String,
+    pub values: PathBuf,
+}
+
+impl Cluster {
+    pub fn from_environment() -> Result<Self> {
+        let needed = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set; see e2e/src/lib.rs"));
+        let program = |name: &str, default: &str| std::env::var_os(name).map_or(default.into(), PathBuf::from);
+        needed("KUBECONFIG")?;
+        Ok(Cluster {
+            kubectl: program("SECKILL_KUBECTL", "kubectl"),
+            helm: program("SECKILL_HELM", "helm"),
+            ingress_url: needed("SECKILL_INGRESS_URL")?.trim_end_matches('/').into(),
+            values: needed("SECKILL_HELM_VALUES")?.into(),
+        })
+    }
+
+    /// What kubectl prints; an error says what it said.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        run(&self.kubectl, args, None)
+    }
+
+    pub fn helm(&self, args: &[&str]) -> Result<String> {
+        run(&self.helm, args, None)
+    }
+
+    pub fn apply(&self, object: &Value) -> Result<String> {
+        run(&self.kubectl, &["apply", "-f", "-"], Some(&object.to_string()))
+    }
+
+    /// What the API server says against the object, or an error if it takes it.
+    pub fn refused(&self, object: &Value) -> Result<String> {
+        match self.apply(object) {
+            Ok(_) => bail!("taken, and should have been refused: {object}"),
+            Err(error) => Ok(format!("{error:#}")),
+        }
+    }
+
+    /// The object, None if there is none.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
+        let text = self.kubectl(&["get", kind, name, "-n", namespace, "--ignore-not-found", "-o", "json"])?;
+        match text.trim() {
+            "" => Ok(None),
+            text => Ok(Some(serde_json::from_str(text)?)),
+        }
+    }
+
+    pub fn create_namespace(&self, name: &str, labels: Value) -> Result<()> {
+        let namespace = serde_json::json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
+        });
+        self.apply(&namespace).map(|_| ())
+    }
+}
+
+/// Asks again and again until the answer is there; an error while asking is a reason to ask again.
+pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        let answer = ask();
+        if let Ok(Some(answer)) = answer {
+            return Ok(answer);
+        }
+        if begun.elapsed() > limit {
+            let why = answer.err().map(|e| format!(": {e:#}")).unwrap_or_default();
+            bail!("waited {limit:?} for {what}{why}");
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
+fn run(program: &Path, args: &[&str], input: Option<&str>) -> Result<String> {
+    let what = || format!("{} {}", program.display(), args.join(" "));
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(what)?;
+    if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+        stdin.write_all(input.as_bytes()).with_context(what)?;
+    }
+    let output = child.wait_with_output().with_context(what)?;
+    if !output.status.success() {
+        bail!("{}: {}", what(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,151 @@
+//! What the API server and the chart refuse, and what `kubectl explain` says.
+use anyhow::{Context, Result, ensure};
+use e2e::{Release, Sale};
+use serde_json::{Value, json};
+
+use super::Scenario;
+
+pub const SCENARIOS: &[Scenario] = &[
+    ("kubectl_explain_names_every_field", kubectl_explain_names_every_field),
+    (
+        "a_wrong_manifest_is_refused_by_the_api_server_naming_the_field",
+        wrong_manifests_are_refused,
+    ),
+    (
+        "what_is_fixed_once_a_sale_exists_can_t_be_changed",
+        what_is_fixed_can_t_be_changed,
+    ),
+    (
+        "the_chart_refuses_values_that_it_does_not_know",
+        the_chart_refuses_unknown_values,
+    ),
+];
+
+fn kubectl_explain_names_every_field(release: &Release) -> Result<()> {
+    let explained = release.cluster.kubectl(&["explain", "flashsale.spec", "--recursive"])?;
+    e2e::all_named(
+        &explained,
+        &[
+            "className",
+            "item",
+            "sku",
+            "id",
+            "name",
+            "price",
+            "currency",
+            "description",
+            "stock",
+            "startsAt",
+            "endsAt",
+            "limitPerBuyer",
+            "leadTimeSeconds",
+            "coolDownSeconds",
+            "demand",
+            "apiReplicas",
+            "workerReplicas",
+            "suspend",
+            "preflight",
+        ],
+    )?;
+    // A field without a word of explanation is a field that nobody can use.
+    for field in ["stock", "startsAt", "demand.apiReplicas", "item.price"] {
+        let one = release
+            .cluster
+            .kubectl(&["explain", &format!("flashsale.spec.{field}")])?;
+        let said = one.split("DESCRIPTION:").nth(1).unwrap_or_default().trim();
+        ensure!(
+            !said.is_empty() && !said.starts_with("<empty>"),
+            "spec.{field} is not explained:\n{one}"
+        );
+    }
+    Ok(())
+}
+
+fn wrong_manifests_are_refused(release: &Release) -> Result<()> {
+    let namespace = release.sales_namespace()?;
+    let right = Sale::manifest(&release.class, &namespace, "wrong", 10, 600, 1200);
+    let changes: [(&str, Value, &str); 16] = [
+        ("stock", json!(0), "stock"),
+        ("stock", json!(-1), "stock"),
+        ("stock", json!("many"), "stock"),
+        ("stock", Value::Null, "stock"),
+        ("startsAt", json!("soon"), "startsAt"),
+        ("startsAt", Value::Null, "startsAt"),
+        ("endsAt", json!("2020-01-01T00:00:00Z"), "endsAt"),
+        ("leadTimeSeconds", json!(-1), "leadTimeSeconds"),
+        ("coolDownSeconds", json!(-1), "coolDownSeconds"),
+        ("preflight", json!("Sometimes"), "preflight"),
+        ("item", Value::Null, "item"),
+        ("className", json!("Not A Name"), "className"),
+        ("demand", json!({"apiReplicas": -1}), "apiReplicas"),
+        (
+            "item",
+            json!({"sku": "s", "name": "n", "price": "cheap", "currency": "EUR"}),
+            "price",
+        ),
+        (
+            "item",
+            json!({"sku": "s", "name": "n", "price": "1.00", "currency": "euro"}),
+            "currency",
+        ),
+        (
+            "item",
+            json!({"sku": "", "name": "n", "price": "1.00", "currency": "EUR"}),
+            "sku",
+        ),
+    ];
+    for (field, value, named) in changes {
+        let mut manifest = right.clone();
+        manifest["spec"][field] = value.clone();
+        if value.is_null()
+            && let Some(spec) = manifest["spec"].as_object_mut()
+        {
+            spec.remove(field);
+        }
+        let said = release
+            .cluster
+            .refused(&manifest)
+            .with_context(|| format!("{field}: {value}"))?;
+        ensure!(
+            said.contains(named),
+            "{field}: {value}: the message does not name {named}: {said}"
+        );
+    }
+    let mut unknown = right;
+    unknown["spec"]["stok"] = json!(1);
+    let said = release.cluster.refused(&unknown)?;
+    ensure!(said.contains("stok"), "an unknown field is not named: {said}");
+    Ok(())
+}
+
+fn what_is_fixed_can_t_be_changed(release: &Release) -> Result<()> {
+    let namespace = release.sales_namespace()?;
+    let right = Sale::manifest(&release.class, &namespace, "fixed", 10, 3600, 7200);
+    let sale = Sale::apply(&release.cluster, &right)?;
+    let mut changed = right.clone();
+    changed["spec"]["className"] = json!("another");
+    let said = release.cluster.refused(&changed)?;
+    ensure!(said.contains("className"), "{said}");
+    // The same again is no change.
+    release.cluster.apply(&right)?;
+    sale.delete()
+}
+
+fn the_chart_refuses_unknown_values(release: &Release) -> Result<()> {
+    for setting in ["imagee.tag=1", "operator.replicaz=2", "ingress.nonsense=true"] {
+        let Err(error) = release.helm_install(&[setting, "--dry-run=client"]) else {
+            anyhow::bail!("{setting} was taken");
+        };
+        let said = format!("{error:#}");
+        let key = setting
+            .split('=')
+            .next()
+            .unwrap_or_default()
+            .rsplit('.')
+            .next()
+            .unwrap_or_default();
+        let key = if setting.starts_with("imagee") { "imagee" } else { key };
+        ensure!(said.contains(key), "{setting}: the message does not name {key}: {said}");
+    }
+    Ok(())
+}

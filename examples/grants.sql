@@ -1,0 +1,4 @@
+GRANT CREATE, ALTER, DROP, INDEX, REFERENCES, SELECT, INSERT, UPDATE, DELETE ON seckill.* TO 'migrate'@'%';
+GRANT SELECT, INSERT, UPDATE ON seckill.* TO 'operator'@'%';
+GRANT SELECT ON seckill.* TO 'api'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON seckill.* TO 'worker'@'%';

@@ -1,0 +1,28 @@
+{{/* What a schema can't say, and what it would repeat although it is a secret. Included once, by the operator's Deployment. */}}
+{{- define "seckill.check" -}}
+{{- $v := .Values -}}
+{{- if and $v.redis.url $v.redis.existingSecret }}{{ fail "redis.url and redis.existingSecret exclude each other: unset one" }}{{ end -}}
+{{- if not (or $v.redis.url $v.redis.existingSecret) }}{{ fail "redis is missing: set redis.url, such as redis://:password@redis:6379, or redis.existingSecret, a Secret with the key url" }}{{ end -}}
+{{- if and $v.redis.url (not (regexMatch "^rediss?://." $v.redis.url)) }}{{ fail "redis.url: expected redis://[user][:password@]host[:port][/database], or rediss:// for TLS, such as redis://:password@redis:6379" }}{{ end -}}
+{{- if not $v.kafka.brokers }}{{ fail "kafka is missing: set kafka.brokers, such as kafka-0:9092,kafka-1:9092" }}{{ end -}}
+{{- if and $v.kafka.properties $v.kafka.existingSecret }}{{ fail "kafka.properties and kafka.existingSecret exclude each other: unset one" }}{{ end -}}
+{{- if gt (int $v.kafka.minInsync) (int $v.kafka.replication) }}{{ fail (printf "kafka.minInsync is %d and kafka.replication %d: no record could ever be written; minInsync must not be more than replication" (int $v.kafka.minInsync) (int $v.kafka.replication)) }}{{ end -}}
+{{- $urls := list -}}
+{{- range $name := list "operatorUrl" "apiUrl" "workerUrl" "migrateUrl" -}}
+  {{- if not (index $v.mysql $name | default $v.mysql.url) }}{{ $urls = append $urls (printf "mysql.%s" $name) }}{{ end -}}
+{{- end -}}
+{{- if $v.mysql.existingSecret -}}
+  {{- if or $v.mysql.url $v.mysql.operatorUrl $v.mysql.apiUrl $v.mysql.workerUrl $v.mysql.migrateUrl }}{{ fail "mysql.existingSecret and mysql URLs exclude each other: unset one" }}{{ end -}}
+{{- else if $urls -}}
+  {{- fail (printf "mysql is missing: set %s, such as mysql://user:password@mysql:3306/seckill, or mysql.url for all of them, or mysql.existingSecret, a Secret with the keys operator-url, api-url, worker-url and migrate-url" (join ", " $urls)) -}}
+{{- end -}}
+{{- if and $v.orderNumberKeys.keys $v.orderNumberKeys.existingSecret }}{{ fail "orderNumberKeys.keys and orderNumberKeys.existingSecret exclude each other: unset one" }}{{ end -}}
+{{- range $name := list "url" "operatorUrl" "apiUrl" "workerUrl" "migrateUrl" -}}
+  {{- if not (regexMatch "^$|^mysql://[^/@]+@[^/@]+/[^/?]+(\\?.*)?$" (index $v.mysql $name)) }}{{ fail (printf "mysql.%s: expected mysql://user:password@host[:port]/database; in a user or password, percent-encode what is not a letter or digit" $name) }}{{ end -}}
+{{- end -}}
+{{- if not (regexMatch "^$|^[0-9a-z]:[0-9a-fA-F]{32}(,[0-9a-z]:[0-9a-fA-F]{32})*$" $v.orderNumberKeys.keys) }}{{ fail "orderNumberKeys.keys: expected <version>:<32 hexadecimal digits>, separated by commas, such as 1:00112233445566778899aabbccddeeff" }}{{ end -}}
+{{- range $name := list "api" "worker" -}}
+  {{- $program := index $v $name -}}
+  {{- if gt (int $program.minReplicas) (int $program.maxReplicas) }}{{ fail (printf "%s.minReplicas is %d, more than %s.maxReplicas, %d" $name (int $program.minReplicas) $name (int $program.maxReplicas)) }}{{ end -}}
+{{- end -}}
+{{- end }}

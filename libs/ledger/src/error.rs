@@ -1,0 +1,76 @@
+use seckill_protocol::{Offset, SaleId};
+use sqlx::mysql::MySqlDatabaseError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("MySQL: {0}")]
+    Database(#[from] sqlx::Error),
+    /// What was asked may have happened.
+    #[error("MySQL: no answer within {0} s")]
+    TimedOut(u64),
+    #[error("waiting for migration {wanted}, found {found}: run order-worker migrate")]
+    SchemaBehind { found: i64, wanted: i64 },
+    #[error("migration: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// Somebody else wrote into our tables, or a newer version did.
+    #[error("column {column} holds {value:?}, which this version never writes")]
+    Content { column: &'static str, value: String },
+    #[error("no sale {0} in the ledger")]
+    NoSale(SaleId),
+    #[error("total or sold of sale {0} was changed by somebody else while its orders were stored")]
+    SaleChanged(SaleId),
+    #[error("found no free sale id in {0} draws")]
+    NoFreeId(u32),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process stored for this partition, or an earlier call of this one whose outcome was unknown.
+    #[error("the position of partition {part} is no longer {from}: read it again")]
+    PositionMoved { part: u32, from: Offset },
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        StoreError::Ledger(error.into())
+    }
+}
+
+/// What a failure of MySQL says about trying again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// Somebody else's transaction was in the way: the whole transaction again.
+    AtOnce,
+    /// The server refuses what was written, and will refuse it again.
+    Refused(String),
+    /// Anything else: the server is away, full, read-only.
+    Later,
+}
+
+const LOCK_WAIT_TIMEOUT: u16 = 1205;
+const DEADLOCK: u16 = 1213;
+
+impl Retry {
+    pub(crate) fn of(error: &LedgerError) -> Self {
+        let LedgerError::Database(sqlx::Error::Database(error)) = error else {
+            return Retry::Later;
+        };
+        let number = error
+            .try_downcast_ref::<MySqlDatabaseError>()
+            .map(MySqlDatabaseError::number);
+        if matches!(number, Some(LOCK_WAIT_TIMEOUT | DEADLOCK)) {
+            return Retry::AtOnce;
+        }
+        // Data exceptions, violated constraints, and what a trigger raises.
+        let class = error.code().map(|state| state.chars().take(2).collect::<String>());
+        let refused = matches!(class.as_deref(), Some("22" | "23" | "45"))
+            || !matches!(error.kind(), sqlx::error::ErrorKind::Other);
+        if refused {
+            Retry::Refused(error.message().to_string())
+        } else {
+            Retry::Later
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! What a stretch of the log changes in the tables. Plain code: what it needs to know of them is read before.
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::AddAssign;
+
+use seckill_protocol::{
+    Acceptance, Batch, Epoch, Offset, Order, OrderId, Record, RecordError, SaleCut, SaleId, Seq, Verdict,
+};
+
+use crate::orders::OrderStatus;
+
+/// A record of one partition, as it was read.
+#[derive(Debug)]
+pub struct LogEntry {
+    pub offset: Offset,
+    /// Unix ms, by the log.
+    pub timestamp_ms: i64,
+    pub record: Result<Record, RecordError>,
+    /// The bytes of the record, for quarantine.
+    pub payload: Vec<u8>,
+}
+
+/// What storing came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Orders that are new in the ledger.
+    pub orders: u64,
+    /// Orders of batches that don't count.
+    pub void: u64,
+    /// Orders that were there before.
+    pub duplicates: u64,
+    /// Records that could not be folded.
+    pub quarantined: u64,
+}
+
+impl AddAssign for Stored {
+    fn add_assign(&mut self, other: Self) {
+        self.orders += other.orders;
+        self.void += other.void;
+        self.duplicates += other.duplicates;
+        self.quarantined += other.quarantined;
+    }
+}
+
+/// What of a sale's row follows the log, and what an order takes from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SaleRow {
+    pub part: u32,
+    pub price: String,
+    pub total: u64,
+    pub sold: u64,
+    pub cut: SaleCut,
+}
+
+/// An order that is in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownOrder {
+    pub order: Order,
+    pub status: OrderStatus,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NewOrder<'a> {
+    pub order: &'a Order,
+    pub status: OrderStatus,
+    pub created_at_ms: i64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Quarantined<'a> {
+    pub entry: &'a LogEntry,
+    pub reason: String,
+    /// Its orders count and are not stored.
+    pub promised: Option<&'a Batch>,
+}
+
+/// All that the transaction has to write.
+#[derive(Debug, Default)]
+pub(crate) struct Changes<'a> {
+    pub inserts: BTreeMap<OrderId, NewOrder<'a>>,
+    pub statuses: BTreeMap<OrderId, OrderStatus>,
+    pub quarantine: Vec<Quarantined<'a>>,
+    pub stored: Stored,
+}
+
+/// A record and what it is, given all that stands before it.
+pub(crate) struct Judged<'a> {
+    entry: &'a LogEntry,
+    judgement: Judgement<'a>,
+}
+
+enum Judgement<'a> {
+    Counts(&'a Record),
+    Void(&'a Record),
+    /// The server refuses what it would write.
+    Refused(&'a Record, &'a str),
+    Unreadable(String),
+}
+
+/// Says of each entry whether it counts, and moves the sales' cuts. `refused` condemns what may hold content that the
+/// server does not take; it is given with a single entry.
+pub(crate) fn judge<'a>(
+    part: u32,
+    sales: &mut BTreeMap<SaleId, SaleRow>,
+    entries: &'a [LogEntry],
+    refused: Option<&'a str>,
+) -> Vec<Judged<'a>> {
+    let mut acceptance = Acceptance::starting_from(sales.iter().map(|(id, sale)| (*id, sale.cut)));
+    let judged = entries
+        .iter()
+        .map(|entry| {
+            let judgement = match &entry.record {
+                Err(error) => Judgement::Unreadable(error.to_string()),
+                Ok(record) => match sales.get(&record.sale()) {
+                    None => Judgement::Unreadable(format!("no sale {} in the ledger", record.sale())),
+                    Some(sale) if sale.part != part => {
+                        Judgement::Unreadable(format!("sale {} lives on partition {}", record.sale(), sale.part))
+                    }
+                    Some(_) => match (acceptance.judge(entry.offset, record), refused) {
+                        (Verdict::Void, _) => Judgement::Void(record),
+                        (Verdict::Accepted, None) => Judgement::Counts(record),
+                        (Verdict::Accepted, Some(reason)) => Judgement::Refused(record, reason),
+                    },
+                },
+            };
+            Judged { entry, judgement }
+        })
+        .collect();
+    for (id, sale) in sales.iter_mut() {
+        sale.cut = acceptance.cut(*id);
+    }
+    judged
+}
+
+/// The orders that the fold has to know about: those that a record would make or change.
+pub(crate) fn named_orders(judged: &[Judged<'_>]) -> BTreeSet<OrderId> {
+    let mut ids = BTreeSet::new();
+    for Judged { judgement, .. } in judged {
+        match judgement {
+            Judgement::Counts(Record::Batch(batch)) => ids.extend(batch.iter().map(|(id, _)| id)),
+            Judgement::Counts(record) => ids.extend(changed_order(record)),
+            _ => {}
+        }
+    }
+    ids
+}
+
+/// Ranges that cover the ids and few others: a late copy of an early order must not make it one range over all orders.
+pub(crate) fn ranges(ids: &BTreeSet<OrderId>) -> Vec<(SaleId, Epoch, Seq, Seq)> {
+    const GAP: Seq = Batch::MAX_ORDERS as Seq;
+    let mut ranges: Vec<(SaleId, Epoch, Seq, Seq)> = Vec::new();
+    for id in ids {
+        match ranges.last_mut() {
+            Some((sale, epoch, _, last)) if (*sale, *epoch) == (id.sale, id.epoch) && id.seq - *last <= GAP => {
+                *last = id.seq;
+            }
+            _ => ranges.push((id.sale, id.epoch, id.seq, id.seq)),
+        }
+    }
+    ranges
+}
+
+/// The order whose status a record changes.
+fn changed_order(record: &Record) -> Option<OrderId> {
+    match *record {
+        Record::Cancel { sale, epoch, seq, .. } | Record::Paid { sale, epoch, seq, .. } => {
+            Some(OrderId { sale, epoch, seq })
+        }
+        _ => None,
+    }
+}
+
+/// Folds what was judged. `known` holds those of the [`named_orders`] that are in the ledger.
+pub(crate) fn fold<'a>(
+    judged: &[Judged<'a>],
+    sales: &mut BTreeMap<SaleId, SaleRow>,
+    known: HashMap<OrderId, KnownOrder>,
+) -> Changes<'a> {
+    let mut fold = Fold {
+        sales,
+        known,
+        changes: Changes::default(),
+    };
+    for Judged { entry, judgement } in judged {
+        match judgement {
+            Judgement::Counts(record) => fold.record(entry, record),
+            Judgement::Void(Record::Batch(batch)) => fold.changes.stored.void += batch.orders.len() as u64,
+            Judgement::Void(_) => {}
+            Judgement::Refused(record, reason) => {
+                let promised = if let Record::Batch(batch) = record {
+                    Some(batch)
+                } else {
+                    None
+                };
+                fold.quarantine(entry, format!("MySQL refuses it: {reason}"), promised);
+            }
+            Judgement::Unreadable(reason) => fold.quarantine(entry, reason.clone(), None),
+        }
+    }
+    fold.changes
+}
+
+struct Fold<'s, 'a> {
+    sales: &'s mut BTreeMap<SaleId, SaleRow>,
+    known: HashMap<OrderId, KnownOrder>,
+    changes: Changes<'a>,
+}
+
+impl<'a> Fold<'_, 'a> {
+    fn record(&mut self, entry: &'a LogEntry, record: &'a Record) {
+        let Some(sale) = self.sales.get_mut(&record.sale()) else {
+            return; // judged unreadable
+        };
+        match record {
+            // They moved the cut when they were judged.
+            Record::Barrier { .. } | Record::Close { .. } => {}
+            Record::Total { total, .. } => sale.total = sale.total.max(*total),
+            Record::Batch(batch) => self.batch(entry, batch),
+            Record::Cancel { reason, .. } => self.status(entry, record, |status| status.cancelled(reason)),
+            Record::Paid { .. } => self.status(entry, record, OrderStatus::paid),
+        }
+    }
+
+    fn batch(&mut self, entry: &'a LogEntry, batch: &'a Batch) {
+        let mut new = Vec::with_capacity(batch.orders.len());
+        let mut other_content = Vec::new();
+        for (id, order) in batch.iter() {
+            match self.known.get(&id) {
+                None => new.push((id, order)),
+                Some(known) if known.order == *order => self.changes.stored.duplicates += 1,
+                Some(_) => other_content.push(id.seq),
+            }
+        }
+        if !other_content.is_empty() {
+            let (sale, epoch) = (batch.sale, batch.epoch);
+            let reason =
+                format!("orders {other_content:?} of sale {sale}, epoch {epoch} are stored with other content");
+            self.quarantine(entry, reason, None);
+        }
+        let Some(sale) = self.sales.get_mut(&batch.sale) else {
+            return; // judged unreadable
+        };
+        let units: u64 = new.iter().map(|(_, order)| u64::from(order.quantity)).sum();
+        if units > sale.total.saturating_sub(sale.sold) {
+            let reason = format!(
+                "oversold: {} of {} units are sold, and here are {units} more",
+                sale.sold, sale.total
+            );
+            self.quarantine(entry, reason, Some(batch));
+            return;
+        }
+        sale.sold += units;
+        self.changes.stored.orders += new.len() as u64;
+        for (id, order) in new {
+            let status = OrderStatus::Placed;
+            self.known.insert(
+                id,
+                KnownOrder {
+                    order: order.clone(),
+                    status,
+                },
+            );
+            let created_at_ms = entry.timestamp_ms;
+            self.changes.inserts.insert(
+                id,
+                NewOrder {
+                    order,
+                    status,
+                    created_at_ms,
+                },
+            );
+        }
+    }
+
+    fn status(
+        &mut self,
+        entry: &'a LogEntry,
+        record: &Record,
+        change: impl FnOnce(OrderStatus) -> Option<OrderStatus>,
+    ) {
+        let Some((id, known)) = changed_order(record).and_then(|id| Some((id, self.known.get_mut(&id)?))) else {
+            self.quarantine(entry, "it changes an order that is not in the ledger".into(), None);
+            return;
+        };
+        let Some(status) = change(known.status) else {
+            return; // an earlier CANCEL or PAID won
+        };
+        known.status = status;
+        if !status.is_live()
+            && let Some(sale) = self.sales.get_mut(&id.sale)
+        {
+            sale.sold = sale.sold.saturating_sub(u64::from(known.order.quantity));
+        }
+        match self.changes.inserts.get_mut(&id) {
+            Some(new) => new.status = status,
+            None => {
+                self.changes.statuses.insert(id, status);
+            }
+        }
+    }
+
+    fn quarantine(&mut self, entry: &'a LogEntry, reason: String, promised: Option<&'a Batch>) {
+        self.changes.stored.quarantined += 1;
+        // One row an entry: the promise is what must not get lost.
+        match self.changes.quarantine.last_mut() {
+            Some(last) if last.entry.offset == entry.offset => {
+                self.changes.stored.quarantined -= 1;
+                last.reason = format!("{}; {reason}", last.reason);
+                last.promised = last.promised.or(promised);
+            }
+            _ => self.changes.quarantine.push(Quarantined {
+                entry,
+                reason,
+                promised,
+            }),
+        }
+    }
+}

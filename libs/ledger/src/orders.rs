@@ -1,0 +1,232 @@
+//! Orders, as they can be asked for.
+use seckill_protocol::{Buyer, Epoch, KeyHash, OrderId, Quantity, SaleId, Seq, Tier};
+use sqlx::mysql::MySqlRow;
+use sqlx::{FromRow, Row};
+
+use crate::connection::Ledger;
+use crate::error::LedgerError;
+use crate::rows;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderStatus {
+    Placed,
+    PendingPayment,
+    Paid,
+    Cancelled,
+    Expired,
+}
+
+impl OrderStatus {
+    const ALL: [OrderStatus; 5] = [
+        OrderStatus::Placed,
+        OrderStatus::PendingPayment,
+        OrderStatus::Paid,
+        OrderStatus::Cancelled,
+        OrderStatus::Expired,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OrderStatus::Placed => "placed",
+            OrderStatus::PendingPayment => "pending_payment",
+            OrderStatus::Paid => "paid",
+            OrderStatus::Cancelled => "cancelled",
+            OrderStatus::Expired => "expired",
+        }
+    }
+
+    pub fn from_text(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
+    }
+
+    /// Whether the order takes units from the stock.
+    pub fn is_live(self) -> bool {
+        !matches!(self, OrderStatus::Cancelled | OrderStatus::Expired)
+    }
+
+    /// What a CANCEL makes of it, if it may: the first of CANCEL and PAID in the log wins.
+    pub fn cancelled(self, reason: &str) -> Option<Self> {
+        match self {
+            OrderStatus::Placed | OrderStatus::PendingPayment if reason == "expired" => Some(OrderStatus::Expired),
+            OrderStatus::Placed | OrderStatus::PendingPayment => Some(OrderStatus::Cancelled),
+            _ => None,
+        }
+    }
+
+    /// What a PAID makes of it, if it may.
+    pub fn paid(self) -> Option<Self> {
+        match self {
+            OrderStatus::Placed | OrderStatus::PendingPayment => Some(OrderStatus::Paid),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredOrder {
+    pub id: OrderId,
+    pub buyer: Buyer,
+    pub tier: Tier,
+    pub key: KeyHash,
+    pub quantity: Quantity,
+    /// Of one unit.
+    pub price: String,
+    pub status: OrderStatus,
+    pub created_at_ms: i64,
+}
+
+/// The columns of an order, in a form that needs no date and decimal types.
+macro_rules! order_columns {
+    () => {
+        "o.sale, o.epoch, o.seq, o.buyer, o.tier, o.key_hash, o.quantity, CAST(o.price AS CHAR) AS price, o.status, \
+         TIMESTAMPDIFF(MICROSECOND, '1970-01-01', o.created_at) DIV 1000 AS created_at_ms"
+    };
+}
+pub(crate) use order_columns;
+
+#[derive(FromRow)]
+pub(crate) struct OrderRow {
+    sale: u32,
+    epoch: i64,
+    seq: u64,
+    buyer: String,
+    tier: u8,
+    key_hash: u64,
+    quantity: u32,
+    price: String,
+    status: String,
+    created_at_ms: i64,
+}
+
+impl TryFrom<OrderRow> for StoredOrder {
+    type Error = LedgerError;
+
+    fn try_from(row: OrderRow) -> Result<Self, LedgerError> {
+        Ok(StoredOrder {
+            id: OrderId {
+                sale: SaleId(row.sale),
+                epoch: Epoch(row.epoch),
+                seq: row.seq,
+            },
+            buyer: rows::buyer(row.buyer)?,
+            tier: row.tier,
+            key: KeyHash(row.key_hash),
+            quantity: row.quantity,
+            price: rows::price(row.price),
+            status: rows::status(row.status)?,
+            created_at_ms: row.created_at_ms,
+        })
+    }
+}
+
+impl Ledger {
+    pub async fn order(&self, id: OrderId) -> Result<Option<StoredOrder>, LedgerError> {
+        const SQL: &str = concat!(
+            "SELECT ",
+            order_columns!(),
+            " FROM orders o WHERE o.sale = ? AND o.epoch = ? AND o.seq = ?"
+        );
+        let row: Option<OrderRow> = self
+            .query(async |connection| {
+                let query = sqlx::query_as(SQL).bind(id.sale.0).bind(id.epoch.0).bind(id.seq);
+                Ok(query.fetch_optional(connection).await?)
+            })
+            .await?;
+        row.map(StoredOrder::try_from).transpose()
+    }
+
+    /// The order that a buyer made with this key, and whether the sale is settled, as of one instant: if it is and there
+    /// is no order, there never will be one.
+    pub async fn order_by_key(
+        &self,
+        sale: SaleId,
+        buyer: &Buyer,
+        key: KeyHash,
+    ) -> Result<(Option<StoredOrder>, bool), LedgerError> {
+        const SQL: &str = concat!(
+            "SELECT s.settled_at IS NOT NULL AS settled, o.sale IS NOT NULL AS found, ",
+            order_columns!(),
+            " FROM sales s LEFT JOIN orders o ON o.sale = s.id AND o.buyer = ? AND o.key_hash = ? WHERE s.id = ? \
+             ORDER BY o.epoch, o.seq LIMIT 1"
+        );
+        let row: Option<MySqlRow> = self
+            .query(async |connection| {
+                let query = sqlx::query(SQL).bind(buyer.as_str()).bind(key.0).bind(sale.0);
+                Ok(query.fetch_optional(connection).await?)
+            })
+            .await?;
+        let Some(row) = row else {
+            return Ok((None, false));
+        };
+        let order = match row.try_get("found")? {
+            true => Some(OrderRow::from_row(&row)?.try_into()?),
+            false => None,
+        };
+        Ok((order, row.try_get("settled")?))
+    }
+
+    /// Whether the order was promised and lies in quarantine. To its buyer it is still being processed.
+    pub async fn is_quarantined(&self, id: OrderId) -> Result<bool, LedgerError> {
+        self.query(async |connection| {
+            let query = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM quarantine WHERE sale = ? AND epoch = ? AND first_seq <= ? AND last_seq >= ?)",
+            );
+            let query = query.bind(id.sale.0).bind(id.epoch.0).bind(id.seq).bind(id.seq);
+            Ok(query.fetch_one(connection).await?)
+        })
+        .await
+    }
+
+    /// Which of the orders `first..=last` of an epoch need nothing any more: stored, or in quarantine. In order.
+    pub async fn folded_seqs(
+        &self,
+        sale: SaleId,
+        epoch: Epoch,
+        first: Seq,
+        last: Seq,
+    ) -> Result<Vec<Seq>, LedgerError> {
+        self.query(async |connection| {
+            let stored = sqlx::query_scalar(
+                "SELECT seq FROM orders WHERE sale = ? AND epoch = ? AND seq BETWEEN ? AND ? ORDER BY seq",
+            );
+            let stored = stored.bind(sale.0).bind(epoch.0).bind(first).bind(last);
+            let mut seqs: Vec<Seq> = stored.fetch_all(&mut *connection).await?;
+            let quarantined = sqlx::query_as(
+                "SELECT first_seq, last_seq FROM quarantine WHERE sale = ? AND epoch = ? AND first_seq <= ? AND last_seq >= ?",
+            );
+            let quarantined = quarantined.bind(sale.0).bind(epoch.0).bind(last).bind(first);
+            let quarantined: Vec<(Seq, Seq)> = quarantined.fetch_all(connection).await?;
+            if !quarantined.is_empty() {
+                seqs.extend(quarantined.into_iter().flat_map(|(from, to)| from.max(first)..=to.min(last)));
+                seqs.sort_unstable();
+                seqs.dedup();
+            }
+            Ok(seqs)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OrderStatus::*;
+
+    #[test]
+    fn the_first_of_cancel_and_paid_wins() {
+        assert_eq!(Placed.cancelled("buyer"), Some(Cancelled));
+        assert_eq!(PendingPayment.cancelled("expired"), Some(Expired));
+        assert_eq!(Placed.paid(), Some(Paid));
+        assert_eq!(Cancelled.paid(), None);
+        assert_eq!(Expired.paid(), None);
+        assert_eq!(Paid.cancelled("buyer"), None);
+        assert_eq!(Cancelled.cancelled("buyer"), None);
+    }
+
+    #[test]
+    fn a_status_survives_its_text() {
+        for status in super::OrderStatus::ALL {
+            assert_eq!(super::OrderStatus::from_text(status.as_str()), Some(status));
+        }
+        assert_eq!(super::OrderStatus::from_text("refunded"), None);
+    }
+}

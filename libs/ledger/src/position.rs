@@ -1,0 +1,163 @@
+//! Up to where the log was folded, and where readers of it start.
+use std::collections::HashSet;
+
+use futures::TryStreamExt;
+use seckill_protocol::{Acceptance, Epoch, Offset, OrderId, Record, SaleCut, SaleId};
+use sqlx::MySqlConnection;
+
+use crate::connection::Ledger;
+use crate::error::LedgerError;
+use crate::orders::{OrderRow, OrderStatus, StoredOrder, order_columns};
+use crate::rows;
+
+/// All that the ledger knows of one sale, as of one instant. What the log holds from `position` on is not in it.
+#[derive(Debug, Clone)]
+pub struct FoldStart {
+    pub position: Offset,
+    pub cut: SaleCut,
+    pub total: u64,
+    pub live_epoch: Option<Epoch>,
+    /// Orders of every status, those in quarantine too: they were promised, so they still take their units.
+    pub orders: Vec<StoredOrder>,
+}
+
+impl Ledger {
+    pub async fn positions(&self) -> Result<Vec<(u32, Offset)>, LedgerError> {
+        self.query(async |connection| positions(connection).await).await
+    }
+
+    /// The position of a partition, which is 0 when it was never stored from.
+    pub async fn ensure_position(&self, part: u32) -> Result<Offset, LedgerError> {
+        self.query(async |connection| {
+            sqlx::query("INSERT INTO log_position (part, off) VALUES (?, 0) ON DUPLICATE KEY UPDATE part = part")
+                .bind(part)
+                .execute(&mut *connection)
+                .await?;
+            let query = sqlx::query_scalar("SELECT off FROM log_position WHERE part = ?").bind(part);
+            Ok(query.fetch_one(connection).await?)
+        })
+        .await
+    }
+
+    /// Where a reader of the log starts: each partition's position and the cuts of its sales, as of one instant.
+    pub async fn reader_start(&self, partitions: u32) -> Result<Vec<(u32, Offset, Acceptance)>, LedgerError> {
+        let (positions, cuts) = self
+            .snapshot(async |connection| {
+                let positions = positions(connection).await?;
+                let cuts: Vec<(u32, u32, Option<Offset>, Option<Offset>)> =
+                    sqlx::query_as("SELECT part, id, cur, closed_at FROM sales")
+                        .fetch_all(connection)
+                        .await?;
+                Ok((positions, cuts))
+            })
+            .await?;
+        let start = |part| {
+            let position = positions
+                .iter()
+                .find(|(p, _)| *p == part)
+                .map_or(0, |(_, position)| *position);
+            let cuts = cuts.iter().filter(|(p, ..)| *p == part);
+            let cuts = cuts.map(|&(_, id, cur, closed)| (SaleId(id), SaleCut { cur, closed }));
+            (part, position, Acceptance::starting_from(cuts))
+        };
+        Ok((0..partitions).map(start).collect())
+    }
+
+    /// Where a rebuild of a sale's index starts.
+    pub async fn fold_start(&self, sale: SaleId) -> Result<FoldStart, LedgerError> {
+        self.snapshot(async |connection| fold_start(connection, sale).await)
+            .await
+    }
+}
+
+async fn positions(connection: &mut MySqlConnection) -> Result<Vec<(u32, Offset)>, LedgerError> {
+    Ok(sqlx::query_as("SELECT part, off FROM log_position ORDER BY part")
+        .fetch_all(connection)
+        .await?)
+}
+
+async fn fold_start(connection: &mut MySqlConnection, sale: SaleId) -> Result<FoldStart, LedgerError> {
+    type Row = (
+        Option<Offset>,
+        Option<Offset>,
+        u64,
+        Option<Offset>,
+        Option<Offset>,
+        String,
+    );
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT s.cur, s.closed_at, s.total, s.live_epoch, p.off, CAST(s.price AS CHAR) \
+         FROM sales s LEFT JOIN log_position p ON p.part = s.part WHERE s.id = ?",
+    )
+    .bind(sale.0)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let (cur, closed, total, live_epoch, position, price) = row.ok_or(LedgerError::NoSale(sale))?;
+    let mut orders = stored_orders(connection, sale).await?;
+    add_quarantined(connection, sale, rows::price(price), &mut orders).await?;
+    Ok(FoldStart {
+        position: position.unwrap_or_default(),
+        cut: SaleCut { cur, closed },
+        total,
+        live_epoch: live_epoch.map(Epoch),
+        orders,
+    })
+}
+
+async fn stored_orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<Vec<StoredOrder>, LedgerError> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        order_columns!(),
+        " FROM orders o WHERE o.sale = ? ORDER BY o.epoch, o.seq"
+    );
+    let mut stream = sqlx::query_as::<_, OrderRow>(SQL).bind(sale.0).fetch(connection);
+    let mut orders = Vec::new();
+    while let Some(row) = stream.try_next().await? {
+        orders.push(row.try_into()?);
+    }
+    Ok(orders)
+}
+
+/// Adds the promised orders that lie in quarantine and are not stored as well.
+async fn add_quarantined(
+    connection: &mut MySqlConnection,
+    sale: SaleId,
+    price: String,
+    orders: &mut Vec<StoredOrder>,
+) -> Result<(), LedgerError> {
+    let payloads: Vec<(Vec<u8>, i64)> = sqlx::query_as(
+        "SELECT payload, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 FROM quarantine \
+         WHERE sale = ? ORDER BY part, off",
+    )
+    .bind(sale.0)
+    .fetch_all(connection)
+    .await?;
+    if payloads.is_empty() {
+        return Ok(());
+    }
+    let mut seen: HashSet<OrderId> = orders.iter().map(|order| order.id).collect();
+    for (payload, created_at_ms) in payloads {
+        let Ok(Record::Batch(batch)) = Record::decode(&payload) else {
+            return Err(LedgerError::Content {
+                column: "quarantine.payload",
+                value: String::from_utf8_lossy(&payload).chars().take(100).collect(),
+            });
+        };
+        orders.extend(
+            batch
+                .iter()
+                .filter(|(id, _)| seen.insert(*id))
+                .map(|(id, order)| StoredOrder {
+                    id,
+                    buyer: order.buyer.clone(),
+                    tier: order.tier,
+                    key: order.key,
+                    quantity: order.quantity,
+                    price: price.clone(),
+                    status: OrderStatus::Placed,
+                    created_at_ms,
+                }),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,340 @@
+//! Sales. The operator writes all of a row but `sold`, `total`, `cur` and `closed_at`, which follow the log.
+use std::time::Duration;
+
+use seckill_protocol::index::{SaleState, Terms};
+use seckill_protocol::{Epoch, Offset, Quantity, SaleCut, SaleId};
+use sqlx::mysql::MySqlRow;
+use sqlx::{MySqlConnection, Row};
+
+use crate::connection::Ledger;
+use crate::error::LedgerError;
+use crate::rows;
+
+/// So many taken ids in a row mean that something else is wrong: there are 2^32 of them.
+const ID_DRAWS: u32 = 32;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sale {
+    pub id: SaleId,
+    pub class: String,
+    pub namespace: String,
+    pub name: String,
+    /// Of the FlashSale that made it.
+    pub uid: String,
+    /// Its partition of the log.
+    pub part: u32,
+    /// Rises with each change of terms or offer.
+    pub version: u64,
+    pub state: SaleState,
+    /// Unix ms, as is `closes_at`.
+    pub opens_at: u64,
+    pub closes_at: u64,
+    /// 0 = none.
+    pub limit_per_buyer: Quantity,
+    pub item: serde_json::Value,
+    pub item_id: Option<i64>,
+    pub price: String,
+    pub currency: String,
+    /// The stock as the FlashSale states it. What counts is `total`.
+    pub offered: u64,
+    pub live_epoch: Option<Epoch>,
+    pub total: u64,
+    /// Units in live orders.
+    pub sold: u64,
+    pub cut: SaleCut,
+    pub created_at_ms: i64,
+    pub updated_at_ms: i64,
+    pub settled_at_ms: Option<i64>,
+}
+
+impl Sale {
+    /// What the index is to sell by.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            version: self.version,
+            state: self.state,
+            opens: self.opens_at,
+            closes: self.closes_at,
+            limit: self.limit_per_buyer,
+        }
+    }
+}
+
+/// A sale as a FlashSale first states it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewSale {
+    pub class: String,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub part: u32,
+    pub terms: SaleTerms,
+    pub offer: Offer,
+}
+
+/// Whether and when a sale sells, and to whom how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SaleTerms {
+    pub state: SaleState,
+    pub opens_at: u64,
+    pub closes_at: u64,
+    pub limit_per_buyer: Quantity,
+}
+
+/// What is sold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    pub item: serde_json::Value,
+    pub item_id: Option<i64>,
+    /// Of one unit, up to four digits after the point.
+    pub price: String,
+    pub currency: String,
+    pub offered: u64,
+}
+
+/// The columns of a sale, in a form that needs no date, decimal and JSON types.
+macro_rules! select_sales {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, class, namespace, name, uid, part, version, state, opens_at, closes_at, limit_per_buyer, \
+             CAST(item AS CHAR) AS item, item_id, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
+             sold, cur, closed_at, \
+             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at_ms, \
+             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', updated_at) DIV 1000 AS updated_at_ms, \
+             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', settled_at) DIV 1000 AS settled_at_ms FROM sales WHERE ",
+            $rest
+        )
+    };
+}
+
+fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
+    let state: String = row.try_get("state")?;
+    let item: String = row.try_get("item")?;
+    Ok(Sale {
+        id: SaleId(row.try_get("id")?),
+        class: row.try_get("class")?,
+        namespace: row.try_get("namespace")?,
+        name: row.try_get("name")?,
+        uid: row.try_get("uid")?,
+        part: row.try_get("part")?,
+        version: row.try_get("version")?,
+        state: SaleState::from_text(&state).ok_or(LedgerError::Content {
+            column: "sales.state",
+            value: state,
+        })?,
+        opens_at: row.try_get("opens_at")?,
+        closes_at: row.try_get("closes_at")?,
+        limit_per_buyer: row.try_get("limit_per_buyer")?,
+        item: serde_json::from_str(&item).map_err(|_| LedgerError::Content {
+            column: "sales.item",
+            value: item,
+        })?,
+        item_id: row.try_get("item_id")?,
+        price: rows::price(row.try_get("price")?),
+        currency: row.try_get("currency")?,
+        offered: row.try_get("offered")?,
+        live_epoch: row.try_get::<Option<Offset>, _>("live_epoch")?.map(Epoch),
+        total: row.try_get("total")?,
+        sold: row.try_get("sold")?,
+        cut: SaleCut {
+            cur: row.try_get("cur")?,
+            closed: row.try_get("closed_at")?,
+        },
+        created_at_ms: row.try_get("created_at_ms")?,
+        updated_at_ms: row.try_get("updated_at_ms")?,
+        settled_at_ms: row.try_get("settled_at_ms")?,
+    })
+}
+
+fn sales_of(rows: Vec<MySqlRow>) -> Result<Vec<Sale>, LedgerError> {
+    rows.into_iter().map(sale_of).collect()
+}
+
+impl Ledger {
+    pub async fn sale(&self, id: SaleId) -> Result<Option<Sale>, LedgerError> {
+        let row = self
+            .query(async |connection| {
+                let query = sqlx::query(select_sales!("id = ?")).bind(id.0);
+                Ok(query.fetch_optional(connection).await?)
+            })
+            .await?;
+        row.map(sale_of).transpose()
+    }
+
+    pub async fn sale_by_name(&self, class: &str, namespace: &str, name: &str) -> Result<Option<Sale>, LedgerError> {
+        self.query(async |connection| by_name(connection, class, namespace, name).await)
+            .await
+    }
+
+    /// Writes a sale down under an id drawn at random. If the name is taken, the sale that has it is returned as it is.
+    pub async fn create_sale(&self, new: &NewSale) -> Result<Sale, LedgerError> {
+        self.query(async |connection| {
+            for _ in 0..ID_DRAWS {
+                match insert(connection, SaleId(rand::random()), new).await {
+                    Ok(()) => {}
+                    Err(sqlx::Error::Database(e)) if e.is_unique_violation() => {}
+                    Err(e) => return Err(e.into()),
+                }
+                // Nothing is found only if it was the id that was taken.
+                if let Some(sale) = by_name(connection, &new.class, &new.namespace, &new.name).await? {
+                    return Ok(sale);
+                }
+            }
+            Err(LedgerError::NoFreeId(ID_DRAWS))
+        })
+        .await
+    }
+
+    /// False if the version is another one by now, or the sale is closed and should open again.
+    pub async fn update_terms(
+        &self,
+        id: SaleId,
+        expected_version: u64,
+        terms: &SaleTerms,
+    ) -> Result<bool, LedgerError> {
+        self.changes_one(
+            sqlx::query(
+                "UPDATE sales SET state = ?, opens_at = ?, closes_at = ?, limit_per_buyer = ?, version = version + 1 \
+                 WHERE id = ? AND version = ? AND (state <> 'closed' OR ? = 'closed')",
+            )
+            .bind(terms.state.as_str())
+            .bind(terms.opens_at)
+            .bind(terms.closes_at)
+            .bind(terms.limit_per_buyer)
+            .bind(id.0)
+            .bind(expected_version)
+            .bind(terms.state.as_str()),
+        )
+        .await
+    }
+
+    /// False if the version is another one by now. Orders that are stored keep their price.
+    pub async fn update_offer(&self, id: SaleId, expected_version: u64, offer: &Offer) -> Result<bool, LedgerError> {
+        self.changes_one(
+            sqlx::query(
+                "UPDATE sales SET item = ?, item_id = ?, price = ?, currency = ?, offered = ?, version = version + 1 \
+                 WHERE id = ? AND version = ?",
+            )
+            .bind(offer.item.to_string())
+            .bind(offer.item_id)
+            .bind(&offer.price)
+            .bind(&offer.currency)
+            .bind(offer.offered)
+            .bind(id.0)
+            .bind(expected_version),
+        )
+        .await
+    }
+
+    /// False if this epoch or a newer one is live already.
+    pub async fn set_live_epoch(&self, id: SaleId, epoch: Epoch) -> Result<bool, LedgerError> {
+        self.changes_one(
+            sqlx::query("UPDATE sales SET live_epoch = ? WHERE id = ? AND (live_epoch IS NULL OR live_epoch < ?)")
+                .bind(epoch.0)
+                .bind(id.0)
+                .bind(epoch.0),
+        )
+        .await
+    }
+
+    /// False if it is settled already, or CLOSE was not folded yet: until then its orders are not all here.
+    pub async fn set_settled(&self, id: SaleId) -> Result<bool, LedgerError> {
+        self.changes_one(
+            sqlx::query(
+                "UPDATE sales SET settled_at = CURRENT_TIMESTAMP(3) \
+                 WHERE id = ? AND settled_at IS NULL AND closed_at IS NOT NULL",
+            )
+            .bind(id.0),
+        )
+        .await
+    }
+
+    pub async fn unsettled_sales(&self, class: &str) -> Result<Vec<Sale>, LedgerError> {
+        let rows = self
+            .query(async |connection| {
+                let query = sqlx::query(select_sales!("settled_at IS NULL AND class = ? ORDER BY id")).bind(class);
+                Ok(query.fetch_all(connection).await?)
+            })
+            .await?;
+        sales_of(rows)
+    }
+
+    /// Unsettled sales that have an index, of every class: whose outbox has to be looked after.
+    pub async fn selling_sales(&self) -> Result<Vec<Sale>, LedgerError> {
+        let rows = self
+            .query(async |connection| {
+                let query = sqlx::query(select_sales!(
+                    "settled_at IS NULL AND live_epoch IS NOT NULL ORDER BY id"
+                ));
+                Ok(query.fetch_all(connection).await?)
+            })
+            .await?;
+        sales_of(rows)
+    }
+
+    /// All sales of a class that are unsettled, or were settled less than so long ago.
+    pub async fn catalogue(&self, class: &str, settled_within: Duration) -> Result<Vec<Sale>, LedgerError> {
+        let seconds = settled_within.as_secs().min(i64::MAX as u64) as i64;
+        let rows = self
+            .query(async |connection| {
+                let query = sqlx::query(select_sales!(
+                    "class = ? AND (settled_at IS NULL \
+                     OR TIMESTAMPDIFF(SECOND, settled_at, CURRENT_TIMESTAMP(3)) < ?) ORDER BY id"
+                ));
+                Ok(query.bind(class).bind(seconds).fetch_all(connection).await?)
+            })
+            .await?;
+        sales_of(rows)
+    }
+
+    async fn changes_one(
+        &self,
+        query: sqlx::query::Query<'_, sqlx::MySql, sqlx::mysql::MySqlArguments>,
+    ) -> Result<bool, LedgerError> {
+        // "Affected" means matched here, also where a row had these values before: sqlx asks the server for it.
+        self.query(async |connection| Ok(query.execute(connection).await?.rows_affected() == 1))
+            .await
+    }
+}
+
+async fn by_name(
+    connection: &mut MySqlConnection,
+    class: &str,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Sale>, LedgerError> {
+    let query = sqlx::query(select_sales!("class = ? AND namespace = ? AND name = ?"));
+    let row = query
+        .bind(class)
+        .bind(namespace)
+        .bind(name)
+        .fetch_optional(connection)
+        .await?;
+    row.map(sale_of).transpose()
+}
+
+async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> Result<(), sqlx::Error> {
+    let NewSale { terms, offer, .. } = new;
+    sqlx::query(
+        "INSERT INTO sales (id, class, namespace, name, uid, part, version, state, opens_at, closes_at, \
+         limit_per_buyer, item, item_id, price, currency, offered) VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(id.0)
+    .bind(&new.class)
+    .bind(&new.namespace)
+    .bind(&new.name)
+    .bind(&new.uid)
+    .bind(new.part)
+    .bind(terms.state.as_str())
+    .bind(terms.opens_at)
+    .bind(terms.closes_at)
+    .bind(terms.limit_per_buyer)
+    .bind(offer.item.to_string())
+    .bind(offer.item_id)
+    .bind(&offer.price)
+    .bind(&offer.currency)
+    .bind(offer.offered)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,397 @@
+//! The transaction that folds records of the log into tables, exactly once.
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use seckill_protocol::{Epoch, KeyHash, Offset, Order, OrderId, SaleCut, SaleId};
+use sqlx::{Executor, FromRow, MySql, MySqlConnection, QueryBuilder};
+
+use crate::connection::Ledger;
+use crate::error::{LedgerError, Retry, StoreError};
+use crate::fold::{self, Changes, KnownOrder, LogEntry, NewOrder, Quarantined, SaleRow, Stored};
+use crate::orders::OrderStatus;
+use crate::rows;
+
+/// A transaction that takes longer never ends: the server's host is gone.
+const STORE_LIMIT: Duration = Duration::from_secs(30);
+/// How often a transaction is run again when another one was in its way.
+const LOCK_RETRIES: u32 = 5;
+/// Rows of one INSERT. Each size is a statement of its own to the server, so they are few. The largest stays far below
+/// the 65,535 placeholders that a statement can have.
+const INSERT_SIZES: [usize; 5] = [512, 128, 32, 8, 1];
+/// Ids in one IN list; a shorter list is filled up with its last one.
+const IN_SIZES: [usize; 3] = [1, 16, 256];
+/// More of a record is not kept in quarantine: MySQL refuses packets beyond a limit of its own.
+const PAYLOAD_KEPT: usize = 1 << 20;
+
+impl Ledger {
+    /// Stores the entries of `from..to` of a partition. The position moves from `from` to `to` in the same transaction,
+    /// which is what makes it happen once, whoever tries it and however often.
+    ///
+    /// A record that can't be stored is put into quarantine, so that one record never stops a partition. After an error
+    /// some entries may be stored or not: read the position again and go on from there. The future may not be dropped
+    /// before it ends without doing the same.
+    pub async fn store(&self, part: u32, from: Offset, to: Offset, entries: &[LogEntry]) -> Result<Stored, StoreError> {
+        let mut stored = Stored::default();
+        let mut stretches = vec![(from, to, entries)];
+        while let Some((from, to, entries)) = stretches.pop() {
+            let error = match self.store_stretch(part, from, to, entries, None).await {
+                Ok(part_stored) => {
+                    stored += part_stored;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let reason = match &error {
+                StoreError::Ledger(error) => Retry::of(error),
+                StoreError::PositionMoved { .. } => return Err(error),
+            };
+            match reason {
+                // Halve until the record that the server refuses stands alone.
+                Retry::Refused(_) if entries.len() > 1 => {
+                    let (first, second) = entries.split_at(entries.len() / 2);
+                    let middle = second[0].offset;
+                    stretches.push((middle, to, second));
+                    stretches.push((from, middle, first));
+                }
+                Retry::Refused(reason) => stored += self.store_stretch(part, from, to, entries, Some(&reason)).await?,
+                Retry::AtOnce | Retry::Later => return Err(error),
+            }
+        }
+        Ok(stored)
+    }
+
+    /// One transaction, again if another one was in its way.
+    async fn store_stretch(
+        &self,
+        part: u32,
+        from: Offset,
+        to: Offset,
+        entries: &[LogEntry],
+        refused: Option<&str>,
+    ) -> Result<Stored, StoreError> {
+        let mut retries = 0;
+        loop {
+            let mut lease = self.lease().await?;
+            let run = transaction(&mut lease, part, from, to, entries, refused);
+            let result = match tokio::time::timeout(STORE_LIMIT, run).await {
+                Ok(result) => result,
+                Err(_) => Err(LedgerError::TimedOut(STORE_LIMIT.as_secs()).into()),
+            };
+            match result {
+                Ok(changes) => {
+                    lease.give_back();
+                    alarm(part, &changes.quarantine);
+                    return Ok(changes.stored);
+                }
+                Err(StoreError::Ledger(error)) if retries < LOCK_RETRIES && Retry::of(&error) == Retry::AtOnce => {
+                    drop(lease);
+                    retries += 1;
+                    tracing::debug!(part, from, %error, "another transaction was in the way, storing again");
+                    tokio::time::sleep(Duration::from_millis(rand::random_range(1..=20 << retries))).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn alarm(part: u32, quarantine: &[Quarantined<'_>]) {
+    for Quarantined {
+        entry,
+        reason,
+        promised,
+    } in quarantine
+    {
+        let (offset, promised) = (entry.offset, promised.map_or(0, |batch| batch.orders.len()));
+        tracing::error!(
+            part,
+            offset,
+            promised,
+            reason,
+            "a record of the order log was put into quarantine"
+        );
+    }
+}
+
+/// Ends with COMMIT, or leaves the connection to be closed.
+async fn transaction<'a>(
+    connection: &mut MySqlConnection,
+    part: u32,
+    from: Offset,
+    to: Offset,
+    entries: &'a [LogEntry],
+    refused: Option<&'a str>,
+) -> Result<Changes<'a>, StoreError> {
+    connection.execute("START TRANSACTION").await?;
+    // First of all: its lock keeps every other writer of this partition out, so what is read below stays true.
+    let moved = sqlx::query("UPDATE log_position SET off = ? WHERE part = ? AND off = ?")
+        .bind(to)
+        .bind(part)
+        .bind(from)
+        .execute(&mut *connection)
+        .await?;
+    if moved.rows_affected() != 1 {
+        connection.execute("ROLLBACK").await?;
+        return Err(StoreError::PositionMoved { part, from });
+    }
+
+    let ids: BTreeSet<SaleId> = entries
+        .iter()
+        .filter_map(|e| e.record.as_ref().ok())
+        .map(|r| r.sale())
+        .collect();
+    let before = read_sales(connection, &ids).await?;
+    let mut sales = before.clone();
+    let judged = fold::judge(part, &mut sales, entries, refused);
+    let known = read_orders(connection, &fold::named_orders(&judged)).await?;
+    let changes = fold::fold(&judged, &mut sales, known);
+
+    insert_orders(connection, &changes.inserts, &sales).await?;
+    for (id, status) in &changes.statuses {
+        update_status(connection, *id, *status).await?;
+    }
+    for (id, sale) in &sales {
+        if before.get(id) != Some(sale) {
+            update_sale(connection, *id, &before[id], sale).await?;
+        }
+    }
+    for quarantined in &changes.quarantine {
+        insert_quarantined(connection, part, quarantined).await?;
+    }
+    connection.execute("COMMIT").await?;
+    Ok(changes)
+}
+
+async fn read_sales(
+    connection: &mut MySqlConnection,
+    ids: &BTreeSet<SaleId>,
+) -> Result<BTreeMap<SaleId, SaleRow>, LedgerError> {
+    #[derive(FromRow)]
+    struct Row {
+        id: u32,
+        part: u32,
+        price: String,
+        total: u64,
+        sold: u64,
+        cur: Option<i64>,
+        closed_at: Option<i64>,
+    }
+    let ids: Vec<SaleId> = ids.iter().copied().collect();
+    let mut sales = BTreeMap::new();
+    for chunk in ids.chunks(IN_SIZES[IN_SIZES.len() - 1]) {
+        let mut query: QueryBuilder<MySql> = QueryBuilder::new(
+            "SELECT id, part, CAST(price AS CHAR) AS price, total, sold, cur, closed_at FROM sales WHERE id IN (",
+        );
+        let size = IN_SIZES
+            .into_iter()
+            .find(|size| *size >= chunk.len())
+            .unwrap_or(chunk.len());
+        let mut list = query.separated(", ");
+        for i in 0..size {
+            list.push_bind(chunk[i.min(chunk.len() - 1)].0);
+        }
+        query.push(")");
+        let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *connection).await?;
+        sales.extend(rows.into_iter().map(|row| {
+            let sale = SaleRow {
+                part: row.part,
+                price: row.price,
+                total: row.total,
+                sold: row.sold,
+                cut: SaleCut {
+                    cur: row.cur,
+                    closed: row.closed_at,
+                },
+            };
+            (SaleId(row.id), sale)
+        }));
+    }
+    Ok(sales)
+}
+
+/// Those of these orders that are stored (and a few beside them).
+async fn read_orders(
+    connection: &mut MySqlConnection,
+    ids: &BTreeSet<OrderId>,
+) -> Result<HashMap<OrderId, KnownOrder>, LedgerError> {
+    #[derive(FromRow)]
+    struct Row {
+        seq: u64,
+        buyer: String,
+        tier: u8,
+        key_hash: u64,
+        quantity: u32,
+        status: String,
+    }
+    let mut known = HashMap::new();
+    for (sale, epoch, first, last) in fold::ranges(ids) {
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT seq, buyer, tier, key_hash, quantity, status FROM orders \
+             WHERE sale = ? AND epoch = ? AND seq BETWEEN ? AND ?",
+        )
+        .bind(sale.0)
+        .bind(epoch.0)
+        .bind(first)
+        .bind(last)
+        .fetch_all(&mut *connection)
+        .await?;
+        for row in rows {
+            let order = Order {
+                buyer: rows::buyer(row.buyer)?,
+                quantity: row.quantity,
+                tier: row.tier,
+                key: KeyHash(row.key_hash),
+            };
+            let status = rows::status(row.status)?;
+            known.insert(
+                OrderId {
+                    sale,
+                    epoch,
+                    seq: row.seq,
+                },
+                KnownOrder { order, status },
+            );
+        }
+    }
+    Ok(known)
+}
+
+async fn insert_orders(
+    connection: &mut MySqlConnection,
+    inserts: &BTreeMap<OrderId, NewOrder<'_>>,
+    sales: &BTreeMap<SaleId, SaleRow>,
+) -> Result<(), LedgerError> {
+    let rows: Vec<_> = inserts.iter().collect();
+    for chunk in in_sizes(&rows) {
+        let mut query: QueryBuilder<MySql> = QueryBuilder::new(
+            "INSERT INTO orders (sale, epoch, seq, buyer, tier, key_hash, quantity, price, status, created_at) ",
+        );
+        query.push_values(chunk, |mut row, (id, new)| {
+            let Epoch(epoch) = id.epoch;
+            row.push_bind(id.sale.0).push_bind(epoch).push_bind(id.seq);
+            row.push_bind(new.order.buyer.as_str())
+                .push_bind(new.order.tier)
+                .push_bind(new.order.key.0);
+            row.push_bind(new.order.quantity)
+                .push_bind(sales[&id.sale].price.as_str());
+            row.push_bind(new.status.as_str())
+                .push_bind(date_time(new.created_at_ms));
+        });
+        query.build().execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Cuts rows into pieces of [`INSERT_SIZES`].
+fn in_sizes<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = INSERT_SIZES.into_iter().find(|size| *size <= rows.len())?;
+        let (piece, rest) = rows.split_at(size);
+        rows = rest;
+        Some(piece)
+    })
+}
+
+/// As MySQL writes a DATETIME(3). A time stamp that no calendar has is the log's word for "none".
+fn date_time(unix_ms: i64) -> String {
+    let at = match Timestamp::from_millisecond(unix_ms) {
+        Ok(at) if at >= Timestamp::UNIX_EPOCH => at,
+        _ => Timestamp::now(),
+    };
+    at.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
+}
+
+async fn update_status(connection: &mut MySqlConnection, id: OrderId, status: OrderStatus) -> Result<(), LedgerError> {
+    sqlx::query("UPDATE orders SET status = ? WHERE sale = ? AND epoch = ? AND seq = ?")
+        .bind(status.as_str())
+        .bind(id.sale.0)
+        .bind(id.epoch.0)
+        .bind(id.seq)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The fold never sells more than the total. Here the row itself is asked once more: only the owner of the partition
+/// writes these columns, so a row that is not as it was read was changed by hand.
+async fn update_sale(
+    connection: &mut MySqlConnection,
+    id: SaleId,
+    before: &SaleRow,
+    after: &SaleRow,
+) -> Result<(), LedgerError> {
+    let updated = sqlx::query(
+        "UPDATE sales SET total = ?, sold = ?, cur = ?, closed_at = ? WHERE id = ? AND total = ? AND sold = ? AND ? <= ?",
+    )
+    .bind(after.total)
+    .bind(after.sold)
+    .bind(after.cut.cur)
+    .bind(after.cut.closed)
+    .bind(id.0)
+    .bind(before.total)
+    .bind(before.sold)
+    .bind(after.sold)
+    .bind(after.total.max(before.sold))
+    .execute(connection)
+    .await?;
+    match updated.rows_affected() {
+        1 => Ok(()),
+        _ => Err(LedgerError::SaleChanged(id)),
+    }
+}
+
+async fn insert_quarantined(
+    connection: &mut MySqlConnection,
+    part: u32,
+    quarantined: &Quarantined<'_>,
+) -> Result<(), LedgerError> {
+    let Quarantined {
+        entry,
+        reason,
+        promised,
+    } = quarantined;
+    let kept = &entry.payload[..entry.payload.len().min(PAYLOAD_KEPT)];
+    // A person may have set the position back: what lies there already stays.
+    sqlx::query(
+        "INSERT INTO quarantine (part, off, reason, payload, sale, epoch, first_seq, last_seq) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE part = part",
+    )
+    .bind(part)
+    .bind(entry.offset)
+    .bind(reason.as_str())
+    .bind(kept)
+    .bind(promised.map(|batch| batch.sale.0))
+    .bind(promised.map(|batch| batch.epoch.0))
+    .bind(promised.map(|batch| batch.first))
+    .bind(promised.map(|batch| batch.last()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_cut_into_few_sizes() {
+        let rows = vec![0; 1100];
+        let sizes: Vec<usize> = in_sizes(&rows).map(<[i32]>::len).collect();
+        assert_eq!(sizes, [512, 512, 32, 32, 8, 1, 1, 1, 1]);
+        assert_eq!(in_sizes::<i32>(&[]).count(), 0);
+    }
+
+    #[test]
+    fn a_time_stamp_is_written_in_utc_with_milliseconds() {
+        assert_eq!(date_time(1_795_396_511_045), "2026-11-23 01:15:11.045");
+        assert_eq!(date_time(0), "1970-01-01 00:00:00.000");
+    }
+
+    #[test]
+    fn a_time_stamp_that_is_none_becomes_the_present() {
+        for none in [-1, i64::MAX] {
+            assert!(date_time(none).starts_with("20"), "{none}");
+        }
+    }
+}

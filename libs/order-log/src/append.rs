@@ -1,0 +1,211 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseRecord, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
+use seckill_protocol::{Offset, Record};
+use tokio::sync::oneshot;
+
+use crate::config::LogConfig;
+use crate::error::LogError;
+use crate::kafka::{self, ASK, Quiet};
+
+/// The log, to append to it and to ask it. Dropping the last clone drops what is still queued: [`flush`](Self::flush)
+/// before.
+#[derive(Clone)]
+pub struct OrderLog {
+    config: Arc<LogConfig>,
+    producer: Arc<ThreadedProducer<Reports>>,
+    observer: Arc<BaseConsumer<Quiet>>,
+    failures: Arc<Failures>,
+    partitions: u32,
+}
+
+impl OrderLog {
+    /// Finds the topic and connects to all brokers, so that the first record does not wait for that.
+    pub async fn connect(config: LogConfig) -> Result<Self, LogError> {
+        let producer_config = config.producer()?;
+        let observer_config = config.observer()?;
+        kafka::blocking("connecting", move || {
+            // First as a consumer, since asking as a producer may create a topic that is not there.
+            let observer = kafka::consumer(&observer_config)?;
+            let partitions = kafka::find_topic(&observer, &config.topic)?.partitions;
+            let failures = Arc::new(Failures::default());
+            let producer: ThreadedProducer<Reports> = producer_config
+                .create_with_context(Reports(failures.clone()))
+                .map_err(LogError::kafka("creating a producer"))?;
+            producer
+                .client()
+                .fetch_metadata(Some(&config.topic), ASK)
+                .map_err(LogError::kafka("connecting the producer"))?;
+            Ok(OrderLog {
+                config: Arc::new(config),
+                producer: Arc::new(producer),
+                observer: Arc::new(observer),
+                failures,
+                partitions,
+            })
+        })
+        .await
+    }
+
+    pub fn config(&self) -> &LogConfig {
+        &self.config
+    }
+
+    /// How many there were when we connected. A sale keeps its partition, so more of them change nothing.
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// Records that were queued and never acknowledged, since the start.
+    pub fn failed_deliveries(&self) -> u64 {
+        self.failures.count.load(Ordering::Relaxed)
+    }
+
+    /// Records that wait for their acknowledgement.
+    pub fn in_flight(&self) -> u64 {
+        u64::try_from(self.producer.in_flight_count()).unwrap_or(0)
+    }
+
+    /// Appends and waits until all in-sync replicas have it. After [`LogError::Unknown`] it may or may not be in the
+    /// log, now or later; after any other error it is not.
+    pub async fn append(&self, part: u32, record: &Record) -> Result<Offset, LogError> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(part, record, Some(sender))?;
+        match receiver.await {
+            Ok(result) => result.map_err(LogError::Unknown),
+            Err(_) => Err(LogError::Unknown(KafkaError::Canceled)),
+        }
+    }
+
+    /// Appends without waiting, for who reads the record back anyway. A failure after the call is logged and counted.
+    pub fn append_now(&self, part: u32, record: &Record) -> Result<(), LogError> {
+        self.send(part, record, None)
+    }
+
+    fn send(&self, part: u32, record: &Record, report: Report) -> Result<(), LogError> {
+        self.check_part(part)?;
+        let key = record.sale().to_string();
+        let payload = record.encode();
+        let message = BaseRecord::with_opaque_to(&self.config.topic, Box::new(report))
+            .partition(part as i32)
+            .key(&key)
+            .payload(&payload);
+        self.producer.send(message).map_err(|(error, _)| match error {
+            KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => LogError::Full,
+            error => LogError::NotSent(error),
+        })
+    }
+
+    /// The offset that the next record will have.
+    pub async fn end_offset(&self, part: u32) -> Result<Offset, LogError> {
+        Ok(self.watermarks(part).await?.1)
+    }
+
+    /// The offset of the oldest record that is still held.
+    pub async fn begin_offset(&self, part: u32) -> Result<Offset, LogError> {
+        Ok(self.watermarks(part).await?.0)
+    }
+
+    async fn watermarks(&self, part: u32) -> Result<(Offset, Offset), LogError> {
+        self.check_part(part)?;
+        let (observer, config) = (self.observer.clone(), self.config.clone());
+        kafka::blocking("asking for the log's end", move || {
+            observer
+                .fetch_watermarks(&config.topic, part as i32, ASK)
+                .map_err(LogError::kafka("asking for the log's end"))
+        })
+        .await
+    }
+
+    /// Waits until every record that was appended is acknowledged or given up.
+    pub async fn flush(&self, timeout: Duration) -> Result<(), LogError> {
+        let producer = self.producer.clone();
+        kafka::blocking("flushing", move || {
+            producer.flush(timeout).map_err(LogError::kafka("flushing"))
+        })
+        .await
+    }
+
+    pub(crate) fn observer(&self) -> Arc<BaseConsumer<Quiet>> {
+        self.observer.clone()
+    }
+
+    pub(crate) fn check_part(&self, part: u32) -> Result<(), LogError> {
+        if part < self.partitions {
+            return Ok(());
+        }
+        Err(LogError::NoPartition {
+            topic: self.config.topic.clone(),
+            part,
+            partitions: self.partitions,
+        })
+    }
+}
+
+/// Who waits for the delivery report of a record.
+type Report = Option<oneshot::Sender<Result<Offset, KafkaError>>>;
+
+/// Receives the delivery reports.
+struct Reports(Arc<Failures>);
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Quiet.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Quiet.error(error, reason);
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Reports {
+    type DeliveryOpaque = Box<Report>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, report: Box<Report>) {
+        match result {
+            Ok(message) => {
+                if let Some(sender) = *report {
+                    // Nobody there: the caller has given up.
+                    let _ = sender.send(Ok(message.offset()));
+                }
+            }
+            Err((error, message)) => {
+                self.0.note(error, message.partition());
+                if let Some(sender) = *report {
+                    let _ = sender.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// Counts failed deliveries and logs them, at most once in [`Failures::EVERY`].
+#[derive(Default)]
+struct Failures {
+    count: AtomicU64,
+    logged: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Failures {
+    const EVERY: Duration = Duration::from_secs(5);
+
+    fn note(&self, error: &KafkaError, partition: i32) {
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match *logged {
+            Some((at, _)) if at.elapsed() < Self::EVERY => return,
+            Some((_, before)) => before,
+            None => 0,
+        };
+        *logged = Some((Instant::now(), count));
+        let failed = count.saturating_sub(before);
+        tracing::warn!(partition, failed, "Kafka did not acknowledge records: {error}");
+    }
+}

@@ -1,0 +1,275 @@
+//! What one process has read of one partition, and who waits for more of it.
+use std::collections::{BTreeMap, HashMap};
+
+use seckill_protocol::{Acceptance, Batch, Epoch, Offset, OrderId, Record, SaleCut, SaleId, Seq, Verdict};
+use tokio::sync::oneshot;
+
+use crate::seqs::Seqs;
+
+#[derive(Default)]
+pub(crate) struct Partition {
+    acceptance: Acceptance,
+    sales: HashMap<SaleId, Followed>,
+    tickets: u64,
+}
+
+/// A sale on the partition.
+#[derive(Default)]
+struct Followed {
+    /// Orders of the current epoch that were read as accepted.
+    accepted: Seqs,
+    /// The same of the epoch before, for who asks just after it ended.
+    ended: Option<(Epoch, Seqs)>,
+    waiting: BTreeMap<(Epoch, Seq, u64), oneshot::Sender<Verdict>>,
+}
+
+/// The answer to the question what became of an order.
+pub(crate) enum Asked {
+    Known(Verdict),
+    /// It will be sent. [`Partition::forget`] the ticket if nobody waits any longer.
+    Later(u64, oneshot::Receiver<Verdict>),
+}
+
+impl Partition {
+    pub fn starting_from(acceptance: Acceptance) -> Self {
+        Partition {
+            acceptance,
+            ..Partition::default()
+        }
+    }
+
+    pub fn cut(&self, sale: SaleId) -> SaleCut {
+        self.acceptance.cut(sale)
+    }
+
+    /// Reads the next record.
+    pub fn read(&mut self, offset: Offset, record: &Record) {
+        let ended = self.acceptance.cut(record.sale()).epoch();
+        let verdict = self.acceptance.judge(offset, record);
+        let sale = self.sales.entry(record.sale()).or_default();
+        match (record, verdict) {
+            (Record::Barrier { .. }, Verdict::Accepted) => {
+                sale.end(ended);
+                // Orders of an epoch that this process does not know yet go on waiting.
+                let newer = sale.waiting.split_off(&(Epoch(offset), 0, 0));
+                sale.void_all();
+                sale.waiting = newer;
+            }
+            (Record::Close { .. }, Verdict::Accepted) => {
+                sale.end(ended);
+                sale.void_all();
+            }
+            (Record::Batch(batch), Verdict::Accepted) => {
+                sale.accepted.insert(batch.first, batch.last());
+                sale.resolve(batch, Verdict::Accepted);
+            }
+            // An epoch that is still to come would make another copy count.
+            (Record::Batch(batch), Verdict::Void) if batch.epoch.0 <= offset => sale.resolve(batch, Verdict::Void),
+            _ => {}
+        }
+    }
+
+    /// What became of an order, all before `next` having been read.
+    pub fn ask(&mut self, order: OrderId, next: Offset) -> Asked {
+        let cut = self.acceptance.cut(order.sale);
+        let current = cut.epoch() == Some(order.epoch);
+        let sale = self.sales.entry(order.sale).or_default();
+        let accepted = match &sale.ended {
+            _ if current => sale.accepted.contains(order.seq),
+            Some((epoch, accepted)) => *epoch == order.epoch && accepted.contains(order.seq),
+            None => false,
+        };
+        if accepted {
+            return Asked::Known(Verdict::Accepted);
+        }
+        let past = order.epoch.0 < next && !current;
+        if past || cut.closed.is_some() {
+            return Asked::Known(Verdict::Void);
+        }
+        self.tickets += 1;
+        let (sender, receiver) = oneshot::channel();
+        sale.waiting.insert((order.epoch, order.seq, self.tickets), sender);
+        Asked::Later(self.tickets, receiver)
+    }
+
+    pub fn forget(&mut self, order: OrderId, ticket: u64) {
+        if let Some(sale) = self.sales.get_mut(&order.sale) {
+            sale.waiting.remove(&(order.epoch, order.seq, ticket));
+        }
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.sales.values().map(|sale| sale.waiting.len()).sum()
+    }
+}
+
+impl Followed {
+    fn end(&mut self, epoch: Option<Epoch>) {
+        let accepted = std::mem::take(&mut self.accepted);
+        self.ended = epoch.map(|epoch| (epoch, accepted));
+    }
+
+    fn void_all(&mut self) {
+        for sender in std::mem::take(&mut self.waiting).into_values() {
+            let _ = sender.send(Verdict::Void); // nobody there: the caller has given up
+        }
+    }
+
+    fn resolve(&mut self, batch: &Batch, verdict: Verdict) {
+        let range = (batch.epoch, batch.first, 0)..=(batch.epoch, batch.last(), u64::MAX);
+        let tickets: Vec<_> = self.waiting.range(range).map(|(ticket, _)| *ticket).collect();
+        for ticket in tickets {
+            if let Some(sender) = self.waiting.remove(&ticket) {
+                let _ = sender.send(verdict); // nobody there: the caller has given up
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use seckill_protocol::{Buyer, KeyHash, Order};
+
+    const SALE: SaleId = SaleId(1);
+
+    fn barrier() -> Record {
+        Record::Barrier {
+            sale: SALE,
+            nonce: String::new(),
+        }
+    }
+
+    fn close() -> Record {
+        Record::Close { sale: SALE }
+    }
+
+    fn batch(epoch: i64, first: Seq, count: usize) -> Record {
+        let order = Order {
+            buyer: Buyer::anonymous("k"),
+            quantity: 1,
+            tier: 0,
+            key: KeyHash(1),
+        };
+        Record::Batch(Batch {
+            sale: SALE,
+            epoch: Epoch(epoch),
+            first,
+            orders: vec![order; count],
+        })
+    }
+
+    fn order(epoch: i64, seq: Seq) -> OrderId {
+        OrderId {
+            sale: SALE,
+            epoch: Epoch(epoch),
+            seq,
+        }
+    }
+
+    /// A partition that has read these from offset 0 on, and the offset after them.
+    fn having_read(records: &[Record]) -> (Partition, Offset) {
+        let mut partition = Partition::default();
+        for (offset, record) in records.iter().enumerate() {
+            partition.read(offset as Offset, record);
+        }
+        (partition, records.len() as Offset)
+    }
+
+    fn known((mut partition, next): (Partition, Offset), order: OrderId) -> Option<Verdict> {
+        match partition.ask(order, next) {
+            Asked::Known(verdict) => Some(verdict),
+            Asked::Later(..) => None,
+        }
+    }
+
+    use Verdict::{Accepted, Void};
+
+    #[test]
+    fn an_order_that_was_read_is_known_at_once() {
+        let log = [barrier(), batch(0, 1, 3)];
+        for (seq, expected) in [(1, Some(Accepted)), (3, Some(Accepted)), (4, None)] {
+            assert_eq!(known(having_read(&log), order(0, seq)), expected, "{seq}");
+        }
+    }
+
+    #[test]
+    fn an_accepted_order_stays_accepted_for_who_asks_just_after_its_epoch() {
+        for end in [barrier(), close()] {
+            let log = [barrier(), batch(0, 1, 1), end];
+            assert_eq!(known(having_read(&log), order(0, 1)), Some(Accepted));
+            assert_eq!(known(having_read(&log), order(0, 2)), Some(Void));
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_is_still_to_come_waits_and_one_that_was_none_is_void() {
+        let log = [barrier(), batch(0, 1, 1), barrier()];
+        assert_eq!(known(having_read(&log), order(3, 1)), None);
+        assert_eq!(known(having_read(&log), order(1, 1)), Some(Void));
+        assert_eq!(known(having_read(&[]), order(0, 1)), None);
+    }
+
+    #[test]
+    fn nothing_is_awaited_after_the_end() {
+        let log = [barrier(), close()];
+        assert_eq!(known(having_read(&log), order(7, 1)), Some(Void));
+    }
+
+    fn wait(partition: &mut Partition, order: OrderId, next: Offset) -> oneshot::Receiver<Verdict> {
+        match partition.ask(order, next) {
+            Asked::Later(_, receiver) => receiver,
+            Asked::Known(verdict) => panic!("already {verdict:?}"),
+        }
+    }
+
+    #[test]
+    fn a_batch_answers_all_who_wait_for_its_orders() {
+        let (mut partition, next) = having_read(&[barrier()]);
+        let mut first = wait(&mut partition, order(0, 1), next);
+        let mut again = wait(&mut partition, order(0, 1), next);
+        let mut third = wait(&mut partition, order(0, 3), next);
+        partition.read(1, &batch(0, 1, 2));
+        assert_eq!(first.try_recv(), Ok(Accepted));
+        assert_eq!(again.try_recv(), Ok(Accepted));
+        assert!(third.try_recv().is_err());
+        assert_eq!(partition.waiting(), 1);
+    }
+
+    #[test]
+    fn a_barrier_voids_older_epochs_and_no_newer_one() {
+        let (mut partition, next) = having_read(&[barrier()]);
+        let mut old = wait(&mut partition, order(0, 1), next);
+        let mut own = wait(&mut partition, order(1, 1), next);
+        let mut newer = wait(&mut partition, order(5, 1), next);
+        partition.read(1, &barrier());
+        assert_eq!(old.try_recv(), Ok(Void));
+        assert!(own.try_recv().is_err());
+        assert!(newer.try_recv().is_err());
+        partition.read(2, &batch(0, 1, 1));
+        partition.read(3, &batch(1, 1, 1));
+        assert_eq!(own.try_recv(), Ok(Accepted));
+        partition.read(4, &close());
+        assert_eq!(newer.try_recv(), Ok(Void));
+        assert_eq!(partition.waiting(), 0);
+    }
+
+    #[test]
+    fn a_batch_under_an_epoch_that_was_never_a_barrier_is_void() {
+        let (mut partition, _) = having_read(&[barrier()]);
+        let mut waiting = wait(&mut partition, order(1, 1), 1);
+        partition.read(1, &Record::Total { sale: SALE, total: 1 });
+        partition.read(2, &batch(1, 1, 1));
+        assert_eq!(waiting.try_recv(), Ok(Void));
+    }
+
+    #[test]
+    fn who_gives_up_leaves_nothing_behind() {
+        let (mut partition, next) = having_read(&[barrier()]);
+        let Asked::Later(ticket, _receiver) = partition.ask(order(0, 1), next) else {
+            panic!("known");
+        };
+        partition.forget(order(0, 1), ticket);
+        assert_eq!(partition.waiting(), 0);
+    }
+}

@@ -1,0 +1,204 @@
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::append::OrderLog;
+use crate::config::LogConfig;
+use crate::error::LogError;
+use crate::kafka::{self, ASK, Found, Quiet};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ensured {
+    Created,
+    Existed,
+}
+
+/// How the topic is set up, for checks before a sale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicFacts {
+    pub partitions: u32,
+    /// The fewest replicas that a partition has.
+    pub replication: u32,
+    pub min_insync: u32,
+    /// How long a record is held at least; -1 = for ever.
+    pub retention_ms: i64,
+    pub cleanup_policy: String,
+    /// True means that the log can lose what was acknowledged.
+    pub unclean_election: bool,
+}
+
+/// How long a topic that was just created may take to be known everywhere.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// Creates the topic as the log needs it. One that exists is left as it is; it is an error if it can't hold the log.
+/// More partitions than asked for are no trouble: a sale keeps the one that it was given.
+pub async fn ensure_topic(
+    config: &LogConfig,
+    partitions: u32,
+    replication: u32,
+    min_insync: u32,
+) -> Result<Ensured, LogError> {
+    let problem = |problem: String| LogError::Topic {
+        topic: config.topic.clone(),
+        problem,
+    };
+    if partitions == 0 || replication == 0 || min_insync == 0 || min_insync > replication {
+        return Err(problem(format!(
+            "{partitions} partitions, {replication} replicas of which {min_insync} in sync; expected at least 1 of \
+             each, and no more in sync than replicas, such as 8, 3 and 2"
+        )));
+    }
+    let admin = admin(config)?;
+    let ensured = match find(config).await {
+        Ok(_) => Ensured::Existed,
+        Err(LogError::NoTopic(_)) => create(&admin, config, partitions, replication, min_insync).await?,
+        Err(error) => return Err(error),
+    };
+    let deadline = Instant::now() + SETTLE;
+    let found = loop {
+        match find(config).await {
+            Err(LogError::NoTopic(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            result => break result?,
+        }
+    };
+    if found.partitions < partitions {
+        return Err(problem(format!(
+            "it has {} partitions and {partitions} were asked for; ask for {}, or add partitions with Kafka's own \
+             tools (sales that exist keep theirs)",
+            found.partitions, found.partitions
+        )));
+    }
+    let cleanup = setting(&describe(&admin, &config.topic).await?, "cleanup.policy");
+    if cleanup.as_deref().is_some_and(|policy| policy.contains("compact")) {
+        return Err(problem(
+            "its cleanup.policy is compact, which would remove orders; set it to delete, or name another topic".into(),
+        ));
+    }
+    Ok(ensured)
+}
+
+impl OrderLog {
+    pub async fn topic_facts(&self) -> Result<TopicFacts, LogError> {
+        let topic = self.config().topic.clone();
+        let observer = self.observer();
+        let Found {
+            partitions,
+            replication,
+        } = kafka::blocking("asking for the topic", {
+            let topic = topic.clone();
+            move || kafka::find_topic(&observer, &topic)
+        })
+        .await?;
+        let resource = describe(&admin(self.config())?, &topic).await?;
+        let read = |name: &str| {
+            setting(&resource, name).ok_or_else(|| LogError::Topic {
+                topic: topic.clone(),
+                problem: format!("the brokers don't say its {name}"),
+            })
+        };
+        let number = |name: &str| {
+            read(name)?.parse::<i64>().map_err(|_| LogError::Topic {
+                topic: topic.clone(),
+                problem: format!("the brokers' {name} is no number"),
+            })
+        };
+        Ok(TopicFacts {
+            partitions,
+            replication,
+            min_insync: u32::try_from(number("min.insync.replicas")?).unwrap_or(0),
+            retention_ms: number("retention.ms")?,
+            cleanup_policy: read("cleanup.policy")?,
+            unclean_election: read("unclean.leader.election.enable")? == "true",
+        })
+    }
+}
+
+fn admin(config: &LogConfig) -> Result<AdminClient<Quiet>, LogError> {
+    config
+        .admin()?
+        .create_with_context(Quiet)
+        .map_err(LogError::kafka("creating an admin client"))
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(ASK))
+        .operation_timeout(Some(ASK))
+}
+
+async fn find(config: &LogConfig) -> Result<Found, LogError> {
+    let (observer, topic) = (config.observer()?, config.topic.clone());
+    kafka::blocking("asking for the topic", move || {
+        kafka::find_topic(&kafka::consumer(&observer)?, &topic)
+    })
+    .await
+}
+
+async fn create(
+    admin: &AdminClient<Quiet>,
+    config: &LogConfig,
+    partitions: u32,
+    replication: u32,
+    min_insync: u32,
+) -> Result<Ensured, LogError> {
+    let min_insync = min_insync.to_string();
+    let topic = NewTopic::new(
+        &config.topic,
+        partitions as i32,
+        TopicReplication::Fixed(replication as i32),
+    )
+    .set("min.insync.replicas", &min_insync)
+    .set("cleanup.policy", "delete")
+    // The log is the truth: who wants to remove old records decides it, no default does.
+    .set("retention.ms", "-1")
+    .set("retention.bytes", "-1")
+    .set("unclean.leader.election.enable", "false");
+    let results = admin
+        .create_topics([&topic], &options())
+        .await
+        .map_err(LogError::kafka("creating the topic"))?;
+    for result in results {
+        match result {
+            // Another was faster.
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, RDKafkaErrorCode::InvalidReplicationFactor)) => {
+                return Err(LogError::Topic {
+                    topic: config.topic.clone(),
+                    problem: format!(
+                        "{replication} replicas were asked for, and there are fewer brokers; ask for less"
+                    ),
+                });
+            }
+            Err((_, code)) => {
+                return Err(LogError::Kafka {
+                    what: "creating the topic",
+                    error: KafkaError::AdminOp(code),
+                });
+            }
+        }
+    }
+    Ok(Ensured::Created)
+}
+
+async fn describe(admin: &AdminClient<Quiet>, topic: &str) -> Result<ConfigResource, LogError> {
+    const WHAT: &str = "asking for the topic's settings";
+    let resources = admin
+        .describe_configs([&ResourceSpecifier::Topic(topic)], &options())
+        .await
+        .map_err(LogError::kafka(WHAT))?;
+    match resources.into_iter().next() {
+        Some(Ok(resource)) => Ok(resource),
+        Some(Err(code)) => Err(LogError::Kafka {
+            what: WHAT,
+            error: KafkaError::AdminOp(code),
+        }),
+        None => Err(LogError::NoTopic(topic.into())),
+    }
+}
+
+fn setting(resource: &ConfigResource, name: &str) -> Option<String> {
+    resource.get(name)?.value.clone()
+}

@@ -1,0 +1,231 @@
+//! The read-back, against a real Kafka.
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use futures::FutureExt;
+use futures::future::join_all;
+use seckill_order_log::{LogError, OrderLog};
+use seckill_protocol::{Acceptance, Epoch, Offset, Record, SaleCut, Verdict};
+
+async fn append(log: &OrderLog, record: &Record) -> Offset {
+    log.append(0, record).await.expect("appends")
+}
+
+#[tokio::test]
+async fn a_record_is_read_back_as_accepted_whoever_asks_first() {
+    let log = new_log(1).await;
+    let tail = tail_of(&log);
+    let sale = sale();
+    let epoch = append(&log, &barrier(sale)).await;
+    let before = tail.read_back(0, order(sale, epoch, 2));
+    append(&log, &batch(sale, epoch, 1, 3)).await;
+    assert_eq!(soon(before).await, Verdict::Accepted);
+    // Known by now, so at once.
+    for seq in 1..=3 {
+        assert_eq!(
+            tail.read_back(0, order(sale, epoch, seq)).now_or_never(),
+            Some(Verdict::Accepted)
+        );
+    }
+    assert_eq!(tail.read_back(0, order(sale, epoch, 4)).now_or_never(), None);
+}
+
+#[tokio::test]
+async fn a_batch_under_an_old_epoch_is_void_after_a_barrier() {
+    let log = new_log(1).await;
+    let tail = tail_of(&log);
+    let sale = sale();
+    let old = append(&log, &barrier(sale)).await;
+    let waiting = tail.read_back(0, order(sale, old, 1));
+    let new = append(&log, &barrier(sale)).await;
+    append(&log, &batch(sale, old, 1, 1)).await;
+    append(&log, &batch(sale, new, 1, 1)).await;
+    assert_eq!(soon(waiting).await, Verdict::Void);
+    assert_eq!(soon(tail.read_back(0, order(sale, new, 1))).await, Verdict::Accepted);
+    assert_eq!(soon(tail.read_back(0, order(sale, old, 1))).await, Verdict::Void);
+    assert_eq!(
+        tail.cut(0, sale),
+        SaleCut {
+            cur: Some(new),
+            closed: None
+        }
+    );
+    assert_eq!(tail.cut(0, sale).epoch(), Some(Epoch(new)));
+}
+
+#[tokio::test]
+async fn nothing_counts_after_the_end() {
+    let log = new_log(1).await;
+    let tail = tail_of(&log);
+    let sale = sale();
+    let epoch = append(&log, &barrier(sale)).await;
+    let waiting = tail.read_back(0, order(sale, epoch, 1));
+    let closed = append(&log, &Record::Close { sale }).await;
+    append(&log, &batch(sale, epoch, 1, 1)).await;
+    assert_eq!(soon(waiting).await, Verdict::Void);
+    soon(tail.caught_up()).await;
+    assert_eq!(tail.cut(0, sale).closed, Some(closed));
+    assert_eq!(soon(tail.read_back(0, order(sale, epoch, 1))).await, Verdict::Void);
+}
+
+#[tokio::test]
+async fn duplicates_and_disorder_are_harmless() {
+    let log = new_log(1).await;
+    let tail = tail_of(&log);
+    let sale = sale();
+    let epoch = append(&log, &barrier(sale)).await;
+    for first in [5, 1, 5, 3, 1, 1] {
+        append(&log, &batch(sale, epoch, first, 2)).await;
+    }
+    for seq in 1..=6 {
+        assert_eq!(
+            soon(tail.read_back(0, order(sale, epoch, seq))).await,
+            Verdict::Accepted
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_tail_that_starts_in_the_middle_agrees() {
+    let log = new_log(1).await;
+    let sale = sale();
+    let first = append(&log, &barrier(sale)).await;
+    append(&log, &batch(sale, first, 1, 1)).await;
+    let second = append(&log, &barrier(sale)).await;
+    let middle = append(&log, &batch(sale, first, 2, 1)).await;
+    append(&log, &batch(sale, second, 1, 1)).await;
+    let cut = SaleCut {
+        cur: Some(second),
+        closed: None,
+    };
+    let tail = tail_from(&log, vec![(0, middle, Acceptance::starting_from([(sale, cut)]))]);
+    soon(tail.caught_up()).await;
+    assert_eq!(tail.cut(0, sale), cut);
+    assert_eq!(soon(tail.read_back(0, order(sale, second, 1))).await, Verdict::Accepted);
+    assert_eq!(soon(tail.read_back(0, order(sale, first, 2))).await, Verdict::Void);
+    assert_eq!(tail.position(0), Some(middle + 2));
+}
+
+#[tokio::test]
+async fn a_fresh_tail_knows_all_that_was_in_the_log() {
+    let log = new_log(3).await;
+    let tail = tail_of(&log);
+    soon(tail.caught_up()).await;
+    let sale = sale();
+    for part in 0..3 {
+        for round in 0..10 {
+            let epoch = log.append(part, &barrier(sale)).await.expect("appends");
+            tail.confirm_fresh(part, Duration::ZERO).await.expect("is fresh");
+            assert_eq!(tail.cut(part, sale).cur, Some(epoch), "{part} {round}");
+        }
+        assert_eq!(tail.lag(part), Some(0));
+    }
+    assert!(matches!(
+        tail.confirm_fresh(3, Duration::ZERO).await,
+        Err(LogError::NoPartition { part: 3, .. })
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_asks_for_freshness_is_answered_together() {
+    let log = new_log(1).await;
+    let tail = tail_of(&log);
+    append(&log, &barrier(sale())).await;
+    let asking = (0..5_000).map(|_| {
+        let tail = tail.clone();
+        tokio::spawn(async move { tail.confirm_fresh(0, Duration::from_millis(100)).await })
+    });
+    for answer in soon(join_all(asking)).await {
+        answer.expect("does not panic").expect("is fresh");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_wait_and_each_is_answered() {
+    const CALLERS: u64 = 10_000;
+    let log = new_log(1).await;
+    let tail = tail_of(&log);
+    let sale = sale();
+    let epoch = append(&log, &barrier(sale)).await;
+    let waiting: Vec<_> = (1..=CALLERS)
+        .map(|seq| tokio::spawn(tail.read_back(0, order(sale, epoch, seq))))
+        .collect();
+    for first in (1..=CALLERS).step_by(100) {
+        log.append_now(0, &batch(sale, epoch, first, 100)).expect("queues");
+    }
+    for verdict in soon(join_all(waiting)).await {
+        assert_eq!(verdict.expect("does not panic"), Verdict::Accepted);
+    }
+    assert_eq!(tail.waiting(), 0);
+}
+
+#[tokio::test]
+async fn who_gives_up_waiting_leaves_nothing_behind() {
+    let log = new_log(1).await;
+    let tail = tail_of(&log);
+    let sale = sale();
+    let epoch = append(&log, &barrier(sale)).await;
+    let waiting: Vec<_> = (1..=100)
+        .map(|seq| tail.read_back(0, order(sale, epoch, seq)))
+        .collect();
+    assert_eq!(tail.waiting(), 100);
+    drop(waiting);
+    assert_eq!(tail.waiting(), 0);
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_record_are_skipped_and_counted() {
+    let log = new_log(1).await;
+    let tail = tail_of(&log);
+    let sale = sale();
+    let epoch = append(&log, &barrier(sale)).await;
+    foreign(&log, b"{}").await;
+    append(&log, &batch(sale, epoch, 1, 1)).await;
+    assert_eq!(soon(tail.read_back(0, order(sale, epoch, 1))).await, Verdict::Accepted);
+    assert_eq!(tail.undecodable(), 1);
+}
+
+#[tokio::test]
+async fn a_log_that_does_not_hold_the_position_stops_the_tail() {
+    let log = new_log(2).await;
+    append(&log, &barrier(sale())).await;
+    let tail = tail_from(
+        &log,
+        vec![(0, 0, Acceptance::default()), (1, 77, Acceptance::default())],
+    );
+    let failure = soon(tail.failed()).await;
+    assert!(
+        matches!(
+            failure,
+            LogError::OutOfRange {
+                part: 1,
+                offset: 77,
+                ..
+            }
+        ),
+        "{failure}"
+    );
+}
+
+#[tokio::test]
+async fn the_marks_of_a_foreign_transaction_do_not_stop_anyone() {
+    let log = new_log(1).await;
+    let tail = tail_of(&log);
+    let sale = sale();
+    let epoch = append(&log, &barrier(sale)).await;
+    // Its last offset is a mark that no reader is shown.
+    foreign_transaction(&log, b"{}").await;
+    let end = epoch + 3;
+    while log.end_offset(0).await.expect("answers") < end {
+        tokio::time::sleep(Duration::from_millis(20)).await; // the mark comes after the commit
+    }
+    tail.confirm_fresh(0, Duration::ZERO).await.expect("is fresh");
+    assert_eq!(tail.position(0), Some(end));
+    let mut offsets = Vec::new();
+    log.read(0, 0, end, |entry| offsets.push(entry.offset))
+        .await
+        .expect("reads");
+    assert_eq!(offsets, [epoch, epoch + 1]);
+}

@@ -1,0 +1,135 @@
+//! One `Args` struct a subsystem; a program flattens those that it needs. Every value is checked here, at the edge.
+mod kafka;
+mod mysql;
+mod redis;
+
+pub use kafka::{Brokers, KafkaArgs, KafkaProperties, Topic};
+pub use mysql::{MysqlArgs, MysqlUrl};
+pub use redis::{RedisArgs, RedisUrl};
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+/// What was expected instead of a value. Never repeats the value: it may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Expected(pub String);
+
+impl Expected {
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// What the program says about itself.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TelemetryArgs {
+    /// What is logged: a level (error, warn, info, debug, trace) or a filter by module
+    #[arg(
+        long,
+        env = "SECKILL_LOG",
+        default_value = "info",
+        value_name = "info,order_worker=debug"
+    )]
+    pub log: LogFilter,
+
+    /// How a line of the log looks: json for machines, text for people
+    #[arg(long, env = "SECKILL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json, value_name = "json")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// A tracing filter that was seen to parse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+impl LogFilter {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        if text.trim().is_empty() {
+            return Err(Expected::new(
+                "a level (error, warn, info, debug, trace, off) or a filter by module",
+            ));
+        }
+        EnvFilter::try_new(text).map_err(|error| {
+            Expected::new(format!(
+                "a level (error, warn, info, debug, trace, off) or a filter by module; {error}"
+            ))
+        })?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Where the program answers probes and scrapes.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct AdminArgs {
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, env = "SECKILL_ADMIN_LISTEN", default_value = "0.0.0.0:9090", value_name = "0.0.0.0:9090",
+        value_parser = listen_address)]
+    pub admin_listen: SocketAddr,
+}
+
+/// For clap: an address to listen on.
+pub fn listen_address(text: &str) -> Result<SocketAddr, Expected> {
+    text.parse()
+        .map_err(|_| Expected::new("an IP address and a port, address:port; an IPv6 address in brackets"))
+}
+
+/// `host:port`, the host a DNS name or an address. `what` begins the error.
+fn check_host_port(what: &str, text: &str) -> Result<(), Expected> {
+    let refuse = |why: &str| Err(Expected::new(format!("{what}; {why}")));
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return refuse("a port is missing");
+    };
+    if !matches!(port.parse::<u16>(), Ok(1..)) {
+        return refuse("a port is a number from 1 to 65535");
+    }
+    if url::Host::parse(host).is_err() {
+        return refuse("a host is a DNS name or an address; an IPv6 address stands in brackets");
+    }
+    Ok(())
+}
+
+/// The parts that the URLs of our servers have in common. `what` begins the error.
+fn check_url(what: &str, schemes: &[&str], text: &str) -> Result<Url, Expected> {
+    let refuse = |why: &str| Expected::new(format!("{what}; {why}"));
+    let url = Url::parse(text).map_err(|error| {
+        refuse(&format!(
+            "{error}; in a user or password, percent-encode what is not a letter or digit (# is %23, / is %2F)"
+        ))
+    })?;
+    if !schemes.contains(&url.scheme()) {
+        return Err(refuse(&format!("the scheme is {}", schemes.join(" or "))));
+    }
+    if !url.has_host() || url.host_str().is_none_or(str::is_empty) {
+        return Err(refuse("the host is missing"));
+    }
+    if url.port() == Some(0) {
+        return Err(refuse("a port is a number from 1 to 65535"));
+    }
+    Ok(url)
+}
+
+/// The URL without its secrets, for a log line: no password, no query.
+fn redacted(url: &Url) -> String {
+    let mut shown = url.clone();
+    // Neither can fail: `check_url` has seen a host.
+    let _ = shown.set_password(url.password().map(|_| "***"));
+    shown.set_query(None);
+    shown.set_fragment(None);
+    shown.to_string()
+}

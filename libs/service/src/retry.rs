@@ -1,0 +1,147 @@
+//! Trying until it works: servers go away and come back, and a pod that crashes in a loop helps nobody.
+use crate::health::Gate;
+use crate::shutdown::Shutdown;
+use rand::Rng as _;
+use std::fmt::Display;
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Of equal failures in a row the first is logged, and then every tenth.
+const LOG_EVERY: u32 = 10;
+
+/// Tries until `attempt` succeeds; `None` if the process was told to end first. Meanwhile the gate is not ready, with the
+/// reason. Success does not open the gate: only the caller knows whether more is needed before it is ready.
+pub async fn until_ok<T, E: Display, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    gate: &Gate,
+    shutdown: &Shutdown,
+    mut attempt: impl FnMut() -> F,
+) -> Option<T> {
+    let mut failures = Failures::default();
+    loop {
+        let result = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return None,
+            result = attempt() => result,
+        };
+        match result {
+            Ok(value) => {
+                if failures.count > 0 {
+                    tracing::info!(what, attempts = failures.count + 1, "succeeded");
+                }
+                return Some(value);
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                let delay = full_jitter(failures.count);
+                if failures.worth_logging(&reason) {
+                    tracing::warn!(what, attempt = failures.count, error = reason, "failed, trying again");
+                }
+                gate.not_ready(format!("{what}: {reason} (attempt {})", failures.count));
+                tokio::select! {
+                    () = shutdown.cancelled() => return None,
+                    () = tokio::time::sleep(delay) => {}
+                }
+            }
+        }
+    }
+}
+
+/// A random part of a ceiling that doubles: many processes that lost the same server don't come back at the same instant.
+pub fn full_jitter(failures_before: u32) -> Duration {
+    rand::rng().random_range(Duration::ZERO..=ceiling(failures_before))
+}
+
+fn ceiling(failures_before: u32) -> Duration {
+    FIRST
+        .saturating_mul(1_u32.checked_shl(failures_before).unwrap_or(u32::MAX))
+        .min(LONGEST)
+}
+
+#[derive(Default)]
+struct Failures {
+    count: u32,
+    equal_in_a_row: u32,
+    last: Option<String>,
+}
+
+impl Failures {
+    fn worth_logging(&mut self, reason: &str) -> bool {
+        self.count = self.count.saturating_add(1);
+        if self.last.as_deref() == Some(reason) {
+            self.equal_in_a_row = self.equal_in_a_row.saturating_add(1);
+        } else {
+            self.equal_in_a_row = 0;
+            self.last = Some(reason.to_owned());
+        }
+        self.equal_in_a_row.is_multiple_of(LOG_EVERY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::{Health, NotReady};
+
+    #[tokio::test]
+    async fn tries_until_it_works_and_leaves_the_gate_to_the_caller() {
+        let health = Health::new();
+        let gate = health.gate("mysql");
+        let mut left = 3;
+        let value = until_ok("connect", &gate, &Shutdown::new(), || {
+            left -= 1;
+            std::future::ready(if left > 0 { Err("connection refused") } else { Ok(7) })
+        })
+        .await;
+        assert_eq!(value, Some(7));
+        assert_eq!(
+            health.check(),
+            Err(NotReady("mysql: connect: connection refused (attempt 2)".to_owned()))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_ends_the_trying() {
+        let gate = Health::new().gate("mysql");
+        let shutdown = Shutdown::new();
+        let ender = shutdown.clone();
+        let value: Option<()> = until_ok("connect", &gate, &shutdown, || {
+            ender.cancel();
+            std::future::ready(Err("connection refused"))
+        })
+        .await;
+        assert_eq!(value, None);
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_ends_an_attempt_that_hangs() {
+        let gate = Health::new().gate("mysql");
+        let shutdown = Shutdown::new();
+        shutdown.cancel();
+        let value: Option<()> = until_ok("connect", &gate, &shutdown, std::future::pending::<Result<(), String>>).await;
+        assert_eq!(value, None);
+    }
+
+    #[test]
+    fn the_ceiling_doubles_from_100_ms_and_stops_at_5_s() {
+        let ceilings: Vec<u128> = [0, 1, 2, 5, 6, 31, 32, u32::MAX]
+            .iter()
+            .map(|n| ceiling(*n).as_millis())
+            .collect();
+        assert_eq!(ceilings, [100, 200, 400, 3200, 5000, 5000, 5000, 5000]);
+    }
+
+    #[test]
+    fn logs_the_first_of_equal_failures_every_tenth_and_every_change() {
+        let mut failures = Failures::default();
+        let reasons = std::iter::repeat_n("refused", 12).chain(["timeout", "refused"]);
+        let logged: Vec<usize> = reasons
+            .enumerate()
+            .filter(|(_, reason)| failures.worth_logging(reason))
+            .map(|(n, _)| n)
+            .collect();
+        assert_eq!(logged, [0, 10, 12, 13]);
+    }
+}

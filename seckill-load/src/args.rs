@@ -1,0 +1,137 @@
+//! The command line.
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use seckill_load::{Arrival, InvalidPlan, Plan, Route, Target};
+
+/// Sends a crowd of buyers to a flash sale, and tells what they were told and how long it took.
+///
+/// Point it at your own installation before your sale. Buyers arrive when they arrive, however slow the answers are;
+/// each has an idempotency key of its own and asks again, with the same key, when the answer is 503, 429, 202 or none.
+///
+/// It buys for real: use a sale made for it.
+///
+/// Exit code: 0 if every buyer was answered and every check passed, 1 if not, 2 if the run could not begin.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Where the installation answers, for example http://127.0.0.1:8080 (plain HTTP)
+    pub target: String,
+    /// The sale, as namespace/name: buys by POST /v1/sales/{namespace}/{name}/orders
+    #[arg(long, value_name = "NAMESPACE/NAME", required_unless_present = "item")]
+    sale: Option<String>,
+    /// The item's number: buys by the old demo's POST /seckill/buy instead
+    #[arg(long, value_name = "ID", conflicts_with_all = ["sale", "quantity"])]
+    item: Option<i64>,
+    /// How many buyers come; each wants one order
+    #[arg(long, default_value_t = 1000)]
+    buyers: u32,
+    /// How they come
+    #[arg(long, value_enum, default_value_t = ArrivalKind::Uniform)]
+    arrival: ArrivalKind,
+    /// Over which time they come, for example 500ms, 1s or 2m
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    over: Duration,
+    /// The most requests under way at once, which is the most connections too
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    in_flight: usize,
+    /// Units in each order
+    #[arg(long, default_value_t = 1)]
+    quantity: u32,
+    /// How often a buyer asks before it gives up
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    attempts: u32,
+    /// How long a buyer waits for one answer
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    timeout: Duration,
+    /// A header for every request, for example "Host: shop.example" (repeat it for more)
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// The stock of the sale: checks that no more was sold
+    #[arg(long)]
+    pub units: Option<u64>,
+    /// How many of the orders to look up afterwards, 0 = none
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub check_orders: usize,
+    /// Writes the order numbers here, one a line
+    #[arg(long, value_name = "FILE")]
+    pub orders_file: Option<PathBuf>,
+    /// text for a person; json: one object a line on standard output, {"progress":..} while it runs, then {"report":..}
+    #[arg(long, value_enum, default_value_t = OutputKind::Text)]
+    pub output: OutputKind,
+    /// Needed for a target that is not on this machine: it is yours, and whoever runs it knows
+    #[arg(long)]
+    pub i_own_this_target: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  seckill-load http://127.0.0.1:8080 --sale shop/phones --buyers 20000 --in-flight 3000 --units 10000
+  seckill-load http://127.0.0.1:8080 --sale shop/phones --buyers 60000 --arrival poisson --over 1m";
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ArrivalKind {
+    /// All in the first moment
+    AtOnce,
+    /// Each at a random moment of the time
+    Uniform,
+    /// As independent strangers come, at a steady rate: the last one somewhat before or after the time
+    Poisson,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputKind {
+    Text,
+    Json,
+}
+
+impl Args {
+    pub fn plan(&self, target: Target) -> Result<Plan, InvalidPlan> {
+        let route = match (&self.sale, self.item) {
+            (_, Some(item_id)) => Route::Legacy { item_id },
+            (sale, None) => Route::v1(sale.as_deref().unwrap_or_default(), self.quantity)?,
+        };
+        let arrival = match self.arrival {
+            ArrivalKind::AtOnce => Arrival::AtOnce,
+            ArrivalKind::Uniform => Arrival::Uniform(self.over),
+            ArrivalKind::Poisson => Arrival::Poisson(f64::from(self.buyers) / self.over.as_secs_f64()),
+        };
+        let plan = Plan {
+            target,
+            route,
+            buyers: self.buyers,
+            arrival,
+            in_flight: self.in_flight,
+            attempts: self.attempts,
+            timeout: self.timeout,
+        };
+        plan.check().map(|()| plan)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: Result<jiff::SignedDuration, _> = text.parse();
+    parsed
+        .ok()
+        .and_then(|d| Duration::try_from(d).ok())
+        .ok_or_else(|| "expected a time such as 500ms, 1s or 2m".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("5").is_err());
+        assert!(duration("-1s").is_err());
+    }
+}

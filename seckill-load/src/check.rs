@@ -1,0 +1,135 @@
+//! What must be true of any sale, as far as it can be seen from outside.
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+use tokio::time::{sleep, timeout};
+
+use crate::connections::Connections;
+use crate::outcome::Outcome;
+use crate::plan::{Plan, Route};
+
+/// Orders looked up at once: the look-ups are a check, not a load.
+const AT_ONCE: usize = 32;
+
+/// How often a look-up is tried.
+const TRIES: u32 = 5;
+
+/// A statement about the run, and whether it is true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub what: String,
+    pub passed: bool,
+}
+
+impl Check {
+    fn new(passed: bool, what: String) -> Self {
+        Check { what, passed }
+    }
+}
+
+/// The checks that need nothing but the answers. `units` is the sale's stock, if known.
+pub fn answers(plan: &Plan, outcome: &Outcome, units: Option<u64>) -> Vec<Check> {
+    let counts = &outcome.counts;
+    let mut checks = vec![Check::new(
+        counts.unanswered == 0,
+        format!("every buyer was answered: {} of {}", outcome.answered, outcome.buyers),
+    )];
+    let distinct = outcome.order_numbers.iter().collect::<HashSet<_>>().len();
+    checks.push(Check::new(
+        distinct as u64 == counts.won,
+        format!(
+            "each winner has an order number of its own: {distinct} numbers, {} winners",
+            counts.won
+        ),
+    ));
+    if let Some(units) = units {
+        let sold = counts.won * u64::from(plan.route.quantity());
+        checks.push(Check::new(
+            sold <= units,
+            format!("no more was sold than there was: {sold} of {units} units"),
+        ));
+    }
+    checks
+}
+
+/// Looks up to `most` of the order numbers up, evenly chosen.
+pub async fn orders(plan: &Plan, outcome: &Outcome, most: usize) -> Check {
+    let numbers = evenly(&outcome.order_numbers, most);
+    let connections = Connections::to(plan.target.clone());
+    let missing: Vec<String> = futures::stream::iter(&numbers)
+        .map(|number| look_up(plan, &connections, number))
+        .buffer_unordered(AT_ONCE)
+        .filter_map(async |found| found.err())
+        .collect()
+        .await;
+    let found = numbers.len() - missing.len();
+    let first = missing.first().map(|why| format!("; {why}")).unwrap_or_default();
+    Check::new(
+        missing.is_empty(),
+        format!("the orders can be looked up: {found} of {} tried{first}", numbers.len()),
+    )
+}
+
+async fn look_up(plan: &Plan, connections: &Connections, number: &str) -> Result<(), String> {
+    if number.len() > 128 || !number.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
+        return Err(format!("{number:?} is no order number"));
+    }
+    let path = match plan.route {
+        Route::V1 { .. } => format!("/v1/orders/{number}"),
+        Route::Legacy { .. } => format!("/seckill/query_order?order_id={number}"),
+    };
+    let mut said = String::new();
+    for attempt in 0..TRIES {
+        sleep(Duration::from_millis(200) * attempt).await;
+        // A path of plain characters: the request can be built.
+        let request = Request::get(&path).body(Full::<Bytes>::default()).unwrap_or_default();
+        match timeout(plan.timeout, connections.exchange(request)).await {
+            Ok(Ok(answer)) if answer.status() == StatusCode::OK => return is_order(answer.body(), number),
+            Ok(Ok(answer)) => said = format!("{number}: {}", answer.status()),
+            Ok(Err(failure)) => said = format!("{number}: {}", failure.why()),
+            Err(_) => said = format!("{number}: no answer within {:?}", plan.timeout),
+        }
+    }
+    Err(said)
+}
+
+fn is_order(body: &[u8], number: &str) -> Result<(), String> {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let said = body["order_no"].as_str().or(body["order_id"].as_str());
+    match said {
+        Some(said) if said == number => Ok(()),
+        _ => Err(format!("{number}: the answer is about {said:?}")),
+    }
+}
+
+fn evenly(all: &[String], most: usize) -> Vec<String> {
+    let count = all.len().min(most);
+    (0..count).map(|i| all[i * all.len() / count].clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_orders_looked_up_are_spread_over_all() {
+        let all: Vec<String> = (0..10).map(|i| i.to_string()).collect();
+        assert_eq!(evenly(&all, 5), ["0", "2", "4", "6", "8"]);
+        assert_eq!(evenly(&all, 100).len(), 10);
+        assert!(evenly(&[], 5).is_empty());
+        assert!(evenly(&all, 0).is_empty());
+    }
+
+    #[test]
+    fn an_answer_about_another_order_is_none() {
+        assert_eq!(is_order(br#"{"order_no":"1A"}"#, "1A"), Ok(()));
+        assert_eq!(is_order(br#"{"order_id":"1A","status":{}}"#, "1A"), Ok(()));
+        assert!(is_order(br#"{"order_no":"1B"}"#, "1A").is_err());
+        assert!(is_order(b"", "1A").is_err());
+    }
+}

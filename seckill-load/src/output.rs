@@ -1,0 +1,168 @@
+//! The run as a person or a program reads it.
+use std::io::Write;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use seckill_load::check::Check;
+use seckill_load::{Counts, Outcome, Plan, Progress, Quantiles, Route};
+use serde::Serialize;
+
+use crate::args::OutputKind;
+
+/// All that a run has to say.
+#[derive(Serialize)]
+pub struct Report<'a> {
+    target: String,
+    sale: String,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+    /// Units sold, as far as the buyers were told.
+    units_won: u64,
+    checks: Vec<Check>,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(plan: &Plan, outcome: &'a Outcome, checks: Vec<Check>) -> Self {
+        Report {
+            target: plan.target.to_string(),
+            sale: sale(plan),
+            outcome,
+            units_won: outcome.counts.won * u64::from(plan.route.quantity()),
+            checks,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ProgressLine {
+    buyers: u64,
+    arrived: u64,
+    in_flight: u64,
+    #[serde(flatten)]
+    counts: Counts,
+}
+
+/// Where the run is told of.
+pub enum Output {
+    Text(ProgressBar),
+    Json,
+}
+
+impl Output {
+    pub fn new(kind: OutputKind, buyers: u64) -> Self {
+        match kind {
+            OutputKind::Json => Output::Json,
+            OutputKind::Text => {
+                let bar = ProgressBar::new(buyers);
+                // A fixed template: an error could only be a typing mistake in it, and then the default bar will do.
+                if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {pos}/{len} {msg}") {
+                    bar.set_style(style);
+                }
+                Output::Text(bar)
+            }
+        }
+    }
+
+    pub fn begin(&self, plan: &Plan) {
+        if let Output::Text(bar) = self {
+            bar.println(format!("{} buyers for {} at {}", plan.buyers, sale(plan), plan.target));
+        }
+    }
+
+    pub fn progress(&self, progress: Progress) {
+        let counts = progress.counts;
+        match self {
+            Output::Text(bar) => {
+                bar.set_position(counts.settled());
+                bar.set_message(format!("{} in flight · {}", progress.in_flight, kinds(&counts)));
+            }
+            Output::Json => line(&serde_json::json!({ "progress": ProgressLine {
+                buyers: progress.buyers,
+                arrived: progress.arrived,
+                in_flight: progress.in_flight,
+                counts,
+            }})),
+        }
+    }
+
+    pub fn end(&self, report: &Report) {
+        match self {
+            Output::Text(bar) => {
+                bar.finish_and_clear();
+                print!("{}", text(report));
+            }
+            Output::Json => line(&serde_json::json!({ "report": report })),
+        }
+    }
+}
+
+/// One line of JSON. Whoever closed our output reads no more of it: the exit code still tells the result.
+fn line(value: &serde_json::Value) {
+    _ = writeln!(std::io::stdout(), "{value}");
+}
+
+fn text(report: &Report) -> String {
+    let outcome = report.outcome;
+    let mut lines = vec![
+        format!("{} at {}", report.sale, report.target),
+        format!(
+            "  {} buyers in {:.1?}, {} connections, at most {} in flight, {} requests sent again",
+            outcome.buyers,
+            Duration::from_secs_f64(outcome.took_s),
+            outcome.connections,
+            outcome.peak_in_flight,
+            outcome.retries
+        ),
+        format!("  {}", kinds(&outcome.counts)),
+        String::new(),
+        format!(
+            "  {:<26}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            "latency (ms)", "p50", "p90", "p99", "p99.9", "max"
+        ),
+        latency("from send to answer", &outcome.latency.from_send),
+        latency("from scheduled arrival *", &outcome.latency.from_schedule),
+        "  * with waiting for a place in flight and all retries".into(),
+        String::new(),
+    ];
+    for sample in &outcome.samples {
+        lines.push(format!("  {} x {}", sample.buyers, sample.said));
+    }
+    for check in &report.checks {
+        let sign = if check.passed { "ok  " } else { "FAIL" };
+        lines.push(format!("  {sign} {}", check.what));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn latency(name: &str, q: &Quantiles) -> String {
+    format!(
+        "  {name:<26}{:>10.1}{:>10.1}{:>10.1}{:>10.1}{:>10.1}",
+        q.p50_ms, q.p90_ms, q.p99_ms, q.p999_ms, q.max_ms
+    )
+}
+
+/// The kinds of answers that there were.
+fn kinds(counts: &Counts) -> String {
+    let named = [
+        (counts.won, "won"),
+        (counts.sold_out, "sold out"),
+        (counts.not_started, "not started"),
+        (counts.ended, "ended"),
+        (counts.other, "other"),
+        (counts.unanswered, "unanswered"),
+    ];
+    let there: Vec<_> = named
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, name)| format!("{count} {name}"))
+        .collect();
+    there.join(", ")
+}
+
+fn sale(plan: &Plan) -> String {
+    match &plan.route {
+        Route::V1 { namespace, name, .. } => format!("{namespace}/{name}"),
+        Route::Legacy { item_id } => format!("item {item_id} by the old routes"),
+    }
+}

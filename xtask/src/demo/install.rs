@@ -1,0 +1,116 @@
+//! The release that the demo plays on.
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::screen::Screen;
+use super::site::Site;
+use crate::environment::Environment;
+use crate::images;
+
+/// Name and namespace of the release.
+pub const RELEASE: &str = "seckill";
+
+/// Values of the chart for the local environment, with the image of this tag. The end-to-end tests install with them
+/// too.
+pub fn local_values(env: &Environment, tag: &str) -> Result<PathBuf> {
+    let mysql = |user: &str| env.mysql_url(user, "seckill");
+    let little = json!({"requests": {"cpu": "10m", "memory": "32Mi"}});
+    let values = json!({
+        "image": {"repository": images::REPOSITORY, "tag": tag},
+        "redis": {"url": env.redis_url()},
+        // One broker: there is nobody to replicate to.
+        "kafka": {"brokers": env.kafka_brokers(), "replication": 1, "minInsync": 1},
+        "mysql": {
+            "operatorUrl": mysql("operator"),
+            "apiUrl": mysql("api"),
+            "workerUrl": mysql("worker"),
+            "migrateUrl": mysql("migrate"),
+        },
+        // This machine has few cores, and all servers and all buyers are on it.
+        "operator": {"resources": little},
+        "api": {"minReplicas": 1, "maxReplicas": 2, "resources": little},
+        "worker": {"minReplicas": 1, "maxReplicas": 2, "resources": little},
+        "migrate": {"resources": little},
+        "ingress": {"enabled": true, "className": env.ingress_class},
+        "legacy": {"enabled": true},
+    });
+    let file = env.state.join("values.json");
+    fs::write(&file, serde_json::to_vec_pretty(&values)?).with_context(|| file.display().to_string())?;
+    Ok(file)
+}
+
+/// Installs both charts and waits until the release is ready.
+pub fn install(site: &Site, screen: &Screen) -> Result<()> {
+    let namespace: Value = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+        "name": RELEASE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+    }});
+    site.kubectl.fed(&["apply", "-f", "-"], Some(&namespace.to_string()))?;
+    for (release, chart) in [("seckill-crds", "seckill-crds"), (RELEASE, "seckill")] {
+        let folder = site.repository.join("helm").join(chart).display().to_string();
+        let mut args = vec![
+            "upgrade",
+            "--install",
+            release,
+            &folder,
+            "-n",
+            RELEASE,
+            "--wait",
+            "--timeout",
+            "5m",
+        ];
+        let values = site.values.display().to_string();
+        if release == RELEASE {
+            args.extend(["-f", &values]);
+        }
+        screen.waiting(&format!("helm install {release}"), || site.helm.text(&args))?;
+        screen.say(format!("helm install {release} helm/{chart}: ready"));
+    }
+    Ok(())
+}
+
+/// Takes the sales and the release away; the CRDs stay, as the chart says.
+pub fn uninstall(site: &Site, screen: &Screen, sales_namespace: &str) -> Result<()> {
+    screen.waiting("the release goes", || {
+        site.kubectl.text(&[
+            "delete",
+            "namespace",
+            sales_namespace,
+            "--ignore-not-found",
+            "--timeout=120s",
+        ])?;
+        site.helm.text(&[
+            "uninstall",
+            RELEASE,
+            "-n",
+            RELEASE,
+            "--ignore-not-found",
+            "--wait",
+            "--timeout",
+            "3m",
+        ])
+    })?;
+    screen.say("helm uninstall seckill: gone");
+    Ok(())
+}
+
+/// Writes what the programs said to `target/demo/logs`.
+pub fn save_logs(site: &Site) -> Result<PathBuf> {
+    let folder = site.repository.join("target/demo/logs");
+    fs::create_dir_all(&folder)?;
+    let pods = site.kubectl.text(&["get", "pods", "-n", RELEASE, "-o", "name"])?;
+    for pod in pods.lines() {
+        let said = site
+            .kubectl
+            .text(&["logs", "-n", RELEASE, pod, "--all-containers", "--tail=20000"]);
+        let file = folder.join(format!("{}.log", pod.trim_start_matches("pod/")));
+        fs::write(file, said.unwrap_or_else(|error| format!("{error:#}")))?;
+    }
+    let state = site
+        .kubectl
+        .text(&["get", "all,flashsales,events", "-A", "-o", "wide"])?;
+    fs::write(folder.join("cluster.txt"), state)?;
+    Ok(folder)
+}

@@ -1,0 +1,92 @@
+//! The sales that are played, as `examples/demo.yaml` has them, with times that are near.
+use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_yaml::Value;
+
+/// A sale that is about to be applied.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    pub name: String,
+    pub units: u64,
+    pub starts_at: Timestamp,
+    /// The manifest, as YAML.
+    pub manifest: String,
+}
+
+/// When a sale runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    pub starts_at: Timestamp,
+    pub ends_at: Timestamp,
+}
+
+/// Finds the sale `name` among the documents of `text`, and gives it this name and window.
+pub fn plan(text: &str, name: &str, new_name: &str, window: Window) -> Result<Planned> {
+    for document in serde_yaml::Deserializer::from_str(text) {
+        let mut sale = Value::deserialize(document).context("examples/demo.yaml")?;
+        if sale["metadata"]["name"].as_str() != Some(name) {
+            continue;
+        }
+        let units = sale["spec"]["stock"].as_u64();
+        let units = units.with_context(|| format!("examples/demo.yaml: {name}: spec.stock is no number"))?;
+        sale["metadata"]["name"] = new_name.into();
+        sale["spec"]["startsAt"] = whole_seconds(window.starts_at).into();
+        sale["spec"]["endsAt"] = whole_seconds(window.ends_at).into();
+        return Ok(Planned {
+            name: new_name.into(),
+            units,
+            starts_at: window.starts_at,
+            manifest: serde_yaml::to_string(&sale)?,
+        });
+    }
+    bail!("examples/demo.yaml has no sale {name:?}")
+}
+
+fn whole_seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A time of a status.
+pub fn time(status: &serde_json::Value, field: &str) -> Result<Timestamp> {
+    let text = status[field]
+        .as_str()
+        .with_context(|| format!("status.{field} is missing"))?;
+    text.parse().with_context(|| format!("status.{field} is {text:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "
+# two
+metadata: {name: a}
+spec: {stock: 5, item: {name: A}}
+---
+metadata: {name: b}
+spec: {stock: 7, item: {name: B}}
+";
+
+    fn window() -> Window {
+        Window {
+            starts_at: "2030-01-01T10:00:00Z".parse().expect("a time"),
+            ends_at: "2030-01-01T10:01:00Z".parse().expect("a time"),
+        }
+    }
+
+    #[test]
+    fn a_sale_gets_its_window_and_name_and_keeps_the_rest() {
+        let planned = plan(TEXT, "b", "b-2", window()).expect("there is one");
+        assert_eq!((planned.name.as_str(), planned.units), ("b-2", 7));
+        let yaml: Value = serde_yaml::from_str(&planned.manifest).expect("YAML");
+        assert_eq!(yaml["spec"]["startsAt"].as_str(), Some("2030-01-01T10:00:00Z"));
+        assert_eq!(yaml["spec"]["endsAt"].as_str(), Some("2030-01-01T10:01:00Z"));
+        assert_eq!(yaml["spec"]["item"]["name"].as_str(), Some("B"));
+    }
+
+    #[test]
+    fn a_sale_that_is_not_there_is_an_error() {
+        assert!(plan(TEXT, "c", "c", window()).is_err());
+    }
+}

@@ -1,0 +1,96 @@
+//! What the two stores hold, asked of themselves.
+use anyhow::{Context, Result};
+
+use super::tool::Tool;
+
+/// The clients, already told where their servers are.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    pub mysql: Tool,
+    pub redis: Tool,
+}
+
+/// A sale in MySQL.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// As it stands in the keys in Redis.
+    pub id: String,
+    pub orders: u64,
+    pub units_in_orders: u64,
+    pub left: i64,
+}
+
+impl Stores {
+    /// None as long as the ledger doesn't know the sale.
+    pub fn ledger(&self, namespace: &str, name: &str) -> Result<Option<Ledger>> {
+        // Both names come from our own manifests, never from outside.
+        let sql = format!(
+            "SELECT LOWER(LPAD(HEX(s.id), 8, '0')), COUNT(o.seq), COALESCE(SUM(o.quantity), 0), \
+             CAST(s.total AS SIGNED) - CAST(s.sold AS SIGNED) \
+             FROM sales s LEFT JOIN orders o ON o.sale = s.id AND o.status NOT IN ('cancelled', 'expired') \
+             WHERE s.namespace = '{namespace}' AND s.name = '{name}' GROUP BY s.id"
+        );
+        let rows = self.mysql.text(&["-N", "-B", "-e", &sql])?;
+        rows.lines().last().map(row).transpose()
+    }
+
+    /// Units left in the index of the sale, None if there is no index (any more).
+    pub fn left_in_redis(&self, sale_id: &str) -> Result<Option<i64>> {
+        let left = self.redis.text(&["HGET", &format!("{{{sale_id}}}:m"), "left"])?;
+        match left.trim() {
+            "" => Ok(None),
+            left => left
+                .parse()
+                .map(Some)
+                .with_context(|| format!("Redis: left is {left:?}")),
+        }
+    }
+
+    /// The versions of the servers.
+    pub fn versions(&self) -> Result<[(String, String); 2]> {
+        let info = self.redis.text(&["INFO", "server"])?;
+        let redis = info.lines().find_map(|l| l.trim().strip_prefix("redis_version:"));
+        let mysql = self.mysql.text(&["-N", "-B", "-e", "SELECT VERSION()"])?;
+        Ok([
+            ("redis".into(), redis.unwrap_or("unknown").into()),
+            ("mysql".into(), mysql.trim().into()),
+        ])
+    }
+}
+
+fn row(line: &str) -> Result<Ledger> {
+    let columns: Vec<_> = line.split('\t').collect();
+    let unexpected = || format!("MySQL: unexpected row {line:?}");
+    let [id, orders, units_in_orders, left] = columns[..] else {
+        anyhow::bail!(unexpected());
+    };
+    Ok(Ledger {
+        id: id.into(),
+        orders: orders.parse().with_context(unexpected)?,
+        units_in_orders: units_in_orders.parse().with_context(unexpected)?,
+        left: left.parse().with_context(unexpected)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_the_ledger_is_read() {
+        let ledger = row("00c0ffee\t50\t50\t0").expect("a row");
+        assert_eq!((ledger.id.as_str(), ledger.orders, ledger.left), ("00c0ffee", 50, 0));
+        assert!(row("00c0ffee\t50").is_err());
+        assert!(row("00c0ffee\tNULL\t1\t1").is_err());
+    }
+
+    #[test]
+    fn an_index_that_is_gone_is_not_an_empty_one() {
+        let stores = |said: &str| Stores {
+            mysql: Tool::new(["true"]),
+            redis: Tool::new(["printf", said]),
+        };
+        assert_eq!(stores("0\n").left_in_redis("00000001").expect("Redis"), Some(0));
+        assert_eq!(stores("\n").left_in_redis("00000001").expect("Redis"), None);
+    }
+}

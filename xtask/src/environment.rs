@@ -1,0 +1,93 @@
+//! A running local environment: what is where, for tests, for the demo and for a person.
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::Sandbox;
+
+/// Passwords of servers that only this machine can reach, and that live as long as a test.
+pub const MYSQL_PASSWORD: &str = "seckill";
+pub const REDIS_PASSWORD: &str = "seckill";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Environment {
+    pub sandbox: Sandbox,
+    /// The folder that holds all state, and goes with `cargo xtask down`.
+    pub state: PathBuf,
+    /// redis-cli, redis-server, mysql, mysqld.
+    pub servers: PathBuf,
+    pub kubectl: PathBuf,
+    pub helm: PathBuf,
+    pub kubeconfig: PathBuf,
+    /// The address of the node, as seen from pods too.
+    pub node_address: String,
+    pub redis_port: u16,
+    pub mysql_port: u16,
+    pub kafka_port: u16,
+    pub ingress_url: String,
+    pub ingress_class: String,
+    pub versions: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Environment {
+    /// The state folder: `SECKILL_STATE`, else `run` in the cache folder.
+    pub fn state_folder() -> Result<PathBuf> {
+        match std::env::var_os("SECKILL_STATE") {
+            Some(folder) => Ok(folder.into()),
+            None => Ok(crate::cache::folder()?.join("run")),
+        }
+    }
+
+    fn file(state: &Path) -> PathBuf {
+        state.join("environment.json")
+    }
+
+    pub fn save(&self) -> Result<()> {
+        Ok(fs::write(Self::file(&self.state), serde_json::to_vec_pretty(self)?)?)
+    }
+
+    /// The one that was started last.
+    pub fn load() -> Result<Self> {
+        let file = Self::file(&Self::state_folder()?);
+        let text = fs::read(&file).context("no environment is up; `cargo xtask up` starts one")?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is not of this version", file.display()))
+    }
+
+    pub fn redis_url(&self) -> String {
+        format!("redis://:{REDIS_PASSWORD}@{}:{}", self.node_address, self.redis_port)
+    }
+
+    /// For a user of MySQL; `root` may do everything.
+    pub fn mysql_url(&self, user: &str, database: &str) -> String {
+        format!("mysql://{user}:{MYSQL_PASSWORD}@{}:{}/{database}", self.node_address, self.mysql_port)
+    }
+
+    pub fn kafka_brokers(&self) -> String {
+        format!("{}:{}", self.node_address, self.kafka_port)
+    }
+
+    /// What tests and people find it by.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let path = |p: &Path| p.display().to_string();
+        vec![
+            ("SECKILL_TEST_REDIS_URL", self.redis_url()),
+            ("SECKILL_TEST_MYSQL_URL", self.mysql_url("root", "seckill_test")),
+            ("SECKILL_TEST_KAFKA", self.kafka_brokers()),
+            ("SECKILL_TEST_KUBECONFIG", path(&self.kubeconfig)),
+            ("SECKILL_TEST_REDIS_SERVER", path(&self.servers.join("redis-server"))),
+            ("SECKILL_KUBECTL", path(&self.kubectl)),
+            ("SECKILL_HELM", path(&self.helm)),
+            ("SECKILL_INGRESS_URL", self.ingress_url.clone()),
+            ("KUBECONFIG", path(&self.kubeconfig)),
+        ]
+    }
+
+    /// A command that will run inside, with the variables.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
+        let mut command = self.sandbox.command(program);
+        command.envs(self.variables());
+        command
+    }
+}

@@ -1,0 +1,71 @@
+//! The network namespace that everything local runs in, so that neither ports nor firewall rules of the machine are
+//! touched. Where none can be made, the machine's own network is used, and it is said.
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::cache::output;
+
+/// The name of the namespace.
+pub const NAME: &str = "seckill";
+/// The node's address. Pods reach Redis, Kafka and MySQL at it.
+pub const NODE_ADDRESS: &str = "10.99.0.1";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sandbox {
+    pub namespace: bool,
+}
+
+impl Sandbox {
+    /// Makes the namespace if it is not there.
+    pub fn make() -> Result<Self> {
+        let place = format!("/run/netns/{NAME}");
+        if !Path::new(&place).exists() {
+            if let Err(error) = output(Command::new("ip").args(["netns", "add", NAME])) {
+                eprintln!("  ! no network namespace can be made here, so the machine's own network is used: {error:#}");
+                return Ok(Sandbox { namespace: false });
+            }
+            let sandbox = Sandbox { namespace: true };
+            let node = format!("{NODE_ADDRESS}/24");
+            // A bridge without ports serves as the node's interface: not every kernel has dummy ones.
+            for line in [
+                "ip link set lo up",
+                "ip link add node0 type bridge",
+                &format!("ip addr add {node} dev node0"),
+                "ip link set node0 up",
+                "ip route add default dev node0",
+                "sysctl -qw net.ipv4.ip_forward=1",
+            ] {
+                let mut words = line.split(' ');
+                let program = words.next().unwrap_or_default();
+                output(sandbox.command(program).args(words))?;
+            }
+        }
+        Ok(Sandbox { namespace: true })
+    }
+
+    /// The address of the node within.
+    pub fn node_address(&self) -> &'static str {
+        if self.namespace { NODE_ADDRESS } else { "127.0.0.1" }
+    }
+
+    /// A command that will run inside. (`ip netns exec` would hide /sys/fs/cgroup, which the kubelet needs.)
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        if self.namespace {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{NAME}")).arg("--").arg(program);
+            command
+        } else {
+            Command::new(program)
+        }
+    }
+
+    pub fn remove(&self) -> Result<()> {
+        if Path::new(&format!("/run/netns/{NAME}")).exists() {
+            output(Command::new("ip").args(["netns", "del", NAME]))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! Redis, MySQL, Kafka, etcd and the Kubernetes API server: enough for the integration tests.
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::{output, step};
+use crate::environment::{Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
+use crate::process::Processes;
+use crate::tools::Tools;
+
+/// How long a server may take to answer: long, for a machine that is busy with builds.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
+    let processes = Processes::new(&env.state)?;
+    let server = Server { env, tools, processes: &processes };
+    step("Redis, MySQL, Kafka and the Kubernetes API server", "servers", |_| {
+        server.redis_begins()?;
+        server.mysql_begins()?;
+        server.kafka_begins()?;
+        server.apiserver_begins()?;
+        server.redis_answers()?;
+        server.mysql_answers()?;
+        server.kafka_answers()?;
+        server.apiserver_answers()
+    })
+}
+
+struct Server<'a> {
+    env: &'a Environment,
+    tools: &'a Tools,
+    processes: &'a Processes,
+}
+
+impl Server<'_> {
+    fn inside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.env.sandbox.command(program)
+    }
+
+    fn redis_begins(&self) -> Result<()> {
+        let folder = folder(&self.env.state, "redis")?;
+        let mut command = self.inside(self.tools.servers.join("redis-server"));
+        command
+            .args(["--port", &self.env.redis_port.to_string()])
+            .args(["--bind", &self.env.node_address, "--requirepass", REDIS_PASSWORD])
+            .args(["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction", "--dir"])
+            .arg(folder);
+        self.processes.start("redis", &mut command)?;
+        Ok(())
+    }
+
+    fn redis_answers(&self) -> Result<()> {
+        self.processes.wait("redis", PATIENCE, || {
+            let said = output(
+                self.inside(self.tools.servers.join("redis-cli"))
+                    .args(["-h", &self.env.node_address, "-p", &self.env.redis_port.to_string()])
+                    .args(["--no-auth-warning", "-a", REDIS_PASSWORD, "ping"]),
+            )?;
+            if said.trim() == "PONG" { Ok(()) } else { bail!("{said}") }
+        })
+    }
+
+    fn mysql_begins(&self) -> Result<()> {
+        let folder = folder(&self.env.state, "mysql")?;
+        let data = folder.join("data");
+        let tree = self.tools.servers.join("tree/usr");
+        let mysqld = |mut command: Command| {
+            command
+                .arg("--no-defaults")
+                .arg(format!("--basedir={}", tree.display()))
+                .arg(format!("--lc-messages-dir={}/share/mysql", tree.display()))
+                .arg(format!("--character-sets-dir={}/share/mysql/charsets", tree.display()))
+                .arg(format!("--plugin-dir={}/lib/mysql/plugin", tree.display()))
+                .arg(format!("--datadir={}", data.display()))
+                .args(["--user=root", "--secure-file-priv=NULL"]);
+            command
+        };
+        if !data.exists() {
+            // Made beside its place, so that an interrupted initialization is not taken for a whole one.
+            let half = folder.join("half");
+            if half.exists() {
+                fs::remove_dir_all(&half)?;
+            }
+            let mut command = mysqld(Command::new(self.tools.servers.join("mysqld")));
+            output(command.arg("--initialize-insecure").arg(format!("--datadir={}", half.display())))?;
+            fs::rename(half, &data)?;
+        }
+        let users = folder.join("users.sql");
+        fs::write(&users, users_sql())?;
+        let mut command = mysqld(self.inside(self.tools.servers.join("mysqld")));
+        command
+            .arg(format!("--port={}", self.env.mysql_port))
+            .arg(format!("--bind-address={}", self.env.node_address))
+            .arg(format!("--socket={}/mysql.sock", folder.display()))
+            .arg(format!("--pid-file={}/mysql.pid", folder.display()))
+            .arg(format!("--init-file={}", users.display()))
+            .args(["--mysqlx=OFF", "--max-connections=500", "--innodb-buffer-pool-size=512M"]);
+        self.processes.start("mysql", &mut command)?;
+        Ok(())
+    }
+
+    fn mysql_answers(&self) -> Result<()> {
+        self.processes.wait("mysql", PATIENCE, || {
+            output(
+                self.inside(self.tools.servers.join("mysql"))
+                    .args(["-h", &self.env.node_address, "-P", &self.env.mysql_port.to_string(), "-uroot", "-e", "SELECT 1"])
+                    .env("MYSQL_PWD", MYSQL_PASSWORD),
+            )
+            .map(drop)
+        })
+    }
+
+    fn kafka_begins(&self) -> Result<()> {
+        let folder = folder(&self.env.state, "kafka")?;
+        let data = folder.join("data");
+        let properties = folder.join("server.properties");
+        let (address, port) = (&self.env.node_address, self.env.kafka_port);
+        fs::write(
+            &properties,
+            format!(
+                "process.roles=broker,controller\n\
+                 node.id=1\n\
+                 controller.quorum.bootstrap.servers={address}:9093\n\
+                 listeners=PLAINTEXT://{address}:{port},CONTROLLER://{address}:9093\n\
+                 advertised.listeners=PLAINTEXT://{address}:{port},CONTROLLER://{address}:9093\n\
+                 controller.listener.names=CONTROLLER\n\
+                 log.dirs={}\n\
+                 auto.create.topics.enable=false\n\
+                 offsets.topic.replication.factor=1\n\
+                 offsets.topic.num.partitions=4\n\
+                 transaction.state.log.replication.factor=1\n\
+                 transaction.state.log.min.isr=1\n\
+                 group.initial.rebalance.delay.ms=0\n",
+                data.display()
+            ),
+        )?;
+        let java = |mut command: Command, class: &str| {
+            command.args(["-Xmx768m", "-cp", &format!("{}/libs/*", self.tools.kafka.display()), class]);
+            command
+        };
+        if !data.exists() {
+            let mut command = java(Command::new("java"), "kafka.tools.StorageTool");
+            output(command.args(["format", "-t", "c2Vja2lsbC1jbHVzdGVyMQ", "--standalone", "-c"]).arg(&properties))?;
+        }
+        let mut command = java(self.inside("java"), "kafka.Kafka");
+        self.processes.start("kafka", command.arg(properties))?;
+        Ok(())
+    }
+
+    fn kafka_answers(&self) -> Result<()> {
+        // The listener opens once the broker serves; a client of its own would take longer than that.
+        let port = format!(":{:04X}", self.env.kafka_port);
+        self.processes.wait("kafka", PATIENCE, || {
+            let sockets = output(self.inside("cat").args(["/proc/net/tcp", "/proc/net/tcp6"]))?;
+            let listens = sockets.lines().any(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                fields.get(1).is_some_and(|local| local.ends_with(&port)) && fields.get(3) == Some(&"0A")
+            });
+            if listens { Ok(()) } else { bail!("it does not listen yet") }
+        })
+    }
+
+    fn apiserver_begins(&self) -> Result<()> {
+        let etcd = folder(&self.env.state, "etcd")?;
+        let mut command = self.inside(self.tools.servers.join("etcd"));
+        command.arg("--data-dir").arg(etcd).args([
+            "--listen-client-urls=http://127.0.0.1:2379",
+            "--advertise-client-urls=http://127.0.0.1:2379",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+            // What is lost with the machine is only a cluster for tests.
+            "--unsafe-no-fsync",
+        ]);
+        self.processes.start("etcd", &mut command)?;
+
+        let folder = folder(&self.env.state, "apiserver")?;
+        let key = folder.join("sa.key");
+        if !key.exists() {
+            output(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048"))?;
+            output(Command::new("openssl").args(["rsa", "-pubout", "-in"]).arg(&key).arg("-out").arg(folder.join("sa.pub")))?;
+        }
+        let tokens = folder.join("tokens.csv");
+        if !tokens.exists() {
+            let token = output(Command::new("openssl").args(["rand", "-hex", "24"]))?;
+            fs::write(&tokens, format!("{},admin,admin,\"system:masters\"\n", token.trim()))?;
+        }
+        let address = &self.env.node_address;
+        let mut command = self.inside(self.tools.cluster.join("kube-apiserver"));
+        command
+            .arg(format!("--cert-dir={}", folder.display()))
+            .arg(format!("--token-auth-file={}", tokens.display()))
+            .arg(format!("--service-account-key-file={}/sa.pub", folder.display()))
+            .arg(format!("--service-account-signing-key-file={}", key.display()))
+            .arg(format!("--bind-address={address}"))
+            .arg(format!("--advertise-address={address}"))
+            .args([
+                "--etcd-servers=http://127.0.0.1:2379",
+                "--secure-port=6443",
+                "--authorization-mode=Node,RBAC",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--allow-privileged=true",
+                "--kubelet-preferred-address-types=InternalIP",
+            ]);
+        self.processes.start("kube-apiserver", &mut command)?;
+        let token = fs::read_to_string(&tokens)?;
+        let token = token.split(',').next().context("the token file is empty")?;
+        fs::write(
+            &self.env.kubeconfig,
+            format!(
+                "apiVersion: v1\nkind: Config\n\
+                 clusters: [{{name: seckill, cluster: {{server: \"https://{address}:6443\", \
+                 certificate-authority: \"{}/apiserver.crt\"}}}}]\n\
+                 users: [{{name: admin, user: {{token: {token}}}}}]\n\
+                 contexts: [{{name: seckill, context: {{cluster: seckill, user: admin}}}}]\n\
+                 current-context: seckill\n",
+                folder.display()
+            ),
+        )?;
+        Ok(())
+    }
+
+    fn apiserver_answers(&self) -> Result<()> {
+        self.processes.wait("kube-apiserver", PATIENCE, || {
+            output(self.env.command(&self.env.kubectl).args(["get", "--raw", "/readyz"])).map(drop)
+        })?;
+        // Namespaces are emptied, and service accounts made, by the controllers.
+        let folder = self.env.state.join("apiserver");
+        let mut command = self.inside(self.tools.cluster.join("kube-controller-manager"));
+        command
+            .arg(format!("--kubeconfig={}", self.env.kubeconfig.display()))
+            .arg(format!("--service-account-private-key-file={}/sa.key", folder.display()))
+            .arg(format!("--root-ca-file={}/apiserver.crt", folder.display()))
+            .args(["--use-service-account-credentials", "--leader-elect=false", "--cluster-cidr=10.244.0.0/16"])
+            .arg("--bind-address=127.0.0.1");
+        self.processes.start("kube-controller-manager", &mut command)?;
+        Ok(())
+    }
+}
+
+/// `root` for tests, and the users that the chart's programs have, with the rights that docs/installation.md gives.
+fn users_sql() -> String {
+    let mut sql = String::from("CREATE DATABASE IF NOT EXISTS seckill;\nCREATE DATABASE IF NOT EXISTS seckill_test;\n");
+    for user in ["root", "migrate", "operator", "api", "worker"] {
+        sql += &format!("CREATE USER IF NOT EXISTS '{user}'@'%' IDENTIFIED BY '{MYSQL_PASSWORD}';\n");
+    }
+    sql += "GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;\n";
+    sql += include_str!("../../examples/grants.sql");
+    // A statement of an init file stands on one line.
+    sql
+}
+
+/// A folder of a server's own.
+fn folder(state: &Path, name: &str) -> Result<std::path::PathBuf> {
+    let folder = state.join(name);
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}

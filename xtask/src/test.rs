@@ -1,0 +1,180 @@
+//! `cargo xtask test`: all tests, or a part of them; the last line adds up what passed and failed.
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::cache::{seconds, shown};
+use crate::environment::Environment;
+use crate::{images, workspace};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// rustfmt and clippy
+    Lint,
+    /// what needs no server
+    Unit,
+    /// against real Redis, Kafka, MySQL and a real Kubernetes API server
+    Integration,
+    /// on the cluster, by kubectl, helm and HTTP
+    E2e,
+    /// the slow ones of every part
+    Extended,
+}
+
+/// Packages without tests of the kind that `integration` runs.
+const NOT_INTEGRATION: &[&str] = &["--exclude", "e2e", "--exclude", "xtask"];
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Count {
+    /// Adds what a line of a test runner says: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.trim_start().strip_prefix("test result:") else { return };
+        for part in result.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            let (number, what) = (words.next().and_then(|n| n.parse::<u64>().ok()), words.next());
+            match (number, what) {
+                (Some(n), Some("passed")) => self.passed += n,
+                (Some(n), Some("failed")) => self.failed += n,
+                (Some(n), Some("ignored")) => self.ignored += n,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs the parts; everything but the end-to-end part needs no node. Gives an error if anything failed.
+pub fn test(part: Option<Part>, filter: &[String]) -> Result<()> {
+    let parts = match part {
+        Some(part) => vec![part],
+        None => vec![Part::Lint, Part::Unit, Part::Integration, Part::E2e],
+    };
+    // The cluster is built first: while a part fails, the cache of what it needs is there for the next try.
+    crate::tools::packages()?;
+    let mut count = Count::default();
+    let mut broken = Vec::new();
+    for part in parts {
+        let begun = Instant::now();
+        eprintln!("\n== {part:?}");
+        if let Err(error) = run(part, filter, &mut count) {
+            eprintln!("{error:#}");
+            broken.push(format!("{part:?}"));
+        }
+        eprintln!("== {part:?}: {}", seconds(begun.elapsed()));
+    }
+    if std::env::var_os("CI").is_some() {
+        crate::down::down()?;
+    }
+    if !broken.is_empty() && count.failed == 0 {
+        // What could not even run counts as one failure, so that the last line never looks well.
+        count.failed = broken.len() as u64;
+    }
+    println!("\n{} passed, {} failed, {} skipped", count.passed, count.failed, count.ignored);
+    if !broken.is_empty() {
+        bail!("failed: {}", broken.join(", "));
+    }
+    Ok(())
+}
+
+fn run(part: Part, filter: &[String], count: &mut Count) -> Result<()> {
+    match part {
+        Part::Lint => {
+            cargo(&["fmt", "--all", "--check"])?;
+            cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
+        }
+        Part::Unit => {
+            let mut command = Command::new("cargo");
+            command.args(["test", "--quiet", "--workspace", "--lib", "--bins", "--no-fail-fast", "--"]).args(filter);
+            counted(&mut command, count)
+        }
+        Part::Integration => {
+            let env = crate::up(crate::Up::Servers)?;
+            let tests = ["--workspace", NOT_INTEGRATION[0], NOT_INTEGRATION[1], NOT_INTEGRATION[2], NOT_INTEGRATION[3]];
+            inside(&env, &tests, filter, &[], count)
+        }
+        Part::E2e => {
+            let env = crate::up(crate::Up::Cluster)?;
+            let tag = images::product(&env)?;
+            inside(&env, &["-p", "e2e"], filter, &[("SECKILL_IMAGE_TAG", tag)], count)
+        }
+        Part::Extended => {
+            let env = crate::up(crate::Up::Cluster)?;
+            let tag = images::product(&env)?;
+            let filter: Vec<String> = ["--ignored".to_owned()].into_iter().chain(filter.iter().cloned()).collect();
+            inside(&env, &["--workspace"], &filter, &[("SECKILL_IMAGE_TAG", tag)], count)
+        }
+    }
+}
+
+/// Builds tests outside the namespace, which has no way out to fetch anything, and runs them inside.
+fn inside(
+    env: &Environment,
+    tests: &[&str],
+    filter: &[String],
+    variables: &[(&str, String)],
+    count: &mut Count,
+) -> Result<()> {
+    let build = [&["test", "--quiet", "--no-run", "--test", "*"], tests].concat();
+    cargo(&build)?;
+    let mut command = env.command("cargo");
+    command.args(["test", "--quiet", "--offline", "--no-fail-fast", "--test", "*"]).args(tests).arg("--").args(filter);
+    for (name, value) in variables {
+        command.env(name, value);
+    }
+    counted(&mut command, count)
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    let mut command = Command::new("cargo");
+    let status = command.args(args).current_dir(workspace()?).status().context("can't run cargo")?;
+    if !status.success() {
+        bail!("{} failed", shown(&command));
+    }
+    Ok(())
+}
+
+/// Runs a test command, showing what it prints and adding up its results.
+fn counted(command: &mut Command, count: &mut Count) -> Result<()> {
+    let mut child = command
+        .current_dir(workspace()?)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("can't run {}", shown(command)))?;
+    let output = child.stdout.take().context("standard output is a pipe")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        count.add(&line);
+    }
+    if !child.wait()?.success() {
+        bail!("{} failed", shown(command));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_several_runners_add_up() {
+        let mut count = Count::default();
+        for line in [
+            "running 3 tests",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.25s",
+        ] {
+            count.add(line);
+        }
+        assert_eq!(count, Count { passed: 5, failed: 1, ignored: 1 });
+    }
+}
