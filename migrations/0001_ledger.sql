@@ -30,7 +30,9 @@ CREATE TABLE sales (
     PRIMARY KEY (id),
     UNIQUE KEY sale_name (class, namespace, name),
     KEY item (item_id),
-    KEY settled (settled_at)
+    KEY settled (settled_at),
+    -- The last of several guards, and the one that no program can forget.
+    CONSTRAINT never_oversold CHECK (sold <= total)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4;
 
 CREATE TABLE orders (

@@ -13,6 +13,8 @@ use uuid::Uuid;
 #[derive(Clone)]
 pub struct Api {
     url: String,
+    /// The ingress tells the releases of a cluster apart by it.
+    host: String,
     agent: ureq::Agent,
 }
 
@@ -38,7 +40,7 @@ pub enum Kind {
 impl Answer {
     pub fn kind(&self) -> Kind {
         match (self.status, self.body["code"].as_str()) {
-            (202 | 429 | 502 | 503 | 504, _) | (409, Some("in_progress")) => Kind::Again,
+            (202 | 408 | 429 | 500 | 502 | 503 | 504, _) | (409, Some("in_progress")) => Kind::Again,
             (200 | 201, _) if self.body["order_no"].is_string() => Kind::Won,
             (409, Some("sold_out")) => Kind::SoldOut,
             (409, Some("not_started")) => Kind::NotStarted,
@@ -49,7 +51,7 @@ impl Answer {
 }
 
 impl Api {
-    pub fn at(url: &str) -> Self {
+    pub fn at(url: &str, host: &str) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(15)))
@@ -57,12 +59,17 @@ impl Api {
             .build();
         Api {
             url: url.into(),
+            host: host.into(),
             agent: config.into(),
         }
     }
 
     pub fn get(&self, path: &str) -> Result<Answer> {
-        let mut response = self.agent.get(format!("{}{path}", self.url)).call()?;
+        let mut response = self
+            .agent
+            .get(format!("{}{path}", self.url))
+            .header("host", &self.host)
+            .call()?;
         Ok(Answer {
             status: response.status().as_u16(),
             body: response.body_mut().read_json().unwrap_or_default(),
@@ -74,6 +81,7 @@ impl Api {
         let request = self
             .agent
             .post(format!("{}/v1/sales/{sale}/orders", self.url))
+            .header("host", &self.host)
             .header("idempotency-key", key);
         let mut response = request.send_json(serde_json::json!({"quantity": 1}))?;
         Ok(Answer {
@@ -85,7 +93,7 @@ impl Api {
     /// One purchase, asked with the same key until the answer is final.
     pub fn buy_surely(&self, sale: &str) -> Result<Answer> {
         const PATIENCE: Duration = Duration::from_secs(60);
-        let key = Uuid::new_v4().to_string();
+        let key = new_key();
         let begun = Instant::now();
         loop {
             let answer = self.buy(sale, &key);
@@ -96,6 +104,11 @@ impl Api {
             }
         }
     }
+}
+
+/// An idempotency key.
+pub fn new_key() -> String {
+    Uuid::new_v4().to_string()
 }
 
 /// What a crowd was told.

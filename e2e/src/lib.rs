@@ -13,7 +13,7 @@ mod cluster;
 mod release;
 mod sale;
 
-pub use buyers::{Answer, Api, Crowd, Kind};
+pub use buyers::{Answer, Api, Crowd, Kind, new_key};
 pub use cluster::{Cluster, until};
-pub use release::{Release, all_named, text};
+pub use release::{Release, all_named, chart, text};
 pub use sale::Sale;

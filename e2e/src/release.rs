@@ -24,51 +24,37 @@ impl Release {
     pub fn install(cluster: Cluster) -> Result<Self> {
         let name = unique("e2e");
         cluster.create_namespace(&name, json!({"pod-security.kubernetes.io/enforce": "restricted"}))?;
-        cluster.helm(&[
+        // The CRD may be there already, from another test.
+        let crds = [
             "upgrade",
             "--install",
             "seckill-crds",
             &chart("seckill-crds"),
             "-n",
             "default",
-            "--wait",
-        ])?;
+        ];
+        cluster.helm(&[crds.as_slice(), &["--wait", "--take-ownership"]].concat())?;
         let release = Release {
-            api: Api::at(&cluster.ingress_url),
+            api: Api::at(&cluster.ingress_url, &host(&name)),
             cluster,
             class: name.clone(),
             namespace: name.clone(),
             name,
         };
-        release.helm_install(&[])?;
+        release.helm_install()?;
         until("the ingress to lead to the release", Duration::from_secs(60), || {
             Ok((release.api.get("/v1/sales")?.status == 200).then_some(()))
         })?;
         Ok(release)
     }
 
-    /// `helm upgrade --install` with more settings.
-    pub fn helm_install(&self, settings: &[&str]) -> Result<String> {
+    fn helm_install(&self) -> Result<String> {
         let values = self.cluster.values.display().to_string();
-        let class = format!("className={}", self.class);
+        let own = format!("className={},ingress.host={}", self.class, host(&self.name));
         let chart = chart("seckill");
-        let mut args = vec![
-            "upgrade",
-            "--install",
-            &self.name,
-            &chart,
-            "-n",
-            &self.namespace,
-            "-f",
-            &values,
-            "--set",
-            &class,
-            "--wait",
-            "--timeout",
-            "5m",
-        ];
-        args.extend(settings.iter().flat_map(|s| ["--set", s]));
-        self.cluster.helm(&args)
+        let to = ["upgrade", "--install", &self.name, &chart, "-n", &self.namespace];
+        let with = ["-f", &values, "--set", &own, "--wait", "--timeout", "5m"];
+        self.cluster.helm(&[to.as_slice(), &with].concat())
     }
 
     /// A new namespace for sales.
@@ -171,6 +157,11 @@ impl Release {
 pub fn chart(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../helm").join(name);
     path.display().to_string()
+}
+
+/// By which the ingress knows the release.
+fn host(release: &str) -> String {
+    format!("{release}.test")
 }
 
 fn unique(prefix: &str) -> String {

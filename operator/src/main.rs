@@ -1,1 +1,12 @@
-fn main() {}
+//! The operator: runs flash sales on time.
+use operator::args::{Args, Command};
+use operator::{manifest, run};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match seckill_service::parse::<Args>().command {
+        Command::Run(args) => run::run(*args).await?,
+        Command::Crd => print!("{}", manifest::crd()?),
+    }
+    Ok(())
+}

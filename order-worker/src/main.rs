@@ -1,1 +1,11 @@
-fn main() {}
+//! The order-worker: folds the order log into MySQL, and migrates its schema.
+use order_worker::args::{Args, Command};
+use order_worker::{migrate, run};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Command::Run(args) => run::run(args).await,
+        Command::Migrate(args) => migrate::migrate(args).await,
+    }
+}

@@ -1,1 +1,10 @@
-fn main() {}
+//! The HTTP API that buyers buy from.
+use seckill_api::{args::Args, run};
+use seckill_service::{Shutdown, telemetry};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args: Args = seckill_service::parse();
+    telemetry::init(&args.telemetry, env!("CARGO_PKG_NAME"));
+    run::until_told_to_end(args, Shutdown::on_signal()).await
+}

@@ -82,9 +82,9 @@ pub(crate) fn meaning(route: &Route, status: StatusCode, headers: &http::HeaderM
             };
             match (status.as_u16(), answer.code.as_deref()) {
                 // The order exists or not, nobody knows yet: the buyer has no answer.
-                (202, _) | (409, Some("in_progress")) => again(Kind::Unanswered),
+                (202, _) | (409, Some("in_progress")) | (503, Some("outcome_unknown")) => again(Kind::Unanswered),
                 // An answer, though no useful one: nothing was bought.
-                (429 | 503, _) => again(Kind::Other),
+                (408 | 429, _) | (503, Some(_)) => again(Kind::Other),
                 (200..300, _) => match answer.order_no {
                     Some(order_no) if !order_no.is_empty() => Meaning::Won { order_no },
                     _ => Meaning::Lost(Kind::Other, said()),
@@ -92,8 +92,9 @@ pub(crate) fn meaning(route: &Route, status: StatusCode, headers: &http::HeaderM
                 (409, Some("sold_out")) => Meaning::Lost(Kind::SoldOut, said()),
                 (409, Some("not_started")) => Meaning::Lost(Kind::NotStarted, said()),
                 (410, Some("ended")) => Meaning::Lost(Kind::Ended, said()),
-                // A gateway that lost its upstream: the purchase may have happened. The key makes it safe to ask.
-                (502 | 504, _) => again(Kind::Unanswered),
+                // A fault, or a gateway that lost its upstream: the purchase may have happened. The key makes it safe to
+                // ask.
+                (500 | 502..=504, _) => again(Kind::Unanswered),
                 _ => Meaning::Lost(Kind::Other, said()),
             }
         }
@@ -191,6 +192,9 @@ mod tests {
             (409, r#"{"code":"in_progress"}"#, Kind::Unanswered),
             (429, "", Kind::Other),
             (503, r#"{"code":"sold_out"}"#, Kind::Other),
+            (503, r#"{"code":"outcome_unknown"}"#, Kind::Unanswered),
+            (500, r#"{"code":"internal"}"#, Kind::Unanswered),
+            (503, "upstream reset", Kind::Unanswered),
             (502, "bad gateway", Kind::Unanswered),
         ];
         for (status, body, wanted) in again {

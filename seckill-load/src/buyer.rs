@@ -32,6 +32,8 @@ pub(crate) struct Settled {
 pub(crate) async fn buy(plan: &Plan, connections: &Connections, places: &Places, scheduled: Instant) -> Settled {
     let key = Uuid::new_v4().to_string();
     let mut retries = 0;
+    // Whether one of the requests may have bought without telling.
+    let mut unknown = false;
     loop {
         let (asked, from_send) = ask(plan, connections, places, &key).await;
         let settled = |kind, order_no, said| Settled {
@@ -51,7 +53,9 @@ pub(crate) async fn buy(plan: &Plan, connections: &Connections, places: &Places,
             }
             Err(failure) => (None, Kind::Unanswered, failure.why()),
         };
+        unknown |= kind == Kind::Unanswered;
         if retries + 1 >= plan.attempts {
+            let kind = if unknown { Kind::Unanswered } else { kind };
             return settled(kind, None, Some(why));
         }
         sleep(wait(after, retries)).await;

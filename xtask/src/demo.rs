@@ -10,6 +10,8 @@ mod stores;
 mod tool;
 mod watch;
 
+pub use install::local_values;
+
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -83,8 +85,8 @@ pub struct Args {
     /// Answer yes to all questions
     #[arg(long)]
     yes: bool,
-    /// Use a cluster that exists, by the name of its context, instead of building one. It was written for kind, k3d,
-    /// minikube and clusters with Docker images, none of which could be run where it was written: expect small surprises
+    /// Use a cluster that exists, by the name of its context, instead of building one. Never run by us: where it was
+    /// written there is neither Docker nor another cluster
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
     /// With --context: the image that the cluster has, for example seckill:dev
@@ -97,8 +99,8 @@ pub struct Args {
     /// With --url: the ingress class, if it is not the cluster's default
     #[arg(long, requires = "url", default_value = "", hide_default_value = true)]
     ingress_class: String,
-    /// With --context: a values file whose redis, kafka and mysql parts name your own servers, instead of those of
-    /// examples/dependencies.yaml
+    /// With --context: values of the chart that name servers of your own, instead of examples/values-trying-out.yaml and the
+    /// servers of examples/dependencies.yaml
     #[arg(long, requires_all = ["context", "mysql", "redis"], value_name = "FILE")]
     values: Option<PathBuf>,
     /// With --values: a command that asks that MySQL, for example "mysql --defaults-file=my.cnf seckill"
@@ -283,7 +285,7 @@ fn before_the_start(site: &Site, screen: &Screen, watch: &Watch, played: &mut Pl
         })
     })?;
     let lead = starts_at.duration_since(sales::time(&seen.status, "readyAt")?);
-    played.sale.ready_lead_s = lead.as_secs_f64();
+    played.sale.ready_lead_s = thousandths(lead.as_secs_f64());
     screen.say(format!("{name}: ready {:.1} s before its start", lead.as_secs_f64()));
 
     let early = outsiders(site, screen, name)?;
@@ -368,10 +370,11 @@ fn the_crowd(site: &Site, screen: &Screen, case: &Case, played: &mut Played) -> 
     sale.distinct_orders = told.len() as u64;
     sale.p50_ms = answers.latency.from_send.p50_ms;
     sale.p99_ms = answers.latency.from_send.p99_ms;
-    sale.drained_s = took.as_secs_f64();
+    sale.drained_s = thousandths(took.as_secs_f64());
+    let in_redis = sale.stock_left_redis.map_or("no index".into(), |left| left.to_string());
     screen.say(format!(
-        "{name}: {} orders in MySQL {:.1} s after the last answer; left: {:?} in Redis, {} in MySQL",
-        ledger.orders, sale.drained_s, sale.stock_left_redis, ledger.left
+        "{name}: {} orders in MySQL {:.1} s after the last answer; left: {in_redis} in Redis, {} in MySQL",
+        ledger.orders, sale.drained_s, ledger.left
     ));
     Ok(())
 }
@@ -533,6 +536,10 @@ fn samples(answers: &Answers) -> String {
         .iter()
         .map(|s| format!("; {} x {}", s.buyers, s.said))
         .collect()
+}
+
+fn thousandths(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }
 
 fn until(time: Timestamp) -> Duration {

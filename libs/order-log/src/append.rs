@@ -169,43 +169,38 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
     type DeliveryOpaque = Box<Report>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, report: Box<Report>) {
-        match result {
-            Ok(message) => {
-                if let Some(sender) = *report {
-                    // Nobody there: the caller has given up.
-                    let _ = sender.send(Ok(message.offset()));
-                }
+        let outcome = match result {
+            Ok(message) => Ok(message.offset()),
+            Err((error, _)) => {
+                self.0.count.fetch_add(1, Ordering::Relaxed);
+                Err(error.clone())
             }
-            Err((error, message)) => {
-                self.0.note(error, message.partition());
-                if let Some(sender) = *report {
-                    let _ = sender.send(Err(error.clone()));
-                }
-            }
+        };
+        match (*report, outcome) {
+            // If nobody is there any longer, the caller has given up.
+            (Some(sender), outcome) => drop(sender.send(outcome)),
+            (None, Err(error)) => self.0.log(&error),
+            (None, Ok(_)) => {}
         }
     }
 }
 
-/// Counts failed deliveries and logs them, at most once in [`Failures::EVERY`].
+/// Counts failed deliveries, and logs those for which nobody waits, at most once in [`Failures::EVERY`].
 #[derive(Default)]
 struct Failures {
     count: AtomicU64,
-    logged: Mutex<Option<(Instant, u64)>>,
+    logged_at: Mutex<Option<Instant>>,
 }
 
 impl Failures {
     const EVERY: Duration = Duration::from_secs(5);
 
-    fn note(&self, error: &KafkaError, partition: i32) {
-        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = match *logged {
-            Some((at, _)) if at.elapsed() < Self::EVERY => return,
-            Some((_, before)) => before,
-            None => 0,
-        };
-        *logged = Some((Instant::now(), count));
-        let failed = count.saturating_sub(before);
-        tracing::warn!(partition, failed, "Kafka did not acknowledge records: {error}");
+    fn log(&self, error: &KafkaError) {
+        let mut logged_at = self.logged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged_at.is_none_or(|at| at.elapsed() >= Self::EVERY) {
+            *logged_at = Some(Instant::now());
+            let failed = self.count.load(Ordering::Relaxed);
+            tracing::warn!(failed, "Kafka did not acknowledge a record: {error}");
+        }
     }
 }

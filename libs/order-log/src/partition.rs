@@ -74,10 +74,11 @@ impl Partition {
         let cut = self.acceptance.cut(order.sale);
         let current = cut.epoch() == Some(order.epoch);
         let sale = self.sales.entry(order.sale).or_default();
-        let accepted = match &sale.ended {
-            _ if current => sale.accepted.contains(order.seq),
-            Some((epoch, accepted)) => *epoch == order.epoch && accepted.contains(order.seq),
-            None => false,
+        let accepted = if current {
+            sale.accepted.contains(order.seq)
+        } else {
+            let ended = sale.ended.as_ref();
+            ended.is_some_and(|(epoch, accepted)| *epoch == order.epoch && accepted.contains(order.seq))
         };
         if accepted {
             return Asked::Known(Verdict::Accepted);
@@ -271,5 +272,93 @@ mod tests {
         };
         partition.forget(order(0, 1), ticket);
         assert_eq!(partition.waiting(), 0);
+    }
+
+    use proptest::prelude::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Barrier,
+        Close,
+        /// Under the barrier so many barriers ago, or one to come.
+        Batch {
+            ago: i64,
+            first: Seq,
+            count: usize,
+        },
+        Ask {
+            ago: i64,
+            seq: Seq,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => Just(Step::Barrier),
+            1 => (0..40u8).prop_map(|n| if n == 0 { Step::Close } else { Step::Barrier }),
+            8 => (-1..4i64, 1..6u64, 1..4usize).prop_map(|(ago, first, count)| Step::Batch { ago, first, count }),
+            8 => (-1..4i64, 1..9u64).prop_map(|(ago, seq)| Step::Ask { ago, seq }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn every_answer_agrees_with_the_log(steps in prop::collection::vec(step(), 1..60)) {
+            let mut partition = Partition::default();
+            let mut acceptance = Acceptance::default();
+            let mut next: Offset = 0;
+            let mut barriers: Vec<Offset> = Vec::new();
+            let mut accepted: Vec<(OrderId, Offset)> = Vec::new();
+            let mut asked = Vec::new();
+            for step in steps {
+                // -1: a guess at an epoch that may or may not come.
+                let epoch = |ago: i64| match usize::try_from(ago) {
+                    Ok(ago) => barriers.iter().rev().nth(ago).copied().unwrap_or(0),
+                    Err(_) => next + 1,
+                };
+                let record = match step {
+                    Step::Barrier => barrier(),
+                    Step::Close => close(),
+                    Step::Batch { ago, first, count } => batch(epoch(ago), first, count),
+                    Step::Ask { ago, seq } => {
+                        let order = order(epoch(ago), seq);
+                        let closed = acceptance.cut(SALE).closed.is_some();
+                        let ends = barriers.iter().filter(|barrier| **barrier > order.epoch.0).count() + usize::from(closed);
+                        asked.push((order, next, ends, partition.ask(order, next)));
+                        continue;
+                    }
+                };
+                partition.read(next, &record);
+                let verdict = acceptance.judge(next, &record);
+                match &record {
+                    Record::Barrier { .. } if verdict == Accepted => barriers.push(next),
+                    Record::Batch(batch) if verdict == Accepted => accepted.extend(batch.iter().map(|(id, _)| (id, next))),
+                    _ => {}
+                }
+                next += 1;
+            }
+            for (order, at, ends, answer) in asked {
+                let verdict = match answer {
+                    Asked::Known(verdict) => Some(verdict),
+                    Asked::Later(_, mut receiver) => receiver.try_recv().ok(),
+                };
+                let mut accepted_at = accepted.iter().filter(|(id, _)| *id == order).map(|(_, offset)| *offset);
+                match verdict {
+                    Some(Accepted) => prop_assert!(accepted_at.next().is_some()),
+                    // What was accepted in an epoch before the last one may have been forgotten.
+                    Some(Void) => {
+                        let forgotten = accepted_at.all(|offset| offset < at && ends >= 2);
+                        prop_assert!(forgotten);
+                    }
+                    None => {
+                        prop_assert!(accepted_at.next().is_none());
+                        let cut = acceptance.cut(SALE);
+                        prop_assert!(cut.closed.is_none());
+                        prop_assert!(cut.epoch() == Some(order.epoch) || order.epoch.0 >= at);
+                    }
+                }
+            }
+        }
     }
 }

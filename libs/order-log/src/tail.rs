@@ -81,6 +81,7 @@ impl Tail {
             failure: watch::Sender::new(None),
         });
         let stop = shutdown.child_token();
+        let guard = Arc::new(stop.clone().drop_guard());
         for (part, found) in &shared.parts {
             // Subscribed here: a task that begins later would miss a question that came before.
             let asked = found.asked.subscribe();
@@ -91,16 +92,13 @@ impl Tail {
         let reader = Reader {
             shared: shared.clone(),
             consumer,
-            stop: stop.clone(),
+            stop,
         };
         std::thread::Builder::new()
             .name("order-log-tail".into())
             .spawn(move || reader.run())
             .map_err(|error| LogError::Config(format!("no thread to read with: {error}")))?;
-        Ok(Tail {
-            shared,
-            _stop: Arc::new(stop.drop_guard()),
-        })
+        Ok(Tail { shared, _stop: guard })
     }
 
     /// Resolves when each partition was read to the end that it had at the call or later, which may take any time;

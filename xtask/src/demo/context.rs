@@ -51,44 +51,38 @@ pub fn site(args: &Args, context: &str, screen: &Screen) -> Result<Site> {
     let folder = workspace.join("target/demo");
     std::fs::create_dir_all(&folder)?;
 
-    let mut values = json!({
-        "image": {"repository": repository, "tag": tag},
-        "api": {"minReplicas": 1}, "legacy": {"enabled": true},
-        "ingress": {"enabled": args.url.is_some(), "className": args.ingress_class},
-    });
-    let stores = match (&args.values, &args.mysql, &args.redis) {
+    let (file, stores) = match (&args.values, &args.mysql, &args.redis) {
+        (Some(file), Some(mysql), Some(redis)) => {
+            let stores = Stores {
+                mysql: Tool::new(mysql.split_whitespace()),
+                redis: Tool::new(redis.split_whitespace()),
+            };
+            (file.clone(), stores)
+        }
         (None, None, None) => {
             let file = workspace.join("examples/dependencies.yaml").display().to_string();
             screen.waiting("Kafka, MySQL and Redis", || {
                 kubectl.text(&["apply", "-f", &file])?;
                 kubectl.text(&["rollout", "status", "-n", DEPENDENCIES, "--timeout=5m", "statefulset"])
             })?;
-            let host = |name: &str| format!("{name}.{DEPENDENCIES}.svc");
-            values["redis"] = json!({"url": format!("redis://{}:6379", host("redis"))});
-            values["kafka"] = json!({"brokers": format!("{}:9092", host("kafka")), "replication": 1, "minInsync": 1});
-            values["mysql"] = json!({"url": format!("mysql://seckill:seckill@{}:3306/seckill", host("mysql"))});
             let in_pod = |name: &str| {
                 let pod = format!("statefulset/{name}");
                 kubectl.with(["exec", "-i", "-n", DEPENDENCIES, pod.as_str(), "--"])
             };
-            Stores {
+            let stores = Stores {
                 mysql: in_pod("mysql").with(["mysql", "-useckill", "-pseckill", "seckill"]),
                 redis: in_pod("redis").with(["redis-cli"]),
-            }
-        }
-        (Some(file), Some(mysql), Some(redis)) => {
-            let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-            let given: serde_json::Value = serde_yaml::from_str(&text).with_context(|| file.display().to_string())?;
-            for part in ["redis", "kafka", "mysql"] {
-                values[part] = given[part].clone();
-            }
-            Stores {
-                mysql: Tool::new(mysql.split_whitespace()),
-                redis: Tool::new(redis.split_whitespace()),
-            }
+            };
+            (workspace.join("examples/values-trying-out.yaml"), stores)
         }
         _ => bail!("--values, --mysql and --redis go together: servers of your own need all three"),
     };
+    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let mut values: serde_json::Value = serde_yaml::from_str(&text).with_context(|| file.display().to_string())?;
+    ensure!(values.is_object(), "{}: not the values of a chart", file.display());
+    values["image"] = json!({"repository": repository, "tag": tag});
+    values["legacy"] = json!({"enabled": true});
+    values["ingress"] = json!({"enabled": args.url.is_some(), "className": args.ingress_class});
     let values_file = folder.join("values.json");
     std::fs::write(&values_file, serde_json::to_vec_pretty(&values)?)?;
     let forwarded = |port: u16| format!("http://127.0.0.1:{port}");
@@ -101,6 +95,7 @@ pub fn site(args: &Args, context: &str, screen: &Screen) -> Result<Site> {
         load: Tool::new([load_program()?.display().to_string()]).with(["--i-own-this-target"]),
         stores,
         values: values_file,
+        take_crds: false,
         api_url: args.url.clone().unwrap_or_else(|| forwarded(API_PORT)),
         old_routes_url: args.url.clone().unwrap_or_else(|| forwarded(OLD_ROUTES_PORT)),
         known_versions: BTreeMap::new(),

@@ -64,6 +64,8 @@ pub fn install(site: &Site, screen: &Screen) -> Result<()> {
         let values = site.values.display().to_string();
         if release == RELEASE {
             args.extend(["-f", &values]);
+        } else if site.take_crds {
+            args.push("--take-ownership");
         }
         screen.waiting(&format!("helm install {release}"), || site.helm.text(&args))?;
         screen.say(format!("helm install {release} helm/{chart}: ready"));

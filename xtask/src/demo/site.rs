@@ -21,6 +21,8 @@ pub struct Site {
     pub stores: Stores,
     /// Values for the chart.
     pub values: PathBuf,
+    /// Whether a CRD that is there already, from a test for example, may be made Helm's.
+    pub take_crds: bool,
     /// Where the ingress answers.
     pub api_url: String,
     /// Where the old demo's routes answer.
@@ -55,6 +57,7 @@ impl Site {
                     .with_env("REDISCLI_AUTH", REDIS_PASSWORD),
             },
             values,
+            take_crds: true,
             api_url: env.ingress_url.clone(),
             old_routes_url: env.ingress_url.clone(),
             known_versions: env

@@ -199,7 +199,7 @@ const OURS: &[(&[&str], &str)] = &[
             "group.protocol",
             "partition.assignment.strategy",
         ],
-        "partitions are given out by the programs themselves",
+        "only order-worker joins a group, by SECKILL_WORKER_GROUP, and how its partitions are given out is fixed",
     ),
     (
         &[
@@ -223,5 +223,9 @@ const OURS: &[(&[&str], &str)] = &[
     (
         &["allow.auto.create.topics"],
         "a topic made by the broker has the wrong settings: see order-worker migrate --create-topic",
+    ),
+    (
+        &["delivery.report.only.error"],
+        "an order counts only once the broker has confirmed its record",
     ),
 ];

@@ -1,0 +1,261 @@
+//! Sales, positions and the schema, against a real server.
+
+use std::time::Duration;
+
+use crate::common::{Database, new_sale, order};
+use seckill_ledger::{Ledger, LedgerError, SaleTerms};
+use seckill_protocol::index::SaleState;
+use seckill_protocol::{Buyer, Epoch, KeyHash, Record, SaleId};
+
+#[tokio::test]
+async fn creating_a_sale_twice_returns_the_same_sale() {
+    let db = Database::new().await;
+    let new = new_sale(2);
+    let first = db.ledger.create_sale(&new).await.expect("created");
+    let again = db.ledger.create_sale(&new).await.expect("created");
+    assert_eq!(first, again);
+    assert_eq!(db.ledger.sale(first.id).await.expect("read"), Some(first.clone()));
+    let named = db
+        .ledger
+        .sale_by_name(&new.class, &new.namespace, &new.name)
+        .await
+        .expect("read");
+    assert_eq!(named, Some(first.clone()));
+    assert_eq!(
+        (first.price.as_str(), &first.item, first.version),
+        ("9.90", &new.offer.item, 1)
+    );
+    assert!((first.created_at_ms - jiff::Timestamp::now().as_millisecond()).abs() < 3_600_000);
+
+    let many = futures::future::join_all((0..8).map(|_| db.ledger.create_sale(&new))).await;
+    assert!(many.into_iter().all(|sale| sale.expect("created").id == first.id));
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn terms_change_only_from_the_version_that_was_read() {
+    let db = Database::new().await;
+    let sale = db.ledger.create_sale(&new_sale(0)).await.expect("created");
+    let terms = |state| SaleTerms {
+        state,
+        opens_at: 5,
+        closes_at: 9,
+        limit_per_buyer: 1,
+    };
+    let update = async |version, state| {
+        db.ledger
+            .update_terms(sale.id, version, &terms(state))
+            .await
+            .expect("asked")
+    };
+    assert!(update(1, SaleState::Suspended).await);
+    assert!(!update(1, SaleState::Open).await, "an older version");
+    assert!(update(2, SaleState::Closed).await);
+    assert!(!update(3, SaleState::Open).await, "a closed sale never opens again");
+    let after = db.ledger.sale(sale.id).await.expect("read").expect("there");
+    assert_eq!(
+        (after.terms().version, after.terms().state, after.terms().opens),
+        (3, SaleState::Closed, 5)
+    );
+
+    let mut offer = new_sale(0).offer;
+    offer.price = "7.125".into();
+    assert!(db.ledger.update_offer(sale.id, 3, &offer).await.expect("asked"));
+    assert!(!db.ledger.update_offer(sale.id, 3, &offer).await.expect("asked"));
+    assert_eq!(
+        db.ledger.sale(sale.id).await.expect("read").expect("there").price,
+        "7.125"
+    );
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn what_does_not_fit_a_column_is_refused_not_cut() {
+    let db = Database::new().await;
+    let mut new = new_sale(0);
+    new.offer.currency = "EURO".into();
+    assert!(db.ledger.create_sale(&new).await.is_err());
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn the_live_epoch_only_rises() {
+    let db = Database::new().await;
+    let sale = db.ledger.create_sale(&new_sale(0)).await.expect("created").id;
+    for (epoch, rises) in [(5, true), (5, false), (4, false), (6, true)] {
+        assert_eq!(
+            db.ledger.set_live_epoch(sale, Epoch(epoch)).await.expect("asked"),
+            rises,
+            "{epoch}"
+        );
+    }
+    let selling = db.ledger.selling_sales().await.expect("read");
+    assert_eq!(
+        selling.iter().map(|s| (s.id, s.live_epoch)).collect::<Vec<_>>(),
+        [(sale, Some(Epoch(6)))]
+    );
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_settled_sale_stays_in_the_catalogue_for_a_while() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.push(Record::Close { sale: sale.id });
+    db.ledger.store(0, 0, log.end(), &log.entries).await.expect("stored");
+    let unsettled = async || db.ledger.unsettled_sales("default").await.expect("read").len();
+    let shown = async |class, days: u64| {
+        db.ledger
+            .catalogue(class, Duration::from_secs(days * 86400))
+            .await
+            .expect("read")
+            .len()
+    };
+    assert_eq!(
+        (unsettled().await, shown("default", 0).await, shown("other", 9).await),
+        (1, 1, 0)
+    );
+    assert!(db.ledger.set_settled(sale.id).await.expect("asked"));
+    assert_eq!(
+        (unsettled().await, shown("default", 0).await, shown("default", 1).await),
+        (0, 0, 1)
+    );
+    assert!(
+        db.ledger
+            .sale(sale.id)
+            .await
+            .expect("read")
+            .expect("there")
+            .settled_at_ms
+            .is_some()
+    );
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn an_order_is_found_by_its_key_together_with_the_end_of_its_sale() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 2);
+    log.push(Record::Close { sale: sale.id });
+    db.ledger.store(0, 0, log.end(), &log.entries).await.expect("stored");
+    let ask = async |o: &seckill_protocol::Order| {
+        let (found, settled) = db.ledger.order_by_key(sale.id, &o.buyer, o.key).await.expect("read");
+        (found.map(|o| o.id.seq), settled)
+    };
+    let mut wrong_key = order(2);
+    wrong_key.key = order(1).key;
+    assert_eq!(ask(&order(2)).await, (Some(2), false));
+    assert_eq!(ask(&wrong_key).await, (None, false));
+    db.ledger.set_settled(sale.id).await.expect("asked");
+    assert_eq!(ask(&order(2)).await, (Some(2), true));
+    assert_eq!(ask(&order(3)).await, (None, true));
+    let nowhere = db
+        .ledger
+        .order_by_key(SaleId(sale.id.0 ^ 1), &order(1).buyer, order(1).key)
+        .await
+        .expect("read");
+    assert_eq!(nowhere, (None, false));
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_fold_and_a_reader_start_from_one_instant() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(1, 100_000).await;
+    store_one_by_one(&db.ledger, &mut log, sale.id).await;
+    db.drop().await;
+}
+
+/// While batches of 10 are stored one by one, whoever reads finds orders, position and total that fit together.
+async fn store_one_by_one(ledger: &Ledger, log: &mut crate::common::Log, sale: SaleId) {
+    const BATCHES: u64 = 60;
+    let begins = log.end();
+    for i in 0..BATCHES {
+        log.batch(1 + i * 10, 10);
+    }
+    ledger
+        .store(1, 0, begins, &log.entries[..begins as usize])
+        .await
+        .expect("stored");
+    let writer = async {
+        for offset in begins..log.end() {
+            let entry = &log.entries[offset as usize..=offset as usize];
+            ledger.store(1, offset, offset + 1, entry).await.expect("stored");
+        }
+    };
+    let reader = async {
+        loop {
+            let start = ledger.fold_start(sale).await.expect("read");
+            assert_eq!(start.orders.len() as i64, (start.position - begins) * 10);
+            assert_eq!((start.total, start.cut.cur), (100_000, Some(log.epoch.0)));
+            let readers = ledger.reader_start(2).await.expect("read");
+            assert_eq!((readers[0].0, readers[0].1), (0, 0));
+            assert_eq!((readers[1].0, readers[1].2.cut(sale)), (1, start.cut));
+            assert!(readers[1].1 >= start.position);
+            if start.position == log.end() {
+                break;
+            }
+        }
+    };
+    tokio::join!(writer, reader);
+}
+
+#[tokio::test]
+async fn a_sale_that_is_not_there_can_t_be_folded() {
+    let db = Database::new().await;
+    assert!(matches!(
+        db.ledger.fold_start(SaleId(1)).await,
+        Err(LedgerError::NoSale(SaleId(1)))
+    ));
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_program_waits_for_its_migrations_and_takes_a_newer_schema() {
+    let db = Database::new().await;
+    db.ledger.check_schema().await.expect("migrated");
+    db.execute("UPDATE _sqlx_migrations SET version = 9999").await;
+    db.ledger.check_schema().await.expect("newer");
+    db.execute("UPDATE _sqlx_migrations SET success = FALSE").await;
+    let error = db.ledger.check_schema().await.expect_err("half applied").to_string();
+    assert_eq!(error, "waiting for migration 1, found 0: run order-worker migrate");
+    db.execute("DROP TABLE _sqlx_migrations").await;
+    assert!(matches!(
+        db.ledger.check_schema().await,
+        Err(LedgerError::SchemaBehind { found: 0, wanted: 1 })
+    ));
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn migrating_again_changes_nothing_also_by_several_at_once() {
+    let db = Database::new().await;
+    let all = futures::future::join_all((0..3).map(|_| seckill_ledger::migrate(&db.url))).await;
+    assert!(all.into_iter().all(|version| version.expect("migrated") == 1));
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_named_as_the_reason() {
+    let error = Ledger::connect("mysql://u:secret@127.0.0.1:1/x", 1)
+        .await
+        .expect_err("nobody listens")
+        .to_string();
+    assert!(error.contains("refused"), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+}
+
+/// Compiles only if the futures are Send, which a closure inside of them can undo.
+#[allow(dead_code)]
+fn what_the_ledger_returns_can_be_awaited_on_any_thread(ledger: &'static Ledger, buyer: &'static Buyer) {
+    fn send<T: Send>(_: T) {}
+    send(ledger.store(0, 0, 0, &[]));
+    send(ledger.fold_start(SaleId(1)));
+    send(ledger.reader_start(1));
+    send(ledger.unsettled_sales(""));
+    send(ledger.order_by_key(SaleId(1), buyer, KeyHash(1)));
+    send(ledger.set_live_epoch(SaleId(1), Epoch(1)));
+    send(ledger.check_schema());
+    send(Ledger::connect("", 1));
+}

@@ -1,0 +1,416 @@
+//! The transaction that stores the log, against a real server.
+
+use crate::common::{Database, Log, order};
+use seckill_ledger::{Ledger, OrderStatus, Sale, StoreError, Stored};
+use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, Record, SaleId};
+
+async fn store_all(ledger: &Ledger, log: &Log) -> Stored {
+    store_from(ledger, log, 0).await
+}
+
+async fn store_from(ledger: &Ledger, log: &Log, from: i64) -> Stored {
+    ledger
+        .store(log.part, from, log.end(), &log.entries[from as usize..])
+        .await
+        .expect("stored")
+}
+
+async fn now(ledger: &Ledger, sale: SaleId) -> Sale {
+    ledger.sale(sale).await.expect("read").expect("there")
+}
+
+#[tokio::test]
+async fn orders_of_the_log_become_rows_with_their_price_and_time() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(3, 1000).await;
+    log.batch(1, 100);
+    log.batch(101, 61);
+    let stored = store_all(&db.ledger, &log).await;
+    assert_eq!(
+        stored,
+        Stored {
+            orders: 161,
+            ..Stored::default()
+        }
+    );
+
+    let id = OrderId {
+        sale: sale.id,
+        epoch: log.epoch,
+        seq: 161,
+    };
+    let row = db.ledger.order(id).await.expect("read").expect("there");
+    assert_eq!((row.id, row.buyer, row.key), (id, order(161).buyer, order(161).key));
+    assert_eq!(
+        (row.price.as_str(), row.status, row.created_at_ms),
+        ("9.90", OrderStatus::Placed, 1_795_396_511_045)
+    );
+    let after = now(&db.ledger, sale.id).await;
+    assert_eq!((after.total, after.sold, after.cut.cur), (1000, 161, Some(log.epoch.0)));
+    assert_eq!(db.ledger.positions().await.expect("read"), [(3, log.end())]);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn storing_the_same_records_again_is_refused_and_changes_nothing() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 5);
+    store_all(&db.ledger, &log).await;
+    // A zombie that still believes in the position where it stopped.
+    let error = db.ledger.store(0, 0, log.end(), &log.entries).await.expect_err("moved");
+    assert!(
+        matches!(error, StoreError::PositionMoved { part: 0, from: 0 }),
+        "{error}"
+    );
+    assert_eq!(db.number("SELECT COUNT(*) FROM orders").await, 5);
+    assert_eq!(now(&db.ledger, sale.id).await.sold, 5);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn of_many_that_store_the_same_records_at_once_one_succeeds() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 1000).await;
+    log.batch(1, 128);
+    let tries = (0..6).map(|_| db.ledger.store(0, 0, log.end(), &log.entries));
+    let results = futures::future::join_all(tries).await;
+    assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
+    assert!(
+        results
+            .iter()
+            .all(|r| matches!(r, Ok(_) | Err(StoreError::PositionMoved { .. }))),
+        "{results:?}"
+    );
+    assert_eq!(now(&db.ledger, sale.id).await.sold, 128);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn void_and_duplicate_records_are_not_stored() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 1000).await;
+    let old = log.epoch;
+    log.batch(1, 10);
+    log.batch(1, 10); // again within the stretch
+    log.barrier();
+    let late = Batch {
+        sale: sale.id,
+        epoch: old,
+        first: 11,
+        orders: vec![order(11)],
+    };
+    log.push(Record::Batch(late));
+    log.batch(1, 4);
+    let first = store_all(&db.ledger, &log).await;
+    assert_eq!(
+        first,
+        Stored {
+            orders: 14,
+            void: 1,
+            duplicates: 10,
+            quarantined: 0
+        }
+    );
+
+    let middle = log.end();
+    log.batch(3, 5); // 3 and 4 are stored, 5 to 7 are not
+    log.barrier();
+    log.push(Record::Batch(Batch {
+        sale: sale.id,
+        epoch: old,
+        first: 1,
+        orders: vec![order(1)],
+    }));
+    let second = store_from(&db.ledger, &log, middle).await;
+    assert_eq!(
+        second,
+        Stored {
+            orders: 3,
+            void: 1,
+            duplicates: 2,
+            quarantined: 0
+        }
+    );
+    assert_eq!(db.number("SELECT COUNT(*) FROM orders").await, 17);
+    assert_eq!(now(&db.ledger, sale.id).await.sold, 17);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn an_oversell_is_refused_and_quarantined_and_what_fits_is_stored() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 8);
+    log.batch(9, 3);
+    log.batch(12, 2);
+    let stored = store_all(&db.ledger, &log).await;
+    assert_eq!(
+        stored,
+        Stored {
+            orders: 10,
+            quarantined: 1,
+            ..Stored::default()
+        }
+    );
+    let after = now(&db.ledger, sale.id).await;
+    assert_eq!((after.total, after.sold), (10, 10));
+    let id = |seq| OrderId {
+        sale: sale.id,
+        epoch: log.epoch,
+        seq,
+    };
+    assert!(db.ledger.order(id(9)).await.expect("read").is_none());
+    assert!(db.ledger.is_quarantined(id(9)).await.expect("read"));
+    assert!(!db.ledger.is_quarantined(id(8)).await.expect("read"));
+    assert!(!db.ledger.is_quarantined(id(12)).await.expect("read"));
+    // They were promised, so a rebuild has to count them, and the relay need not publish them for ever.
+    assert_eq!(db.ledger.fold_start(sale.id).await.expect("read").orders.len(), 13);
+    assert_eq!(
+        db.ledger.folded_seqs(sale.id, log.epoch, 7, 11).await.expect("read"),
+        [7, 8, 9, 10, 11]
+    );
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_poison_record_is_quarantined_and_what_follows_is_stored() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.push_bytes(b"{\"type\":\"refund\"}".to_vec());
+    log.push_bytes(Vec::new());
+    log.push(Record::Close {
+        sale: SaleId(sale.id.0 ^ 1),
+    });
+    log.cancel(99);
+    log.batch(1, 2);
+    let stored = store_all(&db.ledger, &log).await;
+    assert_eq!(
+        stored,
+        Stored {
+            orders: 2,
+            quarantined: 4,
+            ..Stored::default()
+        }
+    );
+    assert_eq!(db.number("SELECT COUNT(*) FROM quarantine WHERE sale IS NULL").await, 4);
+    let kept = db
+        .number("SELECT COUNT(*) FROM quarantine WHERE off = 2 AND payload = '{\"type\":\"refund\"}'")
+        .await;
+    assert_eq!(kept, 1);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_record_of_a_sale_on_another_partition_is_quarantined() {
+    let db = Database::new().await;
+    let (_, mut here) = db.sale(0, 10).await;
+    let (elsewhere, _) = db.sale(1, 10).await;
+    here.push(Record::Total {
+        sale: elsewhere.id,
+        total: 10,
+    });
+    assert_eq!(store_all(&db.ledger, &here).await.quarantined, 1);
+    assert_eq!(now(&db.ledger, elsewhere.id).await.total, 0);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_is_found_by_halving_and_quarantined_alone() {
+    let db = Database::new().await;
+    db.execute("ALTER TABLE orders ADD CONSTRAINT no_poison CHECK (buyer <> 'shop:poison')")
+        .await;
+    let (sale, mut log) = db.sale(0, 1000).await;
+    for i in 0..10 {
+        log.batch(1 + i * 10, 10);
+    }
+    let mut poisoned = order(101);
+    poisoned.buyer = Buyer::new("shop:poison").expect("valid");
+    log.push(Record::Batch(Batch {
+        sale: sale.id,
+        epoch: log.epoch,
+        first: 101,
+        orders: vec![poisoned],
+    }));
+    log.batch(102, 10);
+    let stored = store_all(&db.ledger, &log).await;
+    assert_eq!(
+        stored,
+        Stored {
+            orders: 110,
+            quarantined: 1,
+            ..Stored::default()
+        }
+    );
+    let id = OrderId {
+        sale: sale.id,
+        epoch: log.epoch,
+        seq: 101,
+    };
+    assert!(db.ledger.is_quarantined(id).await.expect("read"));
+    assert_eq!(now(&db.ledger, sale.id).await.sold, 110);
+    assert_eq!(db.ledger.positions().await.expect("read"), [(0, log.end())]);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn the_same_key_with_other_content_is_quarantined_and_the_first_stays() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 2);
+    let mut other = order(2);
+    other.key = KeyHash::of("another");
+    let orders = vec![other, order(3)];
+    log.push(Record::Batch(Batch {
+        sale: sale.id,
+        epoch: log.epoch,
+        first: 2,
+        orders,
+    }));
+    let stored = store_all(&db.ledger, &log).await;
+    assert_eq!(
+        stored,
+        Stored {
+            orders: 3,
+            quarantined: 1,
+            ..Stored::default()
+        }
+    );
+    let id = OrderId {
+        sale: sale.id,
+        epoch: log.epoch,
+        seq: 2,
+    };
+    assert_eq!(
+        db.ledger.order(id).await.expect("read").expect("there").key,
+        order(2).key
+    );
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn the_total_only_rises() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    for total in [20, 15] {
+        log.push(Record::Total { sale: sale.id, total });
+    }
+    store_all(&db.ledger, &log).await;
+    assert_eq!(now(&db.ledger, sale.id).await.total, 20);
+    let middle = log.end();
+    log.push(Record::Total {
+        sale: sale.id,
+        total: 5,
+    });
+    store_from(&db.ledger, &log, middle).await;
+    assert_eq!(now(&db.ledger, sale.id).await.total, 20);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn close_is_final_but_for_cancels_and_payments() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 3);
+    assert!(
+        !db.ledger.set_settled(sale.id).await.expect("asked"),
+        "CLOSE was not stored yet"
+    );
+    let close = log.end();
+    log.push(Record::Close { sale: sale.id });
+    log.batch(4, 1);
+    log.push(Record::Total {
+        sale: sale.id,
+        total: 99,
+    });
+    let epoch = log.epoch;
+    log.barrier();
+    log.batch(1, 1);
+    log.epoch = epoch;
+    log.cancel(1);
+    log.paid(2);
+    let stored = store_all(&db.ledger, &log).await;
+    assert_eq!(
+        stored,
+        Stored {
+            orders: 3,
+            void: 2,
+            ..Stored::default()
+        }
+    );
+    let after = now(&db.ledger, sale.id).await;
+    assert_eq!((after.total, after.sold), (10, 2));
+    assert_eq!((after.cut.cur, after.cut.closed), (Some(close), Some(close)));
+    assert!(db.ledger.set_settled(sale.id).await.expect("asked"));
+    assert!(!db.ledger.set_settled(sale.id).await.expect("asked"));
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn of_cancel_and_paid_the_first_in_the_log_wins() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 4);
+    log.cancel(1);
+    log.paid(1);
+    log.paid(2);
+    log.cancel(2);
+    store_all(&db.ledger, &log).await;
+    let middle = log.end();
+    log.cancel(1); // again: its unit returns once
+    log.cancel(3);
+    log.paid(3);
+    log.paid(4);
+    store_from(&db.ledger, &log, middle).await;
+    let orders = db.ledger.fold_start(sale.id).await.expect("read").orders;
+    let statuses: Vec<OrderStatus> = orders.iter().map(|o| o.status).collect();
+    use OrderStatus::*;
+    assert_eq!(statuses, [Cancelled, Paid, Cancelled, Paid]);
+    assert_eq!(now(&db.ledger, sale.id).await.sold, 2);
+    // What was cancelled is there to be sold again.
+    let middle = log.end();
+    log.batch(5, 8);
+    assert_eq!(store_from(&db.ledger, &log, middle).await.orders, 8);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn partitions_are_stored_side_by_side() {
+    let db = Database::new().await;
+    let mut logs = Vec::new();
+    for part in 0..4 {
+        let (_, mut log) = db.sale(part, 10_000).await;
+        for i in 0..20 {
+            log.batch(1 + i * 50, 50);
+        }
+        logs.push(log);
+    }
+    let stored = futures::future::join_all(logs.iter().map(|log| store_all(&db.ledger, log))).await;
+    assert!(stored.iter().all(|s| s.orders == 1000), "{stored:?}");
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn an_epoch_is_known_to_the_next_stretch() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    store_all(&db.ledger, &log).await;
+    let middle = log.end();
+    log.batch(1, 1);
+    log.push(Record::Batch(Batch {
+        sale: sale.id,
+        epoch: Epoch(0),
+        first: 1,
+        orders: vec![order(1)],
+    }));
+    let stored = store_from(&db.ledger, &log, middle).await;
+    assert_eq!(
+        stored,
+        Stored {
+            orders: 1,
+            void: 1,
+            ..Stored::default()
+        }
+    );
+    db.drop().await;
+}

@@ -1,0 +1,119 @@
+//! Does the one step of a plan. There is nothing left to decide here.
+use seckill_ledger::{LedgerError, Sale};
+use seckill_order_log::LogError;
+use seckill_protocol::Record;
+use seckill_stock::StockError;
+
+use crate::facts::{Facts, Wanted};
+use crate::plan::{Balance, Plan, Step};
+use crate::rebuild::RebuildError;
+use crate::run::Operator;
+use crate::status::{Note, Notes};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    #[error("MySQL: {0}")]
+    Ledger(#[from] LedgerError),
+    #[error("Kafka: {0}")]
+    Log(#[from] LogError),
+    #[error("{0}")]
+    Stock(#[from] StockError),
+    #[error("the index can't be rebuilt: {0}")]
+    Rebuild(#[from] RebuildError),
+}
+
+impl ActError {
+    /// For metrics: few values.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            ActError::Ledger(_) | ActError::Rebuild(RebuildError::Ledger(_)) => "ledger",
+            ActError::Log(_) | ActError::Rebuild(RebuildError::Log(_)) => "log",
+            ActError::Stock(_) | ActError::Rebuild(RebuildError::Stock(_)) => "stock",
+            ActError::Rebuild(_) => "rebuild",
+        }
+    }
+}
+
+impl Operator {
+    /// Says what is worth an event.
+    pub async fn act(&self, namespace: &str, name: &str, facts: &Facts, plan: &Plan) -> Result<Notes, ActError> {
+        let mut notes = Notes::default();
+        match (&plan.step, &facts.wanted, &facts.sale) {
+            (Step::Create, Some(wanted), _) => {
+                let sale = self.create(namespace, name, wanted).await?;
+                notes.push(Note::normal(
+                    "Accepted",
+                    format!("the ledger knows it as sale {}", sale.id),
+                ));
+            }
+            (Step::UpdateOffer, Some(wanted), Some(sale)) => {
+                self.ledger.update_offer(sale.id, sale.version, &wanted.offer()).await?;
+            }
+            (Step::UpdateTerms(terms), _, Some(sale)) => {
+                self.ledger.update_terms(sale.id, sale.version, terms).await?;
+            }
+            (Step::Rebuild, _, Some(sale)) => {
+                let rebuilt = self.rebuild(sale).await?;
+                let numbers = format!(
+                    "epoch {}: {} units, {} left, {} orders",
+                    rebuilt.epoch, rebuilt.total, rebuilt.left, rebuilt.orders
+                );
+                notes.push(match sale.live_epoch {
+                    None => Note::normal("Preheated", numbers),
+                    Some(old) => {
+                        Note::warning("Rebuilt", format!("Redis had lost the index of epoch {old}; {numbers}"))
+                    }
+                });
+            }
+            (Step::Publish(epoch), _, Some(sale)) => {
+                self.ledger.set_live_epoch(sale.id, *epoch).await?;
+                self.stock.drop_epochs_before(sale.id, *epoch).await?;
+            }
+            (Step::ApplyTerms, _, Some(sale)) => {
+                self.stock.apply(sale.id, &sale.terms()).await?;
+            }
+            (Step::Close, _, Some(sale)) => {
+                let offset = self.log.append(sale.part, &Record::Close { sale: sale.id }).await?;
+                self.memory.remember_close(sale.id);
+                tracing::info!(sale = %sale.id, offset, "closed");
+            }
+            (Step::Settle(balance), _, Some(sale)) => {
+                self.settle(sale, balance).await?;
+                notes.push(match balance {
+                    Balance::Uneven { total, sold, left } => Note::warning(
+                        "Imbalanced",
+                        format!("{total} units: {sold} sold by the ledger, but {left} left in Redis"),
+                    ),
+                    Balance::Even { remaining } | Balance::WithoutIndex { remaining } => Note::normal(
+                        "Settled",
+                        format!("{} units: {} sold, {remaining} left", sale.total, sale.sold),
+                    ),
+                });
+            }
+            (Step::Nothing, ..) | (_, _, None) | (Step::Create | Step::UpdateOffer, None, _) => {}
+        }
+        Ok(notes)
+    }
+
+    async fn create(&self, namespace: &str, name: &str, wanted: &Wanted) -> Result<Sale, LedgerError> {
+        // Any fixed choice does; the id is drawn by the ledger, so the name decides.
+        let hash = name
+            .bytes()
+            .chain(namespace.bytes())
+            .fold(0u32, |hash, byte| hash.wrapping_mul(31) + u32::from(byte));
+        let part = hash % self.log.partitions();
+        self.ledger
+            .create_sale(&wanted.new_sale(&self.class, namespace, name, part))
+            .await
+    }
+
+    async fn settle(&self, sale: &Sale, balance: &Balance) -> Result<(), ActError> {
+        if let Balance::Uneven { total, sold, left } = balance {
+            tracing::error!(sale = %sale.id, total, sold, left, "the ledger and Redis disagree at the end of the sale");
+        }
+        self.stock.drop_sale(sale.id).await?;
+        self.ledger.set_settled(sale.id).await?;
+        self.memory.forget(sale.id);
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! Everything that is known of a sale, read before anything is decided. What can't be read is unknown, never zero.
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
+use seckill_crds::{FlashSale, FlashSaleSpec};
+use seckill_ledger::{LedgerError, NewSale, Offer, Sale, SaleTerms};
+use seckill_protocol::index::SaleState;
+use seckill_stock::IndexState;
+
+use crate::run::Operator;
+use crate::scale::Workloads;
+
+/// Holds a sale back as `spec.suspend` does; either suffices.
+pub const SUSPEND_ANNOTATION: &str = "seckill.dev/suspend";
+
+/// Unix time in milliseconds.
+pub type Millis = u64;
+
+/// What the FlashSale says, as far as it matters here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    pub uid: String,
+    pub spec: FlashSaleSpec,
+    pub suspended: bool,
+}
+
+impl Wanted {
+    pub fn of(object: &FlashSale) -> Self {
+        let annotated = object
+            .annotations()
+            .get(SUSPEND_ANNOTATION)
+            .is_some_and(|v| v != "false");
+        Wanted {
+            uid: object.uid().unwrap_or_default(),
+            spec: object.spec.clone(),
+            suspended: object.spec.suspend || annotated,
+        }
+    }
+
+    pub fn starts_at(&self) -> Millis {
+        millis(&self.spec.starts_at)
+    }
+
+    pub fn ends_at(&self) -> Millis {
+        millis(&self.spec.ends_at)
+    }
+
+    pub fn preheat_at(&self) -> Millis {
+        self.starts_at()
+            .saturating_sub(1000 * u64::try_from(self.spec.lead_time_seconds).unwrap_or_default())
+    }
+
+    pub fn terms(&self) -> SaleTerms {
+        SaleTerms {
+            state: if self.suspended {
+                SaleState::Suspended
+            } else {
+                SaleState::Open
+            },
+            opens_at: self.starts_at(),
+            closes_at: self.ends_at(),
+            limit_per_buyer: 0,
+        }
+    }
+
+    pub fn offer(&self) -> Offer {
+        let item = &self.spec.item;
+        Offer {
+            // A struct of strings and numbers always becomes JSON.
+            item: serde_json::to_value(item).unwrap_or_default(),
+            item_id: item.id,
+            price: item.price.clone(),
+            currency: item.currency.clone(),
+            offered: u64::try_from(self.spec.stock).unwrap_or_default(),
+        }
+    }
+
+    pub fn new_sale(&self, class: &str, namespace: &str, name: &str, part: u32) -> NewSale {
+        NewSale {
+            class: class.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: self.uid.clone(),
+            part,
+            terms: self.terms(),
+            offer: self.offer(),
+        }
+    }
+}
+
+pub fn millis(time: &Time) -> Millis {
+    u64::try_from(time.0.as_millisecond()).unwrap_or_default()
+}
+
+/// What Redis holds of the sale.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Index {
+    /// It was not asked: nothing of the sale is there yet, or any more.
+    NotAsked,
+    /// It does not answer, for this reason.
+    Unknown(String),
+    /// No index is in force: it was never installed, or it is lost, or on another server or life of it.
+    None,
+    InForce(IndexState),
+}
+
+impl Index {
+    pub fn in_force(&self) -> Option<&IndexState> {
+        match self {
+            Index::InForce(index) => Some(index),
+            _ => None,
+        }
+    }
+}
+
+/// All that [`crate::plan::plan`] goes by.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub now: Millis,
+    /// `None`: the FlashSale is gone, and that is certain.
+    pub wanted: Option<Wanted>,
+    /// `None`: the ledger does not know the sale.
+    pub sale: Option<Sale>,
+    pub index: Index,
+    pub workloads: Arc<Workloads>,
+    /// A CLOSE of this process is on its way into the ledger.
+    pub close_appended: bool,
+}
+
+impl Operator {
+    /// Reads the facts of a sale. An error means that the ledger does not answer: nothing can be decided without it.
+    pub async fn facts(&self, namespace: &str, name: &str, wanted: Option<Wanted>) -> Result<Facts, LedgerError> {
+        let sale = self.ledger.sale_by_name(&self.class, namespace, name).await?;
+        let now = now();
+        let index = match &sale {
+            Some(sale) if sale.settled_at_ms.is_none() && may_have_index(now, wanted.as_ref(), sale) => {
+                match self.stock.probe(sale.id).await {
+                    Ok(probe) => probe.valid().cloned().map_or(Index::None, Index::InForce),
+                    Err(error) => Index::Unknown(error.to_string()),
+                }
+            }
+            _ => Index::NotAsked,
+        };
+        let close_appended = sale.as_ref().is_some_and(|sale| self.memory.close_appended(sale.id));
+        Ok(Facts {
+            now,
+            wanted,
+            sale,
+            index,
+            workloads: self.workloads.borrow().clone(),
+            close_appended,
+        })
+    }
+}
+
+fn may_have_index(now: Millis, wanted: Option<&Wanted>, sale: &Sale) -> bool {
+    wanted.is_none_or(|wanted| now >= wanted.preheat_at())
+        || sale.live_epoch.is_some()
+        || sale.state == SaleState::Closed
+}
+
+pub fn now() -> Millis {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
+}

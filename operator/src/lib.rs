@@ -1,0 +1,20 @@
+//! Runs flash sales on time. Read in the order in which data flows:
+//!
+//! - [`controller`]: which sale is looked at, and when again
+//! - [`facts`]: everything that is known of it, read at once
+//! - [`plan`]: what is to be done about it, a pure function
+//! - [`act`]: does it; [`rebuild`] is the one step that takes several
+//! - [`status`]: what the FlashSale's readers are told
+//!
+//! Beside that, [`scale`] keeps the two Deployments at what the sales ask for.
+pub mod act;
+pub mod args;
+pub mod controller;
+pub mod facts;
+pub mod manifest;
+pub mod metrics;
+pub mod plan;
+pub mod rebuild;
+pub mod run;
+pub mod scale;
+pub mod status;

@@ -1,0 +1,577 @@
+//! What is to be done about a sale, and what its readers are told: a pure function of the facts.
+//!
+//! A plan has at most one step. After it the facts are read again, so that a step never stands on what another one
+//! changed, and a crash between two steps is nothing special.
+use std::time::Duration;
+
+use seckill_crds::Phase;
+use seckill_ledger::{Sale, SaleTerms};
+use seckill_protocol::Epoch;
+use seckill_protocol::index::SaleState;
+use seckill_stock::IndexState;
+
+use crate::facts::{Facts, Index, Millis, Wanted};
+use crate::scale::{Shortage, Workloads};
+
+/// What is to be done now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    Nothing,
+    /// Enter the sale into the ledger.
+    Create,
+    /// Take over what is offered, as long as no unit of it is counted.
+    UpdateOffer,
+    /// Take over state and window; the index learns them by the next plan.
+    UpdateTerms(SaleTerms),
+    /// Begin a new epoch and put an index in force: preheating and recovery are the same.
+    Rebuild,
+    /// Tell the API which index sells.
+    Publish(Epoch),
+    /// Tell the index the terms.
+    ApplyTerms,
+    /// Append the terminal record.
+    Close,
+    /// Account for every unit, and free what Redis holds.
+    Settle(Balance),
+}
+
+/// What the ledger and the index say of the units at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Balance {
+    Even {
+        remaining: u64,
+    },
+    Uneven {
+        total: u64,
+        sold: u64,
+        left: u64,
+    },
+    /// There is no index to compare with; the log and the ledger decide alone.
+    WithoutIndex {
+        remaining: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Type {
+    Accepted,
+    StockPreheated,
+    WorkloadsScaled,
+    Ready,
+    LedgerBalanced,
+    Settled,
+    Stalled,
+}
+
+impl Type {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Type::Accepted => "Accepted",
+            Type::StockPreheated => "StockPreheated",
+            Type::WorkloadsScaled => "WorkloadsScaled",
+            Type::Ready => "Ready",
+            Type::LedgerBalanced => "LedgerBalanced",
+            Type::Settled => "Settled",
+            Type::Stalled => "Stalled",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Is {
+    True,
+    False,
+    Unknown,
+}
+
+impl Is {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Is::True => "True",
+            Is::False => "False",
+            Is::Unknown => "Unknown",
+        }
+    }
+}
+
+/// Why a condition is as it is. docs/operator.md has a line for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    Accepted,
+    Invalid,
+    NameUsed,
+    NotYetDue,
+    Preheating,
+    Preheated,
+    RedisUnavailable,
+    Scaling,
+    Scaled,
+    CeilingReached,
+    LeftToAutoscaler,
+    ClusterUnknown,
+    StockMissing,
+    WorkloadsMissing,
+    ReadyToSell,
+    Selling,
+    SoldOut,
+    Suspended,
+    Ended,
+    Balanced,
+    Imbalanced,
+    ComparedWithoutIndex,
+    NothingCounted,
+    Running,
+    Draining,
+    Closing,
+    Settled,
+    Progressing,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Accepted => "Accepted",
+            Reason::Invalid => "Invalid",
+            Reason::NameUsed => "NameUsed",
+            Reason::NotYetDue => "NotYetDue",
+            Reason::Preheating => "Preheating",
+            Reason::Preheated => "Preheated",
+            Reason::RedisUnavailable => "RedisUnavailable",
+            Reason::Scaling => "Scaling",
+            Reason::Scaled => "Scaled",
+            Reason::CeilingReached => "CeilingReached",
+            Reason::LeftToAutoscaler => "LeftToAutoscaler",
+            Reason::ClusterUnknown => "ClusterUnknown",
+            Reason::StockMissing => "StockMissing",
+            Reason::WorkloadsMissing => "WorkloadsMissing",
+            Reason::ReadyToSell => "ReadyToSell",
+            Reason::Selling => "Selling",
+            Reason::SoldOut => "SoldOut",
+            Reason::Suspended => "Suspended",
+            Reason::Ended => "Ended",
+            Reason::Balanced => "Balanced",
+            Reason::Imbalanced => "Imbalanced",
+            Reason::ComparedWithoutIndex => "ComparedWithoutIndex",
+            Reason::NothingCounted => "NothingCounted",
+            Reason::Running => "Running",
+            Reason::Draining => "Draining",
+            Reason::Closing => "Closing",
+            Reason::Settled => "Settled",
+            Reason::Progressing => "Progressing",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub type_: Type,
+    pub is: Is,
+    pub reason: Reason,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub step: Step,
+    /// `None`: the sale is not accepted, it has no phase.
+    pub phase: Option<Phase>,
+    pub findings: Vec<Finding>,
+    /// When the phase changes next by itself.
+    pub next: Option<Millis>,
+    /// How long nothing needs to be looked at, if nothing is seen to change; `None`: for ever.
+    pub look_again: Option<Duration>,
+}
+
+/// How often the index of a sale that sells, or soon will, is looked at.
+const PROBE: Duration = Duration::from_secs(1);
+/// The same at the end, where people wait for it.
+const PROBE_AT_THE_END: Duration = Duration::from_millis(200);
+/// No wait is longer, in case the clock is set.
+const LONGEST: Duration = Duration::from_secs(60);
+
+pub fn plan(facts: &Facts) -> Plan {
+    let Some(sale) = &facts.sale else {
+        return match &facts.wanted {
+            Some(_) => Plan::new(Step::Create, Some(Phase::Scheduled)).finding(accepted()),
+            None => Plan::new(Step::Nothing, None),
+        };
+    };
+    if let Some(wanted) = &facts.wanted
+        && wanted.uid != sale.uid
+        && sale.state == SaleState::Closed
+    {
+        return name_used(facts, sale);
+    }
+    if sale.settled_at_ms.is_some() {
+        return settled(sale);
+    }
+    if sale.state == SaleState::Closed {
+        return ending(facts, sale);
+    }
+    match &facts.wanted {
+        Some(wanted) => running(facts, wanted, sale),
+        // Deleted in mid-sale: it ends now.
+        None => Plan::new(Step::UpdateTerms(closed(sale.terms_now())), Some(Phase::Ended)),
+    }
+}
+
+trait TermsNow {
+    fn terms_now(&self) -> SaleTerms;
+}
+
+impl TermsNow for Sale {
+    fn terms_now(&self) -> SaleTerms {
+        SaleTerms {
+            state: self.state,
+            opens_at: self.opens_at,
+            closes_at: self.closes_at,
+            limit_per_buyer: self.limit_per_buyer,
+        }
+    }
+}
+
+fn closed(terms: SaleTerms) -> SaleTerms {
+    SaleTerms {
+        state: SaleState::Closed,
+        ..terms
+    }
+}
+
+/// Up to its end.
+fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
+    let now = facts.now;
+    // Once units are counted, a FlashSale that was made anew under the same name can't change what is sold and when.
+    let counted = sale.live_epoch.is_some() || sale.cut.cur.is_some();
+    let mut terms = wanted.terms();
+    if counted {
+        terms.opens_at = sale.opens_at;
+    }
+    if now >= terms.closes_at {
+        return Plan::new(Step::UpdateTerms(closed(terms)), Some(Phase::Ended)).finding(accepted());
+    }
+    let offer = wanted.offer();
+    if !counted && (offer.item != sale.item || offer.offered != sale.offered) {
+        return Plan::new(Step::UpdateOffer, Some(Phase::Scheduled)).finding(accepted());
+    }
+    if terms != sale.terms_now() {
+        return Plan::new(Step::UpdateTerms(terms), None).finding(accepted());
+    }
+    if now < wanted.preheat_at() && !counted {
+        let message = "the stock is put in place at the start less spec.leadTimeSeconds";
+        return Plan::new(Step::Nothing, Some(Phase::Scheduled))
+            .finding(accepted())
+            .find(Type::StockPreheated, Is::False, Reason::NotYetDue, message)
+            .find(Type::WorkloadsScaled, Is::False, Reason::NotYetDue, message)
+            .find(Type::Ready, Is::False, Reason::NotYetDue, message)
+            .find(
+                Type::LedgerBalanced,
+                Is::Unknown,
+                Reason::NothingCounted,
+                "no unit is counted yet",
+            )
+            .find(Type::Settled, Is::False, Reason::NotYetDue, "the sale has not begun")
+            .next(now, wanted.preheat_at(), LONGEST);
+    }
+    let pods = pods(&facts.workloads, wanted);
+    let opened = now >= sale.opens_at;
+    let (step, stock) = match &facts.index {
+        Index::Unknown(why) => (
+            Step::Nothing,
+            finding(
+                Type::StockPreheated,
+                Is::Unknown,
+                Reason::RedisUnavailable,
+                format!("Redis does not answer: {why}"),
+            ),
+        ),
+        Index::NotAsked | Index::None => (
+            Step::Rebuild,
+            finding(
+                Type::StockPreheated,
+                Is::False,
+                Reason::Preheating,
+                "the index is being put in place",
+            ),
+        ),
+        Index::InForce(index) if sale.cut.cur.is_some_and(|cur| index.epoch < Epoch(cur)) => (
+            Step::Rebuild,
+            finding(
+                Type::StockPreheated,
+                Is::False,
+                Reason::Preheating,
+                format!(
+                    "a newer epoch than {} was begun and has no index: it is being rebuilt",
+                    index.epoch
+                ),
+            ),
+        ),
+        Index::InForce(index) => {
+            let step = if sale.live_epoch.is_none_or(|live| live < index.epoch) {
+                Step::Publish(index.epoch)
+            } else if index.terms.version < sale.version {
+                Step::ApplyTerms
+            } else {
+                Step::Nothing
+            };
+            let message = format!("{} units under epoch {}", index.total, index.epoch);
+            (
+                step,
+                finding(Type::StockPreheated, Is::True, Reason::Preheated, message),
+            )
+        }
+    };
+    let in_place = stock.is == Is::True && step == Step::Nothing;
+    let (is, reason, message) = match (in_place, opened || pods.is == Is::True) {
+        (false, _) => (Is::False, Reason::StockMissing, stock.message.clone()),
+        (true, false) => (Is::False, Reason::WorkloadsMissing, pods.message.clone()),
+        (true, true) if sale.state == SaleState::Suspended => (
+            Is::False,
+            Reason::Suspended,
+            "suspended by spec.suspend or the annotation seckill.dev/suspend".to_owned(),
+        ),
+        (true, true) if !opened => (Is::True, Reason::ReadyToSell, "stock and pods are in place".to_owned()),
+        (true, true) if facts.index.in_force().is_some_and(|i| i.left == 0) => {
+            (Is::True, Reason::SoldOut, "every unit is sold".to_owned())
+        }
+        (true, true) => (Is::True, Reason::Selling, "buyers buy".to_owned()),
+    };
+    let phase = match (opened, reason) {
+        (_, Reason::Suspended) => Phase::Suspended,
+        (false, Reason::ReadyToSell) => Phase::Ready,
+        (_, Reason::SoldOut) => Phase::SoldOut,
+        (true, Reason::Selling) => Phase::Open,
+        _ => Phase::Preheating,
+    };
+    let stalled = match &facts.index {
+        Index::Unknown(_) => finding(Type::Stalled, Is::True, Reason::RedisUnavailable, stock.message.clone()),
+        _ => finding(
+            Type::Stalled,
+            Is::False,
+            Reason::Progressing,
+            "nothing holds the sale up",
+        ),
+    };
+    Plan::new(step, Some(phase))
+        .finding(accepted())
+        .finding(stock)
+        .finding(pods)
+        .find(Type::Ready, is, reason, message)
+        .finding(balanced_so_far(facts.index.in_force(), sale))
+        .find(Type::Settled, Is::False, Reason::Running, "the sale has not ended")
+        .finding(stalled)
+        .next(now, if opened { sale.closes_at } else { sale.opens_at }, PROBE)
+}
+
+/// From its end to its settlement.
+fn ending(facts: &Facts, sale: &Sale) -> Plan {
+    let ended = |step, reason, message: String| {
+        let mut plan = Plan::new(step, Some(Phase::Ended))
+            .finding(accepted())
+            .find(Type::Ready, Is::False, Reason::Ended, "the sale has ended")
+            .find(Type::Settled, Is::False, reason, message.clone());
+        plan = match &facts.index {
+            Index::Unknown(_) => plan.find(Type::Stalled, Is::True, Reason::RedisUnavailable, message),
+            _ => plan.find(
+                Type::Stalled,
+                Is::False,
+                Reason::Progressing,
+                "nothing holds the sale up",
+            ),
+        };
+        plan.look_again = Some(PROBE_AT_THE_END);
+        plan
+    };
+    if let Index::Unknown(why) = &facts.index {
+        let message = format!("Redis does not answer, and what it holds is to be compared and freed: {why}");
+        return ended(Step::Nothing, Reason::RedisUnavailable, message);
+    }
+    let index = facts.index.in_force();
+    if sale.cut.closed.is_none() {
+        return match index {
+            Some(index) if index.terms.version < sale.version => ended(
+                Step::ApplyTerms,
+                Reason::Draining,
+                "the index is being told to sell no more".to_owned(),
+            ),
+            // What was sold before the index learnt it is on its way: the relay publishes what its seller did not.
+            Some(index) if index.outbox > 0 => ended(
+                Step::Nothing,
+                Reason::Draining,
+                format!("{} batches are on their way into the ledger", index.outbox),
+            ),
+            // Without an index there is nothing to wait for: what is in the log before CLOSE counts, and what was not
+            // published was promised to nobody.
+            _ if facts.close_appended => ended(
+                Step::Nothing,
+                Reason::Closing,
+                "the worker is on its way to the terminal record".to_owned(),
+            ),
+            _ => ended(
+                Step::Close,
+                Reason::Closing,
+                "the terminal record is being appended".to_owned(),
+            ),
+        };
+    }
+    let remaining = sale.total.saturating_sub(sale.sold);
+    let balance = match index {
+        Some(index) if index.left == remaining => Balance::Even { remaining },
+        Some(index) => Balance::Uneven {
+            total: sale.total,
+            sold: sale.sold,
+            left: index.left,
+        },
+        None => Balance::WithoutIndex { remaining },
+    };
+    let verdict = verdict(&balance, sale);
+    ended(
+        Step::Settle(balance),
+        Reason::Closing,
+        "every unit is being accounted for".to_owned(),
+    )
+    .finding(verdict)
+}
+
+fn verdict(balance: &Balance, sale: &Sale) -> Finding {
+    let (total, sold) = (sale.total, sale.sold);
+    match balance {
+        Balance::Even { remaining } => finding(
+            Type::LedgerBalanced,
+            Is::True,
+            Reason::Balanced,
+            format!("{total} units: {sold} sold, {remaining} left, in the ledger and in Redis"),
+        ),
+        Balance::Uneven { left, .. } => finding(
+            Type::LedgerBalanced,
+            Is::False,
+            Reason::Imbalanced,
+            format!(
+                "{total} units: {sold} sold by the ledger, but {left} left in Redis; the ledger counts, find out why"
+            ),
+        ),
+        Balance::WithoutIndex { remaining } => finding(
+            Type::LedgerBalanced,
+            Is::True,
+            Reason::ComparedWithoutIndex,
+            format!("{total} units: {sold} sold, {remaining} left, by the ledger; Redis held no index to compare with"),
+        ),
+    }
+}
+
+fn settled(sale: &Sale) -> Plan {
+    let message = format!(
+        "{} units: {} sold, {} left",
+        sale.total,
+        sale.sold,
+        sale.total.saturating_sub(sale.sold)
+    );
+    Plan::new(Step::Nothing, Some(Phase::Settled))
+        .finding(accepted())
+        .find(Type::Ready, Is::False, Reason::Ended, "the sale has ended")
+        .find(Type::Settled, Is::True, Reason::Settled, message)
+        .find(
+            Type::Stalled,
+            Is::False,
+            Reason::Progressing,
+            "nothing holds the sale up",
+        )
+}
+
+/// The name belongs to a sale that has ended. That one goes on to its settlement, unseen by this object.
+fn name_used(facts: &Facts, sale: &Sale) -> Plan {
+    let mut plan = if sale.settled_at_ms.is_some() {
+        Plan::new(Step::Nothing, None)
+    } else {
+        ending(facts, sale)
+    };
+    let message = format!(
+        "metadata.name: a sale called {} has ended, and a sale runs once; choose another name",
+        sale.name
+    );
+    plan.phase = None;
+    plan.findings = vec![
+        finding(Type::Accepted, Is::False, Reason::NameUsed, message.clone()),
+        finding(Type::Ready, Is::False, Reason::NameUsed, message.clone()),
+        finding(Type::Stalled, Is::True, Reason::NameUsed, message),
+    ];
+    plan
+}
+
+/// While orders are under way, less may be in the ledger than was taken, but never more.
+fn balanced_so_far(index: Option<&IndexState>, sale: &Sale) -> Finding {
+    let Some(index) = index else {
+        return finding(
+            Type::LedgerBalanced,
+            Is::Unknown,
+            Reason::NothingCounted,
+            "no index is in force",
+        );
+    };
+    let (total, left, sold) = (index.total, index.left, sale.sold);
+    if left + sold > total {
+        let message = format!("{sold} sold by the ledger and {left} left in Redis are more than the {total} offered");
+        return finding(Type::LedgerBalanced, Is::False, Reason::Imbalanced, message);
+    }
+    finding(
+        Type::LedgerBalanced,
+        Is::True,
+        Reason::Balanced,
+        "sold, left and in flight are what was offered",
+    )
+}
+
+fn pods(workloads: &Workloads, wanted: &Wanted) -> Finding {
+    let (is, reason, message) = match workloads.shortage(wanted.spec.demand.as_ref()) {
+        None => (
+            Is::True,
+            Reason::Scaled,
+            "the pods that the sale asks for are ready".to_owned(),
+        ),
+        Some(Shortage::Unknown(why)) => (Is::Unknown, Reason::ClusterUnknown, why),
+        Some(Shortage::Starting(what)) => (Is::False, Reason::Scaling, what),
+        Some(Shortage::Ceiling(what)) => (Is::False, Reason::CeilingReached, what),
+        Some(Shortage::Autoscaler(what)) => (Is::False, Reason::LeftToAutoscaler, what),
+    };
+    finding(Type::WorkloadsScaled, is, reason, message)
+}
+
+fn accepted() -> Finding {
+    finding(Type::Accepted, Is::True, Reason::Accepted, "the ledger knows the sale")
+}
+
+fn finding(type_: Type, is: Is, reason: Reason, message: impl Into<String>) -> Finding {
+    Finding {
+        type_,
+        is,
+        reason,
+        message: message.into(),
+    }
+}
+
+impl Plan {
+    fn new(step: Step, phase: Option<Phase>) -> Self {
+        Plan {
+            step,
+            phase,
+            findings: Vec::new(),
+            next: None,
+            look_again: None,
+        }
+    }
+
+    fn finding(mut self, finding: Finding) -> Self {
+        self.findings.push(finding);
+        self
+    }
+
+    fn find(self, type_: Type, is: Is, reason: Reason, message: impl Into<String>) -> Self {
+        self.finding(finding(type_, is, reason, message))
+    }
+
+    /// Looks again at the boundary, and no later than after `most`.
+    fn next(mut self, now: Millis, at: Millis, most: Duration) -> Self {
+        self.next = Some(at);
+        self.look_again = Some(Duration::from_millis(at.saturating_sub(now).max(1)).min(most));
+        self
+    }
+}

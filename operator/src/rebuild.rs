@@ -1,0 +1,243 @@
+//! Begins a new epoch of a sale and puts an index of it in force. Preheating is the rebuild of an index that was never
+//! there.
+//!
+//! It is safe whenever it runs, however often, and by however many at once: from the barrier on, everything that an older
+//! index sells is void for every reader of the log. Who dies on the way leaves a barrier without an index, which the next
+//! look at the sale finds.
+use std::collections::HashMap;
+
+use rand::random;
+use seckill_ledger::{FoldStart, LedgerError, Sale};
+use seckill_order_log::{LogError, OrderLog};
+use seckill_protocol::index::Holding;
+use seckill_protocol::{Acceptance, Buyer, Epoch, OrderId, Quantity, Record, SaleId, Verdict};
+use seckill_stock::{Install, Installed, StockError};
+
+use crate::run::Operator;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Stock(#[from] StockError),
+    #[error(
+        "the barrier at offset {0} is not there any more: the order log was replaced or cut; nothing may be sold on it"
+    )]
+    BarrierLost(i64),
+    #[error(
+        "the new epoch {new} is not beyond {live}, under which the sale sold: the order log was replaced or cut; \
+         restore it before anything is sold"
+    )]
+    LogReplaced { new: Epoch, live: Epoch },
+    #[error("more units are sold, {sold}, than offered, {total}; nothing may be sold until a person has looked at it")]
+    Oversold { sold: u64, total: u64 },
+    #[error("the index was refused: {0}; beginning again")]
+    Refused(String),
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rebuilt {
+    pub epoch: Epoch,
+    pub total: u64,
+    pub left: u64,
+    pub orders: usize,
+}
+
+impl Operator {
+    pub async fn rebuild(&self, sale: &Sale) -> Result<Rebuilt, RebuildError> {
+        // R1: what was sold before this is in the log by now, or will be void.
+        let before = self.ledger.fold_start(sale.id).await?;
+        if before.total < sale.offered {
+            // It may be in the log already, and only the worker is behind: the highest total counts, twice is once.
+            self.log
+                .append(
+                    sale.part,
+                    &Record::Total {
+                        sale: sale.id,
+                        total: sale.offered,
+                    },
+                )
+                .await?;
+        }
+        let nonce = format!("{:016x}", random::<u64>());
+        let barrier = Record::Barrier { sale: sale.id, nonce };
+        let epoch = Epoch(self.log.append(sale.part, &barrier).await?);
+        self.read_back(sale, epoch, &barrier).await?;
+        if let Some(live) = before.live_epoch.filter(|live| epoch <= *live) {
+            return Err(RebuildError::LogReplaced { new: epoch, live });
+        }
+
+        // R2: the ledger up to its position, and the log from there up to the barrier.
+        let start = self.ledger.fold_start(sale.id).await?;
+        let mut fold = Fold::starting_from(sale.id, start);
+        let position = fold.position;
+        if position <= epoch.0 {
+            self.log
+                .read(sale.part, position, epoch.0 + 1, |entry| {
+                    if let Ok(record) = &entry.record {
+                        fold.read(entry.offset, record);
+                    }
+                })
+                .await?;
+        }
+        let left = fold.total.checked_sub(fold.live()).ok_or(RebuildError::Oversold {
+            sold: fold.live(),
+            total: fold.total,
+        })?;
+
+        // R3: nothing points at these keys yet.
+        let (total, orders) = (fold.total, fold.orders.len());
+        let holdings: Vec<_> = fold.into_holdings().into_iter().collect();
+        self.stock.write_holdings(sale.id, epoch, &holdings).await?;
+
+        // R4: at most once for this epoch. If its outcome is unknown, the next look finds an index in force or begins again.
+        let holders = holdings.len() as u64;
+        let index = Install {
+            epoch,
+            total,
+            left,
+            holders,
+            terms: sale.terms(),
+        };
+        match self.stock.install(sale.id, &index).await? {
+            Installed::Done => {}
+            Installed::Refused(why) => return Err(RebuildError::Refused(why)),
+        }
+
+        // R5: the newest terms may be newer than those that this began with; after that the API may know.
+        if let Some(newest) = self.ledger.sale(sale.id).await? {
+            self.stock.apply(sale.id, &newest.terms()).await?;
+        }
+        self.ledger.set_live_epoch(sale.id, epoch).await?;
+        self.stock.drop_epochs_before(sale.id, epoch).await?;
+        Ok(Rebuilt {
+            epoch,
+            total,
+            left,
+            orders,
+        })
+    }
+
+    /// A barrier of one's own is one that was read at its offset, never one that was merely acknowledged or found.
+    async fn read_back(&self, sale: &Sale, epoch: Epoch, barrier: &Record) -> Result<(), RebuildError> {
+        let mut found = false;
+        let log: &OrderLog = &self.log;
+        log.read(sale.part, epoch.0, epoch.0 + 1, |entry| {
+            found |= entry.offset == epoch.0 && entry.record.as_ref().is_ok_and(|record| record == barrier);
+        })
+        .await?;
+        if found {
+            Ok(())
+        } else {
+            Err(RebuildError::BarrierLost(epoch.0))
+        }
+    }
+}
+
+/// An order as the index needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Folded {
+    buyer: Buyer,
+    holding: Holding,
+}
+
+/// One sale by the ledger, and then by the log.
+struct Fold {
+    sale: SaleId,
+    position: i64,
+    acceptance: Acceptance,
+    total: u64,
+    orders: HashMap<OrderId, Folded>,
+}
+
+impl Fold {
+    fn starting_from(sale: SaleId, start: FoldStart) -> Self {
+        let orders = start.orders.into_iter().map(|order| {
+            let OrderId { epoch, seq, .. } = order.id;
+            let cancelled = !order.status.is_live();
+            let holding = Holding {
+                epoch,
+                seq,
+                quantity: order.quantity,
+                key: order.key,
+                cancelled,
+            };
+            (
+                order.id,
+                Folded {
+                    buyer: order.buyer,
+                    holding,
+                },
+            )
+        });
+        Fold {
+            sale,
+            position: start.position,
+            acceptance: Acceptance::starting_from([(sale, start.cut)]),
+            total: start.total,
+            orders: orders.collect(),
+        }
+    }
+
+    fn read(&mut self, offset: i64, record: &Record) {
+        if record.sale() != self.sale || self.acceptance.judge(offset, record) == Verdict::Void {
+            return;
+        }
+        match record {
+            Record::Batch(batch) => {
+                for (id, order) in batch.iter() {
+                    let OrderId { epoch, seq, .. } = id;
+                    let holding = Holding {
+                        epoch,
+                        seq,
+                        quantity: order.quantity,
+                        key: order.key,
+                        cancelled: false,
+                    };
+                    // A duplicate is dropped against orders of every status: it never brings a cancelled one back.
+                    self.orders.entry(id).or_insert_with(|| Folded {
+                        buyer: order.buyer.clone(),
+                        holding,
+                    });
+                }
+            }
+            Record::Total { total, .. } => self.total = self.total.max(*total),
+            Record::Cancel { epoch, seq, .. } => {
+                let id = OrderId {
+                    sale: self.sale,
+                    epoch: *epoch,
+                    seq: *seq,
+                };
+                if let Some(order) = self.orders.get_mut(&id) {
+                    order.holding.cancelled = true;
+                }
+            }
+            Record::Barrier { .. } | Record::Paid { .. } | Record::Close { .. } => {}
+        }
+    }
+
+    /// Units in live orders.
+    fn live(&self) -> u64 {
+        let quantity = |q: Quantity| u64::from(q);
+        self.orders
+            .values()
+            .filter(|o| !o.holding.cancelled)
+            .map(|o| quantity(o.holding.quantity))
+            .sum()
+    }
+
+    fn into_holdings(self) -> HashMap<Buyer, Vec<Holding>> {
+        let mut holdings: HashMap<Buyer, Vec<Holding>> = HashMap::new();
+        for order in self.orders.into_values() {
+            holdings.entry(order.buyer).or_default().push(order.holding);
+        }
+        for held in holdings.values_mut() {
+            held.sort_by_key(|h| (h.epoch, h.seq));
+        }
+        holdings
+    }
+}

@@ -1,0 +1,161 @@
+//! Flags and environment variables.
+use std::ffi::OsString;
+
+use clap::Parser;
+use seckill_order_log::LogConfig;
+use seckill_service::args::parse_from;
+use seckill_service::config::{AdminArgs, KafkaArgs, MysqlArgs, MysqlUrl, RedisArgs, TelemetryArgs};
+
+/// Folds the order log into MySQL
+#[derive(Debug, Parser)]
+#[command(name = "order-worker", version)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Store the order log in MySQL; this is what happens without a subcommand
+    Run(Box<RunArgs>),
+    /// Bring MySQL's schema up to date and, if asked for, create the topic; then end. Harmless to repeat
+    Migrate(Box<MigrateArgs>),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    #[command(flatten)]
+    pub mysql: MysqlArgs,
+
+    /// The consumer group of the workers. Those with one name share the partitions
+    #[arg(long, env = "SECKILL_WORKER_GROUP", default_value = "seckill-order-worker", value_name = "seckill-order-worker",
+        value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub group: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct MigrateArgs {
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+
+    /// MySQL, as a user that may create and change tables
+    #[arg(
+        long,
+        env = "SECKILL_MIGRATE_MYSQL_URL",
+        hide_env_values = true,
+        value_name = "mysql://admin:password@mysql:3306/seckill"
+    )]
+    pub migrate_mysql_url: MysqlUrl,
+
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+
+    /// Create the topic of the order log too, if it does not exist
+    #[arg(long)]
+    pub create_topic: bool,
+
+    /// Partitions of a new topic: the most workers that can share the work
+    #[arg(long, env = "SECKILL_TOPIC_PARTITIONS", default_value_t = 8, value_name = "8",
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub topic_partitions: u32,
+
+    /// Replicas of a new topic
+    #[arg(long, env = "SECKILL_TOPIC_REPLICATION", default_value_t = 3, value_name = "3",
+        value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub topic_replication: u32,
+
+    /// Replicas that must have a record before it counts as written
+    #[arg(long, env = "SECKILL_TOPIC_MIN_INSYNC", default_value_t = 2, value_name = "2",
+        value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub topic_min_insync: u32,
+
+    /// How long to wait for servers that are away
+    #[arg(
+        long,
+        env = "SECKILL_MIGRATE_TIMEOUT_SECONDS",
+        default_value_t = 300,
+        value_name = "300"
+    )]
+    pub timeout_seconds: u64,
+}
+
+impl Args {
+    /// The arguments of this process. Does not return if one is wrong.
+    pub fn parse() -> Self {
+        parse_from(with_default_command(std::env::args_os().collect())).unwrap_or_else(|refused| {
+            match refused.exit_code() {
+                0 => print!("{refused}"), // help was asked for
+                _ => eprintln!("{refused}"),
+            }
+            std::process::exit(refused.exit_code())
+        })
+    }
+}
+
+/// Says `run` where no subcommand was said.
+fn with_default_command(mut words: Vec<OsString>) -> Vec<OsString> {
+    let first = words.get(1).and_then(|word| word.to_str()).unwrap_or("--");
+    let is_about_the_program = matches!(first, "-h" | "--help" | "-V" | "--version");
+    if first.starts_with('-') && !is_about_the_program {
+        words.insert(1.min(words.len()), "run".into());
+    }
+    words
+}
+
+pub fn log_config(args: &KafkaArgs) -> LogConfig {
+    LogConfig {
+        brokers: args.kafka_brokers.as_str().into(),
+        topic: args.kafka_topic.as_str().into(),
+        properties: args.kafka_properties.expose().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn without_a_subcommand_it_runs() {
+        for (said, meant) in [
+            ("order-worker", "order-worker run"),
+            ("order-worker --group g", "order-worker run --group g"),
+            ("order-worker run", "order-worker run"),
+            (
+                "order-worker migrate --create-topic",
+                "order-worker migrate --create-topic",
+            ),
+            ("order-worker --help", "order-worker --help"),
+        ] {
+            assert_eq!(with_default_command(words(said)), words(meant));
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_their_names() {
+        let servers = "--kafka-brokers k:1 --migrate-mysql-url mysql://u:p@h/d";
+        for (wrong, named) in [
+            ("--topic-partitions 0", "--topic-partitions"),
+            ("--topic-min-insync x", "--topic-min-insync"),
+            ("--timeout-seconds soon", "--timeout-seconds"),
+        ] {
+            let line = words(&format!("order-worker migrate {servers} {wrong}"));
+            let refused = parse_from::<Args>(line).expect_err(wrong);
+            assert_eq!(refused.exit_code(), 2);
+            assert!(refused.to_string().contains(named), "{refused}");
+        }
+        let refused = parse_from::<Args>(words("order-worker run --mysql-url redis://x")).expect_err("no URL of MySQL");
+        assert!(refused.to_string().contains("SECKILL_MYSQL_URL"), "{refused}");
+    }
+}

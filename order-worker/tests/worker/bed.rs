@@ -1,0 +1,274 @@
+//! A database and a topic of a test's own, and workers as processes.
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use seckill_ledger::{Ledger, NewSale, Offer, Sale, SaleTerms};
+use seckill_order_log::{LogConfig, OrderLog};
+use seckill_protocol::index::SaleState;
+use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, Order, Record, SaleId, Seq};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
+
+pub const PARTITIONS: u32 = 2;
+/// Far beyond what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn server(variable: &str, example: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; example: {example}"))
+}
+
+pub struct Bed {
+    pub url: String,
+    pub redis: String,
+    pub kafka: String,
+    pub topic: String,
+    pub ledger: Ledger,
+    pub log: OrderLog,
+    database: String,
+}
+
+impl Bed {
+    pub async fn new() -> Self {
+        let mysql = server("SECKILL_TEST_MYSQL_URL", "mysql://user:password@127.0.0.1:3306/db");
+        let kafka = server("SECKILL_TEST_KAFKA", "127.0.0.1:9092");
+        let redis = server("SECKILL_TEST_REDIS_URL", "redis://127.0.0.1:6379");
+        let name = format!("seckill_worker_{:016x}", rand::random::<u64>());
+        let (base, _) = mysql.rsplit_once('/').expect("a URL with a database");
+        let url = format!("{base}/{name}");
+        let mut admin = MySqlConnection::connect(&mysql).await.expect("MySQL");
+        admin
+            .execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .await
+            .expect("created");
+        assert!(migrate(&url, &kafka, &name, "1", &[]).success());
+        let config = LogConfig {
+            brokers: kafka.clone(),
+            topic: name.clone(),
+            properties: Vec::new(),
+        };
+        let log = OrderLog::connect(config).await.expect("Kafka");
+        let ledger = Ledger::connect(&url, 4).await.expect("MySQL");
+        Bed {
+            url,
+            redis,
+            kafka,
+            topic: name.clone(),
+            ledger,
+            log,
+            database: name,
+        }
+    }
+
+    pub async fn execute(&self, sql: &str) {
+        let mut connection = MySqlConnection::connect(&self.url).await.expect("MySQL");
+        connection.execute(AssertSqlSafe(sql.to_string())).await.expect(sql);
+    }
+
+    pub async fn number(&self, sql: &str) -> i64 {
+        let mut connection = MySqlConnection::connect(&self.url).await.expect("MySQL");
+        sqlx::query_scalar(AssertSqlSafe(sql.to_string()))
+            .fetch_one(&mut connection)
+            .await
+            .expect(sql)
+    }
+
+    pub async fn orders(&self) -> i64 {
+        self.number("SELECT COUNT(*) FROM orders").await
+    }
+
+    /// Waits until so many orders are stored, and sees that no more come than that.
+    pub async fn wait_for_orders(&self, orders: i64) {
+        let begun = Instant::now();
+        while self.orders().await < orders {
+            assert!(begun.elapsed() < PATIENCE, "{} of {orders} orders", self.orders().await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(self.orders().await, orders);
+    }
+
+    /// A sale with its total and its first epoch in the log.
+    pub async fn sale(&self, part: u32, total: u64) -> (Sale, Epoch) {
+        let new = NewSale {
+            class: "default".into(),
+            namespace: "shop".into(),
+            name: format!("sale-{:016x}", rand::random::<u64>()),
+            uid: "8f0c2f5e-0000-4000-8000-000000000000".into(),
+            part,
+            terms: SaleTerms {
+                state: SaleState::Open,
+                opens_at: 1,
+                closes_at: 4_000_000_000_000,
+                limit_per_buyer: 0,
+            },
+            offer: Offer {
+                item: serde_json::json!({"sku": "p1"}),
+                item_id: None,
+                price: "9.90".into(),
+                currency: "EUR".into(),
+                offered: total,
+            },
+        };
+        let sale = self.ledger.create_sale(&new).await.expect("created");
+        self.log
+            .append(part, &Record::Total { sale: sale.id, total })
+            .await
+            .expect("appended");
+        let barrier = Record::Barrier {
+            sale: sale.id,
+            nonce: "n".into(),
+        };
+        let epoch = Epoch(self.log.append(part, &barrier).await.expect("appended"));
+        (sale, epoch)
+    }
+
+    /// Not called when a test fails: its database can be looked at then.
+    pub async fn drop(self) {
+        self.execute(&format!("DROP DATABASE {}", self.database)).await;
+    }
+
+    pub fn worker(&self) -> Worker {
+        self.worker_with_mysql(&self.url)
+    }
+
+    pub fn worker_with_mysql(&self, url: &str) -> Worker {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .expect("a port")
+            .local_addr()
+            .expect("bound");
+        let process = program()
+            .args([
+                "--mysql-url",
+                url,
+                "--redis-url",
+                &self.redis,
+                "--kafka-brokers",
+                &self.kafka,
+            ])
+            .args([
+                "--kafka-topic",
+                &self.topic,
+                "--group",
+                &self.topic,
+                "--admin-listen",
+                &free.to_string(),
+            ])
+            .args(["--log-format", "text"])
+            .spawn()
+            .expect("started");
+        Worker { process, admin: free }
+    }
+}
+
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_order-worker"));
+    command.stdin(Stdio::null());
+    command
+}
+
+pub fn migrate(url: &str, kafka: &str, topic: &str, min_insync: &str, more: &[&str]) -> std::process::ExitStatus {
+    let partitions = PARTITIONS.to_string();
+    program()
+        .args([
+            "migrate",
+            "--migrate-mysql-url",
+            url,
+            "--kafka-brokers",
+            kafka,
+            "--kafka-topic",
+            topic,
+        ])
+        .args(["--create-topic", "--topic-partitions", &partitions])
+        .args(["--topic-replication", "1", "--topic-min-insync", min_insync])
+        .args(more)
+        .status()
+        .expect("ran")
+}
+
+/// A worker's process. Killed when dropped.
+pub struct Worker {
+    process: Child,
+    admin: SocketAddr,
+}
+
+impl Worker {
+    pub fn kill(mut self) {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("ended");
+    }
+
+    /// SIGTERM; the exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        let pid = self.process.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .expect("ran")
+                .success()
+        );
+        self.process.wait().expect("ended").code()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().expect("asked").is_none()
+    }
+
+    /// The body of /readyz, or of /metrics.
+    pub async fn ask(&self, path: &str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let Ok(mut stream) = tokio::net::TcpStream::connect(self.admin).await else {
+            return "not listening".into();
+        };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let mut answer = String::new();
+        if stream.write_all(request.as_bytes()).await.is_err() || stream.read_to_string(&mut answer).await.is_err() {
+            return "no answer".into();
+        }
+        answer
+            .split_once("\r\n\r\n")
+            .map_or(answer.clone(), |(_, body)| body.into())
+    }
+
+    /// Waits until /readyz says this.
+    pub async fn wait_until(&self, what: &str) {
+        let begun = Instant::now();
+        loop {
+            let said = self.ask("/readyz").await;
+            if said.contains(what) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "not {what:?} but {said:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub async fn wait_until_ready(&self) {
+        self.wait_until("ready\n").await;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Fails when it has ended already, which is what we want.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub fn batch(sale: SaleId, epoch: Epoch, first: Seq, orders: u64) -> Record {
+    let order = |seq| {
+        let key = format!("key-{seq}");
+        Order {
+            buyer: Buyer::anonymous(&key),
+            quantity: 1,
+            tier: 0,
+            key: KeyHash::of(&key),
+        }
+    };
+    Record::Batch(Batch {
+        sale,
+        epoch,
+        first,
+        orders: (first..first + orders).map(order).collect(),
+    })
+}

@@ -1,0 +1,123 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use seckill_ledger::Sale;
+use seckill_protocol::index::Request;
+use seckill_protocol::{Buyer, Epoch, KeyHash};
+use seckill_stock::StockClient;
+use seckill_stock::rebuild::{Install, Installed};
+
+use crate::bed::{Bed, batch};
+
+/// An index in force, as the operator would have made it.
+async fn install(bed: &Bed, stock: &StockClient, sale: &Sale, epoch: Epoch, total: u64) {
+    let install = Install {
+        epoch,
+        total,
+        left: total,
+        holders: 0,
+        terms: sale.terms(),
+    };
+    let installed = stock.install(sale.id, &install).await.expect("Redis");
+    assert!(matches!(installed, Installed::Done), "{installed:?}");
+    assert!(bed.ledger.set_live_epoch(sale.id, epoch).await.expect("MySQL"));
+}
+
+/// Sells in Redis and tells nobody: as a process does that dies right after.
+async fn sell(stock: &StockClient, sale: &Sale, epoch: Epoch, keys: &[&str]) {
+    let request = |key: &&str| Request {
+        buyer: Buyer::anonymous(key),
+        quantity: 1,
+        tier: 0,
+        key: KeyHash::of(key),
+    };
+    let requests: Vec<Request> = keys.iter().map(request).collect();
+    stock
+        .purchase(sale.id, epoch, &requests)
+        .await
+        .expect("Redis")
+        .expect("not fenced");
+}
+
+async fn wait_until_trimmed(stock: &StockClient, sale: &Sale, epoch: Epoch) {
+    while stock.outbox_len(sale.id, epoch).await.expect("Redis") > 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphaned_outbox_entry_is_published_once_stored_and_trimmed() {
+    let bed = Bed::new().await;
+    let stock = StockClient::connect(&bed.redis).await.expect("Redis");
+    let (sale, epoch) = bed.sale(0, 100).await;
+    install(&bed, &stock, &sale, epoch, 100).await;
+    sell(&stock, &sale, epoch, &["a", "b"]).await;
+    sell(&stock, &sale, epoch, &["c"]).await;
+    let worker = bed.worker();
+    bed.wait_for_orders(3).await;
+    wait_until_trimmed(&stock, &sale, epoch).await;
+    let orders = bed.ledger.fold_start(sale.id).await.expect("read").orders;
+    let keys: HashMap<u64, KeyHash> = orders.into_iter().map(|o| (o.id.seq, o.key)).collect();
+    assert_eq!(
+        keys,
+        HashMap::from([(1, KeyHash::of("a")), (2, KeyHash::of("b")), (3, KeyHash::of("c"))])
+    );
+    let metrics = worker.ask("/metrics").await;
+    assert!(
+        metrics.contains("seckill_worker_relay_republished_total 2\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("seckill_worker_orders_duplicate_total 0\n"),
+        "{metrics}"
+    );
+    stock.drop_sale(sale.id).await.expect("Redis");
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_is_only_trimmed() {
+    let bed = Bed::new().await;
+    let stock = StockClient::connect(&bed.redis).await.expect("Redis");
+    let (sale, epoch) = bed.sale(0, 10_000).await;
+    install(&bed, &stock, &sale, epoch, 10_000).await;
+    for i in 0..600 {
+        sell(&stock, &sale, epoch, &[&format!("key-{i}")]).await;
+    }
+    for entry in stock.outbox(sale.id, epoch, 0, 1000).await.expect("Redis") {
+        let record = seckill_protocol::Record::Batch(entry.batch);
+        bed.log.append_now(0, &record).expect("queued");
+    }
+    // Older than the relay waits, and in the log before the worker is there.
+    bed.log.flush(Duration::from_secs(10)).await.expect("flushed");
+    let worker = bed.worker();
+    bed.wait_for_orders(600).await;
+    wait_until_trimmed(&stock, &sale, epoch).await;
+    let metrics = worker.ask("/metrics").await;
+    assert!(
+        metrics.contains("seckill_worker_relay_republished_total 0\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("seckill_worker_relay_trimmed_total 600\n"),
+        "{metrics}"
+    );
+    stock.drop_sale(sale.id).await.expect("Redis");
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_away_does_not_stop_storing() {
+    let mut bed = Bed::new().await;
+    bed.redis = "redis://127.0.0.1:1".into();
+    let (sale, epoch) = bed.sale(0, 100).await;
+    bed.ledger.set_live_epoch(sale.id, epoch).await.expect("MySQL");
+    let worker = bed.worker();
+    bed.log
+        .append(0, &batch(sale.id, epoch, 1, 10))
+        .await
+        .expect("appended");
+    bed.wait_for_orders(10).await;
+    worker.wait_until_ready().await;
+    bed.drop().await;
+}

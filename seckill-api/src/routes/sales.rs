@@ -1,0 +1,158 @@
+//! The sales, as a page that sells shows them.
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use seckill_protocol::index::{Millis, SaleState};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::orders::Price;
+use crate::api::Api;
+use crate::catalogue::Listed;
+use crate::clock;
+use crate::input::{self, SalePath};
+use crate::problem::Problem;
+
+/// The server's time to the millisecond, for a countdown; `Date` has whole seconds only.
+const SERVER_TIME: HeaderName = HeaderName::from_static("server-time");
+/// Samples of Redis taken at once for one list.
+const SAMPLES_AT_ONCE: usize = 16;
+
+/// `GET /v1/sales`
+pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+    let sales: Vec<SaleView> = stream::iter(api.catalogue.all())
+        .map(|listed| SaleView::of(api.clone(), listed))
+        .buffered(SAMPLES_AT_ONCE)
+        .collect()
+        .await;
+    cacheable(&headers, &List { sales })
+}
+
+/// `GET /v1/sales/{namespace}/{name}`
+pub async fn one(State(api): State<Arc<Api>>, path: SalePath, headers: HeaderMap) -> Result<Response, Problem> {
+    let listed = input::sale(&api, path)?;
+    Ok(cacheable(&headers, &SaleView::of(api, listed).await))
+}
+
+#[derive(Serialize)]
+struct List {
+    sales: Vec<SaleView>,
+}
+
+#[derive(Serialize)]
+struct SaleView {
+    /// As it stands in the paths of this interface.
+    sale: String,
+    /// As the FlashSale states it, but for the price.
+    item: Value,
+    price: Price,
+    starts_at: String,
+    ends_at: String,
+    /// Null: there is none.
+    limit_per_buyer: Option<u32>,
+    state: &'static str,
+    /// Null: not known just now.
+    remaining: Option<u64>,
+}
+
+impl SaleView {
+    async fn of(api: Arc<Api>, listed: Arc<Listed>) -> Self {
+        let sale = &listed.sale;
+        let remaining = api.remaining(&listed).await;
+        SaleView {
+            sale: listed.name(),
+            item: item(sale.item.clone()),
+            price: Price {
+                amount: sale.price.clone(),
+                currency: sale.currency.clone(),
+            },
+            starts_at: clock::rfc3339(sale.opens_at),
+            ends_at: clock::rfc3339(sale.closes_at),
+            limit_per_buyer: (sale.limit_per_buyer > 0).then_some(sale.limit_per_buyer),
+            state: state(sale.state, listed.has_ended(), sale.opens_at, clock::now(), remaining),
+            remaining,
+        }
+    }
+}
+
+/// The price has a place of its own.
+fn item(mut item: Value) -> Value {
+    if let Some(item) = item.as_object_mut() {
+        item.remove("price");
+        item.remove("currency");
+    }
+    item
+}
+
+fn state(state: SaleState, ended: bool, opens: Millis, now: Millis, remaining: Option<u64>) -> &'static str {
+    match (state, remaining) {
+        _ if ended => "ended",
+        (SaleState::Suspended, _) => "suspended",
+        _ if now < opens => "scheduled",
+        (_, Some(0)) => "sold_out",
+        _ => "open",
+    }
+}
+
+fn cacheable(asked: &HeaderMap, body: &impl Serialize) -> Response {
+    let body = match serde_json::to_string(body) {
+        Ok(body) => body,
+        Err(error) => {
+            tracing::error!(%error, "a sale can't be shown");
+            return Problem::Internal.into_response();
+        }
+    };
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    let tag = format!("W/\"{:016x}\"", hasher.finish());
+    let unchanged = knows(asked, &tag);
+    let headers = [
+        (header::CACHE_CONTROL, "public, max-age=1".to_owned()),
+        (header::ETAG, tag),
+        (SERVER_TIME, clock::rfc3339(clock::now())),
+    ];
+    if unchanged {
+        return (StatusCode::NOT_MODIFIED, headers).into_response();
+    }
+    (headers, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Whether If-None-Match names the tag. Tags are compared weakly, and ours hold no comma.
+fn knows(asked: &HeaderMap, tag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let known = asked.get_all(header::IF_NONE_MATCH).iter();
+    let mut known = known
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    known.any(|known| known.trim() == "*" || opaque(known) == opaque(tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_is_not_sold_out() {
+        use SaleState::*;
+        assert_eq!(state(Open, false, 5, 5, Some(0)), "sold_out");
+        assert_eq!(state(Open, false, 5, 5, None), "open");
+        assert_eq!(state(Open, false, 5, 4, Some(3)), "scheduled");
+        assert_eq!(state(Suspended, false, 5, 5, Some(0)), "suspended");
+        assert_eq!(state(Open, true, 5, 9, None), "ended");
+    }
+
+    #[test]
+    fn a_tag_is_known_in_a_list_weak_or_strong() {
+        let asked = |value: &str| HeaderMap::from_iter([(header::IF_NONE_MATCH, value.parse().unwrap())]);
+        for known in ["W/\"ab\"", "\"ab\"", "\"x\", W/\"ab\"", "*"] {
+            assert!(knows(&asked(known), "W/\"ab\""), "{known}");
+        }
+        for other in ["\"abc\"", "ab", ""] {
+            assert!(!knows(&asked(other), "W/\"ab\""), "{other}");
+        }
+    }
+}
