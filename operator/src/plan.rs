@@ -98,7 +98,6 @@ impl Is {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     Accepted,
-    Invalid,
     NameUsed,
     NotYetDue,
     Preheating,
@@ -131,7 +130,6 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Accepted => "Accepted",
-            Reason::Invalid => "Invalid",
             Reason::NameUsed => "NameUsed",
             Reason::NotYetDue => "NotYetDue",
             Reason::Preheating => "Preheating",
@@ -573,5 +571,380 @@ impl Plan {
         self.next = Some(at);
         self.look_again = Some(Duration::from_millis(at.saturating_sub(now).max(1)).min(most));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use seckill_crds::{FlashSaleSpec, Item};
+    use seckill_protocol::{SaleCut, SaleId};
+
+    use super::*;
+    use crate::scale::Workload;
+
+    const START: Millis = 1_900_000_000_000;
+    const END: Millis = START + 60_000;
+    const LEAD: Millis = 10_000;
+
+    fn time(at: Millis) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+        let at = k8s_openapi::jiff::Timestamp::from_millisecond(i64::try_from(at).expect("fits")).expect("a time");
+        k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at)
+    }
+
+    fn wanted() -> Wanted {
+        let item = Item {
+            sku: "s".into(),
+            id: None,
+            name: "n".into(),
+            price: "1.00".into(),
+            currency: "EUR".into(),
+            description: None,
+        };
+        let spec = FlashSaleSpec {
+            class_name: "default".into(),
+            item,
+            stock: 10,
+            starts_at: time(START),
+            ends_at: time(END),
+            lead_time_seconds: 10,
+            cool_down_seconds: 0,
+            demand: None,
+            suspend: false,
+        };
+        Wanted {
+            uid: "u".into(),
+            spec,
+            suspended: false,
+        }
+    }
+
+    fn workload(ready: i32) -> Result<Workload, String> {
+        Ok(Workload {
+            name: "w".into(),
+            ceiling: 2,
+            floor: 1,
+            ready,
+            autoscaler: None,
+        })
+    }
+
+    /// A sale that the ledger took over from the FlashSale, at some instant.
+    fn facts(now: Millis) -> Facts {
+        let wanted = wanted();
+        let (terms, offer) = (wanted.terms(), wanted.offer());
+        let sale = Sale {
+            id: SaleId(1),
+            class: "default".into(),
+            namespace: "shop".into(),
+            name: "sale".into(),
+            uid: "u".into(),
+            part: 0,
+            version: 1,
+            state: terms.state,
+            opens_at: terms.opens_at,
+            closes_at: terms.closes_at,
+            limit_per_buyer: 0,
+            item: offer.item,
+            item_id: None,
+            price: "1.00".into(),
+            currency: "EUR".into(),
+            offered: 10,
+            live_epoch: None,
+            total: 0,
+            sold: 0,
+            cut: SaleCut::default(),
+            created_at_ms: 0,
+            updated_at_ms: 0,
+            settled_at_ms: None,
+        };
+        Facts {
+            now,
+            wanted: Some(wanted),
+            sale: Some(sale),
+            index: Index::NotAsked,
+            workloads: Arc::new(Workloads {
+                api: workload(1),
+                worker: workload(1),
+            }),
+            close_appended: false,
+        }
+    }
+
+    /// The same with an index of 10 units in force, of which some are left.
+    fn preheated(now: Millis, left: u64) -> Facts {
+        let mut facts = facts(now);
+        let terms = facts.sale().terms();
+        facts.index = Index::InForce(IndexState {
+            epoch: Epoch(4),
+            rid: "r".into(),
+            terms,
+            total: 10,
+            left,
+            seq: 10 - left,
+            holders: 0,
+            outbox: 0,
+        });
+        facts.sale().live_epoch = Some(Epoch(4));
+        facts
+    }
+
+    /// A sale that was told to sell no more, and whose index knows it.
+    fn over(left: u64) -> Facts {
+        let mut facts = preheated(END, left);
+        facts.sale().state = SaleState::Closed;
+        facts.sale().total = 10;
+        facts.sale().sold = 10 - left;
+        facts
+    }
+
+    impl Facts {
+        fn sale(&mut self) -> &mut Sale {
+            self.sale.as_mut().expect("there is one")
+        }
+
+        fn index(&mut self) -> &mut IndexState {
+            match &mut self.index {
+                Index::InForce(index) => index,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn reason(plan: &Plan, type_: Type) -> (Is, Reason) {
+        let finding = plan.findings.iter().find(|f| f.type_ == type_).expect("said");
+        (finding.is, finding.reason)
+    }
+
+    #[test]
+    fn a_new_sale_is_entered_into_the_ledger() {
+        let plan = plan(&Facts {
+            sale: None,
+            ..facts(START - LEAD - 1)
+        });
+        assert_eq!((plan.step, plan.phase), (Step::Create, Some(Phase::Scheduled)));
+    }
+
+    #[test]
+    fn before_its_lead_time_nothing_is_done_and_it_is_looked_at_again_when_it_begins() {
+        let plan = plan(&facts(START - LEAD - 500));
+        assert_eq!((plan.step, plan.phase), (Step::Nothing, Some(Phase::Scheduled)));
+        assert_eq!(
+            (plan.next, plan.look_again),
+            (Some(START - LEAD), Some(Duration::from_millis(500)))
+        );
+    }
+
+    #[test]
+    fn from_its_lead_time_on_a_missing_index_is_built() {
+        let plan = plan(&facts(START - LEAD));
+        assert_eq!(
+            (plan.step.clone(), plan.phase),
+            (Step::Rebuild, Some(Phase::Preheating))
+        );
+        assert_eq!(reason(&plan, Type::Ready), (Is::False, Reason::StockMissing));
+    }
+
+    #[test]
+    fn a_sale_whose_start_is_past_is_preheated_at_once() {
+        assert_eq!(plan(&facts(END - 1)).step, Step::Rebuild);
+    }
+
+    #[test]
+    fn a_sale_whose_end_is_past_is_closed_and_never_preheated() {
+        let plan = plan(&facts(END));
+        assert_eq!(plan.phase, Some(Phase::Ended));
+        assert!(matches!(plan.step, Step::UpdateTerms(terms) if terms.state == SaleState::Closed));
+    }
+
+    #[test]
+    fn with_stock_and_pods_it_is_ready_and_opens_at_its_start() {
+        let ready = plan(&preheated(START - 1, 10));
+        assert_eq!((ready.step.clone(), ready.phase), (Step::Nothing, Some(Phase::Ready)));
+        assert_eq!(ready.look_again, Some(Duration::from_millis(1)));
+        let open = plan(&preheated(START, 10));
+        assert_eq!((open.phase, open.next), (Some(Phase::Open), Some(END)));
+        assert_eq!(plan(&preheated(START, 0)).phase, Some(Phase::SoldOut));
+    }
+
+    #[test]
+    fn missing_pods_hold_readiness_up_before_the_start_and_never_after() {
+        let mut facts = preheated(START - 1, 10);
+        facts.workloads = Arc::new(Workloads {
+            api: workload(0),
+            worker: workload(1),
+        });
+        let before = plan(&facts);
+        assert_eq!(before.phase, Some(Phase::Preheating));
+        assert_eq!(reason(&before, Type::Ready), (Is::False, Reason::WorkloadsMissing));
+        assert_eq!(reason(&before, Type::WorkloadsScaled), (Is::False, Reason::Scaling));
+        assert_eq!(plan(&Facts { now: START, ..facts }).phase, Some(Phase::Open));
+    }
+
+    #[test]
+    fn more_pods_than_the_ceiling_are_named_as_such() {
+        let mut facts = preheated(START - 1, 10);
+        let demand = seckill_crds::Demand {
+            api_replicas: Some(3),
+            worker_replicas: None,
+        };
+        facts.wanted.as_mut().expect("wanted").spec.demand = Some(demand);
+        assert_eq!(
+            reason(&plan(&facts), Type::WorkloadsScaled),
+            (Is::False, Reason::CeilingReached)
+        );
+    }
+
+    #[test]
+    fn a_lost_index_is_rebuilt_and_an_unknown_one_is_not() {
+        let mut facts = preheated(START + 1, 3);
+        facts.index = Index::None;
+        assert_eq!(plan(&facts).step, Step::Rebuild);
+        facts.index = Index::Unknown("refused".into());
+        let unknown = plan(&facts);
+        assert_eq!(unknown.step, Step::Nothing);
+        assert_eq!(
+            reason(&unknown, Type::StockPreheated),
+            (Is::Unknown, Reason::RedisUnavailable)
+        );
+        assert_eq!(reason(&unknown, Type::Stalled), (Is::True, Reason::RedisUnavailable));
+    }
+
+    #[test]
+    fn a_barrier_without_an_index_is_followed_by_another_one() {
+        let mut facts = preheated(START + 1, 3);
+        facts.sale().cut.cur = Some(5);
+        assert_eq!(plan(&facts).step, Step::Rebuild);
+        facts.sale().cut.cur = Some(4);
+        assert_eq!(plan(&facts).step, Step::Nothing);
+    }
+
+    #[test]
+    fn an_index_that_the_ledger_does_not_name_is_published() {
+        let mut facts = preheated(START + 1, 3);
+        facts.sale().live_epoch = Some(Epoch(3));
+        assert_eq!(plan(&facts).step, Step::Publish(Epoch(4)));
+    }
+
+    #[test]
+    fn changed_terms_go_into_the_ledger_and_then_into_the_index() {
+        let mut facts = preheated(START + 1, 3);
+        facts.wanted.as_mut().expect("wanted").suspended = true;
+        let changed = plan(&facts);
+        let Step::UpdateTerms(terms) = changed.step else {
+            panic!("{changed:?}")
+        };
+        assert_eq!(terms.state, SaleState::Suspended);
+        facts.sale().state = terms.state;
+        facts.sale().version = 2;
+        assert_eq!(plan(&facts).step, Step::ApplyTerms);
+        facts.index().terms.version = 2;
+        let suspended = plan(&facts);
+        assert_eq!(
+            (suspended.step, suspended.phase),
+            (Step::Nothing, Some(Phase::Suspended))
+        );
+    }
+
+    #[test]
+    fn a_flash_sale_made_anew_can_t_move_the_start_of_what_is_counted() {
+        let mut facts = preheated(START + 1, 3);
+        let wanted = facts.wanted.as_mut().expect("wanted");
+        wanted.uid = "another".into();
+        wanted.spec.starts_at = time(START + 30_000);
+        wanted.spec.stock = 99;
+        let plan = plan(&facts);
+        assert_eq!((plan.step, plan.phase), (Step::Nothing, Some(Phase::Open)));
+    }
+
+    #[test]
+    fn a_deleted_sale_is_closed() {
+        let plan = plan(&Facts {
+            wanted: None,
+            ..preheated(START + 1, 3)
+        });
+        assert!(matches!(plan.step, Step::UpdateTerms(terms) if terms.state == SaleState::Closed));
+    }
+
+    #[test]
+    fn the_end_waits_for_what_was_sold_and_then_for_the_worker() {
+        let mut facts = over(3);
+        facts.sale().version = 2;
+        assert_eq!(plan(&facts).step, Step::ApplyTerms);
+        facts.index().terms.version = 2;
+        facts.index().outbox = 1;
+        let draining = plan(&facts);
+        assert_eq!(draining.step, Step::Nothing);
+        assert_eq!(reason(&draining, Type::Settled), (Is::False, Reason::Draining));
+        facts.index().outbox = 0;
+        assert_eq!(plan(&facts).step, Step::Close);
+        facts.close_appended = true;
+        assert_eq!(plan(&facts).step, Step::Nothing);
+        facts.sale().cut = SaleCut {
+            cur: Some(9),
+            closed: Some(9),
+        };
+        assert_eq!(plan(&facts).step, Step::Settle(Balance::Even { remaining: 3 }));
+    }
+
+    #[test]
+    fn a_difference_at_the_end_is_told_with_its_numbers() {
+        let mut facts = over(3);
+        facts.sale().cut = SaleCut {
+            cur: Some(9),
+            closed: Some(9),
+        };
+        facts.index().left = 2;
+        let plan = plan(&facts);
+        assert_eq!(
+            plan.step,
+            Step::Settle(Balance::Uneven {
+                total: 10,
+                sold: 7,
+                left: 2
+            })
+        );
+        assert_eq!(reason(&plan, Type::LedgerBalanced), (Is::False, Reason::Imbalanced));
+    }
+
+    #[test]
+    fn more_sold_than_offered_is_told_while_the_sale_runs() {
+        let mut facts = preheated(START + 1, 3);
+        facts.sale().sold = 8;
+        assert_eq!(
+            reason(&plan(&facts), Type::LedgerBalanced),
+            (Is::False, Reason::Imbalanced)
+        );
+    }
+
+    #[test]
+    fn at_the_end_a_lost_index_is_not_rebuilt_and_a_silent_redis_is_waited_for() {
+        let mut facts = over(3);
+        facts.index = Index::None;
+        assert_eq!(plan(&facts).step, Step::Close);
+        facts.index = Index::Unknown("refused".into());
+        assert_eq!(plan(&facts).step, Step::Nothing);
+        facts.index = Index::None;
+        facts.sale().cut = SaleCut {
+            cur: Some(9),
+            closed: Some(9),
+        };
+        assert_eq!(plan(&facts).step, Step::Settle(Balance::WithoutIndex { remaining: 3 }));
+    }
+
+    #[test]
+    fn a_settled_sale_is_left_alone_and_its_name_is_used() {
+        let mut facts = over(0);
+        facts.sale().settled_at_ms = Some(1);
+        let settled = plan(&facts);
+        assert_eq!(
+            (settled.step, settled.phase, settled.look_again),
+            (Step::Nothing, Some(Phase::Settled), None)
+        );
+        facts.wanted.as_mut().expect("wanted").uid = "another".into();
+        let used = plan(&facts);
+        assert_eq!((used.step.clone(), used.phase), (Step::Nothing, None));
+        assert_eq!(reason(&used, Type::Accepted), (Is::False, Reason::NameUsed));
     }
 }

@@ -162,9 +162,12 @@ impl Reader<'_> {
                 Ok(_) => {
                     self.failures = 0;
                     self.of.mysql.ready();
-                    self.of.positions.send_modify(|positions| {
-                        positions.insert(part, to);
-                    });
+                    // Unless another partition's failure made us forget all of them.
+                    if self.at_position {
+                        self.of.positions.send_modify(|positions| {
+                            positions.insert(part, to);
+                        });
+                    }
                 }
                 Err(error) => self.not_stored(&error),
             }

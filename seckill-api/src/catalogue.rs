@@ -25,6 +25,8 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub struct Catalogue {
     ledger: Ledger,
     class: String,
+    /// Of the log, as this process reads it.
+    partitions: u32,
     snapshot: watch::Sender<Arc<Snapshot>>,
     wanted: Notify,
 }
@@ -93,10 +95,11 @@ impl Selling {
 }
 
 impl Catalogue {
-    pub fn new(ledger: Ledger, class: String) -> Self {
+    pub fn new(ledger: Ledger, class: String, partitions: u32) -> Self {
         Catalogue {
             ledger,
             class,
+            partitions,
             snapshot: watch::Sender::new(Arc::new(Snapshot {
                 read_at: None,
                 by_name: HashMap::new(),
@@ -139,6 +142,12 @@ impl Catalogue {
             Ok(sales) => sales?,
             Err(_) => return Err(LedgerError::TimedOut(READ_WITHIN.as_secs())),
         };
+        for sale in &sales {
+            if sale.part >= self.partitions && self.by_id(sale.id).is_none() {
+                tracing::error!(sale = %sale.id, partition = sale.part, partitions = self.partitions,
+                    "can't sell: the topic has grown since this process began; restart it");
+            }
+        }
         self.snapshot
             .send_modify(|snapshot| *snapshot = Arc::new(snapshot.followed_by(sales, read_at)));
         Ok(())
@@ -188,7 +197,12 @@ impl Catalogue {
     /// ledger, else the one that ended last.
     pub fn by_item(&self, item: i64) -> Option<Arc<Listed>> {
         let snapshot = self.snapshot.borrow().clone();
-        let of_item = || snapshot.by_id.values().filter(|listed| listed.sale.item_id == Some(item));
+        let of_item = || {
+            snapshot
+                .by_id
+                .values()
+                .filter(|listed| listed.sale.item_id == Some(item))
+        };
         let running = of_item()
             .filter(|listed| !listed.has_ended())
             .min_by_key(|listed| (listed.sale.created_at_ms, listed.sale.id));

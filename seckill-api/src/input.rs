@@ -48,7 +48,8 @@ pub async fn quantity(headers: &HeaderMap, body: Body) -> Result<Quantity, Probl
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(Problem::BodyInvalid("an array".into()));
     }
-    let order: NewOrder = serde_json::from_slice(&bytes).map_err(|error| Problem::BodyInvalid(error.to_string()))?;
+    let order: NewOrder =
+        serde_json::from_slice(&bytes).map_err(|error| Problem::BodyInvalid(shortened(&error.to_string())))?;
     let asked = order.quantity.as_u64().and_then(|n| Quantity::try_from(n).ok());
     match asked {
         Some(quantity @ 1..=MAX_QUANTITY) => Ok(quantity),
@@ -80,7 +81,7 @@ pub async fn bytes(body: Body) -> Result<Vec<u8>, Problem> {
 
 /// For an error message: enough to know it by.
 pub fn shortened(text: &str) -> String {
-    text.chars().take(60).collect()
+    text.chars().take(120).collect()
 }
 
 #[cfg(test)]

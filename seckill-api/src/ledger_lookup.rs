@@ -49,3 +49,32 @@ impl Lookups {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt as _;
+    use futures::future::{pending, ready};
+
+    #[tokio::test]
+    async fn beyond_the_bound_a_lookup_is_refused_at_once() {
+        let lookups = Lookups::default();
+        let mut waiting: Vec<_> = (0..AT_ONCE)
+            .map(|_| Box::pin(lookups.look_up(pending::<Result<(), LedgerError>>())))
+            .collect();
+        for lookup in &mut waiting {
+            assert!(lookup.now_or_never().is_none());
+        }
+        assert!(matches!(lookups.look_up(ready(Ok(()))).await, Err(Problem::Overloaded)));
+        waiting.pop();
+        assert!(lookups.look_up(ready(Ok(()))).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_fails_is_not_ready() {
+        let failed = Lookups::default()
+            .look_up(ready(Err::<(), _>(LedgerError::TimedOut(1))))
+            .await;
+        assert!(matches!(failed, Err(Problem::NotReady)));
+    }
+}

@@ -115,6 +115,10 @@ impl Api {
             let Some(selling) = &listed.selling else {
                 return self.by_the_ledger(&listed, purchase).await;
             };
+            // What this process does not read it must not sell. The catalogue has said so in the log.
+            if sale.part >= self.log.partitions() {
+                return Err(Problem::NotReady);
+            }
 
             // The index decides, in a batch with whoever else waits.
             let batcher = selling.batcher(|epochs| self.spawn_batcher(sale, epochs));

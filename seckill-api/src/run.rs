@@ -126,7 +126,8 @@ async fn start(
         failure = tail.failed() => return Err(failure).context("following the order log"),
     }
 
-    let catalogue = Arc::new(Catalogue::new(ledger.clone(), args.class.as_str().to_owned()));
+    let class = args.class.as_str().to_owned();
+    let catalogue = Arc::new(Catalogue::new(ledger.clone(), class, log.partitions()));
     if until_ok("reading the sales", &gates.sales, shutdown, || catalogue.read())
         .await
         .is_none()

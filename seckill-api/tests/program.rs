@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[path = "api/shop.rs"]
-#[allow(dead_code, reason = "this program needs few of its helpers")]
+#[allow(dead_code, reason = "few of its functions are needed here")]
 mod shop;
 
 use shop::{ORDER_NO_KEYS, environment, key, new_database, new_topic, open, path};

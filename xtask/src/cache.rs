@@ -104,7 +104,11 @@ pub fn step<T>(what: &str, name: &str, work: impl FnOnce(&Log) -> Result<T>) -> 
 
 pub fn seconds(duration: Duration) -> String {
     let s = duration.as_secs();
-    if s >= 60 { format!("{} min {:02} s", s / 60, s % 60) } else { format!("{:.1} s", duration.as_secs_f64()) }
+    if s >= 60 {
+        format!("{} min {:02} s", s / 60, s % 60)
+    } else {
+        format!("{:.1} s", duration.as_secs_f64())
+    }
 }
 
 /// A command as a person would type it.
@@ -119,10 +123,17 @@ pub fn shown(command: &Command) -> String {
 
 /// Runs a command and gives what it prints.
 pub fn output(command: &mut Command) -> Result<String> {
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("can't run {}", shown(command)))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("can't run {}", shown(command)))?;
     if !output.status.success() {
-        bail!("{} ended with {}: {}", shown(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{} ended with {}: {}",
+            shown(command),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -22,7 +22,11 @@ pub fn containerd_socket(env: &Environment) -> PathBuf {
 
 pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
     let processes = Processes::new(&env.state)?;
-    let cluster = Cluster { env, tools, processes: &processes };
+    let cluster = Cluster {
+        env,
+        tools,
+        processes: &processes,
+    };
     step("the node", "node", |_| {
         cluster.containerd()?;
         cluster.scheduler()?;
@@ -37,7 +41,11 @@ pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
                 "-o",
                 "jsonpath={.status.conditions[?(@.type=='Ready')].status}",
             ])?;
-            if ready == "True" { Ok(()) } else { bail!("the node is not ready: {ready}") }
+            if ready == "True" {
+                Ok(())
+            } else {
+                bail!("the node is not ready: {ready}")
+            }
         })
     })?;
     step("the ingress controller", "ingress", |_| cluster.ingress())
@@ -108,8 +116,10 @@ state = "{state}"
                 cni = cni.display(),
             ),
         )?;
-        self.processes.start("containerd", self.inside("containerd").arg("--config").arg(config))?;
-        self.processes.wait("containerd", PATIENCE, || images::ctr(self.env, &["version"]).map(drop))
+        self.processes
+            .start("containerd", self.inside("containerd").arg("--config").arg(config))?;
+        self.processes
+            .wait("containerd", PATIENCE, || images::ctr(self.env, &["version"]).map(drop))
     }
 
     fn scheduler(&self) -> Result<()> {
@@ -157,12 +167,14 @@ state = "{state}"
 
     fn proxy(&self) -> Result<()> {
         let mut command = self.inside(self.tools.cluster.join("kube-proxy"));
-        command.arg(format!("--kubeconfig={}", self.env.kubeconfig.display())).args([
-            "--hostname-override=node1",
-            "--cluster-cidr=10.244.0.0/16",
-            "--conntrack-max-per-core=0",
-            "--proxy-mode=nftables",
-        ]);
+        command
+            .arg(format!("--kubeconfig={}", self.env.kubeconfig.display()))
+            .args([
+                "--hostname-override=node1",
+                "--cluster-cidr=10.244.0.0/16",
+                "--conntrack-max-per-core=0",
+                "--proxy-mode=nftables",
+            ]);
         self.processes.start("kube-proxy", &mut command)?;
         Ok(())
     }
@@ -183,10 +195,18 @@ state = "{state}"
         )?;
         self.kubectl(&["apply", "--server-side", "-f", &manifest.to_string_lossy()])?;
 
+        // Envoy's own limit of 1,024 requests to a backend would refuse a crowd.
+        let config = self.env.state.join("contour.yaml");
+        fs::write(
+            &config,
+            "cluster:\n  circuit-breakers:\n    max-connections: 20000\n    max-pending-requests: 20000\n    \
+             max-requests: 20000\n    max-retries: 50\n",
+        )?;
         let contour = self.tools.contour.join("contour");
         let mut command = self.inside(&contour);
         command
             .arg("serve")
+            .arg(format!("--config-path={}", config.display()))
             .arg(format!("--kubeconfig={}", self.env.kubeconfig.display()))
             .arg(format!("--envoy-service-http-port={INGRESS_PORT}"))
             .args([
@@ -208,17 +228,34 @@ state = "{state}"
         let bootstrap = folder.join("bootstrap.json");
         output(
             Command::new(&contour)
-                .args(["bootstrap", "--xds-address=127.0.0.1", "--xds-port=8001", "--admin-address"])
+                .args([
+                    "bootstrap",
+                    "--xds-address=127.0.0.1",
+                    "--xds-port=8001",
+                    "--admin-address",
+                ])
                 .arg(folder.join("admin.sock"))
                 .arg(&bootstrap),
         )?;
-        let mut command = self.inside(self.tools.envoy.join("envoy"));
-        command.arg("-c").arg(&bootstrap).args(["--service-cluster", "seckill", "--service-node", "node1"]);
+        // This build of Envoy ends with the process that started it: a shell that stays is that process.
+        let mut command = self.inside("sh");
+        command
+            .args(["-c", "\"$@\"; exit $?", "sh"])
+            .arg(self.tools.envoy.join("envoy"));
+        command
+            .arg("-c")
+            .arg(&bootstrap)
+            .args(["--service-cluster", "seckill", "--service-node", "node1"]);
         command.args(["--log-level", "error", "--concurrency", "2"]);
         self.processes.start("envoy", &mut command)?;
         self.processes.wait("envoy", PATIENCE, || {
-            output(Command::new("curl").args(["-sf", "-m", "2", "--unix-socket"]).arg(folder.join("admin.sock")).arg("http://envoy/ready"))
-                .map(drop)
+            output(
+                Command::new("curl")
+                    .args(["-sf", "-m", "2", "--unix-socket"])
+                    .arg(folder.join("admin.sock"))
+                    .arg("http://envoy/ready"),
+            )
+            .map(drop)
         })
     }
 }

@@ -133,12 +133,13 @@ pub fn demo(args: &Args) -> Result<()> {
     let site = Site::local(&env, install::local_values(&env, &tag)?)?;
     let screen = Screen::new();
     let played = install::install(&site, &screen).and_then(|()| play(&site, &screen));
-    end(&site, &screen, played, args.keep)?;
+    let ended = end(&site, &screen, played, args.keep);
     if args.keep {
         usage(&site, &screen);
-        return Ok(());
+        return ended;
     }
-    crate::down::down()
+    let down = crate::down::down();
+    ended.and(down)
 }
 
 /// Takes the release away, or keeps it; of a demo that failed the programs' logs are kept.

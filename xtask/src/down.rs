@@ -13,8 +13,19 @@ use crate::sandbox::Sandbox;
 
 /// In this order, so that nothing brings back what was ended before it.
 const ORDER: &[&str] = &[
-    "envoy", "contour", "kube-proxy", "kube-scheduler", "kube-controller-manager", "kubelet", "containers", "containerd",
-    "kube-apiserver", "etcd", "kafka", "mysql", "redis",
+    "envoy",
+    "contour",
+    "kube-proxy",
+    "kube-scheduler",
+    "kube-controller-manager",
+    "kubelet",
+    "containers",
+    "containerd",
+    "kube-apiserver",
+    "etcd",
+    "kafka",
+    "mysql",
+    "redis",
 ];
 
 pub fn down() -> Result<()> {
@@ -59,7 +70,9 @@ fn containers(state: &Path) {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         if line.contains("containerd-shim") && line.contains(&*socket.to_string_lossy()) {
-            let _ = Command::new("kill").args(["-KILL", &entry.file_name().to_string_lossy()]).status();
+            let _ = Command::new("kill")
+                .args(["-KILL", &entry.file_name().to_string_lossy()])
+                .status();
         }
     }
 }
@@ -67,7 +80,10 @@ fn containers(state: &Path) {
 /// Unmounts all that lies in the state folder, the innermost first.
 fn unmount(state: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let ours = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|place| Path::new(place).starts_with(state));
+    let ours = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|place| Path::new(place).starts_with(state));
     for place in ours.collect::<Vec<_>>().into_iter().rev() {
         output(Command::new("umount").args(["-l", place]))?;
     }
@@ -79,7 +95,10 @@ fn cgroups() {
     for controller in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         let pods = controller.path().join("kubepods");
         if pods.exists() {
-            let _ = Command::new("find").arg(&pods).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]).output();
+            let _ = Command::new("find")
+                .arg(&pods)
+                .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
+                .output();
         }
     }
 }

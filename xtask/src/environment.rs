@@ -61,7 +61,10 @@ impl Environment {
 
     /// For a user of MySQL; `root` may do everything.
     pub fn mysql_url(&self, user: &str, database: &str) -> String {
-        format!("mysql://{user}:{MYSQL_PASSWORD}@{}:{}/{database}", self.node_address, self.mysql_port)
+        format!(
+            "mysql://{user}:{MYSQL_PASSWORD}@{}:{}/{database}",
+            self.node_address, self.mysql_port
+        )
     }
 
     pub fn kafka_brokers(&self) -> String {

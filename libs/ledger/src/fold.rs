@@ -315,3 +315,36 @@ impl<'a> Fold<'_, 'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_copy_of_an_early_order_does_not_make_one_range_over_all() {
+        let id = |sale, epoch, seq| OrderId {
+            sale: SaleId(sale),
+            epoch: Epoch(epoch),
+            seq,
+        };
+        let ids = [
+            id(1, 5, 1),
+            id(1, 5, 2),
+            id(1, 5, 100),
+            id(1, 5, 9000),
+            id(1, 6, 9001),
+            id(2, 6, 9002),
+        ];
+        let range = |sale, epoch, first, last| (SaleId(sale), Epoch(epoch), first, last);
+        assert_eq!(
+            ranges(&ids.into_iter().collect()),
+            [
+                range(1, 5, 1, 100),
+                range(1, 5, 9000, 9000),
+                range(1, 6, 9001, 9001),
+                range(2, 6, 9002, 9002)
+            ]
+        );
+        assert_eq!(ranges(&BTreeSet::new()), []);
+    }
+}

@@ -32,7 +32,9 @@ impl SaleState {
     }
 
     pub fn from_text(text: &str) -> Option<Self> {
-        [SaleState::Open, SaleState::Suspended, SaleState::Closed].into_iter().find(|s| s.as_str() == text)
+        [SaleState::Open, SaleState::Suspended, SaleState::Closed]
+            .into_iter()
+            .find(|s| s.as_str() == text)
     }
 }
 

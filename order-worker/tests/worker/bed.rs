@@ -3,6 +3,9 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use seckill_ledger::{Ledger, NewSale, Offer, Sale, SaleTerms};
 use seckill_order_log::{LogConfig, OrderLog};
 use seckill_protocol::index::SaleState;
@@ -124,6 +127,14 @@ impl Bed {
     /// Not called when a test fails: its database can be looked at then.
     pub async fn drop(self) {
         self.execute(&format!("DROP DATABASE {}", self.database)).await;
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", &self.kafka)
+            .create()
+            .expect("Kafka");
+        admin
+            .delete_topics(&[&self.topic], &AdminOptions::new())
+            .await
+            .expect("deleted");
     }
 
     pub fn worker(&self) -> Worker {

@@ -212,7 +212,10 @@ async fn how_many_orders_a_second_are_stored() {
         bed.wait_for_orders(orders as i64).await;
         println!("{orders} orders, {size} a record: {rate:.0} orders/s");
         let metrics = worker.ask("/metrics").await;
-        for line in metrics.lines().filter(|l| l.contains("store_seconds_sum") || l.contains("store_seconds_count")) {
+        for line in metrics
+            .lines()
+            .filter(|l| l.contains("store_seconds_sum") || l.contains("store_seconds_count"))
+        {
             println!("  {line}");
         }
         assert_eq!(worker.terminate(), Some(0));

@@ -14,17 +14,18 @@ use futures::{StreamExt, stream};
 use http::{StatusCode, Uri};
 use seckill_ledger::OrderStatus;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{sleep, timeout};
 
 use crate::api::Api;
 use crate::buyer::Caller;
 use crate::catalogue::Listed;
 use crate::input;
 use crate::problem::{Code, Problem};
-use crate::purchase::{Outcome, Purchase};
+use crate::purchase::{Bought, Outcome, Purchase};
 
 /// Less than [`super::ANSWERED_WITHIN`], so that the answer is one that the old client can read.
 const DECIDED_WITHIN: Duration = Duration::from_secs(8);
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
 const SAMPLES_AT_ONCE: usize = 16;
 
 pub fn router(api: Arc<Api>) -> Router {
@@ -131,16 +132,23 @@ async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, Failur
         key,
         quantity: 1,
     };
-    let deadline = Instant::now() + DECIDED_WITHIN;
+    let decided = match timeout(DECIDED_WITHIN, until_known(&api, purchase)).await {
+        Ok(decided) => decided,
+        Err(_) => Err(Problem::OutcomeUnknown),
+    };
+    match decided {
+        Ok(bought) => Ok(ok(json!({ "order_id": bought.order_no.as_str() }))),
+        Err(problem) => Err(failure_of(problem, &api, &listed).await),
+    }
+}
+
+/// The key is ours, so it is for us to ask again until the outcome is known.
+async fn until_known(api: &Arc<Api>, purchase: Purchase) -> Result<Bought, Problem> {
     loop {
-        // The key is ours, so it is for us to ask again until the outcome is known.
         match api.purchase(purchase.clone()).await {
-            Ok(Outcome::Bought(bought)) => return Ok(ok(json!({ "order_id": bought.order_no.as_str() }))),
-            Ok(Outcome::Pending) | Err(Problem::OutcomeUnknown) if Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Ok(Outcome::Pending) => return Err(unknown_outcome()),
-            Err(problem) => return Err(failure_of(problem, &api, &listed).await),
+            Ok(Outcome::Bought(bought)) => return Ok(bought),
+            Ok(Outcome::Pending) | Err(Problem::OutcomeUnknown) => sleep(AGAIN_AFTER).await,
+            Err(problem) => return Err(problem),
         }
     }
 }
@@ -152,13 +160,9 @@ async fn failure_of(problem: Problem, api: &Api, listed: &Listed) -> Failure {
         Problem::Ended if api.remaining(listed).await == Some(0) => Failure::OutOfStock,
         Problem::Ended => Failure::OutsideWindow,
         Problem::SaleUnknown(_) => Failure::NoSale,
-        Problem::OutcomeUnknown => unknown_outcome(),
+        Problem::OutcomeUnknown => Failure::Internal("outcome unknown, the item may have been bought".into()),
         problem => Failure::Internal(format!("{}, try again", problem.code().replace('_', " "))),
     }
-}
-
-fn unknown_outcome() -> Failure {
-    Failure::Internal("outcome unknown, the item may have been bought".into())
 }
 
 /// `GET /seckill/query_order`, the number in a JSON body or as `?order_id=`

@@ -1,7 +1,6 @@
 //! The API over HTTP, on a real Redis, Kafka and MySQL.
 mod bad_input;
 mod buying;
-mod crowd;
 mod legacy;
 mod orders;
 mod recovery;

@@ -187,3 +187,13 @@ async fn while_the_log_is_silent_a_buyer_is_told_where_to_ask() {
     let index = shop.stock.probe(sale.id).await.expect("Redis answers").index;
     assert_eq!(index.expect("installed").left, 1);
 }
+
+#[tokio::test]
+async fn a_sale_on_a_partition_that_this_process_does_not_read_is_not_sold() {
+    let shop = Shop::new().await;
+    let sale = shop.announce_on(PART + 1, 3, open(), None).await;
+    shop.install(&sale, seckill_protocol::Epoch(0)).await;
+    shop.buy(&sale, &key()).await.is(503, "not_ready");
+    let index = shop.stock.probe(sale.id).await.expect("Redis answers").index;
+    assert_eq!(index.expect("installed").left, 3);
+}

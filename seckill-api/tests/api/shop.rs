@@ -48,6 +48,12 @@ pub struct Shop {
 impl Drop for Shop {
     fn drop(&mut self) {
         self.ended.cancel();
+        // The database of a test that failed can be looked at.
+        if !std::thread::panicking() {
+            let url = self.mysql_url.clone();
+            let dropped = std::thread::spawn(move || drop_database(&url)).join();
+            dropped.expect("its database goes");
+        }
     }
 }
 
@@ -128,6 +134,21 @@ pub async fn new_database() -> String {
     url.to_string()
 }
 
+/// For [`Drop`], which can't wait for a future: on a thread of its own.
+fn drop_database(url: &str) {
+    let name = url::Url::parse(url)
+        .expect("a URL")
+        .path()
+        .trim_start_matches('/')
+        .to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let mut connection = MySqlConnection::connect(url).await.expect("MySQL answers");
+        let drop = AssertSqlSafe(format!("DROP DATABASE {name}"));
+        connection.execute(drop).await.expect("may drop databases");
+    });
+}
+
 pub async fn new_topic() -> LogConfig {
     let config = LogConfig {
         brokers: environment("SECKILL_TEST_KAFKA"),
@@ -162,7 +183,7 @@ impl Shop {
         tail.caught_up().await;
 
         let ended = Shutdown::new();
-        let catalogue = Arc::new(Catalogue::new(ledger.clone(), CLASS.into()));
+        let catalogue = Arc::new(Catalogue::new(ledger.clone(), CLASS.into(), log.partitions()));
         let numbers: OrderNoKeys = ORDER_NO_KEYS.parse().expect("keys");
         let servers = Servers {
             stock: stock.clone(),
@@ -199,12 +220,16 @@ impl Shop {
     }
 
     pub async fn announce_item(&self, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
+        self.announce_on(PART, units, terms, item_id).await
+    }
+
+    pub async fn announce_on(&self, part: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
         let new = NewSale {
             class: CLASS.into(),
             namespace: "shop".into(),
             name: format!("sale-{:08x}", rand::random::<u32>()),
             uid: Uuid::new_v4().to_string(),
-            part: PART,
+            part,
             terms,
             offer: Offer {
                 item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499.00" }),

@@ -1,0 +1,283 @@
+//! What the API server refuses of a FlashSale by itself, and how it says so. Against a real one.
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client, Config, CustomResourceExt as _};
+use seckill_crds::FlashSale;
+use serde_json::{Value, json};
+
+async fn client() -> Client {
+    let path =
+        std::env::var("SECKILL_TEST_KUBECONFIG").expect("SECKILL_TEST_KUBECONFIG; run `cargo xtask test integration`");
+    let kubeconfig = Kubeconfig::read_from(path).expect("a kubeconfig");
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .expect("a context");
+    let client = Client::try_from(config).expect("a client");
+    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let patch = Patch::Apply(FlashSale::crd());
+    crds.patch(
+        "flashsales.seckill.dev",
+        &PatchParams::apply("operator-tests").force(),
+        &patch,
+    )
+    .await
+    .expect("applied");
+    let established = kube::runtime::conditions::is_crd_established();
+    kube::runtime::wait::await_condition(crds, "flashsales.seckill.dev", established)
+        .await
+        .expect("established");
+    client
+}
+
+/// Not the typed one: what is refused here can't be written with it.
+fn sales(client: &Client) -> Api<DynamicObject> {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("seckill.dev", "v1alpha1", "FlashSale"));
+    Api::namespaced_with(client.clone(), "default", &kind)
+}
+
+fn right(name: &str) -> Value {
+    json!({
+        "apiVersion": "seckill.dev/v1alpha1",
+        "kind": "FlashSale",
+        "metadata": {"name": name},
+        "spec": {
+            // No release has this class, so nobody runs these sales.
+            "className": "operator-tests",
+            "item": {"sku": "PHONE-1", "id": 1, "name": "Phone One", "price": "1999.00", "currency": "CNY", "description": "Black"},
+            "stock": 10,
+            "startsAt": "2030-01-01T10:00:00Z",
+            "endsAt": "2030-01-01T11:00:00Z",
+            "leadTimeSeconds": 60,
+            "coolDownSeconds": 60,
+            "demand": {"apiReplicas": 2, "workerReplicas": 1},
+            "suspend": false,
+        },
+    })
+}
+
+/// A change to the right manifest, by a JSON pointer below /spec, and what the refusal must name.
+fn wrong() -> Vec<(&'static str, Value, &'static str)> {
+    let long = |n: usize| Value::String("x".repeat(n));
+    vec![
+        ("/className", json!(""), "spec.className"),
+        ("/className", json!("Upper"), "spec.className"),
+        ("/className", json!("-edge"), "spec.className"),
+        ("/className", json!("edge-"), "spec.className"),
+        ("/className", json!("under_score"), "spec.className"),
+        ("/className", long(64), "spec.className"),
+        ("/className", json!(7), "spec.className"),
+        ("/item", Value::Null, "spec.item"),
+        ("/item", json!("phone"), "spec.item"),
+        ("/item", json!([]), "spec.item"),
+        ("/item/sku", Value::Null, "spec.item.sku"),
+        ("/item/sku", json!(""), "spec.item.sku"),
+        ("/item/sku", json!("with space"), "spec.item.sku"),
+        ("/item/sku", json!(".dot"), "spec.item.sku"),
+        ("/item/sku", json!("slash/ed"), "spec.item.sku"),
+        ("/item/sku", long(65), "spec.item.sku"),
+        ("/item/sku", json!(12), "spec.item.sku"),
+        ("/item/id", json!(0), "spec.item.id"),
+        ("/item/id", json!(-1), "spec.item.id"),
+        ("/item/id", json!("1"), "spec.item.id"),
+        ("/item/id", json!(1.5), "spec.item.id"),
+        ("/item/id", json!(9_007_199_254_740_992i64), "spec.item.id"),
+        ("/item/name", Value::Null, "spec.item.name"),
+        ("/item/name", json!(""), "spec.item.name"),
+        ("/item/name", long(201), "spec.item.name"),
+        ("/item/price", Value::Null, "spec.item.price"),
+        ("/item/price", json!(""), "spec.item.price"),
+        ("/item/price", json!(1999), "spec.item.price"),
+        ("/item/price", json!("cheap"), "spec.item.price"),
+        ("/item/price", json!("-1.00"), "spec.item.price"),
+        ("/item/price", json!("01.00"), "spec.item.price"),
+        ("/item/price", json!("1,00"), "spec.item.price"),
+        ("/item/price", json!("1."), "spec.item.price"),
+        ("/item/price", json!(".5"), "spec.item.price"),
+        ("/item/price", json!("1.00000"), "spec.item.price"),
+        ("/item/price", json!("1e3"), "spec.item.price"),
+        ("/item/price", json!("123456789012345.00"), "spec.item.price"),
+        ("/item/currency", Value::Null, "spec.item.currency"),
+        ("/item/currency", json!("eur"), "spec.item.currency"),
+        ("/item/currency", json!("EURO"), "spec.item.currency"),
+        ("/item/currency", json!("€"), "spec.item.currency"),
+        ("/item/description", long(2001), "spec.item.description"),
+        ("/item/description", json!(1), "spec.item.description"),
+        ("/item/colour", json!("black"), "spec.item.colour"),
+        ("/stock", Value::Null, "spec.stock"),
+        ("/stock", json!(0), "spec.stock"),
+        ("/stock", json!(-1), "spec.stock"),
+        ("/stock", json!(10_000_001), "spec.stock"),
+        ("/stock", json!("10"), "spec.stock"),
+        ("/stock", json!(1.5), "spec.stock"),
+        ("/startsAt", Value::Null, "spec.startsAt"),
+        ("/startsAt", json!("soon"), "spec.startsAt"),
+        ("/startsAt", json!("2030-01-01"), "spec.startsAt"),
+        ("/startsAt", json!("2030-13-01T10:00:00Z"), "spec.startsAt"),
+        ("/startsAt", json!(1_893_492_000), "spec.startsAt"),
+        ("/endsAt", Value::Null, "spec.endsAt"),
+        ("/endsAt", json!("2030-01-01T10:00:00Z"), "spec.endsAt"),
+        ("/endsAt", json!("2029-12-31T10:00:00Z"), "spec.endsAt"),
+        ("/endsAt", json!("2030-02-01T10:00:00Z"), "spec.endsAt"),
+        ("/endsAt", json!("never"), "spec.endsAt"),
+        ("/leadTimeSeconds", json!(4), "spec.leadTimeSeconds"),
+        ("/leadTimeSeconds", json!(86_401), "spec.leadTimeSeconds"),
+        ("/leadTimeSeconds", json!("5m"), "spec.leadTimeSeconds"),
+        ("/coolDownSeconds", json!(-1), "spec.coolDownSeconds"),
+        ("/coolDownSeconds", json!(86_401), "spec.coolDownSeconds"),
+        ("/demand", json!(3), "spec.demand"),
+        ("/demand/apiReplicas", json!(0), "spec.demand.apiReplicas"),
+        ("/demand/apiReplicas", json!(1001), "spec.demand.apiReplicas"),
+        ("/demand/apiReplicas", json!("2"), "spec.demand.apiReplicas"),
+        ("/demand/workerReplicas", json!(0), "spec.demand.workerReplicas"),
+        ("/demand/workerReplicas", json!(1001), "spec.demand.workerReplicas"),
+        ("/demand/pods", json!(1), "spec.demand.pods"),
+        ("/suspend", json!("yes"), "spec.suspend"),
+        ("/suspend", json!(1), "spec.suspend"),
+        ("/limitPerBuyer", json!(1), "spec.limitPerBuyer"),
+        ("/stok", json!(10), "spec.stok"),
+    ]
+}
+
+fn set(manifest: &mut Value, pointer: &str, value: Value) {
+    let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+    let parent = manifest
+        .pointer_mut(&format!("/spec{parent}"))
+        .expect("the parent is there");
+    let fields = parent.as_object_mut().expect("an object");
+    match value {
+        Value::Null => fields.remove(key),
+        value => fields.insert(key.to_owned(), value),
+    };
+}
+
+fn object(manifest: Value) -> DynamicObject {
+    serde_json::from_value(manifest).expect("an object")
+}
+
+async fn create(sales: &Api<DynamicObject>, manifest: Value) -> Result<DynamicObject, kube::Error> {
+    // As kubectl does it: an unknown field is an error, not a warning.
+    let params = PostParams {
+        dry_run: true,
+        field_manager: None,
+    };
+    let text = serde_json::to_vec(&object(manifest)).expect("serializes");
+    let request = kube::core::Request::new(sales.resource_url())
+        .create(&params, text)
+        .expect("a request");
+    let (mut parts, body) = request.into_parts();
+    parts.uri = format!("{}&fieldValidation=Strict", parts.uri).parse().expect("a URI");
+    sales
+        .clone()
+        .into_client()
+        .request(kube::client::Request::from_parts(parts, body))
+        .await
+}
+
+#[tokio::test]
+async fn a_right_manifest_is_taken_and_a_wrong_one_is_refused_naming_the_field() {
+    let sales = sales(&client().await);
+    let taken = create(&sales, right("right")).await.expect("a right manifest");
+    assert_eq!(taken.data["spec"]["stock"], json!(10));
+    let mut least = right("least");
+    for optional in [
+        "/leadTimeSeconds",
+        "/coolDownSeconds",
+        "/demand",
+        "/suspend",
+        "/className",
+        "/item/id",
+        "/item/description",
+    ] {
+        set(&mut least, optional, Value::Null);
+    }
+    let taken = create(&sales, least).await.expect("what is optional may be left out");
+    assert_eq!(
+        (&taken.data["spec"]["className"], &taken.data["spec"]["leadTimeSeconds"]),
+        (&json!("default"), &json!(300))
+    );
+
+    let cases = wrong();
+    assert!(cases.len() >= 60, "{}", cases.len());
+    let mut missed = Vec::new();
+    for (pointer, value, field) in cases {
+        let mut manifest = right("wrong");
+        set(&mut manifest, pointer, value.clone());
+        match create(&sales, manifest).await {
+            Err(kube::Error::Api(status)) if status.message.contains(field) => {}
+            Err(kube::Error::Api(status)) => missed.push(format!(
+                "{pointer}={value}: refused, but not for {field}: {}",
+                status.message
+            )),
+            Err(error) => missed.push(format!("{pointer}={value}: {error}")),
+            Ok(_) => missed.push(format!("{pointer}={value}: taken")),
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+#[tokio::test]
+async fn a_name_that_is_too_long_is_refused() {
+    let sales = sales(&client().await);
+    let refused = create(&sales, right(&"n".repeat(64)))
+        .await
+        .expect_err("64 characters")
+        .to_string();
+    assert!(refused.contains("metadata.name"), "{refused}");
+    create(&sales, right(&"n".repeat(63))).await.expect("63 characters");
+}
+
+/// Once units are counted, what is sold stays; window's end, pods and suspension may change.
+#[tokio::test]
+async fn after_preheating_only_what_may_change_can_be_changed() {
+    let sales = sales(&client().await);
+    let name = format!("edits-{}", rand::random::<u32>());
+    let params = PostParams::default();
+    sales.create(&params, &object(right(&name))).await.expect("created");
+    let change = async |pointer: &str, value: Value| {
+        let mut spec = json!({"spec": {}});
+        let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+        match parent {
+            "" => spec["spec"][key] = value,
+            parent => spec["spec"][&parent[1..]] = json!({key: value}),
+        }
+        sales.patch(&name, &PatchParams::default(), &Patch::Merge(spec)).await
+    };
+    // Before it, all but the class may change.
+    change("/stock", json!(11)).await.expect("stock");
+    change("/startsAt", json!("2030-01-01T10:00:01Z"))
+        .await
+        .expect("startsAt");
+    let refused = change("/className", json!("other"))
+        .await
+        .expect_err("className")
+        .to_string();
+    assert!(refused.contains("className"), "{refused}");
+
+    let status = json!({"status": {"preheatedAt": "2030-01-01T09:59:00Z"}});
+    sales
+        .patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .expect("preheated");
+    for (pointer, value, field) in [
+        ("/stock", json!(12), "spec.stock"),
+        ("/stock", json!(10), "spec.stock"),
+        ("/startsAt", json!("2030-01-01T10:00:02Z"), "spec.startsAt"),
+        ("/item/price", json!("1.00"), "spec.item"),
+        ("/item/description", Value::Null, "spec.item"),
+        ("/item/id", json!(2), "spec.item"),
+    ] {
+        let refused = change(pointer, value).await.expect_err(pointer).to_string();
+        assert!(refused.contains(field), "{pointer}: {refused}");
+    }
+    for (pointer, value) in [
+        ("/endsAt", json!("2030-01-01T12:00:00Z")),
+        ("/suspend", json!(true)),
+        ("/demand/apiReplicas", json!(3)),
+        ("/coolDownSeconds", json!(1)),
+    ] {
+        change(pointer, value).await.expect(pointer);
+    }
+    sales.delete(&name, &Default::default()).await.expect("deleted");
+}
