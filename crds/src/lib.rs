@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.stock == oldSelf.spec.stock").message("spec.stock: it can't change once the sale is preheated, for the units are counted already; end the sale earlier by spec.endsAt, or make another sale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.item == oldSelf.spec.item").message("spec.item: it can't change once the sale is preheated, for buyers were told it; make another sale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.startsAt == oldSelf.spec.startsAt").message("spec.startsAt: it can't change once the sale is preheated; use spec.suspend to hold the sale back, or make another sale"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.endsAt == oldSelf.spec.endsAt").message("spec.endsAt: it can't change once the sale has ended, for a sale runs once; make another sale"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.className == oldSelf.className").message("spec.className: it can't change; make another sale"))]

@@ -1,42 +1,16 @@
 //! Does the one step of a plan. There is nothing left to decide here.
 use seckill_ledger::{LedgerError, Sale};
-use seckill_order_log::LogError;
 use seckill_protocol::Record;
-use seckill_stock::StockError;
 
+use crate::error::OperatorError;
 use crate::facts::{Facts, Wanted};
 use crate::plan::{Balance, Plan, Step};
-use crate::rebuild::RebuildError;
 use crate::run::Operator;
 use crate::status::{Note, Notes};
 
-#[derive(Debug, thiserror::Error)]
-pub enum ActError {
-    #[error("MySQL: {0}")]
-    Ledger(#[from] LedgerError),
-    #[error("Kafka: {0}")]
-    Log(#[from] LogError),
-    #[error("{0}")]
-    Stock(#[from] StockError),
-    #[error("the index can't be rebuilt: {0}")]
-    Rebuild(#[from] RebuildError),
-}
-
-impl ActError {
-    /// For metrics: few values.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            ActError::Ledger(_) | ActError::Rebuild(RebuildError::Ledger(_)) => "ledger",
-            ActError::Log(_) | ActError::Rebuild(RebuildError::Log(_)) => "log",
-            ActError::Stock(_) | ActError::Rebuild(RebuildError::Stock(_)) => "stock",
-            ActError::Rebuild(_) => "rebuild",
-        }
-    }
-}
-
 impl Operator {
     /// Says what is worth an event.
-    pub async fn act(&self, namespace: &str, name: &str, facts: &Facts, plan: &Plan) -> Result<Notes, ActError> {
+    pub async fn act(&self, namespace: &str, name: &str, facts: &Facts, plan: &Plan) -> Result<Notes, OperatorError> {
         let mut notes = Notes::default();
         match (&plan.step, &facts.wanted, &facts.sale) {
             (Step::Create, Some(wanted), _) => {
@@ -79,16 +53,15 @@ impl Operator {
             }
             (Step::Settle(balance), _, Some(sale)) => {
                 self.settle(sale, balance).await?;
-                notes.push(match balance {
-                    Balance::Uneven { total, sold, left } => Note::warning(
-                        "Imbalanced",
-                        format!("{total} units: {sold} sold by the ledger, but {left} left in Redis"),
+                notes.push(Note::normal(
+                    "Settled",
+                    format!(
+                        "{} units: {} sold, {} left",
+                        sale.total,
+                        sale.sold,
+                        sale.total.saturating_sub(sale.sold)
                     ),
-                    Balance::Even { remaining } | Balance::WithoutIndex { remaining } => Note::normal(
-                        "Settled",
-                        format!("{} units: {} sold, {remaining} left", sale.total, sale.sold),
-                    ),
-                });
+                ));
             }
             (Step::Nothing, ..) | (_, _, None) | (Step::Create | Step::UpdateOffer, None, _) => {}
         }
@@ -96,24 +69,24 @@ impl Operator {
     }
 
     async fn create(&self, namespace: &str, name: &str, wanted: &Wanted) -> Result<Sale, LedgerError> {
-        // Any fixed choice does; the id is drawn by the ledger, so the name decides.
+        // Any choice does that spreads sales evenly: the ledger keeps it for the sale's life.
         let hash = name
             .bytes()
             .chain(namespace.bytes())
-            .fold(0u32, |hash, byte| hash.wrapping_mul(31) + u32::from(byte));
+            .fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
         let part = hash % self.log.partitions();
         self.ledger
             .create_sale(&wanted.new_sale(&self.class, namespace, name, part))
             .await
     }
 
-    async fn settle(&self, sale: &Sale, balance: &Balance) -> Result<(), ActError> {
+    async fn settle(&self, sale: &Sale, balance: &Balance) -> Result<(), OperatorError> {
         if let Balance::Uneven { total, sold, left } = balance {
             tracing::error!(sale = %sale.id, total, sold, left, "the ledger and Redis disagree at the end of the sale");
         }
         self.stock.drop_sale(sale.id).await?;
         self.ledger.set_settled(sale.id).await?;
-        self.memory.forget(sale.id);
+        self.memory.forget_close(sale.id);
         Ok(())
     }
 }

@@ -1,68 +1,79 @@
 //! Which sale is looked at, and when again.
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Resource as _, ResourceExt as _};
 use seckill_crds::FlashSale;
 use seckill_service::shutdown::Shutdown;
 
-use crate::act::ActError;
+use crate::error::OperatorError;
 use crate::facts::Wanted;
+use crate::memory::Key;
 use crate::plan::{Step, plan};
 use crate::run::Operator;
-use crate::status::status;
 
 /// A FlashSale of another version's making harms only itself.
 type Guarded = DeserializeGuard<FlashSale>;
 
-/// Sales whose FlashSale is gone are looked for this often.
-const ORPHANS: Duration = Duration::from_secs(5);
-const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
-
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    #[error(transparent)]
-    Act(#[from] ActError),
-    #[error("Kubernetes: {0}")]
-    Kube(#[from] kube::Error),
-}
-
-impl ReconcileError {
-    fn reason(&self) -> &'static str {
-        match self {
-            ReconcileError::Act(error) => error.reason(),
-            ReconcileError::Kube(_) => "kubernetes",
-        }
-    }
-}
+/// The shortest wait after a failure; the longest is some seconds more.
+const AFTER_A_FAILURE: Duration = Duration::from_millis(100);
 
 /// All FlashSales of the namespaces that are watched.
-#[derive(Clone, Default)]
-pub struct Sales(Vec<Store<Guarded>>);
+#[derive(Clone)]
+pub struct Sales(Vec<(Api<Guarded>, Store<Guarded>)>);
 
 impl Sales {
-    /// Waits until all are known.
+    /// Waits until all are known: all that a list names. (`Store::wait_until_ready` wakes only the last of several tasks
+    /// that wait for it, and the controller is one of them.)
     pub async fn ready(&self) {
-        for store in &self.0 {
-            // It fails only when the watch has ended, and the process with it.
-            let _ = store.wait_until_ready().await;
+        for (api, store) in &self.0 {
+            while !holds_all(api, store).await {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         }
+    }
+
+    fn stores(&self) -> impl Iterator<Item = Arc<Guarded>> {
+        self.0.iter().flat_map(|(_, store)| store.state())
     }
 
     pub fn all(&self, class: &str) -> Vec<FlashSale> {
-        let stores = self.0.iter().flat_map(Store::state);
+        let stores = self.stores();
         let whole = stores.filter_map(|guarded| guarded.0.as_ref().ok().cloned());
         whole.filter(|sale| sale.spec.class_name == class).collect()
     }
 
-    fn has(&self, namespace: &str, name: &str) -> bool {
-        let mut stores = self.0.iter().flat_map(Store::state);
+    pub fn has(&self, namespace: &str, name: &str) -> bool {
+        let mut stores = self.stores();
         stores.any(|sale| sale.namespace().as_deref() == Some(namespace) && sale.name_any() == name)
+    }
+
+    pub fn keys(&self) -> HashSet<Key> {
+        let sales = self.stores();
+        sales
+            .map(|sale| Key::new(&sale.namespace().unwrap_or_default(), &sale.name_any()))
+            .collect()
+    }
+}
+
+async fn holds_all(api: &Api<Guarded>, store: &Store<Guarded>) -> bool {
+    match api.list_metadata(&ListParams::default()).await {
+        Ok(listed) => {
+            let held = store.state();
+            let holds = |uid| held.iter().any(|object| object.meta().uid == uid);
+            listed.items.into_iter().all(|object| holds(object.metadata.uid))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "FlashSales can't be listed");
+            false
+        }
     }
 }
 
@@ -83,8 +94,8 @@ pub fn controllers(
     let mut stores = Vec::new();
     let mut running = Vec::new();
     for api in apis {
-        let controller = Controller::new(api, watcher::Config::default());
-        stores.push(controller.store());
+        let controller = Controller::new(api.clone(), watcher::Config::default());
+        stores.push((api, controller.store()));
         let (shutdown, operator) = (shutdown.clone(), operator.clone());
         running.push(async move {
             controller
@@ -98,97 +109,62 @@ pub fn controllers(
     (Sales(stores), running)
 }
 
-async fn reconcile(object: Arc<Guarded>, operator: Arc<Operator>) -> Result<Action, ReconcileError> {
+async fn reconcile(object: Arc<Guarded>, operator: Arc<Operator>) -> Result<Action, OperatorError> {
     let object = match &object.0 {
         Ok(object) => object,
         Err(invalid) => {
-            tracing::warn!(sale = invalid.metadata.name, error = %invalid.error, "a FlashSale that can't be understood");
+            operator.refuse(invalid).await?;
             return Ok(Action::await_change());
         }
     };
     if object.spec.class_name != operator.class {
         return Ok(Action::await_change());
     }
-    operator.metrics.reconciled();
+    let begun = Instant::now();
+    let key = Key::of(object);
+    let looked = look(object, &operator).await;
+    operator.metrics.reconciled(begun.elapsed());
+    match &looked {
+        Ok(_) => operator.memory.succeeded(&key),
+        Err(error) => {
+            let trouble = error.trouble();
+            if let Some(trouble) = &trouble
+                && let Err(error) = operator.tell_trouble(object, trouble).await
+            {
+                tracing::warn!(sale = %key, %error, "the status can't be written");
+            }
+            operator.memory.failed(&key, trouble);
+        }
+    }
+    looked
+}
+
+/// Reads, decides, tells, and does one step.
+async fn look(object: &FlashSale, operator: &Operator) -> Result<Action, OperatorError> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     // Deleted with a foreign finalizer: it is still served, and yet it is to go.
     let wanted = object.metadata.deletion_timestamp.is_none().then(|| Wanted::of(object));
-    let facts = operator
-        .facts(&namespace, &name, wanted)
-        .await
-        .map_err(ActError::from)?;
+    let facts = operator.facts(&namespace, &name, wanted).await?;
     let plan = plan(&facts);
-    operator.memory.note_ending(facts.sale.as_ref());
+    operator.memory.stands(&Key::of(object), plan.standing);
     operator.metrics.sample(object, &facts);
-    let acted = operator.act(&namespace, &name, &facts, &plan).await;
-    let told = status(object, &facts, &plan);
-    operator.write_status(object, told.clone()).await?;
-    operator.tell(object, &told, &facts, acted?).await;
+    // Readers are told what is being done before it is done; but a sale goes on also while they can't be told.
+    let told = operator.tell(object, &facts, &plan).await;
+    let notes = operator.act(&namespace, &name, &facts, &plan).await?;
+    operator.publish(object, notes).await;
+    told?;
     Ok(match (plan.step, plan.look_again) {
         (Step::Nothing, Some(duration)) => Action::requeue(duration),
         (Step::Nothing, None) => Action::await_change(),
-        (Step::Rebuild | Step::Close, _) => Action::requeue(Duration::from_millis(100)),
+        (Step::Close, _) => Action::requeue(Duration::from_millis(100)),
         // The facts have changed.
         (_, _) => Action::requeue(Duration::from_millis(10)),
     })
 }
 
-fn after_failure(object: Arc<Guarded>, error: &ReconcileError, operator: Arc<Operator>) -> Action {
-    tracing::warn!(namespace = object.namespace(), name = object.name_any(), %error, "a look at a sale failed");
-    operator.metrics.failed(error.reason());
-    Action::requeue(AFTER_A_FAILURE + seckill_service::retry::full_jitter(3))
-}
-
-/// Ends the sales whose FlashSale was deleted: the ledger knows them, so no finalizer holds a namespace up.
-pub async fn orphans(operator: Arc<Operator>, sales: Sales, shutdown: Shutdown) {
-    sales.ready().await;
-    let mut every = tokio::time::interval(ORPHANS);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = every.tick() => {}
-        }
-        let unsettled = match operator.ledger.unsettled_sales(&operator.class).await {
-            Ok(unsettled) => unsettled,
-            Err(error) => {
-                tracing::warn!(%error, "the ledger's unsettled sales can't be read");
-                continue;
-            }
-        };
-        for sale in unsettled {
-            if !operator.namespaces.contain(&sale.namespace) || sales.has(&sale.namespace, &sale.name) {
-                continue;
-            }
-            if let Err(error) = end_if_gone(&operator, &sale.namespace, &sale.name).await {
-                tracing::warn!(namespace = sale.namespace, name = sale.name, %error, "a sale without a FlashSale can't be ended");
-            }
-        }
-    }
-}
-
-/// Only a live answer that this one object is not there counts: never a cache, a refusal, or a resource that is not served.
-async fn end_if_gone(operator: &Operator, namespace: &str, name: &str) -> Result<(), ReconcileError> {
-    let api: Api<FlashSale> = Api::namespaced(operator.kube.clone(), namespace);
-    let gone = match api.get_metadata(name).await {
-        Ok(_) => false,
-        Err(kube::Error::Api(status)) => {
-            status.code == 404 && status.details.as_ref().is_some_and(|details| details.name == name)
-        }
-        Err(error) => return Err(error.into()),
-    };
-    if !gone {
-        return Ok(());
-    }
-    for _ in 0..50 {
-        let facts = operator.facts(namespace, name, None).await.map_err(ActError::from)?;
-        let plan = plan(&facts);
-        operator.memory.note_ending(facts.sale.as_ref());
-        operator.act(namespace, name, &facts, &plan).await?;
-        match (plan.step, plan.look_again) {
-            (Step::Nothing, None) => return Ok(()),
-            (Step::Nothing, Some(duration)) => tokio::time::sleep(duration).await,
-            _ => {}
-        }
-    }
-    Ok(())
+fn after_failure(object: Arc<Guarded>, error: &OperatorError, operator: Arc<Operator>) -> Action {
+    let key = Key::new(&object.namespace().unwrap_or_default(), &object.name_any());
+    tracing::warn!(sale = %key, %error, "a look at a sale failed");
+    operator.metrics.failed(error.label());
+    Action::requeue(AFTER_A_FAILURE + seckill_service::retry::full_jitter(operator.memory.failures(&key)))
 }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use seckill_crds::{FlashSale, FlashSaleSpec};
-use seckill_ledger::{LedgerError, NewSale, Offer, Sale, SaleTerms};
+use seckill_ledger::{NewSale, Offer, Sale, SaleTerms};
 use seckill_protocol::index::SaleState;
+use seckill_protocol::{Epoch, Record};
 use seckill_stock::IndexState;
 
+use crate::error::{OperatorError, Trouble};
+use crate::memory::Key;
 use crate::run::Operator;
 use crate::scale::Workloads;
 
@@ -21,6 +24,8 @@ pub type Millis = u64;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wanted {
     pub uid: String,
+    /// By the API server's clock, in whole seconds.
+    pub created_at: Millis,
     pub spec: FlashSaleSpec,
     pub suspended: bool,
 }
@@ -33,6 +38,7 @@ impl Wanted {
             .is_some_and(|v| v != "false");
         Wanted {
             uid: object.uid().unwrap_or_default(),
+            created_at: object.creation_timestamp().as_ref().map(millis).unwrap_or_default(),
             spec: object.spec.clone(),
             suspended: object.spec.suspend || annotated,
         }
@@ -102,6 +108,8 @@ pub enum Index {
     Unknown(String),
     /// No index is in force: it was never installed, or it is lost, or on another server or life of it.
     None,
+    /// There is one, but a newer epoch was begun: all that it sells is void.
+    Outdated(Epoch),
     InForce(IndexState),
 }
 
@@ -126,19 +134,19 @@ pub struct Facts {
     pub workloads: Arc<Workloads>,
     /// A CLOSE of this process is on its way into the ledger.
     pub close_appended: bool,
+    /// Why the last look at it failed.
+    pub trouble: Option<Trouble>,
 }
 
 impl Operator {
-    /// Reads the facts of a sale. An error means that the ledger does not answer: nothing can be decided without it.
-    pub async fn facts(&self, namespace: &str, name: &str, wanted: Option<Wanted>) -> Result<Facts, LedgerError> {
+    /// Reads the facts of a sale. An error means that a server does not answer without which nothing can be decided.
+    pub async fn facts(&self, namespace: &str, name: &str, wanted: Option<Wanted>) -> Result<Facts, OperatorError> {
+        // The ledger first: what is sold meanwhile is then in flight, and never in the ledger without being taken.
         let sale = self.ledger.sale_by_name(&self.class, namespace, name).await?;
         let now = now();
         let index = match &sale {
             Some(sale) if sale.settled_at_ms.is_none() && may_have_index(now, wanted.as_ref(), sale) => {
-                match self.stock.probe(sale.id).await {
-                    Ok(probe) => probe.valid().cloned().map_or(Index::None, Index::InForce),
-                    Err(error) => Index::Unknown(error.to_string()),
-                }
+                self.index(sale).await?
             }
             _ => Index::NotAsked,
         };
@@ -150,7 +158,42 @@ impl Operator {
             index,
             workloads: self.workloads.borrow().clone(),
             close_appended,
+            trouble: self.memory.trouble(&Key::new(namespace, name)),
         })
+    }
+
+    async fn index(&self, sale: &Sale) -> Result<Index, OperatorError> {
+        let index = match self.stock.probe(sale.id).await {
+            Ok(probe) => match probe.valid() {
+                Some(index) => index.clone(),
+                None => return Ok(Index::None),
+            },
+            Err(error) => return Ok(Index::Unknown(error.to_string())),
+        };
+        let outdated = match sale.cut.closed {
+            None => sale.cut.cur.is_some_and(|cur| index.epoch < Epoch(cur)),
+            // After CLOSE the ledger does not tell any more which epoch was the last. It matters only if the numbers
+            // differ, so this part of the log is read at most once in a blue moon.
+            Some(closed) => {
+                index.left != sale.total.saturating_sub(sale.sold)
+                    && self.barrier_between(sale, index.epoch, closed).await?
+            }
+        };
+        Ok(if outdated {
+            Index::Outdated(index.epoch)
+        } else {
+            Index::InForce(index)
+        })
+    }
+
+    async fn barrier_between(&self, sale: &Sale, epoch: Epoch, closed: i64) -> Result<bool, OperatorError> {
+        let mut found = false;
+        self.log
+            .read(sale.part, epoch.0 + 1, closed, |entry| {
+                found |= matches!(entry.record, Ok(Record::Barrier { sale: of, .. }) if of == sale.id);
+            })
+            .await?;
+        Ok(found)
     }
 }
 

@@ -6,13 +6,17 @@
 //! - [`act`]: does it; [`rebuild`] is the one step that takes several
 //! - [`status`]: what the FlashSale's readers are told
 //!
-//! Beside that, [`scale`] keeps the two Deployments at what the sales ask for.
+//! Beside that, [`scale`] keeps the two Deployments at what the sales ask for, and [`orphans`] ends the sales whose
+//! FlashSale is gone.
 pub mod act;
 pub mod args;
 pub mod controller;
+pub mod error;
 pub mod facts;
 pub mod manifest;
+pub mod memory;
 pub mod metrics;
+pub mod orphans;
 pub mod plan;
 pub mod rebuild;
 pub mod run;

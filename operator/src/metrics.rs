@@ -1,5 +1,8 @@
 //! What the operator counts.
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use kube::ResourceExt as _;
 use seckill_crds::FlashSale;
@@ -7,9 +10,11 @@ use seckill_service::metrics::encoding::EncodeLabelSet;
 use seckill_service::metrics::metrics::counter::Counter;
 use seckill_service::metrics::metrics::family::Family;
 use seckill_service::metrics::metrics::gauge::Gauge;
+use seckill_service::metrics::metrics::histogram::Histogram;
 use seckill_service::metrics::registry::Registry;
 
 use crate::facts::Facts;
+use crate::memory::Key;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SaleLabels {
@@ -22,21 +27,38 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
-#[derive(Default)]
+/// From the round trips of a look that finds nothing to do, to the rebuild of a large index.
+const SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
 pub struct Metrics {
-    reconciles: Counter,
+    duration: Histogram,
     failures: Family<ReasonLabel, Counter>,
     remaining: Family<SaleLabels, Gauge>,
     in_flight: Family<SaleLabels, Gauge>,
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
+    /// Those with a gauge.
+    sales: Mutex<HashMap<Key, SaleLabels>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics {
+            duration: Histogram::new(SECONDS),
+            failures: Family::default(),
+            remaining: Family::default(),
+            in_flight: Family::default(),
+            ready_lead: Family::default(),
+            sales: Mutex::default(),
+        }
+    }
 }
 
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
-            "seckill_operator_reconciles",
-            "Looks at a sale",
-            self.reconciles.clone(),
+            "seckill_operator_reconcile_seconds",
+            "What looks at a sale took",
+            self.duration.clone(),
         );
         registry.register(
             "seckill_operator_failures",
@@ -60,8 +82,8 @@ impl Metrics {
         );
     }
 
-    pub fn reconciled(&self) {
-        self.reconciles.inc();
+    pub fn reconciled(&self, took: Duration) {
+        self.duration.observe(took.as_secs_f64());
     }
 
     pub fn failed(&self, reason: &'static str) {
@@ -69,12 +91,12 @@ impl Metrics {
     }
 
     pub fn ready_lead(&self, object: &FlashSale, seconds: f64) {
-        self.ready_lead.get_or_create(&labels(object)).set(seconds);
+        self.ready_lead.get_or_create(&self.labels(object)).set(seconds);
     }
 
     /// The figures of a sale with an index; those of a sale without one go.
     pub fn sample(&self, object: &FlashSale, facts: &Facts) {
-        let labels = labels(object);
+        let labels = self.labels(object);
         match (facts.index.in_force(), &facts.sale) {
             (Some(index), Some(sale)) => {
                 let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -88,11 +110,28 @@ impl Metrics {
             }
         }
     }
-}
 
-fn labels(object: &FlashSale) -> SaleLabels {
-    SaleLabels {
-        namespace: object.namespace().unwrap_or_default(),
-        name: object.name_any(),
+    /// The gauges of a FlashSale end with it.
+    pub fn keep(&self, there: &HashSet<Key>) {
+        let mut sales = self.sales.lock().unwrap_or_else(PoisonError::into_inner);
+        sales.retain(|key, labels| {
+            let keep = there.contains(key);
+            if !keep {
+                self.remaining.remove(labels);
+                self.in_flight.remove(labels);
+                self.ready_lead.remove(labels);
+            }
+            keep
+        });
+    }
+
+    fn labels(&self, object: &FlashSale) -> SaleLabels {
+        let labels = SaleLabels {
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+        };
+        let mut sales = self.sales.lock().unwrap_or_else(PoisonError::into_inner);
+        sales.insert(Key::of(object), labels.clone());
+        labels
     }
 }

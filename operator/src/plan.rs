@@ -98,11 +98,17 @@ impl Is {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     Accepted,
+    Invalid,
+    Adopted,
     NameUsed,
     NotYetDue,
     Preheating,
     Preheated,
+    LedgerUnavailable,
+    LogUnavailable,
     RedisUnavailable,
+    LogReplaced,
+    Oversold,
     Scaling,
     Scaled,
     CeilingReached,
@@ -130,11 +136,17 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Accepted => "Accepted",
+            Reason::Invalid => "Invalid",
+            Reason::Adopted => "Adopted",
             Reason::NameUsed => "NameUsed",
             Reason::NotYetDue => "NotYetDue",
             Reason::Preheating => "Preheating",
             Reason::Preheated => "Preheated",
+            Reason::LedgerUnavailable => "LedgerUnavailable",
+            Reason::LogUnavailable => "LogUnavailable",
             Reason::RedisUnavailable => "RedisUnavailable",
+            Reason::LogReplaced => "LogReplaced",
+            Reason::Oversold => "Oversold",
             Reason::Scaling => "Scaling",
             Reason::Scaled => "Scaled",
             Reason::CeilingReached => "CeilingReached",
@@ -168,15 +180,32 @@ pub struct Finding {
     pub message: String,
 }
 
+/// What scaling needs to know of a sale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is not accepted, so it needs nothing.
+    Refused,
+    Unsettled,
+    Settled,
+}
+
+/// What the readers of the FlashSale are told.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
-    pub step: Step,
+pub struct Told {
     /// `None`: the sale is not accepted, it has no phase.
     pub phase: Option<Phase>,
     pub findings: Vec<Finding>,
     /// When the phase changes next by itself.
     pub next: Option<Millis>,
-    /// How long nothing needs to be looked at, if nothing is seen to change; `None`: for ever.
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub step: Step,
+    /// `None`: the step takes no time worth telling; what stands there stays until the next plan.
+    pub told: Option<Told>,
+    pub standing: Standing,
+    /// How long nothing needs to be looked at, if there is no step and nothing is seen to change; `None`: for ever.
     pub look_again: Option<Duration>,
 }
 
@@ -190,18 +219,15 @@ const LONGEST: Duration = Duration::from_secs(60);
 pub fn plan(facts: &Facts) -> Plan {
     let Some(sale) = &facts.sale else {
         return match &facts.wanted {
-            Some(_) => Plan::new(Step::Create, Some(Phase::Scheduled)).finding(accepted()),
-            None => Plan::new(Step::Nothing, None),
+            Some(_) => Plan::quick(Step::Create),
+            None => Plan::quick(Step::Nothing),
         };
     };
-    if let Some(wanted) = &facts.wanted
-        && wanted.uid != sale.uid
-        && sale.state == SaleState::Closed
-    {
+    if facts.wanted.as_ref().is_some_and(|wanted| name_is_used(wanted, sale)) {
         return name_used(facts, sale);
     }
     if sale.settled_at_ms.is_some() {
-        return settled(sale);
+        return settled(facts, sale);
     }
     if sale.state == SaleState::Closed {
         return ending(facts, sale);
@@ -209,205 +235,184 @@ pub fn plan(facts: &Facts) -> Plan {
     match &facts.wanted {
         Some(wanted) => running(facts, wanted, sale),
         // Deleted in mid-sale: it ends now.
-        None => Plan::new(Step::UpdateTerms(closed(sale.terms_now())), Some(Phase::Ended)),
+        None => Plan::quick(Step::UpdateTerms(closing(terms_of(sale), facts.now))),
     }
 }
 
-trait TermsNow {
-    fn terms_now(&self) -> SaleTerms;
+/// Whether the name belongs to a sale that had ended before this object was made. An object that was made before the end
+/// is this sale's own, also if it is not the first: it took over from one that was deleted.
+fn name_is_used(wanted: &Wanted, sale: &Sale) -> bool {
+    let made_after_the_end = wanted.created_at / 1000 >= sale.closes_at / 1000;
+    wanted.uid != sale.uid && sale.state == SaleState::Closed && made_after_the_end
 }
 
-impl TermsNow for Sale {
-    fn terms_now(&self) -> SaleTerms {
-        SaleTerms {
-            state: self.state,
-            opens_at: self.opens_at,
-            closes_at: self.closes_at,
-            limit_per_buyer: self.limit_per_buyer,
-        }
+fn terms_of(sale: &Sale) -> SaleTerms {
+    SaleTerms {
+        state: sale.state,
+        opens_at: sale.opens_at,
+        closes_at: sale.closes_at,
+        limit_per_buyer: sale.limit_per_buyer,
     }
 }
 
-fn closed(terms: SaleTerms) -> SaleTerms {
+/// The ledger keeps when a sale ended, and not when it would have.
+fn closing(terms: SaleTerms, now: Millis) -> SaleTerms {
     SaleTerms {
         state: SaleState::Closed,
+        closes_at: terms.closes_at.min(now),
         ..terms
     }
+}
+
+/// Once units are counted, a FlashSale that was made anew under the same name can't change what is sold and when.
+fn is_counted(sale: &Sale) -> bool {
+    sale.live_epoch.is_some() || sale.cut.cur.is_some()
 }
 
 /// Up to its end.
 fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
     let now = facts.now;
-    // Once units are counted, a FlashSale that was made anew under the same name can't change what is sold and when.
-    let counted = sale.live_epoch.is_some() || sale.cut.cur.is_some();
+    let counted = is_counted(sale);
     let mut terms = wanted.terms();
     if counted {
         terms.opens_at = sale.opens_at;
     }
     if now >= terms.closes_at {
-        return Plan::new(Step::UpdateTerms(closed(terms)), Some(Phase::Ended)).finding(accepted());
+        return Plan::quick(Step::UpdateTerms(closing(terms_of(sale), now)));
     }
     let offer = wanted.offer();
     if !counted && (offer.item != sale.item || offer.offered != sale.offered) {
-        return Plan::new(Step::UpdateOffer, Some(Phase::Scheduled)).finding(accepted());
+        return Plan::quick(Step::UpdateOffer);
     }
-    if terms != sale.terms_now() {
-        return Plan::new(Step::UpdateTerms(terms), None).finding(accepted());
+    if terms != terms_of(sale) {
+        return Plan::quick(Step::UpdateTerms(terms));
     }
     if now < wanted.preheat_at() && !counted {
-        let message = "the stock is put in place at the start less spec.leadTimeSeconds";
-        return Plan::new(Step::Nothing, Some(Phase::Scheduled))
-            .finding(accepted())
+        let message = "the stock is put in place, and the pods are started, at spec.startsAt less spec.leadTimeSeconds";
+        return Plan::telling(Step::Nothing, Phase::Scheduled)
+            .finding(accepted(Some(wanted), sale))
             .find(Type::StockPreheated, Is::False, Reason::NotYetDue, message)
             .find(Type::WorkloadsScaled, Is::False, Reason::NotYetDue, message)
             .find(Type::Ready, Is::False, Reason::NotYetDue, message)
-            .find(
-                Type::LedgerBalanced,
-                Is::Unknown,
-                Reason::NothingCounted,
-                "no unit is counted yet",
-            )
+            .finding(balanced_so_far(None, sale))
             .find(Type::Settled, Is::False, Reason::NotYetDue, "the sale has not begun")
+            .finding(stalled(facts))
             .next(now, wanted.preheat_at(), LONGEST);
+    }
+    if let Index::InForce(index) = &facts.index {
+        if sale.live_epoch.is_none_or(|live| live < index.epoch) {
+            return Plan::quick(Step::Publish(index.epoch));
+        }
+        if index.terms.version < sale.version {
+            return Plan::quick(Step::ApplyTerms);
+        }
     }
     let pods = pods(&facts.workloads, wanted);
     let opened = now >= sale.opens_at;
-    let (step, stock) = match &facts.index {
-        Index::Unknown(why) => (
-            Step::Nothing,
-            finding(
-                Type::StockPreheated,
-                Is::Unknown,
-                Reason::RedisUnavailable,
-                format!("Redis does not answer: {why}"),
-            ),
-        ),
-        Index::NotAsked | Index::None => (
-            Step::Rebuild,
-            finding(
-                Type::StockPreheated,
-                Is::False,
-                Reason::Preheating,
-                "the index is being put in place",
-            ),
-        ),
-        Index::InForce(index) if sale.cut.cur.is_some_and(|cur| index.epoch < Epoch(cur)) => (
-            Step::Rebuild,
-            finding(
-                Type::StockPreheated,
-                Is::False,
-                Reason::Preheating,
-                format!(
-                    "a newer epoch than {} was begun and has no index: it is being rebuilt",
-                    index.epoch
-                ),
-            ),
-        ),
-        Index::InForce(index) => {
-            let step = if sale.live_epoch.is_none_or(|live| live < index.epoch) {
-                Step::Publish(index.epoch)
-            } else if index.terms.version < sale.version {
-                Step::ApplyTerms
-            } else {
-                Step::Nothing
-            };
-            let message = format!("{} units under epoch {}", index.total, index.epoch);
-            (
-                step,
-                finding(Type::StockPreheated, Is::True, Reason::Preheated, message),
-            )
-        }
-    };
-    let in_place = stock.is == Is::True && step == Step::Nothing;
-    let (is, reason, message) = match (in_place, opened || pods.is == Is::True) {
-        (false, _) => (Is::False, Reason::StockMissing, stock.message.clone()),
-        (true, false) => (Is::False, Reason::WorkloadsMissing, pods.message.clone()),
-        (true, true) if sale.state == SaleState::Suspended => (
+    let (step, stock) = stock(&facts.index);
+    let sold_out = facts.index.in_force().is_some_and(|index| index.left == 0);
+    let (is, reason, message) = match stock.is {
+        Is::True if !opened && pods.is != Is::True => (Is::False, Reason::WorkloadsMissing, pods.message.clone()),
+        Is::True if sale.state == SaleState::Suspended => (
             Is::False,
             Reason::Suspended,
             "suspended by spec.suspend or the annotation seckill.dev/suspend".to_owned(),
         ),
-        (true, true) if !opened => (Is::True, Reason::ReadyToSell, "stock and pods are in place".to_owned()),
-        (true, true) if facts.index.in_force().is_some_and(|i| i.left == 0) => {
-            (Is::True, Reason::SoldOut, "every unit is sold".to_owned())
-        }
-        (true, true) => (Is::True, Reason::Selling, "buyers buy".to_owned()),
+        Is::True if !opened => (Is::True, Reason::ReadyToSell, "stock and pods are in place".to_owned()),
+        Is::True if sold_out => (Is::True, Reason::SoldOut, "every unit is sold".to_owned()),
+        Is::True => (Is::True, Reason::Selling, "buyers buy".to_owned()),
+        missing => (missing, Reason::StockMissing, stock.message.clone()),
     };
-    let phase = match (opened, reason) {
-        (_, Reason::Suspended) => Phase::Suspended,
-        (false, Reason::ReadyToSell) => Phase::Ready,
-        (_, Reason::SoldOut) => Phase::SoldOut,
-        (true, Reason::Selling) => Phase::Open,
+    let phase = match reason {
+        Reason::Suspended => Phase::Suspended,
+        Reason::ReadyToSell => Phase::Ready,
+        Reason::SoldOut => Phase::SoldOut,
+        Reason::Selling => Phase::Open,
         _ => Phase::Preheating,
     };
-    let stalled = match &facts.index {
-        Index::Unknown(_) => finding(Type::Stalled, Is::True, Reason::RedisUnavailable, stock.message.clone()),
-        _ => finding(
-            Type::Stalled,
-            Is::False,
-            Reason::Progressing,
-            "nothing holds the sale up",
-        ),
-    };
-    Plan::new(step, Some(phase))
-        .finding(accepted())
+    Plan::telling(step, phase)
+        .finding(accepted(Some(wanted), sale))
         .finding(stock)
         .finding(pods)
         .find(Type::Ready, is, reason, message)
         .finding(balanced_so_far(facts.index.in_force(), sale))
         .find(Type::Settled, Is::False, Reason::Running, "the sale has not ended")
-        .finding(stalled)
+        .finding(stalled(facts))
         .next(now, if opened { sale.closes_at } else { sale.opens_at }, PROBE)
+}
+
+/// What is to be done about the index of a sale that runs.
+fn stock(index: &Index) -> (Step, Finding) {
+    let (step, is, reason, message) = match index {
+        Index::Unknown(why) => (
+            Step::Nothing,
+            Is::Unknown,
+            Reason::RedisUnavailable,
+            format!("Redis does not answer: {why}"),
+        ),
+        Index::NotAsked | Index::None => (
+            Step::Rebuild,
+            Is::False,
+            Reason::Preheating,
+            "the index is being put in place".to_owned(),
+        ),
+        Index::Outdated(epoch) => (
+            Step::Rebuild,
+            Is::False,
+            Reason::Preheating,
+            format!("a newer epoch than {epoch} was begun and has no index: it is being rebuilt"),
+        ),
+        Index::InForce(index) => (
+            Step::Nothing,
+            Is::True,
+            Reason::Preheated,
+            format!("{} units under epoch {}", index.total, index.epoch),
+        ),
+    };
+    (step, finding(Type::StockPreheated, is, reason, message))
 }
 
 /// From its end to its settlement.
 fn ending(facts: &Facts, sale: &Sale) -> Plan {
     let ended = |step, reason, message: String| {
-        let mut plan = Plan::new(step, Some(Phase::Ended))
-            .finding(accepted())
-            .find(Type::Ready, Is::False, Reason::Ended, "the sale has ended")
-            .find(Type::Settled, Is::False, reason, message.clone());
-        plan = match &facts.index {
-            Index::Unknown(_) => plan.find(Type::Stalled, Is::True, Reason::RedisUnavailable, message),
-            _ => plan.find(
-                Type::Stalled,
-                Is::False,
-                Reason::Progressing,
-                "nothing holds the sale up",
-            ),
-        };
+        let mut plan = Plan::telling(step, Phase::Ended)
+            .finding(accepted(facts.wanted.as_ref(), sale))
+            .over()
+            .find(Type::Settled, Is::False, reason, message)
+            .finding(stalled(facts));
         plan.look_again = Some(PROBE_AT_THE_END);
         plan
     };
+    // It may hold batches that buyers wait for, and its numbers are to be compared: there is no hurry.
     if let Index::Unknown(why) = &facts.index {
         let message = format!("Redis does not answer, and what it holds is to be compared and freed: {why}");
         return ended(Step::Nothing, Reason::RedisUnavailable, message);
     }
+    // A lost or outdated index is not rebuilt for the end: what is in the log before CLOSE counts, and what was not
+    // published was promised to nobody.
     let index = facts.index.in_force();
     if sale.cut.closed.is_none() {
         return match index {
-            Some(index) if index.terms.version < sale.version => ended(
-                Step::ApplyTerms,
-                Reason::Draining,
-                "the index is being told to sell no more".to_owned(),
-            ),
-            // What was sold before the index learnt it is on its way: the relay publishes what its seller did not.
+            Some(index) if index.terms.version < sale.version => Plan::quick(Step::ApplyTerms),
+            // What was sold before the index learnt of the end is on its way: the worker publishes what its seller did
+            // not.
             Some(index) if index.outbox > 0 => ended(
                 Step::Nothing,
                 Reason::Draining,
-                format!("{} batches are on their way into the ledger", index.outbox),
+                format!(
+                    "order-worker has still to see {} batches of orders in the log",
+                    index.outbox
+                ),
             ),
-            // Without an index there is nothing to wait for: what is in the log before CLOSE counts, and what was not
-            // published was promised to nobody.
             _ if facts.close_appended => ended(
                 Step::Nothing,
                 Reason::Closing,
-                "the worker is on its way to the terminal record".to_owned(),
+                "order-worker is on its way to the terminal record of the log".to_owned(),
             ),
             _ => ended(
                 Step::Close,
                 Reason::Closing,
-                "the terminal record is being appended".to_owned(),
+                "the terminal record is being appended to the log".to_owned(),
             ),
         };
     }
@@ -456,29 +461,26 @@ fn verdict(balance: &Balance, sale: &Sale) -> Finding {
     }
 }
 
-fn settled(sale: &Sale) -> Plan {
+fn settled(facts: &Facts, sale: &Sale) -> Plan {
     let message = format!(
         "{} units: {} sold, {} left",
         sale.total,
         sale.sold,
         sale.total.saturating_sub(sale.sold)
     );
-    Plan::new(Step::Nothing, Some(Phase::Settled))
-        .finding(accepted())
-        .find(Type::Ready, Is::False, Reason::Ended, "the sale has ended")
+    let mut plan = Plan::telling(Step::Nothing, Phase::Settled)
+        .finding(accepted(facts.wanted.as_ref(), sale))
+        .over()
         .find(Type::Settled, Is::True, Reason::Settled, message)
-        .find(
-            Type::Stalled,
-            Is::False,
-            Reason::Progressing,
-            "nothing holds the sale up",
-        )
+        .finding(stalled(facts));
+    plan.standing = Standing::Settled;
+    plan
 }
 
-/// The name belongs to a sale that has ended. That one goes on to its settlement, unseen by this object.
+/// The sale that has the name goes on to its settlement, unseen by this object.
 fn name_used(facts: &Facts, sale: &Sale) -> Plan {
     let mut plan = if sale.settled_at_ms.is_some() {
-        Plan::new(Step::Nothing, None)
+        Plan::quick(Step::Nothing)
     } else {
         ending(facts, sale)
     };
@@ -486,12 +488,16 @@ fn name_used(facts: &Facts, sale: &Sale) -> Plan {
         "metadata.name: a sale called {} has ended, and a sale runs once; choose another name",
         sale.name
     );
-    plan.phase = None;
-    plan.findings = vec![
-        finding(Type::Accepted, Is::False, Reason::NameUsed, message.clone()),
-        finding(Type::Ready, Is::False, Reason::NameUsed, message.clone()),
-        finding(Type::Stalled, Is::True, Reason::NameUsed, message),
-    ];
+    plan.standing = Standing::Refused;
+    plan.told = Some(Told {
+        phase: None,
+        findings: vec![
+            finding(Type::Accepted, Is::False, Reason::NameUsed, message.clone()),
+            finding(Type::Ready, Is::False, Reason::NameUsed, message.clone()),
+            finding(Type::Stalled, Is::True, Reason::NameUsed, message),
+        ],
+        next: None,
+    });
     plan
 }
 
@@ -519,11 +525,20 @@ fn balanced_so_far(index: Option<&IndexState>, sale: &Sale) -> Finding {
 }
 
 fn pods(workloads: &Workloads, wanted: &Wanted) -> Finding {
+    let autoscalers = workloads.autoscalers();
     let (is, reason, message) = match workloads.shortage(wanted.spec.demand.as_ref()) {
-        None => (
+        None if autoscalers.is_empty() => (
             Is::True,
             Reason::Scaled,
             "the pods that the sale asks for are ready".to_owned(),
+        ),
+        None => (
+            Is::True,
+            Reason::LeftToAutoscaler,
+            format!(
+                "the pods that the sale asks for are ready; {} is left in charge",
+                autoscalers.join(", ")
+            ),
         ),
         Some(Shortage::Unknown(why)) => (Is::Unknown, Reason::ClusterUnknown, why),
         Some(Shortage::Starting(what)) => (Is::False, Reason::Scaling, what),
@@ -533,8 +548,56 @@ fn pods(workloads: &Workloads, wanted: &Wanted) -> Finding {
     finding(Type::WorkloadsScaled, is, reason, message)
 }
 
-fn accepted() -> Finding {
-    finding(Type::Accepted, Is::True, Reason::Accepted, "the ledger knows the sale")
+/// Says so if the object asks for what does not count any more.
+fn accepted(wanted: Option<&Wanted>, sale: &Sale) -> Finding {
+    let kept = wanted
+        .filter(|_| is_counted(sale))
+        .map(kept_of(sale))
+        .unwrap_or_default();
+    if kept.is_empty() {
+        return finding(Type::Accepted, Is::True, Reason::Accepted, "the ledger knows the sale");
+    }
+    let message = format!(
+        "the sale was preheated before this manifest came, and goes on as it was: without effect are {}",
+        kept.join(", ")
+    );
+    finding(Type::Accepted, Is::True, Reason::Adopted, message)
+}
+
+/// What of an object has no effect, because the sale had begun before.
+fn kept_of(sale: &Sale) -> impl Fn(&Wanted) -> Vec<String> {
+    |wanted| {
+        let offer = wanted.offer();
+        let mut kept = Vec::new();
+        if offer.offered != sale.offered {
+            kept.push(format!("spec.stock ({} are offered)", sale.offered));
+        }
+        if offer.item != sale.item {
+            kept.push("spec.item".to_owned());
+        }
+        if wanted.starts_at() != sale.opens_at {
+            kept.push("spec.startsAt".to_owned());
+        }
+        kept
+    }
+}
+
+fn stalled(facts: &Facts) -> Finding {
+    match (&facts.trouble, &facts.index) {
+        (Some(trouble), _) => finding(Type::Stalled, Is::True, trouble.reason, trouble.message.clone()),
+        (None, Index::Unknown(why)) => finding(
+            Type::Stalled,
+            Is::True,
+            Reason::RedisUnavailable,
+            format!("Redis does not answer: {why}"),
+        ),
+        (None, _) => finding(
+            Type::Stalled,
+            Is::False,
+            Reason::Progressing,
+            "nothing holds the sale up",
+        ),
+    }
 }
 
 fn finding(type_: Type, is: Is, reason: Reason, message: impl Into<String>) -> Finding {
@@ -547,18 +610,32 @@ fn finding(type_: Type, is: Is, reason: Reason, message: impl Into<String>) -> F
 }
 
 impl Plan {
-    fn new(step: Step, phase: Option<Phase>) -> Self {
+    /// A step after which the facts are read again at once; or nothing at all, and for ever.
+    fn quick(step: Step) -> Self {
         Plan {
             step,
-            phase,
-            findings: Vec::new(),
-            next: None,
+            told: None,
+            standing: Standing::Unsettled,
             look_again: None,
         }
     }
 
+    fn telling(step: Step, phase: Phase) -> Self {
+        let told = Told {
+            phase: Some(phase),
+            findings: Vec::new(),
+            next: None,
+        };
+        Plan {
+            told: Some(told),
+            ..Plan::quick(step)
+        }
+    }
+
     fn finding(mut self, finding: Finding) -> Self {
-        self.findings.push(finding);
+        if let Some(told) = &mut self.told {
+            told.findings.push(finding);
+        }
         self
     }
 
@@ -566,9 +643,19 @@ impl Plan {
         self.finding(finding(type_, is, reason, message))
     }
 
+    /// What is true of every sale that has ended.
+    fn over(self) -> Self {
+        let message = "the sale has ended";
+        self.find(Type::StockPreheated, Is::False, Reason::Ended, message)
+            .find(Type::WorkloadsScaled, Is::False, Reason::Ended, message)
+            .find(Type::Ready, Is::False, Reason::Ended, message)
+    }
+
     /// Looks again at the boundary, and no later than after `most`.
     fn next(mut self, now: Millis, at: Millis, most: Duration) -> Self {
-        self.next = Some(at);
+        if let Some(told) = &mut self.told {
+            told.next = Some(at);
+        }
         self.look_again = Some(Duration::from_millis(at.saturating_sub(now).max(1)).min(most));
         self
     }
@@ -582,6 +669,7 @@ mod tests {
     use seckill_protocol::{SaleCut, SaleId};
 
     use super::*;
+    use crate::error::Trouble;
     use crate::scale::Workload;
 
     const START: Millis = 1_900_000_000_000;
@@ -615,6 +703,7 @@ mod tests {
         };
         Wanted {
             uid: "u".into(),
+            created_at: START - 60_000,
             spec,
             suspended: false,
         }
@@ -669,6 +758,7 @@ mod tests {
                 worker: workload(1),
             }),
             close_appended: false,
+            trouble: None,
         }
     }
 
@@ -713,8 +803,16 @@ mod tests {
     }
 
     fn reason(plan: &Plan, type_: Type) -> (Is, Reason) {
-        let finding = plan.findings.iter().find(|f| f.type_ == type_).expect("said");
+        let finding = told(plan).findings.iter().find(|f| f.type_ == type_).expect("said");
         (finding.is, finding.reason)
+    }
+
+    fn told(plan: &Plan) -> &Told {
+        plan.told.as_ref().expect("something is told")
+    }
+
+    fn step_and_phase(plan: &Plan) -> (Step, Option<Phase>) {
+        (plan.step.clone(), told(plan).phase)
     }
 
     #[test]
@@ -723,15 +821,15 @@ mod tests {
             sale: None,
             ..facts(START - LEAD - 1)
         });
-        assert_eq!((plan.step, plan.phase), (Step::Create, Some(Phase::Scheduled)));
+        assert_eq!((plan.step, plan.told), (Step::Create, None));
     }
 
     #[test]
     fn before_its_lead_time_nothing_is_done_and_it_is_looked_at_again_when_it_begins() {
         let plan = plan(&facts(START - LEAD - 500));
-        assert_eq!((plan.step, plan.phase), (Step::Nothing, Some(Phase::Scheduled)));
+        assert_eq!(step_and_phase(&plan), (Step::Nothing, Some(Phase::Scheduled)));
         assert_eq!(
-            (plan.next, plan.look_again),
+            (told(&plan).next, plan.look_again),
             (Some(START - LEAD), Some(Duration::from_millis(500)))
         );
     }
@@ -739,10 +837,7 @@ mod tests {
     #[test]
     fn from_its_lead_time_on_a_missing_index_is_built() {
         let plan = plan(&facts(START - LEAD));
-        assert_eq!(
-            (plan.step.clone(), plan.phase),
-            (Step::Rebuild, Some(Phase::Preheating))
-        );
+        assert_eq!(step_and_phase(&plan), (Step::Rebuild, Some(Phase::Preheating)));
         assert_eq!(reason(&plan, Type::Ready), (Is::False, Reason::StockMissing));
     }
 
@@ -754,18 +849,17 @@ mod tests {
     #[test]
     fn a_sale_whose_end_is_past_is_closed_and_never_preheated() {
         let plan = plan(&facts(END));
-        assert_eq!(plan.phase, Some(Phase::Ended));
         assert!(matches!(plan.step, Step::UpdateTerms(terms) if terms.state == SaleState::Closed));
     }
 
     #[test]
     fn with_stock_and_pods_it_is_ready_and_opens_at_its_start() {
         let ready = plan(&preheated(START - 1, 10));
-        assert_eq!((ready.step.clone(), ready.phase), (Step::Nothing, Some(Phase::Ready)));
+        assert_eq!(step_and_phase(&ready), (Step::Nothing, Some(Phase::Ready)));
         assert_eq!(ready.look_again, Some(Duration::from_millis(1)));
         let open = plan(&preheated(START, 10));
-        assert_eq!((open.phase, open.next), (Some(Phase::Open), Some(END)));
-        assert_eq!(plan(&preheated(START, 0)).phase, Some(Phase::SoldOut));
+        assert_eq!((told(&open).phase, told(&open).next), (Some(Phase::Open), Some(END)));
+        assert_eq!(told(&plan(&preheated(START, 0))).phase, Some(Phase::SoldOut));
     }
 
     #[test]
@@ -776,10 +870,10 @@ mod tests {
             worker: workload(1),
         });
         let before = plan(&facts);
-        assert_eq!(before.phase, Some(Phase::Preheating));
+        assert_eq!(told(&before).phase, Some(Phase::Preheating));
         assert_eq!(reason(&before, Type::Ready), (Is::False, Reason::WorkloadsMissing));
         assert_eq!(reason(&before, Type::WorkloadsScaled), (Is::False, Reason::Scaling));
-        assert_eq!(plan(&Facts { now: START, ..facts }).phase, Some(Phase::Open));
+        assert_eq!(told(&plan(&Facts { now: START, ..facts })).phase, Some(Phase::Open));
     }
 
     #[test]
@@ -814,10 +908,8 @@ mod tests {
     #[test]
     fn a_barrier_without_an_index_is_followed_by_another_one() {
         let mut facts = preheated(START + 1, 3);
-        facts.sale().cut.cur = Some(5);
+        facts.index = Index::Outdated(Epoch(4));
         assert_eq!(plan(&facts).step, Step::Rebuild);
-        facts.sale().cut.cur = Some(4);
-        assert_eq!(plan(&facts).step, Step::Nothing);
     }
 
     #[test]
@@ -841,10 +933,7 @@ mod tests {
         assert_eq!(plan(&facts).step, Step::ApplyTerms);
         facts.index().terms.version = 2;
         let suspended = plan(&facts);
-        assert_eq!(
-            (suspended.step, suspended.phase),
-            (Step::Nothing, Some(Phase::Suspended))
-        );
+        assert_eq!(step_and_phase(&suspended), (Step::Nothing, Some(Phase::Suspended)));
     }
 
     #[test]
@@ -855,7 +944,8 @@ mod tests {
         wanted.spec.starts_at = time(START + 30_000);
         wanted.spec.stock = 99;
         let plan = plan(&facts);
-        assert_eq!((plan.step, plan.phase), (Step::Nothing, Some(Phase::Open)));
+        assert_eq!(step_and_phase(&plan), (Step::Nothing, Some(Phase::Open)));
+        assert_eq!(reason(&plan, Type::Accepted), (Is::True, Reason::Adopted));
     }
 
     #[test]
@@ -864,7 +954,11 @@ mod tests {
             wanted: None,
             ..preheated(START + 1, 3)
         });
-        assert!(matches!(plan.step, Step::UpdateTerms(terms) if terms.state == SaleState::Closed));
+        let Step::UpdateTerms(terms) = plan.step else {
+            panic!("{plan:?}")
+        };
+        // When it ended is kept, not when it would have: an object that is made later is told that the name is used.
+        assert_eq!((terms.state, terms.closes_at), (SaleState::Closed, START + 1));
     }
 
     #[test]
@@ -938,13 +1032,109 @@ mod tests {
         let mut facts = over(0);
         facts.sale().settled_at_ms = Some(1);
         let settled = plan(&facts);
-        assert_eq!(
-            (settled.step, settled.phase, settled.look_again),
-            (Step::Nothing, Some(Phase::Settled), None)
-        );
-        facts.wanted.as_mut().expect("wanted").uid = "another".into();
+        assert_eq!(step_and_phase(&settled), (Step::Nothing, Some(Phase::Settled)));
+        assert_eq!((settled.look_again, settled.standing), (None, Standing::Settled));
+        let wanted = facts.wanted.as_mut().expect("wanted");
+        (wanted.uid, wanted.created_at) = ("another".into(), END);
         let used = plan(&facts);
-        assert_eq!((used.step.clone(), used.phase), (Step::Nothing, None));
+        assert_eq!(step_and_phase(&used), (Step::Nothing, None));
         assert_eq!(reason(&used, Type::Accepted), (Is::False, Reason::NameUsed));
+        assert_eq!(used.standing, Standing::Refused);
+    }
+
+    #[test]
+    fn an_object_made_anew_before_the_end_sees_its_sale_settle() {
+        let mut facts = over(0);
+        let wanted = facts.wanted.as_mut().expect("wanted");
+        (wanted.uid, wanted.created_at) = ("another".into(), END - 1000);
+        assert_eq!(told(&plan(&facts)).phase, Some(Phase::Ended));
+        facts.sale().settled_at_ms = Some(1);
+        assert_eq!(told(&plan(&facts)).phase, Some(Phase::Settled));
+    }
+
+    #[test]
+    fn an_object_made_after_the_end_has_that_sale_settled_unseen() {
+        let mut facts = over(0);
+        let wanted = facts.wanted.as_mut().expect("wanted");
+        (wanted.uid, wanted.created_at) = ("another".into(), END + 1000);
+        assert_eq!(step_and_phase(&plan(&facts)), (Step::Close, None));
+    }
+
+    #[test]
+    fn while_no_unit_is_counted_an_edit_changes_the_offer() {
+        let mut facts = facts(START - LEAD - 1);
+        facts.wanted.as_mut().expect("wanted").spec.stock = 11;
+        assert_eq!(plan(&facts).step, Step::UpdateOffer);
+    }
+
+    #[test]
+    fn a_later_end_is_taken_over_in_mid_sale() {
+        let mut facts = preheated(START + 1, 3);
+        facts.wanted.as_mut().expect("wanted").spec.ends_at = time(END + 1000);
+        assert!(matches!(plan(&facts).step, Step::UpdateTerms(terms) if terms.closes_at == END + 1000));
+    }
+
+    #[test]
+    fn an_outdated_index_is_neither_waited_for_nor_compared_with_at_the_end() {
+        let mut facts = over(3);
+        facts.index = Index::Outdated(Epoch(4));
+        assert_eq!(plan(&facts).step, Step::Close);
+        facts.sale().cut = SaleCut {
+            cur: Some(9),
+            closed: Some(9),
+        };
+        assert_eq!(plan(&facts).step, Step::Settle(Balance::WithoutIndex { remaining: 3 }));
+    }
+
+    #[test]
+    fn what_the_last_look_failed_for_is_told_until_one_succeeds() {
+        let mut facts = preheated(START + 1, 3);
+        facts.trouble = Some(Trouble {
+            reason: Reason::LogUnavailable,
+            message: "Kafka did not acknowledge".into(),
+        });
+        assert_eq!(reason(&plan(&facts), Type::Stalled), (Is::True, Reason::LogUnavailable));
+        facts.trouble = None;
+        assert_eq!(reason(&plan(&facts), Type::Stalled), (Is::False, Reason::Progressing));
+    }
+
+    #[test]
+    fn every_plan_that_tells_something_of_an_accepted_sale_tells_of_each_condition() {
+        let mut settled = over(3);
+        settled.sale().settled_at_ms = Some(1);
+        let mut closed = over(3);
+        closed.sale().cut = SaleCut {
+            cur: Some(9),
+            closed: Some(9),
+        };
+        // What was compared at the end is kept from the plan that compared it.
+        let kept = [Type::LedgerBalanced];
+        for (facts, kept) in [
+            (facts(START - LEAD - 1), &[][..]),
+            (facts(START - LEAD), &[]),
+            (preheated(START, 3), &[]),
+            (over(3), &kept),
+            (closed, &[]),
+            (settled, &kept),
+        ] {
+            let plan = plan(&facts);
+            let mut types: Vec<Type> = told(&plan)
+                .findings
+                .iter()
+                .map(|f| f.type_)
+                .chain(kept.iter().copied())
+                .collect();
+            types.sort();
+            let all = [
+                Type::Accepted,
+                Type::StockPreheated,
+                Type::WorkloadsScaled,
+                Type::Ready,
+                Type::LedgerBalanced,
+                Type::Settled,
+                Type::Stalled,
+            ];
+            assert_eq!(types, all, "{plan:?}");
+        }
     }
 }

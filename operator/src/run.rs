@@ -1,17 +1,13 @@
 //! From a command line to a running operator.
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use kube::api::ListParams;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use seckill_crds::FlashSale;
-use seckill_ledger::{Ledger, Sale};
+use seckill_ledger::Ledger;
 use seckill_order_log::{LogConfig, OrderLog};
-use seckill_protocol::SaleId;
-use seckill_protocol::index::SaleState;
 use seckill_service::health::Health;
 use seckill_service::metrics::registry::Registry;
 use seckill_service::shutdown::Shutdown;
@@ -20,12 +16,10 @@ use seckill_stock::StockClient;
 use tokio::sync::watch;
 
 use crate::args::{Namespaces, RunArgs};
-use crate::controller;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::scale::{self, Scaled, Workloads};
-
-/// A CLOSE that the worker has not passed by then is appended again: twice is once.
-const CLOSE_AGAIN: Duration = Duration::from_secs(10);
+use crate::{controller, orphans};
 
 /// What every look at a sale needs.
 pub struct Operator {
@@ -41,59 +35,6 @@ pub struct Operator {
     pub recorder: Recorder,
     pub metrics: Metrics,
     pub memory: Memory,
-}
-
-/// What this process did lately. It spares work; nothing depends on it.
-#[derive(Default)]
-pub struct Memory(Mutex<Remembered>);
-
-#[derive(Default)]
-struct Remembered {
-    closes: HashMap<SaleId, Instant>,
-    ending: HashSet<SaleId>,
-    samples: HashMap<String, Instant>,
-}
-
-impl Memory {
-    fn lock(&self) -> MutexGuard<'_, Remembered> {
-        // Single insertions and removals: a panic elsewhere leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn close_appended(&self, sale: SaleId) -> bool {
-        self.lock()
-            .closes
-            .get(&sale)
-            .is_some_and(|at| at.elapsed() < CLOSE_AGAIN)
-    }
-
-    pub fn remember_close(&self, sale: SaleId) {
-        self.lock().closes.insert(sale, Instant::now());
-    }
-
-    pub fn forget(&self, sale: SaleId) {
-        let mut remembered = self.lock();
-        remembered.closes.remove(&sale);
-        remembered.ending.remove(&sale);
-    }
-
-    pub fn note_ending(&self, sale: Option<&Sale>) {
-        if let Some(sale) = sale.filter(|s| s.state == SaleState::Closed && s.settled_at_ms.is_none()) {
-            self.lock().ending.insert(sale.id);
-        }
-    }
-
-    pub fn any_ending(&self) -> bool {
-        !self.lock().ending.is_empty()
-    }
-
-    pub fn may_sample(&self, key: &str, every: Duration) -> bool {
-        self.lock().samples.get(key).is_none_or(|at| at.elapsed() >= every)
-    }
-
-    pub fn sampled(&self, key: String, at: Instant) {
-        self.lock().samples.insert(key, at);
-    }
 }
 
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -180,7 +121,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 pub async fn serve(operator: Arc<Operator>, seen: watch::Sender<Arc<Workloads>>, shutdown: Shutdown) {
     let (sales, controllers) = controller::controllers(&operator, &shutdown);
     let scaling = tokio::spawn(scale::run(operator.clone(), sales.clone(), seen));
-    let orphans = tokio::spawn(controller::orphans(operator.clone(), sales, shutdown.clone()));
+    let orphans = tokio::spawn(orphans::run(operator.clone(), sales, shutdown.clone()));
     tracing::info!(class = operator.class, "running the sales");
     futures::future::join_all(controllers).await;
     scaling.abort();

@@ -7,12 +7,14 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client};
-use seckill_crds::{Demand, FlashSale};
+use seckill_crds::Demand;
 use tokio::sync::watch;
 
 use crate::args::DeploymentName;
 use crate::controller::Sales;
-use crate::facts::{Millis, now};
+use crate::facts::{Millis, Wanted, now};
+use crate::memory::Key;
+use crate::plan::Standing;
 use crate::run::Operator;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -68,6 +70,12 @@ impl Workloads {
         let worker = demand.and_then(|d| d.worker_replicas);
         shortage(&self.api, api).or_else(|| shortage(&self.worker, worker))
     }
+
+    /// Those that have one of the Deployments in charge.
+    pub fn autoscalers(&self) -> Vec<&str> {
+        let seen = [&self.api, &self.worker].into_iter().filter_map(|w| w.as_ref().ok());
+        seen.filter_map(|w| w.autoscaler.as_deref()).collect()
+    }
 }
 
 fn shortage(workload: &Result<Workload, String>, asked: Option<i32>) -> Option<Shortage> {
@@ -94,16 +102,14 @@ fn shortage(workload: &Result<Workload, String>, asked: Option<i32>) -> Option<S
     })
 }
 
-/// The replicas that the sales ask for at some instant: the most that any of them asks for, between floor and ceiling.
+/// The replicas that the sales ask for: the most that any of them asks for, between floor and ceiling.
 pub fn wanted_replicas<'a>(
-    sales: impl IntoIterator<Item = &'a FlashSale>,
-    now: Millis,
+    sales: impl IntoIterator<Item = &'a Wanted>,
     scaled: &Scaled,
     asked: impl Fn(&Demand) -> Option<i32>,
 ) -> i32 {
     let most = sales
         .into_iter()
-        .filter(|sale| needs_pods(sale, now))
         .map(|sale| sale.spec.demand.as_ref().and_then(&asked).unwrap_or(1))
         .max()
         .unwrap_or(0);
@@ -111,14 +117,14 @@ pub fn wanted_replicas<'a>(
 }
 
 /// From the lead time before the start until the cool-down after the end, and until it is settled.
-fn needs_pods(sale: &FlashSale, now: Millis) -> bool {
-    let wanted = crate::facts::Wanted::of(sale);
-    let cool_down = 1000 * u64::try_from(sale.spec.cool_down_seconds).unwrap_or_default();
-    let begun = now >= wanted.preheat_at();
-    let refused = sale.status.as_ref().is_some_and(|status| status.phase.is_none());
-    let settled = sale.status.as_ref().is_some_and(|status| status.settled_at.is_some());
-    let over = now >= wanted.ends_at() + cool_down && settled;
-    begun && !over && !refused
+pub fn needs_pods(wanted: &Wanted, standing: Standing, now: Millis) -> bool {
+    let cool_down = 1000 * u64::try_from(wanted.spec.cool_down_seconds).unwrap_or_default();
+    match standing {
+        Standing::Refused => false,
+        _ if now < wanted.preheat_at() => false,
+        Standing::Unsettled => true,
+        Standing::Settled => now < wanted.ends_at().saturating_add(cool_down),
+    }
 }
 
 /// Runs until the process ends.
@@ -129,12 +135,21 @@ pub async fn run(operator: Arc<Operator>, sales: Sales, seen: watch::Sender<Arc<
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let sales = sales.all(&operator.class);
+        let now = now();
+        let sales: Vec<Wanted> = sales
+            .all(&operator.class)
+            .iter()
+            .filter_map(|object| {
+                let wanted = Wanted::of(object);
+                // Before it was looked at, its times alone decide.
+                let standing = operator.memory.standing(&Key::of(object));
+                needs_pods(&wanted, standing.unwrap_or(Standing::Unsettled), now).then_some(wanted)
+            })
+            .collect();
         // A sale whose FlashSale is gone settles too, and for that needs a worker.
         let settling = i32::from(operator.memory.any_ending());
-        let now = now();
-        let api = wanted_replicas(sales.iter(), now, &operator.api, |demand| demand.api_replicas);
-        let worker = wanted_replicas(sales.iter(), now, &operator.worker, |demand| demand.worker_replicas);
+        let api = wanted_replicas(&sales, &operator.api, |demand| demand.api_replicas);
+        let worker = wanted_replicas(&sales, &operator.worker, |demand| demand.worker_replicas);
         let (api, worker) = tokio::join!(
             reconcile(&operator.kube, &operator.api, api),
             reconcile(&operator.kube, &operator.worker, worker.max(settling)),
@@ -205,4 +220,91 @@ async fn autoscaler(kube: &Client, namespace: &str, deployment: &str) -> Result<
     Ok(found
         .and_then(|autoscaler| autoscaler.metadata.name)
         .map(|name| format!("HorizontalPodAutoscaler {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use seckill_crds::FlashSaleSpec;
+
+    /// From 100 s to 200 s, with 10 s before and 20 s after it.
+    fn wanted(api_replicas: Option<i32>) -> Wanted {
+        let spec: FlashSaleSpec = serde_json::from_value(serde_json::json!({
+            "item": {"sku": "s", "name": "n", "price": "1.00", "currency": "EUR"},
+            "stock": 1,
+            "startsAt": "1970-01-01T00:01:40Z",
+            "endsAt": "1970-01-01T00:03:20Z",
+            "leadTimeSeconds": 10,
+            "coolDownSeconds": 20,
+            "demand": {"apiReplicas": api_replicas},
+        }))
+        .expect("a spec");
+        Wanted {
+            uid: "u".into(),
+            created_at: 0,
+            spec,
+            suspended: false,
+        }
+    }
+
+    fn scaled() -> Scaled {
+        Scaled {
+            name: "seckill/api".parse().expect("a name"),
+            floor: 2,
+            ceiling: 5,
+        }
+    }
+
+    #[test]
+    fn the_largest_demand_counts_between_floor_and_ceiling() {
+        let replicas = |asked: &[Option<i32>]| {
+            let sales: Vec<Wanted> = asked.iter().map(|asked| wanted(*asked)).collect();
+            wanted_replicas(&sales, &scaled(), |demand| demand.api_replicas)
+        };
+        assert_eq!(replicas(&[]), 2);
+        assert_eq!(replicas(&[None, Some(1)]), 2);
+        assert_eq!(replicas(&[Some(3), Some(4)]), 4);
+        assert_eq!(replicas(&[Some(9)]), 5);
+    }
+
+    #[test]
+    fn pods_are_needed_from_the_lead_time_to_the_cool_down() {
+        let wanted = wanted(None);
+        let needs = |standing, seconds: u64| needs_pods(&wanted, standing, seconds * 1000);
+        assert!(!needs(Standing::Unsettled, 89));
+        assert!(needs(Standing::Unsettled, 90));
+        assert!(needs(Standing::Settled, 219));
+        assert!(!needs(Standing::Settled, 220));
+    }
+
+    #[test]
+    fn pods_stay_until_the_sale_is_settled_however_long_that_takes() {
+        assert!(needs_pods(&wanted(None), Standing::Unsettled, 100_000_000));
+    }
+
+    #[test]
+    fn a_sale_that_is_not_accepted_needs_no_pods() {
+        assert!(!needs_pods(&wanted(None), Standing::Refused, 100_000));
+    }
+
+    #[test]
+    fn a_deployment_that_an_autoscaler_has_in_charge_is_named() {
+        let workload = |ready, autoscaler: Option<&str>| {
+            Ok(Workload {
+                name: "w".into(),
+                ceiling: 5,
+                floor: 2,
+                ready,
+                autoscaler: autoscaler.map(str::to_owned),
+            })
+        };
+        let workloads = Workloads {
+            api: workload(1, Some("HorizontalPodAutoscaler a")),
+            worker: workload(2, None),
+        };
+        assert!(
+            matches!(workloads.shortage(None), Some(Shortage::Autoscaler(what)) if what.contains("HorizontalPodAutoscaler a"))
+        );
+        assert_eq!(workloads.autoscalers(), ["HorizontalPodAutoscaler a"]);
+    }
 }

@@ -163,16 +163,13 @@ async fn create(sales: &Api<DynamicObject>, manifest: Value) -> Result<DynamicOb
         field_manager: None,
     };
     let text = serde_json::to_vec(&object(manifest)).expect("serializes");
-    let request = kube::core::Request::new(sales.resource_url())
+    let mut request = kube::core::Request::new(sales.resource_url())
         .create(&params, text)
         .expect("a request");
-    let (mut parts, body) = request.into_parts();
-    parts.uri = format!("{}&fieldValidation=Strict", parts.uri).parse().expect("a URI");
-    sales
-        .clone()
-        .into_client()
-        .request(kube::client::Request::from_parts(parts, body))
-        .await
+    *request.uri_mut() = format!("{}&fieldValidation=Strict", request.uri())
+        .parse()
+        .expect("a URI");
+    sales.clone().into_client().request(request).await
 }
 
 #[tokio::test]
@@ -279,5 +276,17 @@ async fn after_preheating_only_what_may_change_can_be_changed() {
     ] {
         change(pointer, value).await.expect(pointer);
     }
+
+    let status = json!({"status": {"phase": "Ended"}});
+    sales
+        .patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .expect("ended");
+    let refused = change("/endsAt", json!("2030-01-01T13:00:00Z"))
+        .await
+        .expect_err("endsAt")
+        .to_string();
+    assert!(refused.contains("spec.endsAt"), "{refused}");
+    change("/coolDownSeconds", json!(2)).await.expect("coolDownSeconds");
     sales.delete(&name, &Default::default()).await.expect("deleted");
 }

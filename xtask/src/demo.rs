@@ -477,6 +477,8 @@ fn buy_by_old_routes(site: &Site, screen: &Screen, watch: &Watch, planned: &Plan
             seen.phases.iter().any(|p| p == "Open")
         })
     })?;
+    // A sale that opens at once has no lead time in which every API process learns of its index.
+    std::thread::sleep(Duration::from_secs(1));
     let url = &site.old_routes_url;
     let get = |path: &str| site.curl.text(&["-sS", "--max-time", "10", &format!("{url}{path}")]);
     for path in [

@@ -1,0 +1,157 @@
+//! What this process did lately. It spares work and noise; nothing that counts depends on it.
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::ResourceExt as _;
+use seckill_crds::{FlashSale, FlashSaleStatus};
+use seckill_protocol::SaleId;
+
+use crate::error::Trouble;
+use crate::plan::Standing;
+
+/// A CLOSE that the worker has not passed by then is appended again: twice is once.
+const CLOSE_AGAIN: Duration = Duration::from_secs(10);
+
+/// `namespace/name` of a FlashSale.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key(String);
+
+impl Key {
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Key(format!("{namespace}/{name}"))
+    }
+
+    pub fn of(object: &FlashSale) -> Self {
+        Key::new(&object.namespace().unwrap_or_default(), &object.name_any())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[derive(Default)]
+pub struct Memory(Mutex<Remembered>);
+
+#[derive(Default)]
+struct Remembered {
+    sales: HashMap<Key, OfASale>,
+    closes: HashMap<SaleId, Instant>,
+    any_ending: bool,
+}
+
+#[derive(Default)]
+struct OfASale {
+    standing: Option<Standing>,
+    failures: u32,
+    trouble: Option<Trouble>,
+    sampled: Option<Instant>,
+    written: Option<Written>,
+}
+
+/// A status that was written when the object was known in this version.
+struct Written {
+    over: Option<String>,
+    status: FlashSaleStatus,
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
+        // Single insertions and removals: a panic elsewhere leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, key: &Key, note: impl FnOnce(&mut OfASale)) {
+        note(self.lock().sales.entry(key.clone()).or_default());
+    }
+
+    fn recall<T>(&self, key: &Key, recall: impl FnOnce(&OfASale) -> T) -> Option<T> {
+        self.lock().sales.get(key).map(recall)
+    }
+
+    /// What a plan said last; `None` before the first.
+    pub fn standing(&self, key: &Key) -> Option<Standing> {
+        self.recall(key, |sale| sale.standing).flatten()
+    }
+
+    pub fn stands(&self, key: &Key, standing: Standing) {
+        self.note(key, |sale| sale.standing = Some(standing));
+    }
+
+    pub fn succeeded(&self, key: &Key) {
+        self.note(key, |sale| (sale.failures, sale.trouble) = (0, None));
+    }
+
+    /// One more look that failed, and why.
+    pub fn failed(&self, key: &Key, trouble: Option<Trouble>) {
+        self.note(key, |sale| {
+            sale.failures = sale.failures.saturating_add(1);
+            sale.trouble = trouble;
+        });
+    }
+
+    /// Looks that failed in a row.
+    pub fn failures(&self, key: &Key) -> u32 {
+        self.recall(key, |sale| sale.failures).unwrap_or_default()
+    }
+
+    pub fn trouble(&self, key: &Key) -> Option<Trouble> {
+        self.recall(key, |sale| sale.trouble.clone()).flatten()
+    }
+
+    /// The status as it was written last, also if the watch has not shown it yet: without that, a time that says when
+    /// something was seen first would be written twice.
+    pub fn status(&self, object: &FlashSale) -> FlashSaleStatus {
+        let written = self.recall(&Key::of(object), |sale| {
+            let written = sale.written.as_ref();
+            let unseen = written.filter(|written| written.over == object.resource_version());
+            unseen.map(|written| written.status.clone())
+        });
+        written.flatten().or_else(|| object.status.clone()).unwrap_or_default()
+    }
+
+    pub fn wrote(&self, object: &FlashSale, status: FlashSaleStatus) {
+        let over = object.resource_version();
+        self.note(&Key::of(object), |sale| {
+            sale.sampled = Some(Instant::now());
+            sale.written = Some(Written { over, status });
+        });
+    }
+
+    /// Whether its status was written no less than so long ago.
+    pub fn may_sample(&self, key: &Key, every: Duration) -> bool {
+        let sampled = self.recall(key, |sale| sale.sampled).flatten();
+        sampled.is_none_or(|at| at.elapsed() >= every)
+    }
+
+    pub fn close_appended(&self, sale: SaleId) -> bool {
+        let appended = self.lock().closes.get(&sale).copied();
+        appended.is_some_and(|at| at.elapsed() < CLOSE_AGAIN)
+    }
+
+    pub fn remember_close(&self, sale: SaleId) {
+        self.lock().closes.insert(sale, Instant::now());
+    }
+
+    pub fn forget_close(&self, sale: SaleId) {
+        self.lock().closes.remove(&sale);
+    }
+
+    /// Whether any sale has ended and is not settled.
+    pub fn any_ending(&self) -> bool {
+        self.lock().any_ending
+    }
+
+    pub fn note_any_ending(&self, any: bool) {
+        self.lock().any_ending = any;
+    }
+
+    /// Forgets the FlashSales that are gone.
+    pub fn keep(&self, there: &HashSet<Key>) {
+        self.lock().sales.retain(|key, _| there.contains(key));
+    }
+}
