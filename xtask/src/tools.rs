@@ -34,6 +34,7 @@ const PACKAGES: &[&str] = &[
     "ca-certificates",
     "curl",
     "gcc",
+    "g++",
     "libc6-dev",
     "make",
     "pkg-config",
