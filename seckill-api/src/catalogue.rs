@@ -19,6 +19,8 @@ const EVERY: Duration = Duration::from_millis(500);
 /// However many ask for a newer one, the ledger is not read more often.
 const AT_MOST_EVERY: Duration = Duration::from_millis(50);
 const READ_WITHIN: Duration = Duration::from_secs(5);
+/// How long somebody waits for a newer one.
+pub const REFRESHED_WITHIN: Duration = Duration::from_secs(1);
 /// So long after the end a buyer is told "ended", and can ask what an earlier request came to.
 const SETTLED_WITHIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -151,6 +153,15 @@ impl Catalogue {
         self.snapshot
             .send_modify(|snapshot| *snapshot = Arc::new(snapshot.followed_by(sales, read_at)));
         Ok(())
+    }
+
+    /// Looks up in what is known, and if it is not there, in a snapshot that is newer than the call: what `kubectl`
+    /// shows is sold here.
+    pub async fn surely<T>(&self, look: impl Fn(&Self) -> Option<T>) -> Option<T> {
+        match look(self) {
+            None if self.refresh(REFRESHED_WITHIN).await => look(self),
+            found => found,
+        }
     }
 
     /// Waits for a snapshot that is newer than the call; false if there was none by then.

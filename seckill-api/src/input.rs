@@ -25,12 +25,11 @@ const BODY_WITHIN: Duration = Duration::from_secs(5);
 pub type SalePath = Result<Path<(String, String)>, PathRejection>;
 
 /// The sale that a path names.
-pub fn sale(api: &Api, path: SalePath) -> Result<Arc<Listed>, Problem> {
+pub async fn sale(api: &Api, path: SalePath) -> Result<Arc<Listed>, Problem> {
     let Path((namespace, name)) = path.map_err(|rejection| Problem::PathInvalid(rejection.body_text()))?;
     let sale = format!("{namespace}/{name}");
-    api.catalogue
-        .by_name(&sale)
-        .ok_or_else(|| Problem::SaleUnknown(shortened(&sale)))
+    let found = api.catalogue.surely(|catalogue| catalogue.by_name(&sale)).await;
+    found.ok_or_else(|| Problem::SaleUnknown(shortened(&sale)))
 }
 
 /// What a purchase asks for.

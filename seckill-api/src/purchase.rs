@@ -17,7 +17,7 @@ use seckill_stock::PurchaseError;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::api::Api;
-use crate::catalogue::Listed;
+use crate::catalogue::{Listed, REFRESHED_WITHIN};
 use crate::clock;
 use crate::problem::Problem;
 
@@ -25,8 +25,6 @@ use crate::problem::Problem;
 const READ_BACK_WITHIN: Duration = Duration::from_secs(2);
 /// How long a purchase is tried under one epoch after another.
 const DECIDED_WITHIN: Duration = Duration::from_secs(5);
-/// How long to wait for the ledger to name an epoch that the index has already.
-const REFRESHED_WITHIN: Duration = Duration::from_secs(1);
 /// A refusal needs a tail that had read everything so recently.
 const FRESH: Duration = Duration::from_millis(100);
 /// There are no classes of buyers yet.
@@ -132,14 +130,14 @@ impl Api {
                     }
                     return Err(nothing_bought(taken, Problem::NotReady));
                 }
-                Ok(Err(PurchaseError::Stale)) => {
+                // The ledger may name a newer index, or the first one, by now.
+                Ok(Err(PurchaseError::Stale | PurchaseError::NoIndex)) => {
                     self.catalogue.refresh(REFRESHED_WITHIN).await;
                     if selling.epoch() > known_epoch && Instant::now() < deadline {
                         continue;
                     }
                     return self.without_index(purchase, taken).await;
                 }
-                Ok(Err(PurchaseError::NoIndex)) => return self.without_index(purchase, taken).await,
                 Ok(Err(PurchaseError::Overloaded)) => return Err(nothing_bought(taken, Problem::Overloaded)),
                 // The batcher has tried twice, and logged it.
                 Ok(Err(PurchaseError::Unknown(_))) | Err(_) => return Err(Problem::OutcomeUnknown),

@@ -124,7 +124,8 @@ async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, Failur
             .as_i64()
             .ok_or_else(|| Failure::WrongType("item_id is a whole number".into()))?,
     };
-    let listed = api.catalogue.by_item(item).ok_or(Failure::NoSale)?;
+    let found = api.catalogue.surely(|catalogue| catalogue.by_item(item)).await;
+    let listed = found.ok_or(Failure::NoSale)?;
     let Caller { buyer, key } = Caller::made_here();
     let purchase = Purchase {
         sale: listed.sale.id,
@@ -216,7 +217,8 @@ async fn info(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Failure
     let number: i64 = number
         .parse()
         .map_err(|_| Failure::WrongType("id is a whole number".into()))?;
-    let listed = api.catalogue.by_item(number).ok_or(Failure::ItemNotFound)?;
+    let found = api.catalogue.surely(|catalogue| catalogue.by_item(number)).await;
+    let listed = found.ok_or(Failure::ItemNotFound)?;
     Ok(ok(json!({ "item": item(api, listed).await })))
 }
 

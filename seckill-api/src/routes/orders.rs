@@ -25,7 +25,7 @@ pub async fn buy(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let listed = input::sale(&api, path)?;
+    let listed = input::sale(&api, path).await?;
     let Caller { buyer, key } = Caller::of(&headers)?;
     let quantity = input::quantity(&headers, body).await?;
     let purchase = Purchase {

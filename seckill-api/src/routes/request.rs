@@ -12,7 +12,7 @@ use crate::problem::Problem;
 
 /// `GET /v1/sales/{namespace}/{name}/request`: what an earlier purchase with this key came to.
 pub async fn earlier(State(api): State<Arc<Api>>, path: SalePath, headers: HeaderMap) -> Result<Response, Problem> {
-    let listed = input::sale(&api, path)?;
+    let listed = input::sale(&api, path).await?;
     let Caller { buyer, key } = Caller::of(&headers)?;
     let outcome = api.earlier_purchase(listed.sale.id, buyer, key).await?;
     Ok(told(&listed, outcome, StatusCode::OK))

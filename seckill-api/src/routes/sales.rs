@@ -34,7 +34,7 @@ pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
 
 /// `GET /v1/sales/{namespace}/{name}`
 pub async fn one(State(api): State<Arc<Api>>, path: SalePath, headers: HeaderMap) -> Result<Response, Problem> {
-    let listed = input::sale(&api, path)?;
+    let listed = input::sale(&api, path).await?;
     Ok(cacheable(&headers, &SaleView::of(api, listed).await))
 }
 

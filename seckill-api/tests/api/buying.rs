@@ -23,6 +23,22 @@ async fn a_purchase_is_answered_with_an_order_number() {
     assert_eq!(bought.body["status"], "processing");
 }
 
+#[tokio::test]
+async fn a_sale_that_was_just_opened_is_sold_at_the_first_request() {
+    let shop = Shop::new().await;
+    // The API has just looked: by itself it won't look again for half a second.
+    shop.refresh().await;
+    let sale = shop.write_sale(PART, 5, open(), None).await;
+    shop.preheat_unnoticed(&sale).await;
+    let bought = shop.buy(&sale, &key()).await;
+    assert_eq!(bought.status, 201, "{bought:?}");
+    // The same if it was known before, and not what sells it.
+    let sale = shop.announce(5, open()).await;
+    shop.preheat_unnoticed(&sale).await;
+    let bought = shop.buy(&sale, &key()).await;
+    assert_eq!(bought.status, 201, "{bought:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn as_many_buyers_win_as_there_are_units() {
     let shop = Shop::new().await;

@@ -224,6 +224,13 @@ impl Shop {
     }
 
     pub async fn announce_on(&self, part: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
+        let sale = self.write_sale(part, units, terms, item_id).await;
+        self.refresh().await;
+        sale
+    }
+
+    /// A sale in the ledger, of which the API was not told.
+    pub async fn write_sale(&self, part: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
         let new = NewSale {
             class: CLASS.into(),
             namespace: "shop".into(),
@@ -239,9 +246,7 @@ impl Shop {
                 offered: units,
             },
         };
-        let sale = self.ledger.create_sale(&new).await.expect("MySQL answers");
-        self.refresh().await;
-        sale
+        self.ledger.create_sale(&new).await.expect("MySQL answers")
     }
 
     /// A sale whose index is in force.
@@ -253,13 +258,19 @@ impl Shop {
 
     /// What the operator does, but for the folding: nothing was sold before.
     pub async fn preheat(&self, sale: &Sale) -> Epoch {
+        let epoch = self.preheat_unnoticed(sale).await;
+        self.refresh().await;
+        epoch
+    }
+
+    pub async fn preheat_unnoticed(&self, sale: &Sale) -> Epoch {
         let epoch = self.barrier(sale).await;
         let total = Record::Total {
             sale: sale.id,
             total: sale.offered,
         };
         self.append(&total).await;
-        self.install(sale, epoch).await;
+        self.put_in_force(sale, epoch).await;
         epoch
     }
 
@@ -273,6 +284,11 @@ impl Shop {
 
     /// An index without holdings, known to the API.
     pub async fn install(&self, sale: &Sale, epoch: Epoch) {
+        self.put_in_force(sale, epoch).await;
+        self.refresh().await;
+    }
+
+    async fn put_in_force(&self, sale: &Sale, epoch: Epoch) {
         let index = Install {
             epoch,
             total: sale.offered,
@@ -283,7 +299,6 @@ impl Shop {
         let installed = self.stock.install(sale.id, &index).await;
         assert_eq!(installed.expect("Redis answers"), Installed::Done);
         self.ledger.set_live_epoch(sale.id, epoch).await.expect("MySQL answers");
-        self.refresh().await;
     }
 
     /// What the operator does when the index is lost or void: a barrier, and an index of all that stands before it.
