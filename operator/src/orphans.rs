@@ -22,7 +22,10 @@ const GONE_FOR_GOOD: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 16;
 
 pub async fn run(operator: Arc<Operator>, sales: Sales, shutdown: Shutdown) {
-    sales.ready().await;
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        () = sales.ready() => {}
+    }
     let mut missing = HashMap::new();
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -39,7 +39,14 @@ pub struct Operator {
 
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     telemetry::init(&args.telemetry, "operator");
-    let shutdown = Shutdown::on_signal();
+    let kube = Client::try_default()
+        .await
+        .context("no way to Kubernetes: neither a kubeconfig nor a service account")?;
+    run_until(args, kube, Shutdown::on_signal()).await
+}
+
+/// Runs until the shutdown. An error means that no waiting helps.
+pub async fn run_until(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyhow::Result<()> {
     let health = Health::new();
     let (ledger_gate, log_gate, stock_gate, kube_gate) = (
         health.latched_gate("mysql"),
@@ -73,9 +80,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     .await;
     let Some(stock) = stock else { return Ok(()) };
     stock_gate.ready();
-    let kube = Client::try_default()
-        .await
-        .context("no way to Kubernetes: neither a kubeconfig nor a service account")?;
     let served = retry::until_ok("FlashSales", &kube_gate, &shutdown, async || {
         let api: Api<FlashSale> = match args.watch_namespaces.0.first() {
             Some(namespace) => Api::namespaced(kube.clone(), namespace),
@@ -117,8 +121,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the sales until the process is told to end; looks that are under way are finished.
-pub async fn serve(operator: Arc<Operator>, seen: watch::Sender<Arc<Workloads>>, shutdown: Shutdown) {
+/// Runs the sales until the shutdown; looks that are under way are finished.
+async fn serve(operator: Arc<Operator>, seen: watch::Sender<Arc<Workloads>>, shutdown: Shutdown) {
     let (sales, controllers) = controller::controllers(&operator, &shutdown);
     let scaling = tokio::spawn(scale::run(operator.clone(), sales.clone(), seen));
     let orphans = tokio::spawn(orphans::run(operator.clone(), sales, shutdown.clone()));

@@ -1,0 +1,434 @@
+//! A release of a test's own: class, namespace, Deployments, database and topic; the operator and the worker run in this
+//! process.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Config, CustomResourceExt as _, Resource};
+use operator::args::{Args, Command};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use seckill_crds::{FlashSale, FlashSaleStatus, Phase};
+use seckill_ledger::{Ledger, Sale};
+use seckill_order_log::{LogConfig, OrderLog};
+use seckill_protocol::index::{Answer, Request};
+use seckill_protocol::{Batch, Buyer, KeyHash, Record};
+use seckill_service::args::parse_from;
+use seckill_service::shutdown::Shutdown;
+use seckill_stock::StockClient;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
+use tokio::task::JoinHandle;
+
+/// Far beyond what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn server(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; run `cargo xtask test integration`"))
+}
+
+async fn client() -> Client {
+    let kubeconfig = Kubeconfig::read_from(server("SECKILL_TEST_KUBECONFIG")).expect("a kubeconfig");
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .expect("a context");
+    let client = Client::try_from(config).expect("a client");
+    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let name = FlashSale::crd_name();
+    crds.patch(
+        name,
+        &PatchParams::apply("operator-tests").force(),
+        &Patch::Apply(FlashSale::crd()),
+    )
+    .await
+    .expect("applied");
+    let established = kube::runtime::conditions::is_crd_established();
+    kube::runtime::wait::await_condition(crds, name, established)
+        .await
+        .expect("established");
+    client
+}
+
+pub struct Bed {
+    pub name: String,
+    pub kube: Client,
+    pub ledger: Ledger,
+    pub log: OrderLog,
+    pub stock: StockClient,
+    mysql: String,
+    database: String,
+    kafka: String,
+    redis: String,
+    /// Whether pods become ready: there is no kubelet here.
+    pub pods_start: Arc<AtomicBool>,
+    kubelet: JoinHandle<()>,
+}
+
+/// An operator or a worker of this process.
+pub struct Running {
+    what: &'static str,
+    shutdown: Shutdown,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        let ended = tokio::time::timeout(PATIENCE, self.task).await;
+        let ended = ended.unwrap_or_else(|_| panic!("the {} does not end", self.what));
+        ended.expect("no panic").expect("no error");
+    }
+}
+
+impl Bed {
+    pub async fn new() -> Self {
+        let name = format!("seckill-operator-{:08x}", rand::random::<u32>());
+        let kube = client().await;
+        let mysql = server("SECKILL_TEST_MYSQL_URL");
+        let kafka = server("SECKILL_TEST_KAFKA");
+        let redis = server("SECKILL_TEST_REDIS_URL");
+        let (base, _) = mysql.rsplit_once('/').expect("a URL with a database");
+        let database = format!("{base}/{name}");
+        let mut admin = MySqlConnection::connect(&mysql).await.expect("MySQL");
+        admin
+            .execute(AssertSqlSafe(format!("CREATE DATABASE `{name}`")))
+            .await
+            .expect("created");
+        seckill_ledger::migrate(&database).await.expect("migrated");
+        let config = LogConfig {
+            brokers: kafka.clone(),
+            topic: name.clone(),
+            properties: Vec::new(),
+        };
+        seckill_order_log::ensure_topic(&config, 2, 1, 1)
+            .await
+            .expect("a topic");
+        let (pods_start, namespace) = (Arc::new(AtomicBool::new(true)), name.clone());
+        let bed = Bed {
+            kubelet: tokio::spawn(kubelet(kube.clone(), namespace, pods_start.clone())),
+            pods_start,
+            ledger: Ledger::connect(&database, 2).await.expect("MySQL"),
+            log: OrderLog::connect(config).await.expect("Kafka"),
+            stock: StockClient::connect(&redis).await.expect("Redis"),
+            name,
+            kube,
+            mysql,
+            database,
+            kafka,
+            redis,
+        };
+        let namespace: Namespace =
+            serde_json::from_value(json!({"metadata": {"name": bed.name}})).expect("a namespace");
+        Api::all(bed.kube.clone())
+            .create(&PostParams::default(), &namespace)
+            .await
+            .expect("created");
+        for name in ["api", "worker"] {
+            let labels = json!({"app": name});
+            let container = json!({"name": "c", "image": "none.invalid/none"});
+            let deployment: Deployment = serde_json::from_value(json!({
+                "metadata": {"name": name},
+                "spec": {
+                    "selector": {"matchLabels": labels},
+                    "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+                },
+            }))
+            .expect("a Deployment");
+            bed.api::<Deployment>()
+                .create(&PostParams::default(), &deployment)
+                .await
+                .expect("created");
+        }
+        bed
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.kube.clone(), &self.name)
+    }
+
+    /// Not called when a test fails: what it left can be looked at then.
+    pub async fn drop(self) {
+        self.kubelet.abort();
+        let mut admin = MySqlConnection::connect(&self.mysql).await.expect("MySQL");
+        admin
+            .execute(AssertSqlSafe(format!("DROP DATABASE `{}`", self.name)))
+            .await
+            .expect("dropped");
+        let kafka: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", &self.kafka)
+            .create()
+            .expect("Kafka");
+        kafka
+            .delete_topics(&[&self.name], &AdminOptions::new())
+            .await
+            .expect("deleted");
+        let namespaces: Api<Namespace> = Api::all(self.kube.clone());
+        namespaces
+            .delete(&self.name, &DeleteParams::default())
+            .await
+            .expect("deleted");
+    }
+
+    fn servers(&self) -> Vec<String> {
+        [
+            ("--mysql-url", &self.database),
+            ("--redis-url", &self.redis),
+            ("--kafka-brokers", &self.kafka),
+            ("--kafka-topic", &self.name),
+            ("--admin-listen", &"127.0.0.1:0".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value.clone()])
+        .collect()
+    }
+
+    pub fn operator(&self) -> Running {
+        let mut words: Vec<String> = ["operator", "run"].map(str::to_owned).into();
+        words.extend(self.servers());
+        for (flag, value) in [
+            ("--class", self.name.clone()),
+            ("--watch-namespaces", self.name.clone()),
+            ("--api-deployment", format!("{}/api", self.name)),
+            ("--worker-deployment", format!("{}/worker", self.name)),
+            ("--api-min-replicas", "1".into()),
+            ("--api-max-replicas", "3".into()),
+            ("--worker-min-replicas", "1".into()),
+        ] {
+            words.extend([flag.to_owned(), value]);
+        }
+        let Command::Run(args) = parse_from::<Args>(words).expect("right arguments").command else {
+            unreachable!("it says run")
+        };
+        let shutdown = Shutdown::new();
+        let task = tokio::spawn(operator::run::run_until(*args, self.kube.clone(), shutdown.clone()));
+        Running {
+            what: "operator",
+            shutdown,
+            task,
+        }
+    }
+
+    pub fn worker(&self) -> Running {
+        let mut words: Vec<String> = ["order-worker", "run", "--group", &self.name].map(str::to_owned).into();
+        words.extend(self.servers());
+        let args = parse_from::<order_worker::args::Args>(words).expect("right arguments");
+        let order_worker::args::Command::Run(args) = args.command else {
+            unreachable!("it says run")
+        };
+        let shutdown = Shutdown::new();
+        let task = tokio::spawn(order_worker::run::run_until(args, shutdown.clone()));
+        Running {
+            what: "worker",
+            shutdown,
+            task,
+        }
+    }
+
+    /// Ten units, from so many seconds from now until so many later.
+    pub async fn apply(&self, name: &str, starts_in: i64, lasts: i64, more: Value) -> FlashSale {
+        let at = |seconds: i64| Timestamp::from_second(Timestamp::now().as_second() + seconds).expect("a time");
+        let mut manifest = json!({
+            "apiVersion": "seckill.dev/v1alpha1",
+            "kind": "FlashSale",
+            "metadata": {"name": name},
+            "spec": {
+                "className": self.name,
+                "item": {"sku": "s", "name": "An item", "price": "9.90", "currency": "EUR"},
+                "stock": 10,
+                "startsAt": at(starts_in).to_string(),
+                "endsAt": at(starts_in + lasts).to_string(),
+                "leadTimeSeconds": 5,
+                "coolDownSeconds": 0,
+            },
+        });
+        if let (Some(spec), Value::Object(more)) = (manifest["spec"].as_object_mut(), more) {
+            spec.extend(more);
+        }
+        let object = serde_json::from_value(manifest).expect("a FlashSale");
+        self.api()
+            .create(&PostParams::default(), &object)
+            .await
+            .expect("created")
+    }
+
+    pub async fn edit(&self, name: &str, patch: Value) {
+        self.api::<FlashSale>()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .expect("patched");
+    }
+
+    pub async fn ends_in(&self, name: &str, seconds: i64) {
+        let at = Timestamp::from_second(Timestamp::now().as_second() + seconds).expect("a time");
+        self.edit(name, json!({"spec": {"endsAt": at.to_string()}})).await;
+    }
+
+    pub async fn delete(&self, name: &str) {
+        self.api::<FlashSale>()
+            .delete(name, &DeleteParams::default())
+            .await
+            .expect("deleted");
+    }
+
+    pub async fn status(&self, name: &str) -> FlashSaleStatus {
+        let object = self.api::<FlashSale>().get(name).await.expect("it is there");
+        object.status.unwrap_or_default()
+    }
+
+    /// Waits until the status is as it should be.
+    pub async fn until(&self, name: &str, what: &str, is: impl Fn(&FlashSaleStatus) -> bool) -> FlashSaleStatus {
+        let begun = Instant::now();
+        loop {
+            let status = self.status(name).await;
+            if is(&status) {
+                return status;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{name} never came to be {what}: {status:#?}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub async fn until_phase(&self, name: &str, phase: Phase) -> FlashSaleStatus {
+        self.until(name, &format!("{phase:?}"), |status| status.phase == Some(phase))
+            .await
+    }
+
+    pub async fn until_reason(&self, name: &str, type_: &str, reason: &str) -> FlashSaleStatus {
+        self.until(name, &format!("{type_}/{reason}"), |status| {
+            self::reason(status, type_).1 == reason
+        })
+        .await
+    }
+
+    /// Waits until something else is so.
+    pub async fn eventually(&self, what: &str, mut is: impl AsyncFnMut() -> bool) {
+        let begun = Instant::now();
+        while !is().await {
+            assert!(begun.elapsed() < PATIENCE, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    pub async fn sale(&self, name: &str) -> Sale {
+        let sale = self.ledger.sale_by_name(&self.name, &self.name, name).await;
+        sale.expect("MySQL").expect("the ledger knows it")
+    }
+
+    /// One script call in which each buyer buys a unit. Its record, if there is one, is for the caller to append.
+    pub async fn buy(&self, name: &str, buyers: &[&str]) -> (Vec<Answer>, Option<Batch>) {
+        self.try_buy(name, buyers)
+            .await
+            .expect("the ledger's epoch is the index's")
+    }
+
+    /// `None`: no index is in force under the epoch that the ledger names.
+    async fn try_buy(&self, name: &str, buyers: &[&str]) -> Option<(Vec<Answer>, Option<Batch>)> {
+        let sale = self.sale(name).await;
+        let request = |buyer: &&str| Request {
+            buyer: Buyer::anonymous(buyer),
+            quantity: 1,
+            tier: 0,
+            key: KeyHash::of(buyer),
+        };
+        let requests: Vec<Request> = buyers.iter().map(request).collect();
+        let decided = self.stock.purchase(sale.id, sale.live_epoch?, &requests).await;
+        decided.expect("Redis").ok()
+    }
+
+    /// Buyers who ask again, with the key that they had, whatever they were told.
+    pub async fn insist(&self, name: &str, buyers: &[&str]) -> Vec<Answer> {
+        let Some((answers, batch)) = self.try_buy(name, buyers).await else {
+            return Vec::new();
+        };
+        if let Some(batch) = batch {
+            let part = self.sale(name).await.part;
+            self.log.append(part, &Record::Batch(batch)).await.expect("Kafka");
+        }
+        answers
+    }
+
+    /// As the API does it.
+    pub async fn buy_surely(&self, name: &str, buyers: &[&str]) -> usize {
+        let (answers, batch) = self.buy(name, buyers).await;
+        if let Some(batch) = batch {
+            let part = self.sale(name).await.part;
+            self.log.append(part, &Record::Batch(batch)).await.expect("Kafka");
+        }
+        answers.iter().filter(|a| matches!(a, Answer::Sold { .. })).count()
+    }
+
+    pub async fn orders(&self, name: &str) -> usize {
+        let sale = self.sale(name).await;
+        self.ledger.fold_start(sale.id).await.expect("MySQL").orders.len()
+    }
+
+    pub async fn has_index(&self, name: &str) -> bool {
+        let sale = self.sale(name).await;
+        self.stock.probe(sale.id).await.expect("Redis").index.is_some()
+    }
+
+    pub async fn replicas(&self, deployment: &str) -> i32 {
+        let deployment = self.api::<Deployment>().get(deployment).await.expect("it is there");
+        deployment.spec.and_then(|spec| spec.replicas).unwrap_or_default()
+    }
+
+    /// The reasons of a sale's events in their order.
+    pub async fn events(&self, name: &str) -> Vec<String> {
+        let mut events: Vec<Event> = self
+            .api::<Event>()
+            .list(&ListParams::default())
+            .await
+            .expect("listed")
+            .items;
+        events.retain(|event| event.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name));
+        events.sort_by_key(|event| event.event_time.clone().map(|time| time.0));
+        events.into_iter().filter_map(|event| event.reason).collect()
+    }
+}
+
+/// A condition's status and reason.
+pub fn reason<'a>(status: &'a FlashSaleStatus, type_: &str) -> (&'a str, &'a str) {
+    let condition = status.conditions.iter().find(|c| c.type_ == type_);
+    condition.map_or(("", ""), |c| (&c.status, &c.reason))
+}
+
+/// Says of all pods that they are ready, as a kubelet would.
+async fn kubelet(kube: Client, namespace: String, pods_start: Arc<AtomicBool>) {
+    let pods: Api<Pod> = Api::namespaced(kube, &namespace);
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if !pods_start.load(Ordering::Relaxed) {
+            continue;
+        }
+        let Ok(found) = pods.list(&ListParams::default()).await else {
+            continue;
+        };
+        for pod in found.items {
+            let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+            let is_ready = pod
+                .status
+                .is_some_and(|status| status.phase.as_deref() == Some("Running"));
+            if !is_ready && let Some(name) = pod.metadata.name {
+                // It may be gone by now.
+                let _ = pods
+                    .patch_status(&name, &PatchParams::default(), &Patch::Merge(ready))
+                    .await;
+            }
+        }
+    }
+}

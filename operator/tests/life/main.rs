@@ -1,0 +1,5 @@
+//! The whole life of sales, on real servers: Kubernetes' API, Kafka, MySQL, Redis, and the order-worker beside the operator.
+mod bed;
+mod ends;
+mod recovery;
+mod running;

@@ -1,0 +1,225 @@
+//! From the manifest to a sale that sells.
+use std::sync::atomic::Ordering;
+
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use kube::api::{DeleteParams, PostParams};
+use seckill_crds::{FlashSale, LedgerStatus, Phase};
+use seckill_protocol::index::Answer;
+use serde_json::json;
+
+use crate::bed::{Bed, reason};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_is_ready_before_its_start_sells_what_it_has_and_settles_behind_its_end() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    let demand = json!({"demand": {"apiReplicas": 2}});
+    bed.apply("life", 12, 20, demand).await;
+
+    let scheduled = bed.until_phase("life", Phase::Scheduled).await;
+    assert_eq!(reason(&scheduled, "Accepted"), ("True", "Accepted"));
+    assert_eq!(bed.replicas("api").await, 1);
+
+    let ready = bed.until_phase("life", Phase::Ready).await;
+    for condition in ["StockPreheated", "WorkloadsScaled", "Ready", "LedgerBalanced"] {
+        assert_eq!(reason(&ready, condition).0, "True", "{condition}: {ready:#?}");
+    }
+    assert_eq!(bed.replicas("api").await, 2);
+    let starts = bed.sale("life").await.opens_at;
+    let ready_at = ready.ready_at.expect("said").0.as_millisecond();
+    assert!(u64::try_from(ready_at).expect("after 1970") < starts);
+    let (answers, _) = bed.buy("life", &["early"]).await;
+    assert_eq!(answers, [Answer::NotStarted { opens: starts }]);
+
+    bed.until_phase("life", Phase::Open).await;
+    assert_eq!(bed.buy_surely("life", &["a", "b", "c"]).await, 3);
+    let sold = LedgerStatus {
+        total: 10,
+        sold: 3,
+        remaining: 7,
+        in_flight: 0,
+    };
+    bed.until("life", "at 3 sold", |status| status.ledger.as_ref() == Some(&sold))
+        .await;
+    // Whoever sold these dies before the log has them.
+    let (answers, batch) = bed.buy("life", &["d", "e", "f", "g", "h", "i", "j", "k"]).await;
+    assert!(batch.is_some());
+    assert_eq!(answers.last(), Some(&Answer::SoldOut { left: 0 }));
+    bed.until_phase("life", Phase::SoldOut).await;
+
+    let settled = bed.until_phase("life", Phase::Settled).await;
+    assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"), "{settled:#?}");
+    assert_eq!(reason(&settled, "Settled"), ("True", "Settled"));
+    let sold = LedgerStatus {
+        total: 10,
+        sold: 10,
+        remaining: 0,
+        in_flight: 0,
+    };
+    assert_eq!(settled.ledger, Some(sold));
+    assert!(settled.settled_at.is_some());
+    assert_eq!(bed.orders("life").await, 10);
+    assert!(!bed.has_index("life").await);
+    bed.eventually("the release is at its floor", async || bed.replicas("api").await == 1)
+        .await;
+    let life = [
+        "Accepted",
+        "Preheated",
+        "Ready",
+        "Opened",
+        "SoldOut",
+        "Ended",
+        "Settled",
+    ];
+    bed.eventually("the events are written", async || bed.events("life").await == life)
+        .await;
+
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_whose_start_is_past_opens_at_once_and_its_end_can_be_moved() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("late", -30, 3600, json!({})).await;
+    bed.until_phase("late", Phase::Open).await;
+    assert_eq!(bed.buy_surely("late", &["a"]).await, 1);
+    bed.ends_in("late", 2).await;
+    let settled = bed.until_phase("late", Phase::Settled).await;
+    assert_eq!(settled.ledger.as_ref().map(|l| (l.sold, l.remaining)), Some((1, 9)));
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_is_held_back_by_field_or_annotation_until_neither_says_so() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("held", -1, 3600, json!({"suspend": true})).await;
+    bed.until_phase("held", Phase::Suspended).await;
+    assert_eq!(bed.buy("held", &["a"]).await.0, [Answer::Suspended]);
+    let annotation = |value| json!({"metadata": {"annotations": {"seckill.dev/suspend": value}}});
+    bed.edit("held", annotation(Some("true"))).await;
+    bed.edit("held", json!({"spec": {"suspend": false}})).await;
+    bed.until("held", "seen in its new generation", |s| {
+        s.observed_generation == Some(2)
+    })
+    .await;
+    assert_eq!(bed.status("held").await.phase, Some(Phase::Suspended));
+    bed.edit("held", annotation(None)).await;
+    bed.until_phase("held", Phase::Open).await;
+    assert_eq!(bed.buy_surely("held", &["a"]).await, 1);
+    bed.edit("held", json!({"spec": {"suspend": true}})).await;
+    bed.until_phase("held", Phase::Suspended).await;
+    assert_eq!(bed.buy("held", &["b"]).await.0, [Answer::Suspended]);
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn until_its_preheating_a_sale_can_be_edited_and_sells_what_was_said_last() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("edited", 3600, 3600, json!({})).await;
+    bed.until_phase("edited", Phase::Scheduled).await;
+    bed.edit("edited", json!({"spec": {"stock": 3, "item": {"price": "1.00"}}}))
+        .await;
+    bed.eventually("the ledger has it", async || {
+        let sale = bed.sale("edited").await;
+        (sale.offered, sale.price.as_str()) == (3, "1.00")
+    })
+    .await;
+    bed.edit(
+        "edited",
+        json!({"spec": {"startsAt": "2020-01-01T00:00:00Z", "endsAt": "2020-01-02T00:00:00Z"}}),
+    )
+    .await;
+    // That was a mistake, and it can't be taken back: a sale runs once.
+    bed.until_phase("edited", Phase::Settled).await;
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_without_its_pods_is_not_ready_and_opens_in_spite_of_that() {
+    let bed = Bed::new().await;
+    bed.pods_start.store(false, Ordering::Relaxed);
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("podless", 9, 3600, json!({})).await;
+    let waiting = bed.until_reason("podless", "Ready", "WorkloadsMissing").await;
+    assert_eq!(waiting.phase, Some(Phase::Preheating));
+    assert_eq!(reason(&waiting, "StockPreheated"), ("True", "Preheated"));
+    assert_eq!(reason(&waiting, "WorkloadsScaled"), ("False", "Scaling"));
+    let open = bed.until_phase("podless", Phase::Open).await;
+    assert_eq!(reason(&open, "WorkloadsScaled"), ("False", "Scaling"));
+    bed.pods_start.store(true, Ordering::Relaxed);
+    bed.until_reason("podless", "WorkloadsScaled", "Scaled").await;
+    bed.eventually("it is told", async || {
+        bed.events("podless").await.contains(&"ReadyLate".to_owned())
+    })
+    .await;
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_that_an_autoscaler_has_in_charge_is_left_to_it_until_it_goes() {
+    let bed = Bed::new().await;
+    let autoscaler: HorizontalPodAutoscaler = serde_json::from_value(json!({
+        "metadata": {"name": "theirs"},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "api"},
+            "minReplicas": 1,
+            "maxReplicas": 3,
+        },
+    }))
+    .expect("an autoscaler");
+    let autoscalers = bed.api::<HorizontalPodAutoscaler>();
+    autoscalers
+        .create(&PostParams::default(), &autoscaler)
+        .await
+        .expect("created");
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply(
+        "scaled",
+        3600,
+        3600,
+        json!({"demand": {"apiReplicas": 2}, "leadTimeSeconds": 3700}),
+    )
+    .await;
+    let left = bed.until_reason("scaled", "WorkloadsScaled", "LeftToAutoscaler").await;
+    let condition = left.conditions.iter().find(|c| c.type_ == "WorkloadsScaled");
+    let message = &condition.expect("said").message;
+    assert!(message.contains("HorizontalPodAutoscaler theirs"), "{message}");
+    assert_eq!(bed.replicas("api").await, 1);
+    autoscalers
+        .delete("theirs", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    bed.until_phase("scaled", Phase::Ready).await;
+    assert_eq!(bed.replicas("api").await, 2);
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_of_another_class_is_none_of_its_business() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("theirs", -1, 3600, json!({"className": "somebody-else"}))
+        .await;
+    bed.apply("ours", -1, 3600, json!({})).await;
+    bed.until_phase("ours", Phase::Open).await;
+    let theirs = bed.api::<FlashSale>().get("theirs").await.expect("it is there");
+    assert_eq!(theirs.status, None);
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
