@@ -4,13 +4,10 @@
 //! It is safe whenever it runs, however often, and by however many at once: from the barrier on, everything that an older
 //! index sells is void for every reader of the log. Who dies on the way leaves a barrier without an index, which the next
 //! look at the sale finds.
-use std::collections::HashMap;
-
 use rand::random;
-use seckill_ledger::{FoldStart, LedgerError, OrderStatus, Sale};
+use seckill_ledger::{LedgerError, Sale};
 use seckill_order_log::{LogError, OrderLog};
-use seckill_protocol::index::Holding;
-use seckill_protocol::{Acceptance, Buyer, Epoch, KeyHash, OrderId, Quantity, Record, SaleId, Seq, Verdict};
+use seckill_protocol::{Epoch, Record};
 use seckill_stock::{Install, Installed, StockError};
 
 use crate::run::Operator;
@@ -84,7 +81,7 @@ impl Operator {
         if position > epoch.0 && start.cut.cur < Some(epoch.0) {
             return Err(RebuildError::LedgerAhead { new: epoch, position });
         }
-        let mut fold = Fold::starting_from(sale.id, start);
+        let mut fold = start.fold(sale.id);
         if position <= epoch.0 {
             self.log
                 .read(sale.part, position, epoch.0 + 1, |entry| {
@@ -94,16 +91,13 @@ impl Operator {
                 })
                 .await?;
         }
-        if fold.acceptance.cut(sale.id).closed.is_some() {
+        if fold.cut().closed.is_some() {
             return Err(RebuildError::Ended);
         }
-        let left = fold.total.checked_sub(fold.live()).ok_or(RebuildError::Oversold {
-            sold: fold.live(),
-            total: fold.total,
-        })?;
+        let (total, sold, orders) = (fold.total(), fold.live(), fold.orders().len());
+        let left = total.checked_sub(sold).ok_or(RebuildError::Oversold { sold, total })?;
 
         // R3: nothing points at these keys yet.
-        let (total, orders) = (fold.total, fold.orders.len());
         let holdings: Vec<_> = fold.into_holdings().into_iter().collect();
         self.stock.write_holdings(sale.id, epoch, &holdings).await?;
 
@@ -153,205 +147,5 @@ impl Operator {
         } else {
             Err(RebuildError::BarrierLost(epoch.0))
         }
-    }
-}
-
-/// An order as the index needs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Folded {
-    buyer: Buyer,
-    quantity: Quantity,
-    key: KeyHash,
-    status: OrderStatus,
-}
-
-/// One sale by the ledger, and then by the log.
-struct Fold {
-    sale: SaleId,
-    acceptance: Acceptance,
-    total: u64,
-    orders: HashMap<OrderId, Folded>,
-}
-
-impl Fold {
-    fn starting_from(sale: SaleId, start: FoldStart) -> Self {
-        let orders = start.orders.into_iter().map(|order| {
-            let folded = Folded {
-                buyer: order.buyer,
-                quantity: order.quantity,
-                key: order.key,
-                status: order.status,
-            };
-            (order.id, folded)
-        });
-        Fold {
-            sale,
-            acceptance: Acceptance::starting_from([(sale, start.cut)]),
-            total: start.total,
-            orders: orders.collect(),
-        }
-    }
-
-    fn read(&mut self, offset: i64, record: &Record) {
-        if record.sale() != self.sale || self.acceptance.judge(offset, record) == Verdict::Void {
-            return;
-        }
-        match record {
-            Record::Batch(batch) => {
-                for (id, order) in batch.iter() {
-                    // A duplicate is dropped against orders of every status: it never brings a cancelled one back.
-                    self.orders.entry(id).or_insert_with(|| Folded {
-                        buyer: order.buyer.clone(),
-                        quantity: order.quantity,
-                        key: order.key,
-                        status: OrderStatus::Placed,
-                    });
-                }
-            }
-            Record::Total { total, .. } => self.total = self.total.max(*total),
-            Record::Cancel { epoch, seq, reason, .. } => self.turn(*epoch, *seq, |status| status.cancelled(reason)),
-            Record::Paid { epoch, seq, .. } => self.turn(*epoch, *seq, OrderStatus::paid),
-            Record::Barrier { .. } | Record::Close { .. } => {}
-        }
-    }
-
-    /// The first change in the log that an order's status allows wins, as in the ledger.
-    fn turn(&mut self, epoch: Epoch, seq: Seq, into: impl Fn(OrderStatus) -> Option<OrderStatus>) {
-        let sale = self.sale;
-        if let Some(order) = self.orders.get_mut(&OrderId { sale, epoch, seq }) {
-            order.status = into(order.status).unwrap_or(order.status);
-        }
-    }
-
-    /// Units in live orders.
-    fn live(&self) -> u64 {
-        let live = self.orders.values().filter(|order| order.status.is_live());
-        live.map(|order| u64::from(order.quantity)).sum()
-    }
-
-    fn into_holdings(self) -> HashMap<Buyer, Vec<Holding>> {
-        let mut holdings: HashMap<Buyer, Vec<Holding>> = HashMap::new();
-        for (id, order) in self.orders {
-            holdings.entry(order.buyer).or_default().push(Holding {
-                epoch: id.epoch,
-                seq: id.seq,
-                quantity: order.quantity,
-                key: order.key,
-                cancelled: !order.status.is_live(),
-            });
-        }
-        for held in holdings.values_mut() {
-            held.sort_by_key(|h| (h.epoch, h.seq));
-        }
-        holdings
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use seckill_protocol::{Batch, Order, SaleCut};
-
-    use super::*;
-
-    const SALE: SaleId = SaleId(1);
-
-    /// The total is 10, and the epoch 5 sells.
-    fn fold() -> Fold {
-        let cut = SaleCut {
-            cur: Some(5),
-            closed: None,
-        };
-        Fold::starting_from(
-            SALE,
-            FoldStart {
-                position: 6,
-                cut,
-                total: 10,
-                live_epoch: Some(Epoch(5)),
-                orders: Vec::new(),
-            },
-        )
-    }
-
-    fn batch(epoch: i64, first: Seq, buyers: &[&str]) -> Record {
-        let order = |buyer: &&str| Order {
-            buyer: Buyer::anonymous(buyer),
-            quantity: 2,
-            tier: 0,
-            key: KeyHash(first),
-        };
-        Record::Batch(Batch {
-            sale: SALE,
-            epoch: Epoch(epoch),
-            first,
-            orders: buyers.iter().map(order).collect(),
-        })
-    }
-
-    fn cancel(seq: Seq) -> Record {
-        Record::Cancel {
-            sale: SALE,
-            epoch: Epoch(5),
-            seq,
-            reason: "buyer".into(),
-        }
-    }
-
-    #[test]
-    fn orders_of_the_epoch_count_once_and_those_of_others_never() {
-        let mut fold = fold();
-        for (offset, record) in [
-            (6, batch(5, 1, &["a", "b"])),
-            (7, batch(5, 1, &["a", "b"])),
-            (8, batch(4, 9, &["c"])),
-        ] {
-            fold.read(offset, &record);
-        }
-        assert_eq!(fold.live(), 4);
-        assert_eq!(fold.into_holdings().len(), 2);
-    }
-
-    #[test]
-    fn a_cancelled_order_returns_its_units_and_keeps_its_key() {
-        let mut fold = fold();
-        fold.read(6, &batch(5, 1, &["a"]));
-        fold.read(7, &cancel(1));
-        // A late copy of its record does not bring it back.
-        fold.read(8, &batch(5, 1, &["a"]));
-        assert_eq!(fold.live(), 0);
-        let holdings = fold.into_holdings();
-        assert!(holdings[&Buyer::anonymous("a")][0].cancelled);
-    }
-
-    #[test]
-    fn a_paid_order_is_not_cancelled_any_more() {
-        let mut fold = fold();
-        fold.read(6, &batch(5, 1, &["a"]));
-        let paid = Record::Paid {
-            sale: SALE,
-            epoch: Epoch(5),
-            seq: 1,
-            reference: "r".into(),
-        };
-        fold.read(7, &paid);
-        fold.read(8, &cancel(1));
-        assert_eq!(fold.live(), 2);
-    }
-
-    #[test]
-    fn the_total_only_rises() {
-        let mut fold = fold();
-        for (offset, total) in [(6, 20), (7, 15)] {
-            fold.read(offset, &Record::Total { sale: SALE, total });
-        }
-        assert_eq!(fold.total, 20);
-    }
-
-    #[test]
-    fn what_other_sales_do_changes_nothing() {
-        let mut fold = fold();
-        fold.read(6, &Record::Close { sale: SaleId(2) });
-        fold.read(7, &batch(5, 1, &["a"]));
-        assert_eq!(fold.live(), 2);
     }
 }

@@ -3,10 +3,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::AddAssign;
 
 use seckill_protocol::{
-    Acceptance, Batch, Epoch, Offset, Order, OrderId, Record, RecordError, SaleCut, SaleId, Seq, Verdict,
+    Acceptance, Batch, Epoch, Offset, Order, OrderId, OrderStatus, Record, RecordError, SaleCut, SaleId, Seq, Verdict,
 };
-
-use crate::orders::OrderStatus;
 
 /// A record of one partition, as it was read.
 #[derive(Debug)]

@@ -2,12 +2,13 @@
 use std::collections::HashSet;
 
 use futures::TryStreamExt;
-use seckill_protocol::{Acceptance, Epoch, Offset, OrderId, Record, SaleCut, SaleId};
+use seckill_protocol::fold::Folded;
+use seckill_protocol::{Acceptance, Epoch, Fold, Offset, OrderId, OrderStatus, Record, SaleCut, SaleId};
 use sqlx::MySqlConnection;
 
 use crate::connection::Ledger;
 use crate::error::LedgerError;
-use crate::orders::{OrderRow, OrderStatus, StoredOrder, order_columns};
+use crate::orders::{OrderRow, StoredOrder, order_columns};
 use crate::rows;
 
 /// All that the ledger knows of one sale, as of one instant. What the log holds from `position` on is not in it.
@@ -19,6 +20,30 @@ pub struct FoldStart {
     pub live_epoch: Option<Epoch>,
     /// Orders of every status, those in quarantine too: they were promised, so they still take their units.
     pub orders: Vec<StoredOrder>,
+}
+
+impl FoldStart {
+    /// The fold so far; the log from `position` on is to be read into it.
+    pub fn fold(self, sale: SaleId) -> Fold {
+        let orders = self.orders.into_iter().map(|order| {
+            let StoredOrder {
+                id,
+                buyer,
+                key,
+                quantity,
+                status,
+                ..
+            } = order;
+            let folded = Folded {
+                buyer,
+                quantity,
+                key,
+                status,
+            };
+            (id, folded)
+        });
+        Fold::starting_from(sale, self.cut, self.total, orders)
+    }
 }
 
 impl Ledger {

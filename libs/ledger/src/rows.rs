@@ -1,8 +1,7 @@
 //! From columns to the types of the protocol.
-use seckill_protocol::Buyer;
+use seckill_protocol::{Buyer, OrderStatus};
 
 use crate::error::LedgerError;
-use crate::orders::OrderStatus;
 
 pub(crate) fn buyer(value: String) -> Result<Buyer, LedgerError> {
     Buyer::new(value.as_str()).map_err(|_| LedgerError::Content { column: "buyer", value })

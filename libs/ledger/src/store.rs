@@ -3,13 +3,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use seckill_protocol::{Epoch, KeyHash, Offset, Order, OrderId, SaleCut, SaleId};
+use seckill_protocol::{Epoch, KeyHash, Offset, Order, OrderId, OrderStatus, SaleCut, SaleId};
 use sqlx::{Executor, FromRow, MySql, MySqlConnection, QueryBuilder};
 
 use crate::connection::Ledger;
 use crate::error::{LedgerError, Retry, StoreError};
 use crate::fold::{self, Changes, KnownOrder, LogEntry, NewOrder, Quarantined, SaleRow, Stored};
-use crate::orders::OrderStatus;
 use crate::rows;
 
 /// A transaction that takes longer never ends: the server's host is gone.

@@ -5,15 +5,25 @@
 //! - [`ids`]: a sale, an epoch, a buyer, a key
 //! - [`record`]: what can stand in the log
 //! - [`acceptance`]: which of it counts, the whole safety argument
+//! - [`status`]: what becomes of an order
+//! - [`fold`](mod@fold): what the log says of a sale
 //! - [`index`]: what a purchase decides on the index of a sale, as a plain function; the Lua script does the same
+//! - [`install`](mod@install): how an index is put in force; [`effect`]: what the log does to it later
 //! - [`order_no`]: the number that a buyer is given
 pub mod acceptance;
+pub mod effect;
+pub mod fold;
 pub mod ids;
 pub mod index;
+pub mod install;
 pub mod order_no;
 pub mod record;
+pub mod status;
 
 pub use acceptance::{Acceptance, SaleCut, Verdict};
+pub use effect::{Effect, Effected};
+pub use fold::Fold;
 pub use ids::{Buyer, Epoch, InvalidId, KeyHash, Offset, OrderId, Quantity, SaleId, Seq, Tier};
 pub use order_no::{OrderNo, OrderNoError, OrderNoKeys};
 pub use record::{Batch, Order, Record, RecordError};
+pub use status::OrderStatus;

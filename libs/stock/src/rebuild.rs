@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use redis::Script;
 use seckill_protocol::index::{Holding, Terms};
+pub use seckill_protocol::install::{Applied, Install};
 use seckill_protocol::{Buyer, Epoch, SaleId};
 
 use crate::client::{StockClient, StockError, call};
@@ -16,31 +17,11 @@ static APPLY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/
 const BUYERS_A_COMMAND: usize = 500;
 const COMMANDS_A_ROUND_TRIP: usize = 20;
 
-/// What an index holds when it is put in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Install {
-    pub epoch: Epoch,
-    pub total: u64,
-    pub left: u64,
-    /// How many buyers [`StockClient::write_holdings`] wrote.
-    pub holders: u64,
-    pub terms: Terms,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Installed {
     Done,
     /// Begin again with a new barrier.
     Refused(String),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
-    Done,
-    /// The same or newer terms are in force.
-    Older,
-    /// No index is in force on this server.
-    NotHere,
 }
 
 impl StockClient {

@@ -1,0 +1,182 @@
+//! What the log does to an index that is in force: a cancelled order returns its units, a raised total adds some.
+//!
+//! The log first, the index after, never the other way. The order-worker remembers each effect in the transaction that
+//! moves its position, and forgets it once the index has answered; so an effect may be tried any number of times, and
+//! on an index that a rebuild made from a longer part of the log, which contains it already.
+use crate::ids::{Buyer, Epoch, Seq};
+use crate::index::{Index, Server};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// A CANCEL ended this order: its units return, once.
+    Return { buyer: Buyer, epoch: Epoch, seq: Seq },
+    /// A TOTAL raised the total.
+    Raise { total: u64 },
+}
+
+/// What came of an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effected {
+    Done,
+    /// It, or a greater one, was there before.
+    Already,
+    /// No index is in force here that has reached the effect's place in the log: one is on its way.
+    NotYet,
+    /// The index is in force and does not know the order, which no fold of the log explains.
+    NoSuchOrder,
+}
+
+/// `since` is the epoch in force at the effect's offset: an older index will be replaced by one that contains the effect
+/// or that it has to be told to.
+///
+/// The scripts `return.lua` and `raise.lua` in libs/stock do the same inside Redis.
+pub fn take_effect(index: Option<&mut Index>, server: &Server, since: Epoch, effect: &Effect) -> Effected {
+    let Some(index) = index else { return Effected::NotYet };
+    if !server.is_master || server.rid != index.rid || index.epoch < since {
+        return Effected::NotYet;
+    }
+    match effect {
+        Effect::Return { buyer, epoch, seq } => {
+            let mut held = index.holdings.get_mut(buyer).into_iter().flatten();
+            // Both: under another epoch the same number is another order.
+            match held.find(|h| (h.epoch, h.seq) == (*epoch, *seq)) {
+                None => Effected::NoSuchOrder,
+                Some(holding) if holding.cancelled => Effected::Already,
+                Some(holding) => {
+                    holding.cancelled = true;
+                    index.left += u64::from(holding.quantity);
+                    Effected::Done
+                }
+            }
+        }
+        Effect::Raise { total } if *total > index.total => {
+            index.left += total - index.total;
+            index.total = *total;
+            Effected::Done
+        }
+        Effect::Raise { .. } => Effected::Already,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{KeyHash, SaleId};
+    use crate::index::{Answer, Request, SaleState, Terms, purchase};
+
+    fn server() -> Server {
+        Server {
+            is_master: true,
+            rid: "r".into(),
+            now: 100,
+        }
+    }
+
+    /// Ten units, of which `a` has bought two.
+    fn index() -> Index {
+        let mut index = Index {
+            sale: SaleId(1),
+            epoch: Epoch(5),
+            rid: "r".into(),
+            terms: Terms {
+                version: 1,
+                state: SaleState::Open,
+                opens: 0,
+                closes: 200,
+                limit: 2,
+            },
+            total: 10,
+            left: 10,
+            seq: 0,
+            holdings: Default::default(),
+        };
+        assert_eq!(buy(&mut index, 1), Answer::Sold { seq: 1 });
+        index
+    }
+
+    fn buy(index: &mut Index, key: u64) -> Answer {
+        let request = Request {
+            buyer: a(),
+            quantity: 2,
+            tier: 0,
+            key: KeyHash(key),
+        };
+        purchase(Some(index), &server(), Epoch(5), &[request])
+            .expect("not fenced")
+            .0[0]
+    }
+
+    fn a() -> Buyer {
+        Buyer::anonymous("a")
+    }
+
+    fn returned() -> Effect {
+        Effect::Return {
+            buyer: a(),
+            epoch: Epoch(5),
+            seq: 1,
+        }
+    }
+
+    fn take(index: &mut Index, since: i64, effect: &Effect) -> Effected {
+        take_effect(Some(index), &server(), Epoch(since), effect)
+    }
+
+    #[test]
+    fn a_cancelled_order_returns_its_units_once_and_keeps_its_key() {
+        let mut index = index();
+        assert_eq!(take(&mut index, 5, &returned()), Effected::Done);
+        assert_eq!(take(&mut index, 5, &returned()), Effected::Already);
+        assert_eq!(index.left, 10);
+        assert!(matches!(buy(&mut index, 1), Answer::Held(h) if h.cancelled));
+        // The limit counts live orders.
+        assert_eq!(buy(&mut index, 2), Answer::Sold { seq: 2 });
+    }
+
+    #[test]
+    fn the_same_number_under_another_epoch_is_another_order() {
+        let mut index = index();
+        let other = Effect::Return {
+            buyer: a(),
+            epoch: Epoch(4),
+            seq: 1,
+        };
+        assert_eq!(take(&mut index, 5, &other), Effected::NoSuchOrder);
+        assert_eq!(index.left, 8);
+    }
+
+    #[test]
+    fn a_total_only_rises() {
+        let mut index = index();
+        for (total, effected, left) in [
+            (12, Effected::Done, 10),
+            (12, Effected::Already, 10),
+            (11, Effected::Already, 10),
+        ] {
+            assert_eq!(take(&mut index, 5, &Effect::Raise { total }), effected, "{total}");
+            assert_eq!((index.total, index.left), (12, left));
+        }
+    }
+
+    #[test]
+    fn an_index_that_is_behind_or_not_in_force_is_left_alone() {
+        let mut index = index();
+        assert_eq!(take(&mut index, 6, &returned()), Effected::NotYet);
+        let others = [
+            Server {
+                is_master: false,
+                ..server()
+            },
+            Server {
+                rid: "s".into(),
+                ..server()
+            },
+        ];
+        for other in others {
+            let effected = take_effect(Some(&mut index), &other, Epoch(5), &returned());
+            assert_eq!(effected, Effected::NotYet);
+        }
+        assert_eq!(take_effect(None, &server(), Epoch(5), &returned()), Effected::NotYet);
+        assert_eq!(index.left, 8);
+    }
+}

@@ -1,0 +1,175 @@
+//! How an index is put in force, and how its terms change.
+use std::collections::HashMap;
+
+use crate::ids::{Buyer, Epoch, SaleId};
+use crate::index::{Holding, Index, Server, Terms};
+
+/// What is put in force, but for the holdings: those were written before, under a name of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Install {
+    pub epoch: Epoch,
+    pub total: u64,
+    pub left: u64,
+    /// How many buyers were written.
+    pub holders: u64,
+    pub terms: Terms,
+}
+
+/// Why an index was not put in force. Whoever tried begins again with a new barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstallRefused {
+    NotAPrimary,
+    NoReplicationId,
+    /// One of this epoch or a newer one is in force, or was.
+    Newer(Epoch),
+    /// What was written is gone or incomplete: the server restarted or failed over in between.
+    Incomplete {
+        found: u64,
+    },
+}
+
+/// Puts an index in force. It runs at most once for an epoch: whoever does not know whether it ran begins again with a
+/// new barrier.
+///
+/// `holdings` is what the server holds under the epoch's name now. `install.lua` does the same inside Redis.
+pub fn install(
+    current: Option<&Index>,
+    server: &Server,
+    sale: SaleId,
+    install: &Install,
+    holdings: HashMap<Buyer, Vec<Holding>>,
+) -> Result<Index, InstallRefused> {
+    if !server.is_master {
+        return Err(InstallRefused::NotAPrimary);
+    }
+    if server.rid.bytes().all(|b| b == b'0') {
+        return Err(InstallRefused::NoReplicationId);
+    }
+    if let Some(current) = current.filter(|current| current.epoch >= install.epoch) {
+        return Err(InstallRefused::Newer(current.epoch));
+    }
+    if holdings.len() as u64 != install.holders {
+        return Err(InstallRefused::Incomplete {
+            found: holdings.len() as u64,
+        });
+    }
+    Ok(Index {
+        sale,
+        epoch: install.epoch,
+        rid: server.rid.clone(),
+        terms: install.terms.clone(),
+        total: install.total,
+        left: install.left,
+        seq: 0,
+        holdings,
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    Done,
+    /// The same or newer terms are in force.
+    Older,
+    /// No index is in force on this server.
+    NotHere,
+}
+
+/// Sets the terms, if they are newer than those in force. `apply.lua` does the same inside Redis.
+pub fn apply(index: Option<&mut Index>, server: &Server, terms: &Terms) -> Applied {
+    match index {
+        Some(index) if server.is_master && server.rid == index.rid => {
+            if terms.version <= index.terms.version {
+                return Applied::Older;
+            }
+            index.terms = terms.clone();
+            Applied::Done
+        }
+        _ => Applied::NotHere,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::SaleState;
+
+    fn server() -> Server {
+        Server {
+            is_master: true,
+            rid: "r".into(),
+            now: 0,
+        }
+    }
+
+    fn terms(version: u64) -> Terms {
+        Terms {
+            version,
+            state: SaleState::Open,
+            opens: 0,
+            closes: 1,
+            limit: 0,
+        }
+    }
+
+    fn install_one(
+        current: Option<&Index>,
+        server: &Server,
+        epoch: i64,
+        holders: u64,
+    ) -> Result<Index, InstallRefused> {
+        let what = Install {
+            epoch: Epoch(epoch),
+            total: 5,
+            left: 5,
+            holders,
+            terms: terms(1),
+        };
+        install(current, server, SaleId(1), &what, HashMap::new())
+    }
+
+    #[test]
+    fn an_index_goes_in_force_once_and_never_downwards() {
+        let first = install_one(None, &server(), 5, 0).expect("installed");
+        for epoch in [4, 5] {
+            let again = install_one(Some(&first), &server(), epoch, 0);
+            assert_eq!(again, Err(InstallRefused::Newer(Epoch(5))));
+        }
+        assert!(install_one(Some(&first), &server(), 6, 0).is_ok());
+    }
+
+    #[test]
+    fn an_index_whose_holdings_are_gone_is_refused() {
+        let refused = install_one(None, &server(), 5, 1);
+        assert_eq!(refused, Err(InstallRefused::Incomplete { found: 0 }));
+    }
+
+    #[test]
+    fn an_index_goes_in_force_on_a_primary_that_can_be_told_from_others() {
+        let replica = Server {
+            is_master: false,
+            ..server()
+        };
+        assert_eq!(install_one(None, &replica, 5, 0), Err(InstallRefused::NotAPrimary));
+        for rid in ["", "0000"] {
+            let nameless = Server {
+                rid: rid.into(),
+                ..server()
+            };
+            assert_eq!(install_one(None, &nameless, 5, 0), Err(InstallRefused::NoReplicationId));
+        }
+    }
+
+    #[test]
+    fn terms_change_to_newer_ones_on_the_server_of_the_index() {
+        let mut index = install_one(None, &server(), 5, 0).expect("installed");
+        assert_eq!(apply(Some(&mut index), &server(), &terms(1)), Applied::Older);
+        assert_eq!(apply(Some(&mut index), &server(), &terms(2)), Applied::Done);
+        let other = Server {
+            rid: "s".into(),
+            ..server()
+        };
+        assert_eq!(apply(Some(&mut index), &other, &terms(3)), Applied::NotHere);
+        assert_eq!(apply(None, &server(), &terms(3)), Applied::NotHere);
+        assert_eq!(index.terms.version, 2);
+    }
+}
