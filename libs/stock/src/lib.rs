@@ -7,9 +7,11 @@
 //! - [`batcher`]: turns the callers of one sale into few script calls
 //! - [`rebuild`]: writes an index, puts it in force, changes its terms, takes it away
 //! - [`probe`]: what the server is and holds
+//! - [`effect`]: what the log does to an index that is in force
 //! - [`outbox`]: what was sold and may not have reached the log yet
 pub mod batcher;
 pub mod client;
+pub mod effect;
 mod holdings;
 mod keys;
 pub mod outbox;

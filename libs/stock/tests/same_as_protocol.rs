@@ -1,4 +1,4 @@
-//! The Lua script against the pure function: random batches go through both, and every answer and all that is stored
+//! The Lua scripts against the pure functions: random batches, terms and effects go through both, and every answer and all that is stored
 //! must be the same.
 mod common;
 
@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use common::{connect, new_sale, redis_url};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use seckill_protocol::effect::take_effect;
 use seckill_protocol::index::{self, Holding, Index, Request, SaleState, Server, Terms};
-use seckill_protocol::{Buyer, Epoch, KeyHash};
+use seckill_protocol::install::apply;
+use seckill_protocol::{Buyer, Effect, Epoch, KeyHash};
 use seckill_stock::StockClient;
 
 /// What happens to an index, one after the other.
@@ -16,6 +18,7 @@ use seckill_stock::StockClient;
 enum Step {
     Purchase { caller: i64, requests: Vec<Request> },
     Apply(Terms),
+    Effect { since: i64, effect: Effect },
 }
 
 const EPOCH: i64 = 40;
@@ -31,14 +34,31 @@ fn requests() -> impl Strategy<Value = Vec<Request>> {
         0..3u8,
     );
     prop::collection::vec(request, 1..40).prop_map(|requests| {
-        let request = |(buyer, key, quantity, tier)| Request {
-            buyer: Buyer::new(format!("buyer-{buyer}:%")).expect("valid"),
+        let request = |(number, key, quantity, tier)| Request {
+            buyer: buyer(number),
             quantity,
             tier,
             key: KeyHash(key),
         };
         requests.into_iter().map(request).collect()
     })
+}
+
+fn buyer(number: u8) -> Buyer {
+    Buyer::new(format!("buyer-{number}:%")).expect("valid")
+}
+
+/// Of orders that are there, mostly: few were sold.
+fn effect() -> impl Strategy<Value = Effect> {
+    let epoch = prop_oneof![8 => Just(EPOCH), 1 => Just(EPOCH - 1)];
+    prop_oneof![
+        4 => (0..6u8, epoch, 1..12u64).prop_map(|(number, epoch, seq)| Effect::Return {
+            buyer: buyer(number),
+            epoch: Epoch(epoch),
+            seq,
+        }),
+        1 => (0..60u64).prop_map(|total| Effect::Raise { total }),
+    ]
 }
 
 fn terms(now: u64) -> impl Strategy<Value = Terms> {
@@ -63,15 +83,17 @@ fn terms(now: u64) -> impl Strategy<Value = Terms> {
 
 fn steps(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Step>)> {
     let caller = prop_oneof![12 => Just(EPOCH), 1 => Just(EPOCH - 1), 1 => Just(EPOCH + 1)];
+    let since = prop_oneof![8 => Just(EPOCH), 1 => Just(EPOCH - 3), 1 => Just(EPOCH + 1)];
     let step = prop_oneof![
         5 => (caller, requests()).prop_map(|(caller, requests)| Step::Purchase { caller, requests }),
         1 => terms(now).prop_map(Step::Apply),
+        3 => (since, effect()).prop_map(|(since, effect)| Step::Effect { since, effect }),
     ];
-    (0..40u64, terms(now), prop::collection::vec(step, 1..8))
+    (0..40u64, terms(now), prop::collection::vec(step, 1..12))
 }
 
 #[test]
-fn the_script_decides_and_stores_what_the_pure_function_does() {
+fn the_scripts_decide_and_store_what_the_pure_functions_do() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let client = runtime.block_on(connect());
     let now = runtime
@@ -102,10 +124,13 @@ fn the_script_decides_and_stores_what_the_pure_function_does() {
                             prop_assert_eq!(by_script, by_function);
                         }
                         Step::Apply(terms) => {
-                            client.apply(sale, &terms).await.expect("answers");
-                            if terms.version > index.terms.version {
-                                index.terms = terms;
-                            }
+                            let by_script = client.apply(sale, &terms).await.expect("answers");
+                            prop_assert_eq!(by_script, apply(Some(&mut index), &server, &terms));
+                        }
+                        Step::Effect { since, effect } => {
+                            let by_script = client.take_effect(sale, Epoch(since), &effect).await.expect("answers");
+                            let by_function = take_effect(Some(&mut index), &server, Epoch(since), &effect);
+                            prop_assert_eq!(by_script, by_function);
                         }
                     }
                     same_data(&client, &index).await?;
@@ -168,6 +193,7 @@ async fn same_data(client: &StockClient, index: &Index) -> Result<(), TestCaseEr
 }
 
 fn text(holdings: &[Holding]) -> String {
-    let one = |h: &Holding| format!("{}.{}.{}.{}", h.epoch, h.seq, h.quantity, h.key);
+    let cancelled = |h: &Holding| if h.cancelled { "x" } else { "" };
+    let one = |h: &Holding| format!("{}.{}.{}.{}{}", h.epoch, h.seq, h.quantity, h.key, cancelled(h));
     holdings.iter().map(one).collect::<Vec<_>>().join(" ")
 }

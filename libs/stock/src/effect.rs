@@ -1,0 +1,37 @@
+//! What the log does to an index that is in force: cancelled orders return their units, a raised total adds some.
+use std::sync::LazyLock;
+
+use redis::Script;
+use seckill_protocol::{Effect, Effected, Epoch, SaleId};
+
+use crate::client::{StockClient, StockError, call};
+use crate::keys;
+
+static RETURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/return.lua")));
+static RAISE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/raise.lua")));
+
+impl StockClient {
+    /// Tells the index an effect of the log. `since` is the epoch in force at the effect's offset. May be repeated.
+    pub async fn take_effect(&self, sale: SaleId, since: Epoch, effect: &Effect) -> Result<Effected, StockError> {
+        let keys = [keys::figures(sale)];
+        let since = since.to_string();
+        let reply: String = match effect {
+            Effect::Return { buyer, epoch, seq } => {
+                let order = [buyer.to_string(), epoch.to_string(), seq.to_string()];
+                let args = [vec![since, keys::holdings_prefix(sale)], order.to_vec()].concat();
+                call(&self.administration, &RETURN, &keys, &args).await?
+            }
+            Effect::Raise { total } => {
+                let args = [since, total.to_string()];
+                call(&self.administration, &RAISE, &keys, &args).await?
+            }
+        };
+        match reply.as_str() {
+            "done" => Ok(Effected::Done),
+            "already" => Ok(Effected::Already),
+            "notyet" => Ok(Effected::NotYet),
+            "nosuchorder" => Ok(Effected::NoSuchOrder),
+            _ => Err(StockError::Reply(reply)),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+-- Gives the units of a cancelled order back, once. The same as `Effect::Return` in libs/protocol/src/effect.rs.
+--
+-- KEYS  the sale's m
+-- ARGV  the epoch at the cancellation's place in the log, the prefix of the sale's u:<epoch>, buyer, the order's epoch
+--       and sequence number
+-- Reply 'done' | 'already' | 'notyet' | 'nosuchorder'
+local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid', 'left')
+if not m[1] then return 'notyet' end
+local replication = redis.call('INFO', 'replication')
+if not string.find(replication, 'role:master', 1, true) then return 'notyet' end
+if string.match(replication, 'master_replid:(%x+)') ~= m[2] then return 'notyet' end
+-- The cancellation may stand behind what this index was made of, and a newer one is on its way.
+if tonumber(m[1]) < tonumber(ARGV[1]) then return 'notyet' end
+
+local u = ARGV[2] .. m[1]
+local held, found = {}, nil
+for holding in string.gmatch(redis.call('HGET', u, ARGV[3]) or '', '[^ ]+') do
+  local epoch, seq, quantity, x = string.match(holding, '^(%d+)%.(%d+)%.(%d+)%.%x+(x?)$')
+  if epoch == ARGV[4] and seq == ARGV[5] then
+    if x == 'x' then return 'already' end
+    found = tonumber(quantity)
+    holding = holding .. 'x'
+  end
+  held[#held + 1] = holding
+end
+if not found then return 'nosuchorder' end
+redis.call('HSET', u, ARGV[3], table.concat(held, ' '))
+redis.call('HSET', KEYS[1], 'left', string.format('%.0f', tonumber(m[3]) + found))
+return 'done'
