@@ -26,6 +26,21 @@ impl Operator {
             (Step::UpdateTerms(terms), _, Some(sale)) => {
                 self.ledger.update_terms(sale.id, sale.version, terms).await?;
             }
+            (Step::RaiseOffer(units), _, Some(sale)) => {
+                self.ledger.raise_offered(sale.id, sale.version, *units).await?;
+            }
+            (Step::AppendTotal, _, Some(sale)) => {
+                let (sale, total) = (sale.id, sale.offered);
+                let record = Record::Total { sale, total };
+                let part = facts.sale.as_ref().map_or(0, |sale| sale.part);
+                let offset = self.log.append(part, &record).await?;
+                self.memory.remember_total(sale, total);
+                tracing::info!(%sale, total, offset, "the total was raised");
+                notes.push(Note::normal(
+                    "Restocked",
+                    format!("{total} units are offered from now on"),
+                ));
+            }
             (Step::Rebuild, _, Some(sale)) => {
                 let rebuilt = self.rebuild(sale).await?;
                 let numbers = format!(
@@ -86,7 +101,7 @@ impl Operator {
         }
         self.stock.drop_sale(sale.id).await?;
         self.ledger.set_settled(sale.id).await?;
-        self.memory.forget_close(sale.id);
+        self.memory.forget_appended(sale.id);
         Ok(())
     }
 }

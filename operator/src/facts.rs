@@ -9,8 +9,9 @@ use seckill_protocol::index::SaleState;
 use seckill_protocol::{Epoch, Record};
 use seckill_stock::IndexState;
 
+use crate::balance::{Sample, Weighed};
 use crate::error::{OperatorError, Trouble};
-use crate::memory::Key;
+use crate::memory::{Key, Scales};
 use crate::run::Operator;
 use crate::scale::Workloads;
 
@@ -132,8 +133,14 @@ pub struct Facts {
     pub sale: Option<Sale>,
     pub index: Index,
     pub workloads: Arc<Workloads>,
+    /// What the last comparison of the index with the ledger told; `None`: nothing yet.
+    pub weighed: Option<Weighed>,
+    /// An index has still to be told of returned units.
+    pub effects_owed: bool,
     /// A CLOSE of this process is on its way into the ledger.
     pub close_appended: bool,
+    /// The same of the TOTAL that offers what the sale is to offer.
+    pub total_appended: bool,
     /// Why the last look at it failed.
     pub trouble: Option<Trouble>,
 }
@@ -143,6 +150,12 @@ impl Operator {
     pub async fn facts(&self, namespace: &str, name: &str, wanted: Option<Wanted>) -> Result<Facts, OperatorError> {
         // The ledger first: what is sold meanwhile is then in flight, and never in the ledger without being taken.
         let sale = self.ledger.sale_by_name(&self.class, namespace, name).await?;
+        let owed = match &sale {
+            Some(sale) if sale.returned > 0 && sale.settled_at_ms.is_none() => {
+                self.ledger.owes_effects(sale.id).await?
+            }
+            _ => false,
+        };
         let now = now();
         let index = match &sale {
             Some(sale) if sale.settled_at_ms.is_none() && may_have_index(now, wanted.as_ref(), sale) => {
@@ -150,15 +163,28 @@ impl Operator {
             }
             _ => Index::NotAsked,
         };
-        let close_appended = sale.as_ref().is_some_and(|sale| self.memory.close_appended(sale.id));
+        let key = Key::new(namespace, name);
+        let (mut weighed, mut close_appended, mut total_appended) = (None, false, false);
+        if let Some(sale) = &sale {
+            if sale.state != SaleState::Closed {
+                // An index that has still to be told of returned units is no sample of anything.
+                let sample = index.in_force().filter(|_| !owed);
+                weighed = self.weigh(&key, now, sale, sample).await?;
+            }
+            close_appended = self.memory.close_appended(sale.id);
+            total_appended = self.memory.total_appended(sale.id, sale.offered);
+        }
         Ok(Facts {
             now,
             wanted,
             sale,
             index,
+            weighed,
+            effects_owed: owed,
+            total_appended,
             workloads: self.workloads.borrow().clone(),
             close_appended,
-            trouble: self.memory.trouble(&Key::new(namespace, name)),
+            trouble: self.memory.trouble(&key),
         })
     }
 
@@ -175,8 +201,7 @@ impl Operator {
             // After CLOSE the ledger does not tell any more which epoch was the last. It matters only if the numbers
             // differ, so this part of the log is read at most once in a blue moon.
             Some(closed) => {
-                index.left != sale.total.saturating_sub(sale.sold)
-                    && self.barrier_between(sale, index.epoch, closed).await?
+                index.left != sale.left_at_rest() && self.barrier_between(sale, index.epoch, closed).await?
             }
         };
         Ok(if outdated {
@@ -184,6 +209,55 @@ impl Operator {
         } else {
             Index::InForce(index)
         })
+    }
+
+    /// Weighs the sample of an earlier look, and takes the next one as soon as that told what it can.
+    async fn weigh(
+        &self,
+        key: &Key,
+        now: Millis,
+        sale: &Sale,
+        index: Option<&IndexState>,
+    ) -> Result<Option<Weighed>, OperatorError> {
+        let mut scales = self.memory.scales(key);
+        let mut weighed = None;
+        if let Some(sample) = &scales.sample {
+            let caught_up = match sample.is_overdue(now) {
+                true => Some(self.caught_up(sale.part).await?),
+                false => None,
+            };
+            // After that, so that what was read of the log is in it.
+            weighed = match self.ledger.weights(sale.id, sample.epoch, sample.seq).await? {
+                Some(weights) => Some(sample.weigh(now, &weights, sale.cut, caught_up)),
+                None => Some(Weighed::Moved),
+            };
+        }
+        if let Some(Weighed::Balanced | Weighed::Imbalanced(_)) = weighed {
+            scales.last = weighed;
+        }
+        let keep = matches!(weighed, Some(Weighed::InFlight(_) | Weighed::Imbalanced(_)));
+        if !keep {
+            scales.sample = index.map(|index| Sample::of(now, sale, index));
+        }
+        let told = match weighed {
+            Some(Weighed::InFlight(_)) if !matches!(scales.last, Some(Weighed::Imbalanced(_))) => weighed,
+            _ => scales.last,
+        };
+        self.memory.set_scales(
+            key,
+            Scales {
+                sample: scales.sample,
+                last: scales.last,
+            },
+        );
+        Ok(told)
+    }
+
+    /// Whether the ledger has read all that a partition holds now.
+    async fn caught_up(&self, part: u32) -> Result<bool, OperatorError> {
+        let end = self.log.end_offset(part).await?;
+        let positions = self.ledger.positions().await?;
+        Ok(positions.iter().any(|(of, position)| *of == part && *position >= end))
     }
 
     async fn barrier_between(&self, sale: &Sale, epoch: Epoch, closed: i64) -> Result<bool, OperatorError> {

@@ -3,6 +3,7 @@
 //! - [`controller`]: which sale is looked at, and when again
 //! - [`facts`]: everything that is known of it, read at once
 //! - [`plan`]: what is to be done about it, a pure function
+//! - [`balance`]: whether every unit is accounted for while a sale runs
 //! - [`act`]: does it; [`rebuild`] is the one step that takes several
 //! - [`status`]: what the FlashSale's readers are told
 //!
@@ -10,6 +11,7 @@
 //! FlashSale is gone.
 pub mod act;
 pub mod args;
+pub mod balance;
 pub mod controller;
 pub mod error;
 pub mod facts;

@@ -8,11 +8,20 @@ use kube::ResourceExt as _;
 use seckill_crds::{FlashSale, FlashSaleStatus};
 use seckill_protocol::SaleId;
 
+use crate::balance::{Sample, Weighed};
 use crate::error::Trouble;
 use crate::plan::Standing;
 
-/// A CLOSE that the worker has not passed by then is appended again: twice is once.
-const CLOSE_AGAIN: Duration = Duration::from_secs(10);
+/// What of a sale's balance is remembered from one look to the next.
+#[derive(Debug, Clone, Default)]
+pub struct Scales {
+    pub sample: Option<Sample>,
+    /// What a sample came to last that told something.
+    pub last: Option<Weighed>,
+}
+
+/// A CLOSE or TOTAL that the worker has not passed by then is appended again: twice is once.
+const APPEND_AGAIN: Duration = Duration::from_secs(10);
 
 /// `namespace/name` of a FlashSale.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,6 +50,7 @@ pub struct Memory(Mutex<Remembered>);
 struct Remembered {
     sales: HashMap<Key, OfASale>,
     closes: HashMap<SaleId, Instant>,
+    totals: HashMap<SaleId, (u64, Instant)>,
     any_ending: bool,
 }
 
@@ -51,6 +61,7 @@ struct OfASale {
     trouble: Option<Trouble>,
     sampled: Option<Instant>,
     written: Option<Written>,
+    scales: Scales,
 }
 
 /// A status that was written when the object was known in this version.
@@ -130,15 +141,34 @@ impl Memory {
 
     pub fn close_appended(&self, sale: SaleId) -> bool {
         let appended = self.lock().closes.get(&sale).copied();
-        appended.is_some_and(|at| at.elapsed() < CLOSE_AGAIN)
+        appended.is_some_and(|at| at.elapsed() < APPEND_AGAIN)
+    }
+
+    pub fn total_appended(&self, sale: SaleId, total: u64) -> bool {
+        let appended = self.lock().totals.get(&sale).copied();
+        appended.is_some_and(|(of, at)| of >= total && at.elapsed() < APPEND_AGAIN)
+    }
+
+    pub fn remember_total(&self, sale: SaleId, total: u64) {
+        self.lock().totals.insert(sale, (total, Instant::now()));
+    }
+
+    pub fn scales(&self, key: &Key) -> Scales {
+        self.recall(key, |sale| sale.scales.clone()).unwrap_or_default()
+    }
+
+    pub fn set_scales(&self, key: &Key, scales: Scales) {
+        self.note(key, |sale| sale.scales = scales);
     }
 
     pub fn remember_close(&self, sale: SaleId) {
         self.lock().closes.insert(sale, Instant::now());
     }
 
-    pub fn forget_close(&self, sale: SaleId) {
-        self.lock().closes.remove(&sale);
+    pub fn forget_appended(&self, sale: SaleId) {
+        let mut remembered = self.lock();
+        remembered.closes.remove(&sale);
+        remembered.totals.remove(&sale);
     }
 
     /// Whether any sale has ended and is not settled.

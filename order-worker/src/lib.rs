@@ -4,11 +4,13 @@
 //! - [`consume`]: the loop that reads the log and stores it
 //! - [`assignment`]: which partitions are ours
 //! - [`relay`]: publishes what was sold and did not reach the log, and trims what is stored
+//! - [`effects`]: tells the indexes what the log did to units after they were sold
 //! - [`monitor`]: how far behind we are, and whether Kafka answers
 //! - [`migrate`]: the schema and the topic, before anything runs
 pub mod args;
 pub mod assignment;
 pub mod consume;
+pub mod effects;
 pub mod metrics;
 pub mod migrate;
 pub mod monitor;

@@ -23,6 +23,9 @@ pub struct Metrics {
     pub lag: Family<Part, Gauge>,
     pub republished: Counter,
     pub trimmed: Counter,
+    pub effects_told: Counter,
+    pub effects_unknown: Counter,
+    pub effects_owed: Gauge,
 }
 
 impl Metrics {
@@ -37,6 +40,9 @@ impl Metrics {
             lag: Family::default(),
             republished: Counter::default(),
             trimmed: Counter::default(),
+            effects_told: Counter::default(),
+            effects_unknown: Counter::default(),
+            effects_owed: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("seckill_worker");
         let mut counter = |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
@@ -66,6 +72,21 @@ impl Metrics {
             "relay_trimmed",
             "Outbox entries that were stored and removed",
             &metrics.trimmed,
+        );
+        counter(
+            "effects_told",
+            "Cancellations and raised totals that an index took",
+            &metrics.effects_told,
+        );
+        counter(
+            "effects_unknown",
+            "Cancelled orders that an index did not know; someone has to look",
+            &metrics.effects_unknown,
+        );
+        registry.register(
+            "effects_owed",
+            "Cancellations and raised totals that an index has still to take",
+            metrics.effects_owed.clone(),
         );
         registry.register(
             "store_seconds",

@@ -11,11 +11,12 @@ use tokio::sync::watch;
 
 use crate::args::{RunArgs, log_config};
 use crate::consume::{Consume, Positions};
+use crate::effects::Effects;
 use crate::metrics::Metrics;
 use crate::monitor;
 use crate::relay::Relay;
 
-/// A partition's transaction each, as far as they go, and the relay's questions.
+/// A partition's transaction each, as far as they go, and the questions of the relay and the effects.
 const CONNECTIONS: u32 = 10;
 /// What the relay published last is given so long to arrive.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -62,6 +63,14 @@ pub async fn run_until(args: Box<RunArgs>, shutdown: Shutdown) -> anyhow::Result
         shutdown: shutdown.clone(),
     };
     let relay = tokio::spawn(relay.run());
+    let effects = Effects {
+        ledger: ledger.clone(),
+        redis_url: args.redis.redis_url.expose().into(),
+        positions: follow.clone(),
+        metrics: metrics.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let effects = tokio::spawn(effects.run());
     let monitor = tokio::spawn(monitor::run(
         log.clone(),
         follow,
@@ -86,6 +95,7 @@ pub async fn run_until(args: Box<RunArgs>, shutdown: Shutdown) -> anyhow::Result
         .context("storing orders")?;
     shutdown.cancel();
     relay.await.context("the relay")?;
+    effects.await.context("the effects")?;
     monitor.await.context("the monitor")?;
     if let Err(error) = log.flush(FLUSH).await {
         tracing::warn!(%error, "what the relay published last may be missing; the next one will see");

@@ -273,6 +273,8 @@ mod tests {
             live_epoch: live_epoch.map(Epoch),
             total: 1,
             sold: 0,
+            taken: 0,
+            returned: 0,
             cut: SaleCut::default(),
             created_at_ms: i64::from(id),
             updated_at_ms: 0,

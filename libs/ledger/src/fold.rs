@@ -3,7 +3,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::AddAssign;
 
 use seckill_protocol::{
-    Acceptance, Batch, Epoch, Offset, Order, OrderId, OrderStatus, Record, RecordError, SaleCut, SaleId, Seq, Verdict,
+    Acceptance, Batch, Effect, Epoch, Offset, Order, OrderId, OrderStatus, Record, RecordError, SaleCut, SaleId, Seq,
+    Verdict,
 };
 
 /// A record of one partition, as it was read.
@@ -46,6 +47,8 @@ pub(crate) struct SaleRow {
     pub price: String,
     pub total: u64,
     pub sold: u64,
+    pub taken: u64,
+    pub returned: u64,
     pub cut: SaleCut,
 }
 
@@ -71,12 +74,23 @@ pub(crate) struct Quarantined<'a> {
     pub promised: Option<&'a Batch>,
 }
 
+/// What an index has to be told: the record at this offset, when this epoch was in force.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NewEffect {
+    pub offset: Offset,
+    pub sale: SaleId,
+    pub since: Epoch,
+    pub effect: Effect,
+}
+
 /// All that the transaction has to write.
 #[derive(Debug, Default)]
 pub(crate) struct Changes<'a> {
     pub inserts: BTreeMap<OrderId, NewOrder<'a>>,
     pub statuses: BTreeMap<OrderId, OrderStatus>,
     pub quarantine: Vec<Quarantined<'a>>,
+    /// What the indexes have to be told.
+    pub effects: Vec<NewEffect>,
     pub stored: Stored,
 }
 
@@ -84,6 +98,8 @@ pub(crate) struct Changes<'a> {
 pub(crate) struct Judged<'a> {
     entry: &'a LogEntry,
     judgement: Judgement<'a>,
+    /// The epoch whose batches count at this place.
+    epoch: Option<Epoch>,
 }
 
 enum Judgement<'a> {
@@ -120,7 +136,16 @@ pub(crate) fn judge<'a>(
                     },
                 },
             };
-            Judged { entry, judgement }
+            let epoch = entry
+                .record
+                .as_ref()
+                .ok()
+                .and_then(|r| acceptance.cut(r.sale()).epoch());
+            Judged {
+                entry,
+                judgement,
+                epoch,
+            }
         })
         .collect();
     for (id, sale) in sales.iter_mut() {
@@ -178,9 +203,14 @@ pub(crate) fn fold<'a>(
         known,
         changes: Changes::default(),
     };
-    for Judged { entry, judgement } in judged {
+    for Judged {
+        entry,
+        judgement,
+        epoch,
+    } in judged
+    {
         match judgement {
-            Judgement::Counts(record) => fold.record(entry, record),
+            Judgement::Counts(record) => fold.record(entry, record, *epoch),
             Judgement::Void(Record::Batch(batch)) => fold.changes.stored.void += batch.orders.len() as u64,
             Judgement::Void(_) => {}
             Judgement::Refused(record, reason) => {
@@ -204,17 +234,21 @@ struct Fold<'s, 'a> {
 }
 
 impl<'a> Fold<'_, 'a> {
-    fn record(&mut self, entry: &'a LogEntry, record: &'a Record) {
+    fn record(&mut self, entry: &'a LogEntry, record: &'a Record, epoch: Option<Epoch>) {
         let Some(sale) = self.sales.get_mut(&record.sale()) else {
             return; // judged unreadable
         };
         match record {
             // They moved the cut when they were judged.
             Record::Barrier { .. } | Record::Close { .. } => {}
-            Record::Total { total, .. } => sale.total = sale.total.max(*total),
+            Record::Total { total, .. } if *total > sale.total => {
+                sale.total = *total;
+                self.owe(entry, record.sale(), epoch, Effect::Raise { total: *total });
+            }
+            Record::Total { .. } => {}
             Record::Batch(batch) => self.batch(entry, batch),
-            Record::Cancel { reason, .. } => self.status(entry, record, |status| status.cancelled(reason)),
-            Record::Paid { .. } => self.status(entry, record, OrderStatus::paid),
+            Record::Cancel { reason, .. } => self.status(entry, record, epoch, |status| status.cancelled(reason)),
+            Record::Paid { .. } => self.status(entry, record, epoch, OrderStatus::paid),
         }
     }
 
@@ -247,6 +281,7 @@ impl<'a> Fold<'_, 'a> {
             return;
         }
         sale.sold += units;
+        sale.taken += units;
         self.changes.stored.orders += new.len() as u64;
         for (id, order) in new {
             let status = OrderStatus::Placed;
@@ -273,6 +308,7 @@ impl<'a> Fold<'_, 'a> {
         &mut self,
         entry: &'a LogEntry,
         record: &Record,
+        epoch: Option<Epoch>,
         change: impl FnOnce(OrderStatus) -> Option<OrderStatus>,
     ) {
         let Some((id, known)) = changed_order(record).and_then(|id| Some((id, self.known.get_mut(&id)?))) else {
@@ -283,16 +319,41 @@ impl<'a> Fold<'_, 'a> {
             return; // an earlier CANCEL or PAID won
         };
         known.status = status;
+        let (buyer, units) = (known.order.buyer.clone(), u64::from(known.order.quantity));
         if !status.is_live()
             && let Some(sale) = self.sales.get_mut(&id.sale)
         {
-            sale.sold = sale.sold.saturating_sub(u64::from(known.order.quantity));
+            sale.sold = sale.sold.saturating_sub(units);
+            // After the end there is nothing that the units could return to.
+            if epoch.is_some() {
+                sale.returned += units;
+            }
+            let (epoch_of_order, seq) = (id.epoch, id.seq);
+            let effect = Effect::Return {
+                buyer,
+                epoch: epoch_of_order,
+                seq,
+            };
+            self.owe(entry, id.sale, epoch, effect);
         }
         match self.changes.inserts.get_mut(&id) {
             Some(new) => new.status = status,
             None => {
                 self.changes.statuses.insert(id, status);
             }
+        }
+    }
+
+    /// Without an epoch there is no index to tell: the sale has ended, or its first index is still to come and will
+    /// contain this.
+    fn owe(&mut self, entry: &LogEntry, sale: SaleId, epoch: Option<Epoch>, effect: Effect) {
+        if let Some(since) = epoch {
+            self.changes.effects.push(NewEffect {
+                offset: entry.offset,
+                sale,
+                since,
+                effect,
+            });
         }
     }
 

@@ -1,10 +1,11 @@
-//! Sales. The operator writes all of a row but `sold`, `total`, `cur` and `closed_at`, which follow the log.
+//! Sales. The operator writes all of a row but `total`, `sold`, `taken`, `returned`, `cur` and `closed_at`, which follow
+//! the log.
 use std::time::Duration;
 
 use seckill_protocol::index::{SaleState, Terms};
-use seckill_protocol::{Epoch, Offset, Quantity, SaleCut, SaleId};
+use seckill_protocol::{Epoch, Offset, Quantity, SaleCut, SaleId, Seq};
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySqlConnection, Row};
+use sqlx::{FromRow, MySqlConnection, Row};
 
 use crate::connection::Ledger;
 use crate::error::LedgerError;
@@ -41,13 +42,36 @@ pub struct Sale {
     pub total: u64,
     /// Units in live orders.
     pub sold: u64,
+    /// Units of all orders, live or not.
+    pub taken: u64,
+    /// Units of orders that ended before the sale did: they were put back on sale.
+    pub returned: u64,
     pub cut: SaleCut,
     pub created_at_ms: i64,
     pub updated_at_ms: i64,
     pub settled_at_ms: Option<i64>,
 }
 
+/// Units of a sale by the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
+pub struct Weights {
+    pub total: u64,
+    /// Of all orders, live or not.
+    pub taken: u64,
+    /// Of orders that ended before the sale did.
+    pub returned: u64,
+    /// Of orders after the one that was asked about.
+    pub beyond: u64,
+    /// An index has still to be told of returned or added units.
+    pub owed: bool,
+}
+
 impl Sale {
+    /// What an index that knows all of this has left.
+    pub fn left_at_rest(&self) -> u64 {
+        (self.total + self.returned).saturating_sub(self.taken)
+    }
+
     /// What the index is to sell by.
     pub fn terms(&self) -> Terms {
         Terms {
@@ -98,7 +122,7 @@ macro_rules! select_sales {
         concat!(
             "SELECT id, class, namespace, name, uid, part, version, state, opens_at, closes_at, limit_per_buyer, \
              CAST(item AS CHAR) AS item, item_id, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
-             sold, cur, closed_at, \
+             sold, taken, returned, cur, closed_at, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', updated_at) DIV 1000 AS updated_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', settled_at) DIV 1000 AS settled_at_ms FROM sales WHERE ",
@@ -136,6 +160,8 @@ fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
         live_epoch: row.try_get::<Option<Offset>, _>("live_epoch")?.map(Epoch),
         total: row.try_get("total")?,
         sold: row.try_get("sold")?,
+        taken: row.try_get("taken")?,
+        returned: row.try_get("returned")?,
         cut: SaleCut {
             cur: row.try_get("cur")?,
             closed: row.try_get("closed_at")?,
@@ -223,6 +249,37 @@ impl Ledger {
             .bind(id.0)
             .bind(expected_version),
         )
+        .await
+    }
+
+    /// Offers more units than before; they count once a TOTAL in the log says so. False if the version is another one by
+    /// now, or no fewer are offered already.
+    pub async fn raise_offered(&self, id: SaleId, expected_version: u64, units: u64) -> Result<bool, LedgerError> {
+        self.changes_one(
+            sqlx::query(
+                "UPDATE sales SET offered = ?, version = version + 1 WHERE id = ? AND version = ? AND offered < ?",
+            )
+            .bind(units)
+            .bind(id.0)
+            .bind(expected_version)
+            .bind(units),
+        )
+        .await
+    }
+
+    /// What the ledger holds of a sale's units, as of one instant; `beyond` are those of orders after this one.
+    pub async fn weights(&self, id: SaleId, epoch: Epoch, seq: Seq) -> Result<Option<Weights>, LedgerError> {
+        self.query(async |connection| {
+            let query = sqlx::query_as(
+                "SELECT s.total, s.taken, s.returned, \
+                 (SELECT CAST(COALESCE(SUM(o.quantity), 0) AS UNSIGNED) FROM orders o \
+                  WHERE o.sale = s.id AND (o.epoch > ? OR (o.epoch = ? AND o.seq > ?))) AS beyond, \
+                 EXISTS (SELECT 1 FROM effects e WHERE e.sale = s.id) AS owed \
+                 FROM sales s WHERE s.id = ?",
+            );
+            let query = query.bind(epoch.0).bind(epoch.0).bind(seq).bind(id.0);
+            Ok(query.fetch_optional(connection).await?)
+        })
         .await
     }
 

@@ -3,12 +3,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use seckill_protocol::{Epoch, KeyHash, Offset, Order, OrderId, OrderStatus, SaleCut, SaleId};
+use seckill_protocol::{Effect, Epoch, KeyHash, Offset, Order, OrderId, OrderStatus, SaleCut, SaleId};
 use sqlx::{Executor, FromRow, MySql, MySqlConnection, QueryBuilder};
 
 use crate::connection::Ledger;
 use crate::error::{LedgerError, Retry, StoreError};
-use crate::fold::{self, Changes, KnownOrder, LogEntry, NewOrder, Quarantined, SaleRow, Stored};
+use crate::fold::{self, Changes, KnownOrder, LogEntry, NewEffect, NewOrder, Quarantined, SaleRow, Stored};
 use crate::rows;
 
 /// A transaction that takes longer never ends: the server's host is gone.
@@ -159,6 +159,9 @@ async fn transaction<'a>(
     for quarantined in &changes.quarantine {
         insert_quarantined(connection, part, quarantined).await?;
     }
+    for effect in &changes.effects {
+        insert_effect(connection, part, effect).await?;
+    }
     connection.execute("COMMIT").await?;
     Ok(changes)
 }
@@ -174,6 +177,8 @@ async fn read_sales(
         price: String,
         total: u64,
         sold: u64,
+        taken: u64,
+        returned: u64,
         cur: Option<i64>,
         closed_at: Option<i64>,
     }
@@ -181,7 +186,8 @@ async fn read_sales(
     let mut sales = BTreeMap::new();
     for chunk in ids.chunks(IN_SIZES[IN_SIZES.len() - 1]) {
         let mut query: QueryBuilder<MySql> = QueryBuilder::new(
-            "SELECT id, part, CAST(price AS CHAR) AS price, total, sold, cur, closed_at FROM sales WHERE id IN (",
+            "SELECT id, part, CAST(price AS CHAR) AS price, total, sold, taken, returned, cur, closed_at FROM sales \
+             WHERE id IN (",
         );
         let size = IN_SIZES
             .into_iter()
@@ -199,6 +205,8 @@ async fn read_sales(
                 price: row.price,
                 total: row.total,
                 sold: row.sold,
+                taken: row.taken,
+                returned: row.returned,
                 cut: SaleCut {
                     cur: row.cur,
                     closed: row.closed_at,
@@ -322,10 +330,13 @@ async fn update_sale(
     after: &SaleRow,
 ) -> Result<(), LedgerError> {
     let updated = sqlx::query(
-        "UPDATE sales SET total = ?, sold = ?, cur = ?, closed_at = ? WHERE id = ? AND total = ? AND sold = ?",
+        "UPDATE sales SET total = ?, sold = ?, taken = ?, returned = ?, cur = ?, closed_at = ? \
+         WHERE id = ? AND total = ? AND sold = ?",
     )
     .bind(after.total)
     .bind(after.sold)
+    .bind(after.taken)
+    .bind(after.returned)
     .bind(after.cut.cur)
     .bind(after.cut.closed)
     .bind(id.0)
@@ -363,6 +374,29 @@ async fn insert_quarantined(
     .bind(promised.map(|batch| batch.epoch.0))
     .bind(promised.map(|batch| batch.first))
     .bind(promised.map(|batch| batch.last()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_effect(connection: &mut MySqlConnection, part: u32, owed: &NewEffect) -> Result<(), LedgerError> {
+    let (order, total) = match &owed.effect {
+        Effect::Return { buyer, epoch, seq } => (Some((buyer.as_str(), epoch.0, *seq)), None),
+        Effect::Raise { total } => (None, Some(*total)),
+    };
+    // A person may have set the position back: what is owed already stays.
+    sqlx::query(
+        "INSERT INTO effects (part, off, sale, since, buyer, epoch, seq, total) VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
+         ON DUPLICATE KEY UPDATE part = part",
+    )
+    .bind(part)
+    .bind(owed.offset)
+    .bind(owed.sale.0)
+    .bind(owed.since.0)
+    .bind(order.map(|(buyer, ..)| buyer))
+    .bind(order.map(|(_, epoch, _)| epoch))
+    .bind(order.map(|(.., seq)| seq))
+    .bind(total)
     .execute(connection)
     .await?;
     Ok(())

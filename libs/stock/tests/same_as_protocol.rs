@@ -18,7 +18,7 @@ use seckill_stock::StockClient;
 enum Step {
     Purchase { caller: i64, requests: Vec<Request> },
     Apply(Terms),
-    Effect { since: i64, effect: Effect },
+    Effect { since: i64, told: Told },
 }
 
 const EPOCH: i64 = 40;
@@ -48,16 +48,50 @@ fn buyer(number: u8) -> Buyer {
     Buyer::new(format!("buyer-{number}:%")).expect("valid")
 }
 
-/// Of orders that are there, mostly: few were sold.
-fn effect() -> impl Strategy<Value = Effect> {
-    let epoch = prop_oneof![8 => Just(EPOCH), 1 => Just(EPOCH - 1)];
+/// What the log can say of an index.
+#[derive(Debug, Clone)]
+enum Told {
+    /// Of the order that this number picks among those held, so that most are there and some are cancelled twice.
+    Cancelled(usize),
+    /// Of any order.
+    CancelledUnknown(u8, i64, u64),
+    Total(u64),
+}
+
+impl Told {
+    fn effect(&self, index: &Index) -> Effect {
+        match *self {
+            Told::Cancelled(pick) => {
+                let mut held: Vec<_> = index
+                    .holdings
+                    .iter()
+                    .flat_map(|(buyer, held)| held.iter().map(move |h| (h.seq, buyer)))
+                    .collect();
+                held.sort();
+                match held.get(pick % held.len().max(1)) {
+                    None => Told::CancelledUnknown(0, EPOCH, 1).effect(index),
+                    Some(&(seq, buyer)) => Effect::Return {
+                        buyer: buyer.clone(),
+                        epoch: Epoch(EPOCH),
+                        seq,
+                    },
+                }
+            }
+            Told::CancelledUnknown(number, epoch, seq) => Effect::Return {
+                buyer: buyer(number),
+                epoch: Epoch(epoch),
+                seq,
+            },
+            Told::Total(total) => Effect::Raise { total },
+        }
+    }
+}
+
+fn told() -> impl Strategy<Value = Told> {
     prop_oneof![
-        4 => (0..6u8, epoch, 1..12u64).prop_map(|(number, epoch, seq)| Effect::Return {
-            buyer: buyer(number),
-            epoch: Epoch(epoch),
-            seq,
-        }),
-        1 => (0..60u64).prop_map(|total| Effect::Raise { total }),
+        6 => (0..4usize).prop_map(Told::Cancelled),
+        1 => (0..6u8, EPOCH - 1..EPOCH + 1, 1..12u64).prop_map(|(n, epoch, seq)| Told::CancelledUnknown(n, epoch, seq)),
+        1 => (0..60u64).prop_map(Told::Total),
     ]
 }
 
@@ -87,7 +121,7 @@ fn steps(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Step>)> {
     let step = prop_oneof![
         5 => (caller, requests()).prop_map(|(caller, requests)| Step::Purchase { caller, requests }),
         1 => terms(now).prop_map(Step::Apply),
-        3 => (since, effect()).prop_map(|(since, effect)| Step::Effect { since, effect }),
+        4 => (since, told()).prop_map(|(since, told)| Step::Effect { since, told }),
     ];
     (0..40u64, terms(now), prop::collection::vec(step, 1..12))
 }
@@ -127,7 +161,8 @@ fn the_scripts_decide_and_store_what_the_pure_functions_do() {
                             let by_script = client.apply(sale, &terms).await.expect("answers");
                             prop_assert_eq!(by_script, apply(Some(&mut index), &server, &terms));
                         }
-                        Step::Effect { since, effect } => {
+                        Step::Effect { since, told } => {
+                            let effect = told.effect(&index);
                             let by_script = client.take_effect(sale, Epoch(since), &effect).await.expect("answers");
                             let by_function = take_effect(Some(&mut index), &server, Epoch(since), &effect);
                             prop_assert_eq!(by_script, by_function);

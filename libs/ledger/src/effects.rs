@@ -1,0 +1,94 @@
+//! What the indexes have still to be told of the log. The rows are written by [`store`](crate::store), in the transaction
+//! that moves the position.
+use seckill_protocol::{Effect, Epoch, Offset, SaleId, Seq};
+use sqlx::FromRow;
+
+use crate::connection::Ledger;
+use crate::error::LedgerError;
+use crate::rows;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwedEffect {
+    pub part: u32,
+    pub offset: Offset,
+    pub sale: SaleId,
+    /// The epoch in force at the offset.
+    pub since: Epoch,
+    pub effect: Effect,
+    /// The sale is settled: there is no index any more.
+    pub settled: bool,
+}
+
+#[derive(FromRow)]
+struct Row {
+    off: i64,
+    sale: u32,
+    since: i64,
+    buyer: Option<String>,
+    epoch: Option<i64>,
+    seq: Option<Seq>,
+    total: Option<u64>,
+    settled: bool,
+}
+
+impl Ledger {
+    /// The effects that are owed on a partition, in the log's order, at most so many.
+    pub async fn owed_effects(&self, part: u32, most: u32) -> Result<Vec<OwedEffect>, LedgerError> {
+        let rows: Vec<Row> = self
+            .query(async |connection| {
+                let query = sqlx::query_as(
+                    "SELECT e.off, e.sale, e.since, e.buyer, e.epoch, e.seq, e.total, s.settled_at IS NOT NULL AS settled \
+                     FROM effects e JOIN sales s ON s.id = e.sale WHERE e.part = ? ORDER BY e.off LIMIT ?",
+                );
+                Ok(query.bind(part).bind(most).fetch_all(connection).await?)
+            })
+            .await?;
+        rows.into_iter().map(|row| row.owed(part)).collect()
+    }
+
+    /// The index has answered; it may be told again if this gets lost.
+    pub async fn forget_effect(&self, part: u32, offset: Offset) -> Result<(), LedgerError> {
+        self.query(async |connection| {
+            let query = sqlx::query("DELETE FROM effects WHERE part = ? AND off = ?");
+            query.bind(part).bind(offset).execute(connection).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether an index of the sale has still to be told something.
+    pub async fn owes_effects(&self, sale: SaleId) -> Result<bool, LedgerError> {
+        self.query(async |connection| {
+            let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM effects WHERE sale = ?)");
+            Ok(query.bind(sale.0).fetch_one(connection).await?)
+        })
+        .await
+    }
+}
+
+impl Row {
+    fn owed(self, part: u32) -> Result<OwedEffect, LedgerError> {
+        let effect = match (self.buyer, self.epoch, self.seq, self.total) {
+            (Some(buyer), Some(epoch), Some(seq), None) => Effect::Return {
+                buyer: rows::buyer(buyer)?,
+                epoch: Epoch(epoch),
+                seq,
+            },
+            (None, None, None, Some(total)) => Effect::Raise { total },
+            other => {
+                return Err(LedgerError::Content {
+                    column: "effects",
+                    value: format!("{other:?}"),
+                });
+            }
+        };
+        Ok(OwedEffect {
+            part,
+            offset: self.off,
+            sale: SaleId(self.sale),
+            since: Epoch(self.since),
+            effect,
+            settled: self.settled,
+        })
+    }
+}

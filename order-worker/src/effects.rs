@@ -1,0 +1,108 @@
+//! Tells the indexes what the log did after the sale of a unit: a cancelled order returns its units, a raised total adds
+//! some. The log first, the index after.
+//!
+//! What is owed stands in the ledger, written in the transaction that moved the position, so nothing is forgotten by a
+//! worker that dies; an index that is told twice answers that it knew.
+use std::collections::HashSet;
+use std::time::Duration;
+
+use seckill_ledger::{Ledger, LedgerError, OwedEffect};
+use seckill_protocol::Effected;
+use seckill_service::Shutdown;
+use seckill_stock::{StockClient, StockError};
+use tokio::sync::watch;
+
+use crate::consume::Positions;
+use crate::metrics::Metrics;
+
+const EVERY: Duration = Duration::from_millis(100);
+/// Effects that are read at once.
+const PAGE: u32 = 500;
+
+#[derive(Debug, thiserror::Error)]
+enum EffectError {
+    #[error(transparent)]
+    Stock(#[from] StockError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+pub struct Effects {
+    pub ledger: Ledger,
+    pub redis_url: String,
+    pub positions: watch::Receiver<Positions>,
+    pub metrics: Metrics,
+    pub shutdown: Shutdown,
+}
+
+impl Effects {
+    /// Until the shutdown. Whatever fails is tried again in the next pass; storing does not wait for it.
+    pub async fn run(self) {
+        let mut stock = None;
+        let mut failing = false;
+        loop {
+            match self.pass(&mut stock).await {
+                Ok(()) if failing => {
+                    failing = false;
+                    tracing::info!("the indexes are told of the log again");
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    if !failing {
+                        failing = true;
+                        tracing::warn!(%error, "the indexes can't be told of the log, trying again until it works");
+                    }
+                }
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+    }
+
+    async fn pass(&self, stock: &mut Option<StockClient>) -> Result<(), EffectError> {
+        let parts: Vec<u32> = self.positions.borrow().keys().copied().collect();
+        let mut owed = 0;
+        for part in parts {
+            let effects = self.ledger.owed_effects(part, PAGE).await?;
+            owed += effects.len();
+            if effects.is_empty() {
+                continue;
+            }
+            let stock = match stock {
+                Some(stock) => &*stock,
+                None => &*stock.insert(StockClient::connect(&self.redis_url).await?),
+            };
+            // In the log's order for each sale; one without an index does not hold the others up.
+            let mut waiting = HashSet::new();
+            for effect in effects {
+                if !waiting.contains(&effect.sale) && !self.tell(stock, &effect).await? {
+                    waiting.insert(effect.sale);
+                }
+            }
+        }
+        self.metrics.effects_owed.set(owed as i64);
+        Ok(())
+    }
+
+    /// False: not yet.
+    async fn tell(&self, stock: &StockClient, owed: &OwedEffect) -> Result<bool, EffectError> {
+        let OwedEffect { sale, offset, .. } = owed;
+        if !owed.settled {
+            match stock.take_effect(*sale, owed.since, &owed.effect).await? {
+                Effected::NotYet => return Ok(false),
+                Effected::Done | Effected::Already => {}
+                Effected::NoSuchOrder => {
+                    // It shows in the balance of the sale too; here is where it comes from.
+                    let effect = &owed.effect;
+                    tracing::error!(%sale, offset, ?effect, "the index does not know an order that was cancelled");
+                    self.metrics.effects_unknown.inc();
+                }
+            }
+        }
+        self.ledger.forget_effect(owed.part, *offset).await?;
+        self.metrics.effects_told.inc();
+        Ok(true)
+    }
+}
