@@ -30,7 +30,8 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Ends","type":"string","jsonPath":".spec.endsAt"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name: at most 63 characters; choose a shorter name"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.stock == oldSelf.spec.stock").message("spec.stock: it can't change once the sale is preheated, for the units are counted already; end the sale earlier by spec.endsAt, or make another sale"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.stock >= oldSelf.spec.stock").message("spec.stock: it can only rise once the sale is preheated, for units may be sold already; withdraw what is left by an earlier spec.endsAt"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.stock == oldSelf.spec.stock").message("spec.stock: it can't change once the sale has ended, for a sale runs once; make another sale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.item == oldSelf.spec.item").message("spec.item: it can't change once the sale is preheated, for buyers were told it; make another sale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.startsAt == oldSelf.spec.startsAt").message("spec.startsAt: it can't change once the sale is preheated; use spec.suspend to hold the sale back, or make another sale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.endsAt == oldSelf.spec.endsAt").message("spec.endsAt: it can't change once the sale has ended, for a sale runs once; make another sale"),
@@ -48,7 +49,7 @@ pub struct FlashSaleSpec {
     /// What is sold. It can change until the sale is preheated.
     pub item: Item,
 
-    /// The units that are offered in all, 1 to 10,000,000. It can change until the sale is preheated.
+    /// The units that are offered in all, 1 to 10,000,000. Once the sale is preheated it can only rise, until the end.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub stock: i64,
 

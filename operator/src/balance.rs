@@ -1,7 +1,7 @@
 //! Whether every unit is accounted for while a sale runs: total = left + in flight + live.
 //!
 //! The ledger follows the log, and the index is ahead of both, so one look at the two proves nothing. A sample of the
-//! index is kept, and weighed against the ledger at later looks, with the orders that came after the sample taken out:
+//! index is kept, and weighed against the ledger again and again, with the orders that came after the sample taken out:
 //! sooner or later the ledger holds all that was sold up to the sample, and then the two agree or never will. An
 //! imbalance is told with its numbers; nothing here repairs one.
 use seckill_ledger::{Sale, Weights};

@@ -211,7 +211,7 @@ impl Operator {
         })
     }
 
-    /// Weighs the sample of an earlier look, and takes the next one as soon as that told what it can.
+    /// Weighs the index as it is now, or as it was at an earlier look whose orders were on their way then.
     async fn weigh(
         &self,
         key: &Key,
@@ -219,37 +219,28 @@ impl Operator {
         sale: &Sale,
         index: Option<&IndexState>,
     ) -> Result<Option<Weighed>, OperatorError> {
-        let mut scales = self.memory.scales(key);
-        let mut weighed = None;
-        if let Some(sample) = &scales.sample {
-            let caught_up = match sample.is_overdue(now) {
-                true => Some(self.caught_up(sale.part).await?),
-                false => None,
-            };
-            // After that, so that what was read of the log is in it.
-            weighed = match self.ledger.weights(sale.id, sample.epoch, sample.seq).await? {
-                Some(weights) => Some(sample.weigh(now, &weights, sale.cut, caught_up)),
-                None => Some(Weighed::Moved),
-            };
-        }
-        if let Some(Weighed::Balanced | Weighed::Imbalanced(_)) = weighed {
-            scales.last = weighed;
-        }
-        let keep = matches!(weighed, Some(Weighed::InFlight(_) | Weighed::Imbalanced(_)));
-        if !keep {
-            scales.sample = index.map(|index| Sample::of(now, sale, index));
-        }
-        let told = match weighed {
-            Some(Weighed::InFlight(_)) if !matches!(scales.last, Some(Weighed::Imbalanced(_))) => weighed,
-            _ => scales.last,
+        let Scales { sample, last } = self.memory.scales(key);
+        let Some(sample) = sample.or_else(|| index.map(|index| Sample::of(now, sale, index))) else {
+            return Ok(last);
         };
-        self.memory.set_scales(
-            key,
-            Scales {
-                sample: scales.sample,
-                last: scales.last,
-            },
-        );
+        let caught_up = match sample.is_overdue(now) {
+            true => Some(self.caught_up(sale.part).await?),
+            false => None,
+        };
+        // After that, so that what was read of the log is in it.
+        let weighed = match self.ledger.weights(sale.id, sample.epoch, sample.seq).await? {
+            Some(weights) => sample.weigh(now, &weights, sale.cut, caught_up),
+            None => Weighed::Moved,
+        };
+        let told = match (weighed, last) {
+            (Weighed::Moved, last) => last,
+            // Units on their way are nothing new, and nothing says yet that an imbalance is over.
+            (Weighed::InFlight(_), Some(Weighed::Imbalanced(_))) => last,
+            (Weighed::InFlight(_), Some(Weighed::Balanced)) if !sample.is_overdue(now) => last,
+            _ => Some(weighed),
+        };
+        let sample = matches!(weighed, Weighed::InFlight(_)).then_some(sample);
+        self.memory.set_scales(key, Scales { sample, last: told });
         Ok(told)
     }
 

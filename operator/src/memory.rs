@@ -15,8 +15,9 @@ use crate::plan::Standing;
 /// What of a sale's balance is remembered from one look to the next.
 #[derive(Debug, Clone, Default)]
 pub struct Scales {
+    /// Whose units are on their way.
     pub sample: Option<Sample>,
-    /// What a sample came to last that told something.
+    /// What is told.
     pub last: Option<Weighed>,
 }
 

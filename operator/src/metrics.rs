@@ -13,6 +13,7 @@ use seckill_service::metrics::metrics::gauge::Gauge;
 use seckill_service::metrics::metrics::histogram::Histogram;
 use seckill_service::metrics::registry::Registry;
 
+use crate::balance::Weighed;
 use crate::facts::Facts;
 use crate::memory::Key;
 
@@ -35,6 +36,7 @@ pub struct Metrics {
     failures: Family<ReasonLabel, Counter>,
     remaining: Family<SaleLabels, Gauge>,
     in_flight: Family<SaleLabels, Gauge>,
+    imbalance: Family<SaleLabels, Gauge>,
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
     /// Those with a gauge.
     sales: Mutex<HashMap<Key, SaleLabels>>,
@@ -47,6 +49,7 @@ impl Default for Metrics {
             failures: Family::default(),
             remaining: Family::default(),
             in_flight: Family::default(),
+            imbalance: Family::default(),
             ready_lead: Family::default(),
             sales: Mutex::default(),
         }
@@ -76,6 +79,11 @@ impl Metrics {
             self.in_flight.clone(),
         );
         registry.register(
+            "seckill_sale_imbalance_units",
+            "Units out by the index less units out by the ledger, once they ought to agree",
+            self.imbalance.clone(),
+        );
+        registry.register(
             "seckill_sale_ready_lead_seconds",
             "How long before its start a sale was ready; negative if after it",
             self.ready_lead.clone(),
@@ -101,8 +109,13 @@ impl Metrics {
             (Some(index), Some(sale)) => {
                 let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
                 self.remaining.get_or_create(&labels).set(number(index.left));
-                let in_flight = index.total.saturating_sub(index.left).saturating_sub(sale.sold);
+                let in_flight = index.total.saturating_sub(index.left).saturating_sub(sale.out());
                 self.in_flight.get_or_create(&labels).set(number(in_flight));
+                let imbalance = match facts.weighed {
+                    Some(Weighed::Imbalanced(units)) => number(units.index) - number(units.ledger),
+                    _ => 0,
+                };
+                self.imbalance.get_or_create(&labels).set(imbalance);
             }
             _ => {
                 self.remaining.remove(&labels);
@@ -119,6 +132,7 @@ impl Metrics {
             if !keep {
                 self.remaining.remove(labels);
                 self.in_flight.remove(labels);
+                self.imbalance.remove(labels);
                 self.ready_lead.remove(labels);
             }
             keep

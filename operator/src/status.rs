@@ -90,7 +90,7 @@ fn ledger(facts: &Facts, told: &Told) -> Option<LedgerStatus> {
             total: number(index.total),
             sold: number(sale.sold),
             remaining: number(index.left),
-            in_flight: number(index.total.saturating_sub(index.left).saturating_sub(sale.sold)),
+            in_flight: number(index.total.saturating_sub(index.left).saturating_sub(sale.out())),
         });
     }
     let over = told.phase == Some(Phase::Settled);

@@ -11,6 +11,7 @@ use crate::problem::Problem;
 
 /// An order that exists, for whoever knows its number.
 pub struct Found {
+    pub id: OrderId,
     pub order_no: OrderNo,
     pub listed: Arc<Listed>,
     /// None while it is not stored yet: it is being processed.
@@ -41,6 +42,7 @@ impl Api {
             stored => stored,
         };
         Ok(Found {
+            id: order,
             order_no,
             listed,
             stored,

@@ -42,6 +42,12 @@ pub enum Problem {
     LimitReached { held: Option<OrderNo> },
     #[error("The sale has ended.")]
     Ended,
+    #[error("The order is paid for and can't be cancelled here. Ask the shop to refund it.")]
+    AlreadyPaid,
+    #[error("It is not known yet whether this cancelled the order. Send it again: it can't cancel twice.")]
+    CancelUnknown,
+    #[error("The order is being looked at by a person and can't be changed for now. Try again later.")]
+    OrderHeld,
     #[error("This route is gone. {0}")]
     RouteRemoved(&'static str),
     #[error("body: longer than {MAX_BODY} bytes; a purchase needs less than 100")]
@@ -110,6 +116,7 @@ impl Problem {
             NotStarted { .. } => (StatusCode::CONFLICT, "not_started", "Not started"),
             SoldOut { .. } => (StatusCode::CONFLICT, "sold_out", "Sold out"),
             LimitReached { .. } => (StatusCode::CONFLICT, "limit_reached", "Limit reached"),
+            AlreadyPaid => (StatusCode::CONFLICT, "already_paid", "Paid for already"),
             Ended => (StatusCode::GONE, "ended", "Ended"),
             RouteRemoved(_) => (StatusCode::GONE, "route_removed", "Route removed"),
             BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large"),
@@ -123,6 +130,8 @@ impl Problem {
             Suspended => (StatusCode::SERVICE_UNAVAILABLE, "suspended", "Suspended"),
             NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "Not ready"),
             Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
+            CancelUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
+            OrderHeld => (StatusCode::SERVICE_UNAVAILABLE, "order_held", "Order held"),
             OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
         }
     }
@@ -132,7 +141,8 @@ impl Problem {
         match self {
             Problem::NotStarted { starts_at } => Some(starts_at.saturating_sub(clock::now()).div_ceil(1000).max(1)),
             Problem::Suspended => Some(5),
-            Problem::NotReady | Problem::Overloaded | Problem::OutcomeUnknown => Some(1),
+            Problem::OrderHeld => Some(60),
+            Problem::NotReady | Problem::Overloaded | Problem::OutcomeUnknown | Problem::CancelUnknown => Some(1),
             _ => None,
         }
     }

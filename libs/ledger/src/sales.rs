@@ -69,7 +69,12 @@ pub struct Weights {
 impl Sale {
     /// What an index that knows all of this has left.
     pub fn left_at_rest(&self) -> u64 {
-        (self.total + self.returned).saturating_sub(self.taken)
+        self.total.saturating_sub(self.out())
+    }
+
+    /// Units that an index has handed out and not got back, if it knows all of this.
+    pub fn out(&self) -> u64 {
+        self.taken.saturating_sub(self.returned)
     }
 
     /// What the index is to sell by.

@@ -377,6 +377,20 @@ impl Bed {
         self.ledger.fold_start(sale.id).await.expect("MySQL").orders.len()
     }
 
+    /// Writes into Redis behind everybody's back.
+    pub async fn give_back(&self, name: &str, units: i64) {
+        let sale = self.sale(name).await;
+        let client = redis::Client::open(self.redis.as_str()).expect("a URL");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+        let _: i64 = redis::cmd("HINCRBY")
+            .arg(format!("{{{}}}:m", sale.id))
+            .arg("left")
+            .arg(units)
+            .query_async(&mut connection)
+            .await
+            .expect("written");
+    }
+
     pub async fn has_index(&self, name: &str) -> bool {
         let sale = self.sale(name).await;
         self.stock.probe(sale.id).await.expect("Redis").index.is_some()

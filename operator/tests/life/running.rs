@@ -2,8 +2,9 @@
 use std::sync::atomic::Ordering;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use seckill_crds::{FlashSale, LedgerStatus, Phase};
+use seckill_protocol::Record;
 use seckill_protocol::index::Answer;
 use serde_json::json;
 
@@ -219,6 +220,122 @@ async fn a_sale_of_another_class_is_none_of_its_business() {
     bed.until_phase("ours", Phase::Open).await;
     let theirs = bed.api::<FlashSale>().get("theirs").await.expect("it is there");
     assert_eq!(theirs.status, None);
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_raised_stock_is_sold_too_and_a_lowered_one_is_not_taken_back() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("more", -1, 3600, json!({})).await;
+    bed.until_phase("more", Phase::Open).await;
+    let buyers: Vec<String> = (0..14).map(|n| format!("buyer-{n}")).collect();
+    let buyers: Vec<&str> = buyers.iter().map(String::as_str).collect();
+    assert_eq!(bed.buy_surely("more", &buyers).await, 10);
+    bed.until_phase("more", Phase::SoldOut).await;
+
+    bed.edit("more", json!({"spec": {"stock": 13}})).await;
+    bed.until_phase("more", Phase::Open).await;
+    let (answers, batch) = bed.buy("more", &buyers).await;
+    let count = |is: fn(&Answer) -> bool| answers.iter().filter(|a| is(a)).count();
+    let held = count(|a| matches!(a, Answer::Held(_)));
+    let (sold, refused) = (
+        count(|a| matches!(a, Answer::Sold { .. })),
+        count(|a| matches!(a, Answer::SoldOut { .. })),
+    );
+    assert_eq!((held, sold, refused), (10, 3, 1));
+    let part = bed.sale("more").await.part;
+    bed.log
+        .append(part, &Record::Batch(batch.expect("sold")))
+        .await
+        .expect("Kafka");
+    let balanced = LedgerStatus {
+        total: 13,
+        sold: 13,
+        remaining: 0,
+        in_flight: 0,
+    };
+    bed.until("more", "13 sold", |status| status.ledger.as_ref() == Some(&balanced))
+        .await;
+
+    // An old manifest, as a GitOps tool would apply it again.
+    let object: FlashSale = bed.api().get("more").await.expect("it is there");
+    let lower = json!({"spec": {"stock": 10}});
+    let refused = bed
+        .api::<FlashSale>()
+        .patch(
+            &object.metadata.name.unwrap_or_default(),
+            &PatchParams::default(),
+            &Patch::Merge(lower),
+        )
+        .await
+        .expect_err("the API server refuses it")
+        .to_string();
+    assert!(refused.contains("spec.stock: it can only rise"), "{refused}");
+
+    bed.ends_in("more", 2).await;
+    let settled = bed.until_phase("more", Phase::Settled).await;
+    assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"), "{settled:#?}");
+    assert_eq!(bed.orders("more").await, 13);
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_order_s_unit_is_sold_again_and_the_balance_holds() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("again", -1, 3600, json!({})).await;
+    bed.until_phase("again", Phase::Open).await;
+    let buyers: Vec<String> = (0..10).map(|n| format!("buyer-{n}")).collect();
+    let buyers: Vec<&str> = buyers.iter().map(String::as_str).collect();
+    assert_eq!(bed.buy_surely("again", &buyers).await, 10);
+    bed.until_phase("again", Phase::SoldOut).await;
+    let sale = bed.sale("again").await;
+    let cancel = Record::Cancel {
+        sale: sale.id,
+        epoch: sale.live_epoch.expect("it sells"),
+        seq: 3,
+        reason: "buyer".into(),
+    };
+    for _ in 0..2 {
+        bed.log.append(sale.part, &cancel).await.expect("Kafka");
+    }
+    bed.until_phase("again", Phase::Open).await;
+    assert_eq!(bed.buy_surely("again", &["late", "later"]).await, 1);
+    let again = bed.until_phase("again", Phase::SoldOut).await;
+    assert_ne!(reason(&again, "LedgerBalanced").0, "False", "{again:#?}");
+    bed.ends_in("again", 2).await;
+    let settled = bed.until_phase("again", Phase::Settled).await;
+    assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"), "{settled:#?}");
+    assert_eq!(settled.ledger.as_ref().map(|l| (l.total, l.sold)), Some((10, 10)));
+    assert_eq!(bed.orders("again").await, 11);
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn units_that_are_not_accounted_for_are_told_with_their_numbers() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("odd", -1, 3600, json!({})).await;
+    bed.until_phase("odd", Phase::Open).await;
+    assert_eq!(bed.buy_surely("odd", &["a", "b", "c"]).await, 3);
+    bed.until_reason("odd", "LedgerBalanced", "Balanced").await;
+    // Somebody writes into Redis: two units are there twice.
+    bed.give_back("odd", 2).await;
+    let odd = bed.until_reason("odd", "LedgerBalanced", "Imbalanced").await;
+    let condition = odd.conditions.iter().find(|c| c.type_ == "LedgerBalanced");
+    let message = &condition.expect("said").message;
+    assert!(
+        message.contains("1 are out by the index and 3 by the ledger"),
+        "{message}"
+    );
+    assert!(bed.events("odd").await.contains(&"Imbalanced".to_owned()));
     operator.stop().await;
     worker.stop().await;
     bed.drop().await;

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use seckill_ledger::Sale;
 use seckill_protocol::index::Request;
-use seckill_protocol::{Buyer, Epoch, KeyHash};
+use seckill_protocol::{Buyer, Epoch, KeyHash, Record};
 use seckill_stock::StockClient;
 use seckill_stock::rebuild::{Install, Installed};
 
@@ -85,7 +85,7 @@ async fn what_was_published_is_only_trimmed() {
         sell(&stock, &sale, epoch, &[&format!("key-{i}")]).await;
     }
     for entry in stock.outbox(sale.id, epoch, 0, 1000).await.expect("Redis") {
-        let record = seckill_protocol::Record::Batch(entry.batch);
+        let record = Record::Batch(entry.batch);
         bed.log.append_now(0, &record).expect("queued");
     }
     // Older than the relay waits, and in the log before the worker is there.
@@ -102,6 +102,89 @@ async fn what_was_published_is_only_trimmed() {
         metrics.contains("seckill_worker_relay_trimmed_total 600\n"),
         "{metrics}"
     );
+    stock.drop_sale(sale.id).await.expect("Redis");
+    bed.drop().await;
+}
+
+async fn wait_until_left(stock: &StockClient, sale: &Sale, total: u64, left: u64) {
+    let begun = std::time::Instant::now();
+    loop {
+        let index = stock.probe(sale.id).await.expect("Redis").index.expect("installed");
+        if (index.total, index.left) == (total, left) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{index:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_orders_return_their_units_and_a_raised_total_adds_some_once() {
+    let bed = Bed::new().await;
+    let stock = StockClient::connect(&bed.redis).await.expect("Redis");
+    let (sale, epoch) = bed.sale(0, 10).await;
+    install(&bed, &stock, &sale, epoch, 10).await;
+    sell(&stock, &sale, epoch, &["a", "b"]).await;
+    let worker = bed.worker();
+    bed.wait_for_orders(2).await;
+    let cancel = |seq| Record::Cancel {
+        sale: sale.id,
+        epoch,
+        seq,
+        reason: "buyer".into(),
+    };
+    let total = |total| Record::Total { sale: sale.id, total };
+    for record in [cancel(1), cancel(1), total(15), total(12)] {
+        bed.log.append(0, &record).await.expect("appended");
+    }
+    wait_until_left(&stock, &sale, 15, 14).await;
+    // Killed before it forgets what it told, it tells it again.
+    worker.kill();
+    bed.execute(&format!(
+        "INSERT INTO effects (part, off, sale, since, buyer, epoch, seq) VALUES (0, 2, {}, {epoch}, '{}', {epoch}, 1)",
+        sale.id.0,
+        Buyer::anonymous("a")
+    ))
+    .await;
+    let worker = bed.worker();
+    bed.log.append(0, &cancel(2)).await.expect("appended");
+    wait_until_left(&stock, &sale, 15, 15).await;
+    while bed.number("SELECT COUNT(*) FROM effects").await > 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    wait_until_left(&stock, &sale, 15, 15).await;
+    drop(worker);
+    stock.drop_sale(sale.id).await.expect("Redis");
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_effect_waits_for_an_index_that_has_reached_it() {
+    let bed = Bed::new().await;
+    let stock = StockClient::connect(&bed.redis).await.expect("Redis");
+    let (sale, epoch) = bed.sale(0, 10).await;
+    install(&bed, &stock, &sale, epoch, 10).await;
+    // A rebuild has begun, and its index is not there yet.
+    let barrier = Record::Barrier {
+        sale: sale.id,
+        nonce: "n".into(),
+    };
+    let next = Epoch(bed.log.append(0, &barrier).await.expect("appended"));
+    let raise = Record::Total {
+        sale: sale.id,
+        total: 12,
+    };
+    bed.log.append(0, &raise).await.expect("appended");
+    let worker = bed.worker();
+    while bed.number("SELECT COUNT(*) FROM effects").await == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    wait_until_left(&stock, &sale, 10, 10).await;
+    // Its fold ends at the barrier, so it has to be told too.
+    install(&bed, &stock, &sale, next, 10).await;
+    wait_until_left(&stock, &sale, 12, 12).await;
+    drop(worker);
     stock.drop_sale(sale.id).await.expect("Redis");
     bed.drop().await;
 }

@@ -30,7 +30,7 @@ pub fn v1(api: Arc<Api>) -> Router {
         .route("/v1/sales/{namespace}/{name}", get(sales::one))
         .route("/v1/sales/{namespace}/{name}/orders", post(orders::buy))
         .route("/v1/sales/{namespace}/{name}/request", get(request::earlier))
-        .route("/v1/orders/{order_no}", get(orders::one))
+        .route("/v1/orders/{order_no}", get(orders::one).delete(orders::cancel))
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .with_state(api);

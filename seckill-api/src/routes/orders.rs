@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::api::Api;
 use crate::buyer::Caller;
+use crate::cancel::Cancelled;
 use crate::catalogue::Listed;
 use crate::clock;
 use crate::input::{self, SalePath};
@@ -44,11 +45,32 @@ pub async fn one(
     number: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let Path(number) = number.map_err(|rejection| Problem::PathInvalid(rejection.body_text()))?;
+    Ok(shown(StatusCode::OK, api.find_order(&number).await?))
+}
+
+/// `DELETE /v1/orders/{order_no}`
+pub async fn cancel(
+    State(api): State<Arc<Api>>,
+    number: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let Path(number) = number.map_err(|rejection| Problem::PathInvalid(rejection.body_text()))?;
+    Ok(match api.cancel(&number).await? {
+        Cancelled::Done(found) => shown(StatusCode::OK, found),
+        Cancelled::Pending(found) => {
+            let location = format!("/v1/orders/{}", found.order_no);
+            let headers = [(header::LOCATION, location), (header::RETRY_AFTER, "1".to_owned())];
+            (headers, shown(StatusCode::ACCEPTED, found)).into_response()
+        }
+    })
+}
+
+fn shown(status: StatusCode, found: Found) -> Response {
     let Found {
         order_no,
         listed,
         stored,
-    } = api.find_order(&number).await?;
+        ..
+    } = found;
     let order = OrderView {
         order_no: order_no.to_string(),
         sale: listed.name(),
@@ -65,7 +87,7 @@ pub async fn one(
             .and_then(|order| u64::try_from(order.created_at_ms).ok())
             .map(clock::rfc3339),
     };
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(order)).into_response())
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(order)).into_response()
 }
 
 #[derive(Serialize)]

@@ -1,3 +1,4 @@
+use http::Method;
 use seckill_protocol::{Epoch, OrderId, OrderNoKeys, Record};
 
 use crate::shop::*;
@@ -51,6 +52,63 @@ async fn a_cancelled_order_is_told_as_one_to_its_retry_too() {
         (again.order_no(), &again.body["status"]),
         (bought.order_no(), &"cancelled".into())
     );
+}
+
+#[tokio::test]
+async fn cancelling_an_order_ends_it_once() {
+    let shop = Shop::new().await;
+    let sale = shop.sell(5, open()).await;
+    let bought = shop.buy_several(&sale, &key(), 2).await;
+    for _ in 0..2 {
+        let cancelled = shop.cancel(bought.order_no()).await;
+        assert_eq!(
+            (cancelled.status.as_u16(), &cancelled.body["status"]),
+            (200, &"cancelled".into()),
+            "{cancelled:?}"
+        );
+        assert_eq!(cancelled.body["order_no"], bought.body["order_no"]);
+        let row = shop.row(&sale).await;
+        assert_eq!((row.sold, row.taken, row.returned), (0, 2, 2));
+    }
+    // The index is told by the worker, once.
+    assert_eq!(
+        shop.ledger.owed_effects(PART, 10).await.expect("MySQL answers").len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_cancellation_that_is_not_folded_yet_says_where_to_look() {
+    let shop = Shop::new().await;
+    let sale = shop.sell(5, open()).await;
+    let bought = shop.buy(&sale, &key()).await;
+    let url = format!("{}/v1/orders/{}", shop.v1, bought.order_no());
+    let pending = shop.send(request(Method::DELETE, &url, &[], "")).await;
+    assert_eq!(pending.status, 202, "{pending:?}");
+    assert_eq!(pending.headers["location"], format!("/v1/orders/{}", bought.order_no()));
+    assert!(pending.headers.contains_key("retry-after"));
+    shop.store().await;
+    let found = shop.get(&format!("/v1/orders/{}", bought.order_no())).await;
+    assert_eq!(found.body["status"], "cancelled");
+}
+
+#[tokio::test]
+async fn a_paid_order_is_not_cancelled_and_an_unknown_one_neither() {
+    let shop = Shop::new().await;
+    let sale = shop.sell(5, open()).await;
+    let bought = shop.buy(&sale, &key()).await;
+    let paid = Record::Paid {
+        sale: sale.id,
+        epoch: shop.row(&sale).await.live_epoch.expect("live"),
+        seq: 1,
+        reference: "r".into(),
+    };
+    shop.append(&paid).await;
+    shop.store().await;
+    shop.cancel(bought.order_no()).await.is(409, "already_paid");
+    shop.cancel("1ABCDEFGHJKMNPQRSTVWXYZ0123")
+        .await
+        .is(404, "order_unknown");
 }
 
 #[tokio::test]

@@ -430,6 +430,21 @@ impl Shop {
             .await
     }
 
+    /// Cancels, while the worker stores.
+    pub async fn cancel(&self, number: &str) -> Answer {
+        let url = format!("{}/v1/orders/{number}", self.v1);
+        let stored = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                self.store().await;
+            }
+        };
+        tokio::select! {
+            answer = self.send(request(Method::DELETE, &url, &[], "")) => answer,
+            () = stored => unreachable!("it stores for ever"),
+        }
+    }
+
     pub async fn buy(&self, sale: &Sale, key: &str) -> Answer {
         self.buy_several(sale, key, 1).await
     }

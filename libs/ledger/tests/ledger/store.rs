@@ -2,7 +2,7 @@
 
 use crate::common::{Database, Log, order};
 use seckill_ledger::{Ledger, OrderStatus, Sale, StoreError, Stored};
-use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, Record, SaleId};
+use seckill_protocol::{Batch, Buyer, Effect, Epoch, KeyHash, OrderId, Record, SaleId};
 
 async fn store_all(ledger: &Ledger, log: &Log) -> Stored {
     store_from(ledger, log, 0).await
@@ -371,6 +371,81 @@ async fn of_cancel_and_paid_the_first_in_the_log_wins() {
     let middle = log.end();
     log.batch(5, 8);
     assert_eq!(store_from(&db.ledger, &log, middle).await.orders, 8);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn what_an_index_has_to_be_told_is_written_once_and_stays_until_it_is_forgotten() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 4);
+    let cancelled_at = log.end();
+    log.cancel(2);
+    log.cancel(2);
+    let raised_at = log.end();
+    let total = |total| Record::Total { sale: sale.id, total };
+    log.push(total(12));
+    log.push(total(11));
+    store_all(&db.ledger, &log).await;
+    let row = now(&db.ledger, sale.id).await;
+    assert_eq!((row.total, row.sold, row.taken, row.returned), (12, 3, 4, 1));
+    assert_eq!(row.left_at_rest(), 9);
+
+    let owed = db.ledger.owed_effects(0, 10).await.expect("read");
+    let returned = Effect::Return {
+        buyer: order(2).buyer,
+        epoch: log.epoch,
+        seq: 2,
+    };
+    let expected = [(cancelled_at, returned), (raised_at, Effect::Raise { total: 12 })];
+    let found: Vec<_> = owed.iter().map(|e| (e.offset, e.effect.clone())).collect();
+    assert_eq!(found, expected);
+    assert!(
+        owed.iter()
+            .all(|e| e.since == log.epoch && e.sale == sale.id && !e.settled)
+    );
+
+    db.ledger.forget_effect(0, cancelled_at).await.expect("forgotten");
+    assert_eq!(db.ledger.owed_effects(0, 10).await.expect("read"), owed[1..]);
+    assert!(db.ledger.owes_effects(sale.id).await.expect("read"));
+    db.ledger.forget_effect(0, raised_at).await.expect("forgotten");
+    assert!(!db.ledger.owes_effects(sale.id).await.expect("read"));
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn after_the_end_and_before_the_first_index_nobody_has_to_be_told() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 4);
+    log.push(Record::Close { sale: sale.id });
+    log.cancel(1);
+    store_all(&db.ledger, &log).await;
+    assert!(!db.ledger.owes_effects(sale.id).await.expect("read"));
+    let row = now(&db.ledger, sale.id).await;
+    // The unit is free, and no index has it: what an index had left at the end does not change any more.
+    assert_eq!((row.sold, row.taken, row.returned), (3, 4, 0));
+    assert_eq!(row.left_at_rest(), 6);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn the_weights_of_a_sale_leave_out_what_came_after() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 20).await;
+    log.batch(1, 6);
+    let old = log.epoch;
+    log.barrier();
+    log.batch(1, 3);
+    log.cancel(1);
+    store_all(&db.ledger, &log).await;
+    for (epoch, seq, beyond) in [(old, 0, 9), (old, 4, 5), (log.epoch, 1, 2), (log.epoch, 3, 0)] {
+        let weights = db.ledger.weights(sale.id, epoch, seq).await.expect("read");
+        let weights = weights.expect("the sale is there");
+        assert_eq!(weights.beyond, beyond, "{epoch} {seq}");
+        assert_eq!((weights.total, weights.taken, weights.returned), (20, 9, 1));
+        assert!(weights.owed);
+    }
     db.drop().await;
 }
 
