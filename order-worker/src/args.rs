@@ -20,6 +20,37 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Bring MySQL's schema up to date and, if asked for, create the topic; then end. Harmless to repeat
     Migrate(Box<MigrateArgs>),
+    /// Look at records that could not be stored, and store them once the cause is gone
+    Quarantine(QuarantineArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct QuarantineArgs {
+    #[command(flatten)]
+    pub mysql: MysqlArgs,
+    #[command(subcommand)]
+    pub command: QuarantineCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum QuarantineCommand {
+    /// One line a record: where it stands in the log, the sale and the orders that were promised, and the reason
+    List,
+    /// The reason and the record itself
+    Show(QuarantinedAt),
+    /// Store it as if it were read now; if that does not work, all stays as it was
+    Replay(QuarantinedAt),
+    /// Throw it away; refused if buyers were promised something by it
+    Dismiss(QuarantinedAt),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct QuarantinedAt {
+    /// As `list` says it
+    pub partition: u32,
+    /// As `list` says it
+    #[arg(value_parser = clap::value_parser!(i64).range(0..))]
+    pub offset: i64,
 }
 
 #[derive(Debug, clap::Args)]

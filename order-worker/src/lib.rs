@@ -6,6 +6,7 @@
 //! - [`relay`]: publishes what was sold and did not reach the log, and trims what is stored
 //! - [`effects`]: tells the indexes what the log did to units after they were sold
 //! - [`monitor`]: how far behind we are, and whether Kafka answers
+//! - [`quarantine`]: the command for a person whom a record needs
 //! - [`migrate`]: the schema and the topic, before anything runs
 pub mod args;
 pub mod assignment;
@@ -14,5 +15,6 @@ pub mod effects;
 pub mod metrics;
 pub mod migrate;
 pub mod monitor;
+pub mod quarantine;
 pub mod relay;
 pub mod run;

@@ -154,6 +154,15 @@ pub(crate) fn judge<'a>(
     judged
 }
 
+/// A record of which it is known that it counts.
+pub(crate) fn as_accepted<'a>(entry: &'a LogEntry, record: &'a Record, sale: &SaleRow) -> Judged<'a> {
+    Judged {
+        entry,
+        judgement: Judgement::Counts(record),
+        epoch: sale.cut.epoch(),
+    }
+}
+
 /// The orders that the fold has to know about: those that a record would make or change.
 pub(crate) fn named_orders(judged: &[Judged<'_>]) -> BTreeSet<OrderId> {
     let mut ids = BTreeSet::new();

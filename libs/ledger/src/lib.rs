@@ -4,6 +4,7 @@
 //! - [`fold`](mod@fold): what it writes, as plain code
 //! - [`position`]: up to where the log was folded, and where readers of it start
 //! - [`effects`]: what the indexes have still to be told of it
+//! - [`quarantine`]: what could not be folded, and how it is once the cause is gone
 //! - [`orders`], [`sales`]: what can be asked and, of a sale, changed
 //! - [`schema`]: migrations, and the check that they were applied
 //! - [`connection`]: the pool, time limits, snapshots
@@ -13,6 +14,7 @@ mod error;
 mod fold;
 pub mod orders;
 pub mod position;
+pub mod quarantine;
 mod rows;
 pub mod sales;
 pub mod schema;
@@ -24,6 +26,7 @@ pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};
 pub use orders::StoredOrder;
 pub use position::FoldStart;
+pub use quarantine::{QuarantinedRecord, ReplayError};
 pub use sales::{NewSale, Offer, Sale, SaleTerms, Weights};
 pub use schema::migrate;
 pub use seckill_protocol::OrderStatus;

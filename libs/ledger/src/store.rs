@@ -147,11 +147,23 @@ async fn transaction<'a>(
     let known = read_orders(connection, &fold::named_orders(&judged)).await?;
     let changes = fold::fold(&judged, &mut sales, known);
 
-    insert_orders(connection, &changes.inserts, &sales).await?;
+    write(connection, part, &changes, &before, &sales).await?;
+    connection.execute("COMMIT").await?;
+    Ok(changes)
+}
+
+pub(crate) async fn write(
+    connection: &mut MySqlConnection,
+    part: u32,
+    changes: &Changes<'_>,
+    before: &BTreeMap<SaleId, SaleRow>,
+    sales: &BTreeMap<SaleId, SaleRow>,
+) -> Result<(), LedgerError> {
+    insert_orders(connection, &changes.inserts, sales).await?;
     for (id, status) in &changes.statuses {
         update_status(connection, *id, *status).await?;
     }
-    for (id, sale) in &sales {
+    for (id, sale) in sales {
         if before.get(id) != Some(sale) {
             update_sale(connection, *id, &before[id], sale).await?;
         }
@@ -162,11 +174,10 @@ async fn transaction<'a>(
     for effect in &changes.effects {
         insert_effect(connection, part, effect).await?;
     }
-    connection.execute("COMMIT").await?;
-    Ok(changes)
+    Ok(())
 }
 
-async fn read_sales(
+pub(crate) async fn read_sales(
     connection: &mut MySqlConnection,
     ids: &BTreeSet<SaleId>,
 ) -> Result<BTreeMap<SaleId, SaleRow>, LedgerError> {
@@ -219,7 +230,7 @@ async fn read_sales(
 }
 
 /// Those of these orders that are stored (and a few beside them).
-async fn read_orders(
+pub(crate) async fn read_orders(
     connection: &mut MySqlConnection,
     ids: &BTreeSet<OrderId>,
 ) -> Result<HashMap<OrderId, KnownOrder>, LedgerError> {

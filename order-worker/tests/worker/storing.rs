@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use seckill_protocol::Record;
 
-use crate::bed::{Bed, batch, migrate};
+use crate::bed::{Bed, batch, migrate, program};
 use crate::cut::Way;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,4 +221,54 @@ async fn how_many_orders_a_second_are_stored() {
         assert_eq!(worker.terminate(), Some(0));
         bed.drop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_looks_at_a_quarantined_record_and_has_it_stored() {
+    let bed = Bed::new().await;
+    let (sale, epoch) = bed.sale(0, 2).await;
+    bed.log.append(0, &batch(sale.id, epoch, 1, 3)).await.expect("appended");
+    let total = Record::Total {
+        sale: sale.id,
+        total: 3,
+    };
+    bed.log.append(0, &total).await.expect("appended");
+    let worker = bed.worker();
+    while bed.number("SELECT total FROM sales").await < 3 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(worker);
+    let said = |words: &[&str]| {
+        let output = program()
+            .args(["quarantine", "--mysql-url", &bed.url])
+            .args(words)
+            .output()
+            .expect("it runs");
+        let (out, error) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        (output.status.success(), out, error)
+    };
+    let (_, list, _) = said(&["list"]);
+    assert!(
+        list.contains(&sale.id.to_string()) && list.contains("oversold: 0 of 2 units are sold"),
+        "{list}"
+    );
+    let (_, shown, _) = said(&["show", "0", "2"]);
+    assert!(shown.contains(r#""type":"batch""#), "{shown}");
+    let (dismissed, _, why) = said(&["dismiss", "0", "2"]);
+    assert!(!dismissed && why.contains("promised to buyers"), "{why}");
+    let (replayed, out, _) = said(&["replay", "0", "2"]);
+    assert!(replayed && out.contains("3 new orders"), "{out}");
+    let (again, _, why) = said(&["replay", "0", "2"]);
+    assert!(
+        !again && why.contains("nothing in quarantine at partition 0, offset 2"),
+        "{why}"
+    );
+    assert_eq!(
+        (bed.orders().await, said(&["list"]).1.as_str()),
+        (3, "Nothing is in quarantine.\n")
+    );
+    bed.drop().await;
 }

@@ -1,7 +1,7 @@
 //! The transaction that stores the log, against a real server.
 
 use crate::common::{Database, Log, order};
-use seckill_ledger::{Ledger, OrderStatus, Sale, StoreError, Stored};
+use seckill_ledger::{Ledger, OrderStatus, ReplayError, Sale, StoreError, Stored};
 use seckill_protocol::{Batch, Buyer, Effect, Epoch, KeyHash, OrderId, Record, SaleId};
 
 async fn store_all(ledger: &Ledger, log: &Log) -> Stored {
@@ -170,6 +170,64 @@ async fn an_oversell_is_refused_and_quarantined_and_what_fits_is_stored() {
         db.ledger.folded_seqs(sale.id, log.epoch, 7, 11).await.expect("read"),
         [7, 8, 9, 10, 11]
     );
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_quarantined_batch_is_replayed_once_its_cause_is_gone_and_never_thrown_away() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 8);
+    let at = log.end();
+    log.batch(9, 4);
+    log.cancel(9);
+    store_all(&db.ledger, &log).await;
+    let quarantined = db.ledger.quarantined(10).await.expect("read");
+    assert_eq!(quarantined.len(), 2);
+    assert_eq!(quarantined[0].promised, Some((sale.id, 9, 12)));
+    assert_eq!((quarantined[1].offset, quarantined[1].promised), (at + 1, None));
+    assert_eq!(
+        Record::decode(&quarantined[0].payload).expect("decodes"),
+        *log.entries[at as usize].record.as_ref().expect("a record")
+    );
+
+    let refused = db.ledger.replay(0, at).await.expect_err("still oversold");
+    assert!(matches!(refused, ReplayError::Refused(_)), "{refused}");
+    assert!(matches!(db.ledger.dismiss(0, at).await, Err(ReplayError::Promised)));
+    assert!(matches!(
+        db.ledger.replay(0, at + 1).await,
+        Err(ReplayError::Refused(_))
+    ));
+    assert_eq!(db.ledger.quarantined(10).await.expect("read"), quarantined);
+
+    let middle = log.end();
+    log.push(Record::Total {
+        sale: sale.id,
+        total: 12,
+    });
+    store_from(&db.ledger, &log, middle).await;
+    assert_eq!(db.ledger.replay(0, at).await.expect("folded").orders, 4);
+    db.ledger.replay(0, at + 1).await.expect("folded");
+    let row = now(&db.ledger, sale.id).await;
+    assert_eq!((row.sold, row.taken, row.returned), (11, 12, 1));
+    assert!(matches!(
+        db.ledger.replay(0, at).await,
+        Err(ReplayError::NotThere { .. })
+    ));
+    assert_eq!(db.ledger.quarantined(10).await.expect("read"), []);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn what_promised_nothing_can_be_thrown_away() {
+    let db = Database::new().await;
+    let (_, mut log) = db.sale(0, 10).await;
+    let at = log.end();
+    log.push_bytes(b"what is this".to_vec());
+    store_all(&db.ledger, &log).await;
+    assert!(matches!(db.ledger.replay(0, at).await, Err(ReplayError::Unreadable(_))));
+    db.ledger.dismiss(0, at).await.expect("thrown away");
+    assert_eq!(db.ledger.quarantined(10).await.expect("read"), []);
     db.drop().await;
 }
 

@@ -1,0 +1,172 @@
+//! Records that could not be folded: looked at by a person, and folded once the cause is gone.
+use std::collections::BTreeSet;
+
+use seckill_protocol::{Offset, Record, SaleId, Seq};
+use sqlx::{Executor, FromRow, MySqlConnection};
+
+use crate::connection::Ledger;
+use crate::error::LedgerError;
+use crate::fold::{self, LogEntry, Stored};
+use crate::store;
+
+/// A record that could not be folded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantinedRecord {
+    pub part: u32,
+    pub offset: Offset,
+    pub reason: String,
+    /// The record as it stands in the log, its first MiB.
+    pub payload: Vec<u8>,
+    /// The sale and the first and last of the orders that count and are not stored: they were promised to buyers.
+    pub promised: Option<(SaleId, Seq, Seq)>,
+    pub quarantined_at_ms: i64,
+}
+
+/// Why a record stays where it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error("there is nothing in quarantine at partition {part}, offset {offset}; list what is there")]
+    NotThere { part: u32, offset: Offset },
+    #[error("it is no record that can be folded: {0}")]
+    Unreadable(String),
+    #[error("nobody knows whether this batch counts, since it was quarantined before that was judged")]
+    NotJudged,
+    #[error("its orders were promised to buyers, so it can't be thrown away; remove the cause and replay it")]
+    Promised,
+    #[error("it can't be folded yet: {0}")]
+    Refused(String),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl From<sqlx::Error> for ReplayError {
+    fn from(error: sqlx::Error) -> Self {
+        ReplayError::Ledger(error.into())
+    }
+}
+
+#[derive(FromRow)]
+struct Row {
+    part: u32,
+    off: Offset,
+    reason: String,
+    payload: Vec<u8>,
+    sale: Option<u32>,
+    first_seq: Option<Seq>,
+    last_seq: Option<Seq>,
+    quarantined_at_ms: i64,
+}
+
+impl From<Row> for QuarantinedRecord {
+    fn from(row: Row) -> Self {
+        let promised = match (row.sale, row.first_seq, row.last_seq) {
+            (Some(sale), Some(first), Some(last)) => Some((SaleId(sale), first, last)),
+            _ => None,
+        };
+        QuarantinedRecord {
+            part: row.part,
+            offset: row.off,
+            reason: row.reason,
+            payload: row.payload,
+            promised,
+            quarantined_at_ms: row.quarantined_at_ms,
+        }
+    }
+}
+
+macro_rules! select_quarantine {
+    ($rest:literal) => {
+        concat!(
+            "SELECT part, off, reason, payload, sale, first_seq, last_seq, \
+             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS quarantined_at_ms FROM quarantine ",
+            $rest
+        )
+    };
+}
+
+impl Ledger {
+    /// What is in quarantine, in the log's order, at most so many.
+    pub async fn quarantined(&self, most: u32) -> Result<Vec<QuarantinedRecord>, LedgerError> {
+        self.query(async |connection| {
+            let query = sqlx::query_as::<_, Row>(select_quarantine!("ORDER BY part, off LIMIT ?"));
+            let rows = query.bind(most).fetch_all(connection).await?;
+            Ok(rows.into_iter().map(QuarantinedRecord::from).collect())
+        })
+        .await
+    }
+
+    /// Folds a quarantined record as if it were read now, and takes it out of quarantine; or leaves all as it was.
+    pub async fn replay(&self, part: u32, offset: Offset) -> Result<Stored, ReplayError> {
+        let mut lease = self.lease().await?;
+        let stored = replay(&mut lease, part, offset).await?;
+        lease.give_back();
+        Ok(stored)
+    }
+
+    /// Throws a quarantined record away that promised nothing to anybody.
+    pub async fn dismiss(&self, part: u32, offset: Offset) -> Result<(), ReplayError> {
+        let mut lease = self.lease().await?;
+        lease.execute("START TRANSACTION").await?;
+        let record = locked(&mut lease, part, offset).await?;
+        if record.promised.is_some() {
+            return Err(ReplayError::Promised);
+        }
+        remove(&mut lease, part, offset).await?;
+        lease.execute("COMMIT").await?;
+        lease.give_back();
+        Ok(())
+    }
+}
+
+async fn replay(connection: &mut MySqlConnection, part: u32, offset: Offset) -> Result<Stored, ReplayError> {
+    connection.execute("START TRANSACTION").await?;
+    // As in `store`: its lock keeps every other writer of this partition out.
+    sqlx::query("SELECT off FROM log_position WHERE part = ? FOR UPDATE")
+        .bind(part)
+        .execute(&mut *connection)
+        .await?;
+    let quarantined = locked(connection, part, offset).await?;
+    let record = Record::decode(&quarantined.payload).map_err(|error| ReplayError::Unreadable(error.to_string()))?;
+    if matches!(record, Record::Batch(_)) && quarantined.promised.is_none() {
+        return Err(ReplayError::NotJudged);
+    }
+    // Out first: a batch that stays refused is told from its own row then.
+    remove(connection, part, offset).await?;
+    let entry = LogEntry {
+        offset,
+        timestamp_ms: quarantined.quarantined_at_ms,
+        payload: quarantined.payload,
+        record: Ok(record.clone()),
+    };
+    let before = store::read_sales(connection, &BTreeSet::from([record.sale()])).await?;
+    let mut sales = before.clone();
+    let Some(sale) = sales.get(&record.sale()) else {
+        return Err(ReplayError::Refused(format!("no sale {} in the ledger", record.sale())));
+    };
+    let judged = [fold::as_accepted(&entry, &record, sale)];
+    let known = store::read_orders(connection, &fold::named_orders(&judged)).await?;
+    let changes = fold::fold(&judged, &mut sales, known);
+    if let Some(again) = changes.quarantine.first() {
+        return Err(ReplayError::Refused(again.reason.clone()));
+    }
+    let written = store::write(connection, part, &changes, &before, &sales).await;
+    written.map_err(|error| ReplayError::Refused(error.to_string()))?;
+    connection.execute("COMMIT").await?;
+    Ok(changes.stored)
+}
+
+async fn locked(connection: &mut MySqlConnection, part: u32, offset: Offset) -> Result<QuarantinedRecord, ReplayError> {
+    let query = sqlx::query_as::<_, Row>(select_quarantine!("WHERE part = ? AND off = ? FOR UPDATE"));
+    let row = query.bind(part).bind(offset).fetch_optional(connection).await?;
+    row.map(QuarantinedRecord::from)
+        .ok_or(ReplayError::NotThere { part, offset })
+}
+
+async fn remove(connection: &mut MySqlConnection, part: u32, offset: Offset) -> Result<(), ReplayError> {
+    sqlx::query("DELETE FROM quarantine WHERE part = ? AND off = ?")
+        .bind(part)
+        .bind(offset)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
