@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use serde_json::Value;
+use ureq::RequestBuilder;
+use ureq::typestate::WithoutBody;
 use uuid::Uuid;
 
 /// The HTTP interface of the release.
@@ -65,11 +67,15 @@ impl Api {
     }
 
     pub fn get(&self, path: &str) -> Result<Answer> {
-        let mut response = self
-            .agent
-            .get(format!("{}{path}", self.url))
-            .header("host", &self.host)
-            .call()?;
+        self.ask(self.agent.get(format!("{}{path}", self.url)))
+    }
+
+    pub fn delete(&self, path: &str) -> Result<Answer> {
+        self.ask(self.agent.delete(format!("{}{path}", self.url)))
+    }
+
+    fn ask(&self, request: RequestBuilder<WithoutBody>) -> Result<Answer> {
+        let mut response = request.header("host", &self.host).call()?;
         Ok(Answer {
             status: response.status().as_u16(),
             body: response.body_mut().read_json().unwrap_or_default(),

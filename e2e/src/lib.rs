@@ -16,4 +16,4 @@ mod sale;
 pub use buyers::{Answer, Api, Crowd, Kind, new_key};
 pub use cluster::{Cluster, until};
 pub use release::{Release, all_named, chart, text};
-pub use sale::Sale;
+pub use sale::{Sale, in_seconds};

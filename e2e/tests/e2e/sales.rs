@@ -29,6 +29,10 @@ pub const SCENARIOS: &[Scenario] = &[
         a_suspended_sale_sells_nothing,
     ),
     (
+        "a_raised_stock_and_a_cancelled_order_are_sold_again",
+        a_raised_stock_and_a_cancelled_order_are_sold_again,
+    ),
+    (
         "no_sold_unit_is_lost_when_the_api_pods_are_killed",
         no_sold_unit_is_lost_when_the_api_pods_are_killed,
     ),
@@ -181,6 +185,48 @@ fn a_suspended_sale_sells_nothing(release: &Release) -> Result<()> {
         "after it was resumed: {answer:?}"
     );
     sale.delete()
+}
+
+fn a_raised_stock_and_a_cancelled_order_are_sold_again(release: &Release) -> Result<()> {
+    let namespace = release.sales_namespace()?;
+    let mut manifest = Sale::manifest(&release.class, &namespace, "more", 5, -1, 300);
+    let sale = Sale::apply(&release.cluster, &manifest)?;
+    let path = format!("{namespace}/more");
+    sale.reaches("Open", LIMIT)?;
+    let first = Crowd::buys(&release.api, &path, 8);
+    exactly(&first, 5, 8)?;
+    sale.reaches("SoldOut", LIMIT)?;
+
+    manifest["spec"]["stock"] = 7.into();
+    release.cluster.apply(&manifest)?;
+    let numbers = first.order_numbers();
+    let number = numbers.iter().next().context("somebody has won")?;
+    for _ in 0..2 {
+        let cancelled = release.api.delete(&format!("/v1/orders/{number}"))?;
+        ensure!(
+            matches!(cancelled.status, 200 | 202),
+            "it is not cancelled: {cancelled:?}"
+        );
+    }
+    // Two more, and one again.
+    e2e::until("three units to be left", LIMIT, || {
+        let shown = release.api.get(&format!("/v1/sales/{path}"))?;
+        Ok((shown.body["remaining"] == 3).then_some(()))
+    })?;
+    exactly(&Crowd::buys(&release.api, &path, 6), 3, 6)?;
+
+    manifest["spec"]["stock"] = 5.into();
+    let refused = release.cluster.refused(&manifest)?;
+    ensure!(refused.contains("spec.stock: it can only rise"), "{refused}");
+    manifest["spec"]["stock"] = 7.into();
+    manifest["spec"]["endsAt"] = e2e::in_seconds(1).into();
+    release.cluster.apply(&manifest)?;
+    let status = sale.reaches("Settled", LIMIT)?;
+    ensure!(
+        status["ledger"]["total"] == 7 && status["ledger"]["sold"] == 7,
+        "{status}"
+    );
+    Ok(())
 }
 
 fn no_sold_unit_is_lost_when_the_api_pods_are_killed(release: &Release) -> Result<()> {
