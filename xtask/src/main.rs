@@ -47,6 +47,13 @@ enum Task {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// Measures, on real servers and in release builds: rebuild (a sale of a million orders whose Redis is killed)
+    Bench {
+        scenario: test::Scenario,
+        /// Answer yes to all questions
+        #[arg(long)]
+        yes: bool,
+    },
     /// Starts the environment: a cluster with an ingress, Redis, MySQL and Kafka
     Up {
         /// Only Redis, MySQL, Kafka and the Kubernetes API server
@@ -88,6 +95,12 @@ fn run(task: Task) -> Result<ExitCode> {
                 consent(yes)?;
             }
             test::test(part, &filter)?;
+        }
+        Task::Bench { scenario, yes } => {
+            let _lock = lock()?;
+            consent(yes)?;
+            tools::packages()?;
+            test::bench(scenario)?;
         }
         Task::Up { servers_only, yes } => {
             let _lock = lock()?;

@@ -24,6 +24,12 @@ pub enum Part {
     Extended,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// how long a sale of a million orders stops selling when Redis is killed
+    Rebuild,
+}
+
 /// Packages without tests of the kind that `integration` runs.
 const NOT_INTEGRATION: &[&str] = &["--exclude", "e2e", "--exclude", "xtask"];
 
@@ -158,6 +164,22 @@ fn run(part: Part, filter: &[String], count: &mut Count) -> Result<()> {
             )
         }
     }
+}
+
+/// Builds and runs a benchmark.
+pub fn bench(scenario: Scenario) -> Result<()> {
+    let (package, name) = match scenario {
+        Scenario::Rebuild => ("operator", "rebuild"),
+    };
+    let env = crate::up(crate::Up::Servers)?;
+    let bench = ["bench", "--quiet", "-p", package, "--bench", name];
+    cargo(&[&bench[..], &["--no-run"]].concat())?;
+    let mut command = env.command("cargo");
+    command.args(bench).arg("--offline").current_dir(workspace()?);
+    if !command.status().context("can't run cargo")?.success() {
+        bail!("{} failed", shown(&command));
+    }
+    Ok(())
 }
 
 /// Builds tests outside the namespace, which has no way out to fetch anything, and runs them inside.

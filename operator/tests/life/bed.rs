@@ -65,7 +65,7 @@ pub struct Bed {
     pub log: OrderLog,
     pub stock: StockClient,
     mysql: String,
-    database: String,
+    pub database: String,
     kafka: String,
     redis: String,
     /// Whether pods become ready: there is no kubelet here.
@@ -91,11 +91,14 @@ impl Running {
 
 impl Bed {
     pub async fn new() -> Self {
+        Self::with_redis(server("SECKILL_TEST_REDIS_URL")).await
+    }
+
+    pub async fn with_redis(redis: String) -> Self {
         let name = format!("seckill-operator-{:08x}", rand::random::<u32>());
         let kube = client().await;
         let mysql = server("SECKILL_TEST_MYSQL_URL");
         let kafka = server("SECKILL_TEST_KAFKA");
-        let redis = server("SECKILL_TEST_REDIS_URL");
         let (base, _) = mysql.rsplit_once('/').expect("a URL with a database");
         let database = format!("{base}/{name}");
         let mut admin = MySqlConnection::connect(&mysql).await.expect("MySQL");

@@ -1,0 +1,218 @@
+//! How long a sale stops selling when Redis is killed with a million orders in it: `cargo xtask bench rebuild`.
+//!
+//! Redis is killed and started again at once, by turns with its append-only file and with nothing. Beside that stand the
+//! raw costs of the same amount: the rows read from MySQL, and the buyers written into Redis, as plainly as can be.
+#[path = "../tests/life/bed.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod bed;
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bed::Bed;
+use seckill_crds::Phase;
+use seckill_protocol::index::{Answer, Request};
+use seckill_protocol::{Batch, Buyer, KeyHash, Record};
+use serde_json::json;
+use sqlx::{Connection, Executor, MySqlConnection};
+
+const ROUNDS: usize = 3;
+const PASSWORD: &str = "bench";
+
+fn main() {
+    let orders = std::env::var("SECKILL_BENCH_ORDERS").map_or(1_000_000, |n| n.parse().expect("a number of orders"));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(bench(orders));
+}
+
+async fn bench(orders: u64) {
+    let mut redis = Redis::start();
+    let bed = Bed::with_redis(redis.url()).await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("million", -1, 3600, json!({"stock": orders + 1000})).await;
+    bed.until_phase("million", Phase::Open).await;
+    fill(&bed, orders).await;
+    let sale = bed.sale("million").await;
+
+    let mut raw = Vec::new();
+    let mut stopped = [Vec::new(), Vec::new()];
+    let mut buyer = 0;
+    for round in 0..ROUNDS {
+        raw.push(raw_costs(&bed, &redis, sale.id.0).await);
+        for (kept, stopped) in [true, false].into_iter().zip(&mut stopped) {
+            redis.kill();
+            let killed = Instant::now();
+            redis.restart(kept);
+            let answers = loop {
+                if bed.stock.probe(sale.id).await.is_ok() {
+                    break killed.elapsed();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            };
+            let sells = loop {
+                buyer += 1;
+                let answers = bed.insist("million", &[&format!("late-{buyer}")]).await;
+                if matches!(answers.as_slice(), [Answer::Sold { .. }]) {
+                    break killed.elapsed();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            };
+            let what = if kept { "its file" } else { "nothing" };
+            println!("round {round}: back with {what}: answers after {answers:.2?}, sells after {sells:.2?}");
+            stopped.push((answers, sells));
+        }
+    }
+
+    let orders = bed.orders("million").await;
+    println!("\n{orders} orders, {ROUNDS} rounds, medians (least to most):");
+    let read = raw.iter().map(|r| r.0).collect();
+    let written = raw.iter().map(|r| r.1).collect();
+    println!("  raw: rows read from MySQL                     {}", spread(read));
+    println!("  raw: buyers written into Redis                {}", spread(written));
+    for (what, stopped) in ["with its file", "with nothing "].into_iter().zip(stopped) {
+        let answers = stopped.iter().map(|s| s.0).collect();
+        let sells = stopped.iter().map(|s| s.1).collect();
+        println!("  killed, back {what}: Redis answers after {}", spread(answers));
+        println!("  killed, back {what}: it sells again after {}", spread(sells));
+    }
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+fn spread(mut times: Vec<Duration>) -> String {
+    times.sort();
+    format!(
+        "{:.2?} ({:.2?} to {:.2?})",
+        times[times.len() / 2],
+        times[0],
+        times[times.len() - 1]
+    )
+}
+
+/// Buyers of one unit each, until that many orders are in the ledger.
+async fn fill(bed: &Bed, orders: u64) {
+    let sale = bed.sale("million").await;
+    let epoch = sale.live_epoch.expect("it sells");
+    let mut sold = 0;
+    while sold < orders {
+        let until = orders.min(sold + Batch::MAX_ORDERS as u64);
+        let request = |n: u64| {
+            let key = format!("{n}");
+            Request {
+                buyer: Buyer::anonymous(&key),
+                quantity: 1,
+                tier: 0,
+                key: KeyHash::of(&key),
+            }
+        };
+        let requests: Vec<Request> = (sold..until).map(request).collect();
+        let decided = bed.stock.purchase(sale.id, epoch, &requests).await.expect("Redis");
+        let (_, batch) = decided.expect("not fenced");
+        let record = Record::Batch(batch.expect("something is sold"));
+        while bed.log.append_now(sale.part, &record).is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        sold = until;
+    }
+    bed.log.flush(Duration::from_secs(60)).await.expect("Kafka");
+    while bed.sale("million").await.sold < orders {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn raw_costs(bed: &Bed, redis: &Redis, sale: u32) -> (Duration, Duration) {
+    let mut mysql = MySqlConnection::connect(&bed.database).await.expect("MySQL");
+    let begun = Instant::now();
+    let rows = mysql
+        .fetch_all(sqlx::AssertSqlSafe(format!(
+            "SELECT epoch, seq, buyer, quantity, key_hash, status FROM orders WHERE sale = {sale}"
+        )))
+        .await
+        .expect("read");
+    let read = begun.elapsed();
+
+    let client = redis::Client::open(redis.url()).expect("a URL");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+    let begun = Instant::now();
+    for (n, chunk) in rows.chunks(10_000).enumerate() {
+        let mut pipeline = redis::pipe();
+        for part in 0..chunk.len().div_ceil(500) {
+            let hset = pipeline.cmd("HSET").arg("raw");
+            for i in 0..500.min(chunk.len() - part * 500) {
+                let n = n * 10_000 + part * 500 + i;
+                hset.arg(format!("a:{n:032x}"))
+                    .arg(format!("100000.{n}.1.0123456789abcdef"));
+            }
+            hset.ignore();
+        }
+        let () = pipeline.query_async(&mut connection).await.expect("written");
+    }
+    let written = begun.elapsed();
+    let () = redis::cmd("UNLINK")
+        .arg("raw")
+        .query_async(&mut connection)
+        .await
+        .expect("freed");
+    (read, written)
+}
+
+/// A Redis of this benchmark's own.
+struct Redis {
+    port: u16,
+    folder: PathBuf,
+    process: Child,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        drop(listener);
+        let folder = std::env::temp_dir().join(format!("seckill-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        Redis {
+            port,
+            process: spawn(port, &folder),
+            folder,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://:{PASSWORD}@127.0.0.1:{}", self.port)
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().expect("it ran");
+        self.process.wait().expect("it ended");
+    }
+
+    fn restart(&mut self, with_its_file: bool) {
+        if !with_its_file {
+            std::fs::remove_dir_all(&self.folder).expect("removed");
+            std::fs::create_dir_all(&self.folder).expect("a folder");
+        }
+        self.process = spawn(self.port, &self.folder);
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn spawn(port: u16, folder: &std::path::Path) -> Child {
+    let server = std::env::var("SECKILL_TEST_REDIS_SERVER").expect("run by `cargo xtask bench rebuild`");
+    Command::new(server)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--requirepass", PASSWORD, "--maxmemory-policy", "noeviction"])
+        .args(["--appendonly", "yes", "--save", "", "--dir"])
+        .arg(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server starts")
+}
