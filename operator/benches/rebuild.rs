@@ -52,8 +52,7 @@ async fn bench(orders: u64) {
             };
             let sells = loop {
                 buyer += 1;
-                let answers = bed.insist("million", &[&format!("late-{buyer}")]).await;
-                if matches!(answers.as_slice(), [Answer::Sold { .. }]) {
+                if sells(&bed, &format!("late-{buyer}")).await {
                     break killed.elapsed();
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -81,6 +80,30 @@ async fn bench(orders: u64) {
     bed.drop().await;
 }
 
+/// Whether a new buyer is sold a unit under the epoch that the ledger names.
+async fn sells(bed: &Bed, buyer: &str) -> bool {
+    let sale = bed.sale("million").await;
+    let Some(epoch) = sale.live_epoch else { return false };
+    let request = request(buyer);
+    let Ok(Ok((answers, batch))) = bed.stock.purchase(sale.id, epoch, &[request]).await else {
+        return false;
+    };
+    if let Some(batch) = batch {
+        let appended = bed.log.append(sale.part, &Record::Batch(batch)).await;
+        appended.expect("Kafka");
+    }
+    matches!(answers.as_slice(), [Answer::Sold { .. }])
+}
+
+fn request(buyer: &str) -> Request {
+    Request {
+        buyer: Buyer::anonymous(buyer),
+        quantity: 1,
+        tier: 0,
+        key: KeyHash::of(buyer),
+    }
+}
+
 fn spread(mut times: Vec<Duration>) -> String {
     times.sort();
     format!(
@@ -98,16 +121,7 @@ async fn fill(bed: &Bed, orders: u64) {
     let mut sold = 0;
     while sold < orders {
         let until = orders.min(sold + Batch::MAX_ORDERS as u64);
-        let request = |n: u64| {
-            let key = format!("{n}");
-            Request {
-                buyer: Buyer::anonymous(&key),
-                quantity: 1,
-                tier: 0,
-                key: KeyHash::of(&key),
-            }
-        };
-        let requests: Vec<Request> = (sold..until).map(request).collect();
+        let requests: Vec<Request> = (sold..until).map(|n| request(&n.to_string())).collect();
         let decided = bed.stock.purchase(sale.id, epoch, &requests).await.expect("Redis");
         let (_, batch) = decided.expect("not fenced");
         let record = Record::Batch(batch.expect("something is sold"));
