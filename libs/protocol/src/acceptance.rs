@@ -6,7 +6,7 @@ use crate::ids::{Epoch, Offset, SaleId};
 use crate::record::Record;
 
 /// Where a sale stands at some offset of its partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct SaleCut {
     /// The offset of the latest BARRIER or CLOSE.
     pub cur: Option<Offset>,
@@ -21,6 +21,12 @@ impl SaleCut {
             Some(_) => None,
             None => self.cur.map(Epoch),
         }
+    }
+
+    /// Whether a refusal by an index of this epoch may be told to a buyer. This cut must have been read to the end of
+    /// the log after the index had answered: an old primary refuses too, and does not know who bought elsewhere.
+    pub fn lets_refuse(&self, by: Epoch) -> bool {
+        self.epoch() == Some(by)
     }
 }
 
@@ -170,6 +176,16 @@ mod tests {
             verdicts(&log),
             [Accepted, Accepted, Void, Void, Void, Void, Void, Void, Accepted]
         );
+    }
+
+    #[test]
+    fn only_the_index_that_the_log_names_refuses_and_none_after_the_end() {
+        let cut = |closed| SaleCut { cur: Some(5), closed };
+        assert!(cut(None).lets_refuse(Epoch(5)));
+        assert!(!cut(None).lets_refuse(Epoch(4)));
+        assert!(!cut(None).lets_refuse(Epoch(6)));
+        assert!(!cut(Some(5)).lets_refuse(Epoch(5)));
+        assert!(!SaleCut::default().lets_refuse(Epoch(5)));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! The log first, the index after, never the other way. The order-worker remembers each effect in the transaction that
 //! moves its position, and forgets it once the index has answered; so an effect may be tried any number of times, and
 //! on an index that a rebuild made from a longer part of the log, which contains it already.
-use crate::ids::{Buyer, Epoch, Seq};
+use crate::acceptance::SaleCut;
+use crate::ids::{Buyer, Epoch, Offset, Seq};
 use crate::index::{Index, Server};
+use crate::record::Record;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
@@ -12,6 +14,36 @@ pub enum Effect {
     Return { buyer: Buyer, epoch: Epoch, seq: Seq },
     /// A TOTAL raised the total.
     Raise { total: u64 },
+}
+
+/// An effect that the index has to be told of, remembered until it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owed {
+    /// Where its record stands in the log.
+    pub offset: Offset,
+    /// The epoch in force there: an index of an older one is not told.
+    pub since: Epoch,
+    pub effect: Effect,
+}
+
+impl Owed {
+    /// What is owed to the index for a record that counts. `cut` is the sale's where the record stands; `ended` is the
+    /// buyer of the order that the record ended, if it ended one.
+    ///
+    /// After CLOSE nothing is owed: nothing is sold any more, and the index goes.
+    pub fn of(offset: Offset, record: &Record, cut: SaleCut, ended: Option<&Buyer>) -> Option<Owed> {
+        let since = cut.epoch()?;
+        let effect = match record {
+            Record::Cancel { epoch, seq, .. } => Effect::Return {
+                buyer: ended?.clone(),
+                epoch: *epoch,
+                seq: *seq,
+            },
+            Record::Total { total, .. } => Effect::Raise { total: *total },
+            Record::Barrier { .. } | Record::Batch(_) | Record::Paid { .. } | Record::Close { .. } => return None,
+        };
+        Some(Owed { offset, since, effect })
+    }
 }
 
 /// What came of an effect.
@@ -143,6 +175,41 @@ mod tests {
         };
         assert_eq!(take(&mut index, 5, &other), Effected::NoSuchOrder);
         assert_eq!(index.left, 8);
+    }
+
+    #[test]
+    fn a_cancel_that_ended_an_order_and_a_total_are_owed_until_the_end() {
+        let sale = SaleId(1);
+        let cancel = Record::Cancel {
+            sale,
+            epoch: Epoch(4),
+            seq: 2,
+            reason: "buyer".into(),
+        };
+        let total = Record::Total { sale, total: 9 };
+        let open = SaleCut {
+            cur: Some(5),
+            closed: None,
+        };
+        let owed = Owed::of(8, &cancel, open, Some(&a())).expect("owed");
+        let effect = Effect::Return {
+            buyer: a(),
+            epoch: Epoch(4),
+            seq: 2,
+        };
+        assert_eq!((owed.offset, owed.since, owed.effect), (8, Epoch(5), effect));
+        // The second CANCEL of an order ends nothing.
+        assert_eq!(Owed::of(9, &cancel, open, None), None);
+        assert!(Owed::of(9, &total, open, None).is_some());
+        let closed = SaleCut {
+            cur: Some(7),
+            closed: Some(7),
+        };
+        // Neither after the end nor before the first epoch: the index that comes contains it.
+        for cut in [closed, SaleCut::default()] {
+            assert_eq!(Owed::of(9, &cancel, cut, Some(&a())), None);
+            assert_eq!(Owed::of(9, &total, cut, None), None);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::record::Record;
 use crate::status::OrderStatus;
 
 /// An order as the index needs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Folded {
     pub buyer: Buyer,
     pub quantity: Quantity,

@@ -2,7 +2,7 @@
 //!
 //! `libs/stock/src/lua/purchase.lua` does the same inside Redis; a test lets random batches go through both and
 //! compares every answer and all that is stored.
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::ids::{Buyer, Epoch, KeyHash, Quantity, SaleId, Seq, Tier};
 use crate::record::{Batch, Order};
@@ -14,7 +14,7 @@ pub const MAX_HOLDINGS: usize = 32;
 pub type Millis = u64;
 
 /// Whether a sale sells, apart from its window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SaleState {
     Open,
     Suspended,
@@ -39,7 +39,7 @@ impl SaleState {
 }
 
 /// What may change while a sale runs, without the log: the newest version counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Terms {
     pub version: u64,
     pub state: SaleState,
@@ -52,7 +52,7 @@ pub struct Terms {
 }
 
 /// An order that a buyer holds (or held, if cancelled).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Holding {
     pub epoch: Epoch,
     pub seq: Seq,
@@ -61,8 +61,19 @@ pub struct Holding {
     pub cancelled: bool,
 }
 
+impl Holding {
+    /// Whether an index of `epoch`, which is in force, proves by itself that the log has the order: it came here through
+    /// a rebuild, or was cancelled since. Any other holding is a promise only once its record was read back.
+    pub fn is_durable(&self, epoch: Epoch) -> bool {
+        self.epoch < epoch || self.cancelled
+    }
+}
+
+/// What each buyer holds, in the order in which it was sold.
+pub type Holdings = BTreeMap<Buyer, Vec<Holding>>;
+
 /// The index of one sale: what Redis holds under one hash tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Index {
     pub sale: SaleId,
     pub epoch: Epoch,
@@ -72,7 +83,7 @@ pub struct Index {
     pub total: u64,
     pub left: u64,
     pub seq: Seq,
-    pub holdings: HashMap<Buyer, Vec<Holding>>,
+    pub holdings: Holdings,
 }
 
 /// The server that runs the decision, by its own word.
@@ -255,7 +266,7 @@ mod tests {
             total: 3,
             left: 3,
             seq: 0,
-            holdings: HashMap::new(),
+            holdings: Holdings::new(),
         }
     }
 
@@ -351,6 +362,17 @@ mod tests {
         let mut index = index();
         assert_eq!(one(&mut index, 150, request("b", 1, 0)), Answer::Unknown);
         assert_eq!((index.left, index.seq), (3, 0));
+    }
+
+    #[test]
+    fn only_what_an_earlier_epoch_sold_or_a_cancel_ended_needs_no_read_back() {
+        let mut index = index();
+        assert_eq!(one(&mut index, 100, request("b", 1, 1)), Answer::Sold { seq: 1 });
+        let mut held = index.holdings[&Buyer::new("b").expect("valid")][0];
+        assert!(!held.is_durable(Epoch(5)));
+        assert!(held.is_durable(Epoch(6)));
+        held.cancelled = true;
+        assert!(held.is_durable(Epoch(5)));
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! How an index is put in force, and how its terms change.
-use std::collections::HashMap;
-
-use crate::ids::{Buyer, Epoch, SaleId};
-use crate::index::{Holding, Index, Server, Terms};
+use crate::ids::{Epoch, SaleId};
+use crate::index::{Holdings, Index, Server, Terms};
 
 /// What is put in force, but for the holdings: those were written before, under a name of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +35,7 @@ pub fn install(
     server: &Server,
     sale: SaleId,
     install: &Install,
-    holdings: HashMap<Buyer, Vec<Holding>>,
+    holdings: Holdings,
 ) -> Result<Index, InstallRefused> {
     if !server.is_master {
         return Err(InstallRefused::NotAPrimary);
@@ -124,7 +122,7 @@ mod tests {
             holders,
             terms: terms(1),
         };
-        install(current, server, SaleId(1), &what, HashMap::new())
+        install(current, server, SaleId(1), &what, Holdings::new())
     }
 
     #[test]

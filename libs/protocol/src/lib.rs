@@ -9,6 +9,7 @@
 //! - [`fold`](mod@fold): what the log says of a sale
 //! - [`index`]: what a purchase decides on the index of a sale, as a plain function; the Lua script does the same
 //! - [`install`](mod@install): how an index is put in force; [`effect`]: what the log does to it later
+//! - [`recovery`]: whether a sale's index has to be rebuilt
 //! - [`order_no`]: the number that a buyer is given
 pub mod acceptance;
 pub mod effect;
@@ -18,10 +19,11 @@ pub mod index;
 pub mod install;
 pub mod order_no;
 pub mod record;
+pub mod recovery;
 pub mod status;
 
 pub use acceptance::{Acceptance, SaleCut, Verdict};
-pub use effect::{Effect, Effected};
+pub use effect::{Effect, Effected, Owed};
 pub use fold::Fold;
 pub use ids::{Buyer, Epoch, InvalidId, KeyHash, Offset, OrderId, Quantity, SaleId, Seq, Tier};
 pub use order_no::{OrderNo, OrderNoError, OrderNoKeys};

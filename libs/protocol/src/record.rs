@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Buyer, Epoch, KeyHash, OrderId, Quantity, SaleId, Seq, Tier};
 
 /// A record of the log, each naming its sale.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Record {
     /// A new epoch begins; the record's own offset is the epoch. The nonce is how a coordinator knows its own: it
@@ -33,7 +33,7 @@ pub enum Record {
 }
 
 /// Orders with consecutive sequence numbers from `first`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Batch {
     pub sale: SaleId,
     pub epoch: Epoch,
@@ -67,7 +67,7 @@ impl Batch {
 }
 
 /// `[buyer, quantity, tier, key hash]`: a tuple, as the purchase script writes it into the outbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "OrderTuple", into = "OrderTuple")]
 pub struct Order {
     pub buyer: Buyer,

@@ -1,6 +1,6 @@
 //! What becomes of an order.
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OrderStatus {
     Placed,
     PendingPayment,
