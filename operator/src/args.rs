@@ -48,6 +48,30 @@ pub struct RunArgs {
     pub api: ApiArgs,
     #[command(flatten)]
     pub worker: WorkerArgs,
+    #[command(flatten)]
+    pub lease: LeaseArgs,
+}
+
+/// Of the operators that share a Lease one runs the sales.
+#[derive(Debug, clap::Args)]
+pub struct LeaseArgs {
+    /// The Lease that the operators of this release share
+    #[arg(
+        long,
+        env = "SECKILL_LEASE_NAME",
+        value_name = "seckill-operator",
+        default_value = "seckill-operator"
+    )]
+    pub lease_name: ObjectName,
+    /// Its namespace; without it the pod's own, or that of the kubeconfig
+    #[arg(long, env = "SECKILL_LEASE_NAMESPACE", value_name = "seckill")]
+    pub lease_namespace: Option<ObjectName>,
+    /// After that long without a word of the leader another one takes over
+    #[arg(long, env = "SECKILL_LEASE_SECONDS", value_name = "15", default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..=300))]
+    pub lease_seconds: u32,
+    /// The pod's name, by which the leader is known
+    #[arg(long, env = "SECKILL_POD_NAME", value_name = "seckill-operator-5d8f-x2x4z")]
+    pub pod_name: Option<ObjectName>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -94,6 +118,26 @@ impl FromStr for DeploymentName {
                 })
             }
             _ => Err(Expected::new("namespace/name of a Deployment")),
+        }
+    }
+}
+
+/// A name that Kubernetes takes, of an object or of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName(pub String);
+
+impl FromStr for ObjectName {
+    type Err = Expected;
+    fn from_str(s: &str) -> Result<Self, Expected> {
+        let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+        let at_its_ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        if s.len() <= 253 && s.chars().all(inside) && s.starts_with(at_its_ends) && s.ends_with(at_its_ends) {
+            Ok(ObjectName(s.to_owned()))
+        } else {
+            Err(Expected::new(
+                "a name as Kubernetes takes it: at most 253 lower case letters, digits, hyphens and dots, \
+                 with a letter or digit at both ends",
+            ))
         }
     }
 }

@@ -11,7 +11,6 @@ use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Api, Resource as _, ResourceExt as _};
 use seckill_crds::FlashSale;
-use seckill_service::shutdown::Shutdown;
 
 use crate::error::OperatorError;
 use crate::facts::Wanted;
@@ -77,11 +76,8 @@ async fn holds_all(api: &Api<Guarded>, store: &Store<Guarded>) -> bool {
     }
 }
 
-/// One controller for each namespace that is watched, or one for all. They run until the process is told to end.
-pub fn controllers(
-    operator: &Arc<Operator>,
-    shutdown: &Shutdown,
-) -> (Sales, Vec<impl Future<Output = ()> + Send + 'static>) {
+/// One controller for each namespace that is watched, or one for all. They run until the term is told to end.
+pub fn controllers(operator: &Arc<Operator>) -> (Sales, Vec<impl Future<Output = ()> + Send + 'static>) {
     let namespaces = &operator.namespaces.0;
     let apis: Vec<Api<Guarded>> = if namespaces.is_empty() {
         vec![Api::all(operator.kube.clone())]
@@ -96,11 +92,11 @@ pub fn controllers(
     for api in apis {
         let controller = Controller::new(api.clone(), watcher::Config::default());
         stores.push((api, controller.store()));
-        let (shutdown, operator) = (shutdown.clone(), operator.clone());
+        let (ending, operator) = (operator.term.ending.clone(), operator.clone());
         running.push(async move {
             controller
                 .with_config(kube::runtime::controller::Config::default().concurrency(16))
-                .graceful_shutdown_on(async move { shutdown.cancelled().await })
+                .graceful_shutdown_on(async move { ending.cancelled().await })
                 .run(reconcile, after_failure, operator)
                 .for_each(|_| std::future::ready(()))
                 .await;
@@ -110,6 +106,9 @@ pub fn controllers(
 }
 
 async fn reconcile(object: Arc<Guarded>, operator: Arc<Operator>) -> Result<Action, OperatorError> {
+    if !operator.term.holds() {
+        return Ok(Action::await_change());
+    }
     let object = match &object.0 {
         Ok(object) => object,
         Err(invalid) => {
@@ -148,6 +147,10 @@ async fn look(object: &FlashSale, operator: &Operator) -> Result<Action, Operato
     let plan = plan(&facts);
     operator.memory.stands(&Key::of(object), plan.standing);
     operator.metrics.sample(object, &facts);
+    if !operator.term.holds() {
+        // The process was stopped while it read; another one leads by now.
+        return Ok(Action::await_change());
+    }
     // Readers are told what is being done before it is done; but a sale goes on also while they can't be told.
     let told = operator.tell(object, &facts, &plan).await;
     let notes = operator.act(&namespace, &name, &facts, &plan).await?;

@@ -8,13 +8,14 @@
 //! - [`status`]: what the FlashSale's readers are told
 //!
 //! Beside that, [`scale`] keeps the two Deployments at what the sales ask for, and [`orphans`] ends the sales whose
-//! FlashSale is gone.
+//! FlashSale is gone. Of several operators one does all this: the one that holds the [`lease`].
 pub mod act;
 pub mod args;
 pub mod balance;
 pub mod controller;
 pub mod error;
 pub mod facts;
+pub mod lease;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;

@@ -38,6 +38,9 @@ pub struct Metrics {
     in_flight: Family<SaleLabels, Gauge>,
     imbalance: Family<SaleLabels, Gauge>,
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
+    leader: Gauge,
+    terms: Counter,
+    lease_failures: Counter,
     /// Those with a gauge.
     sales: Mutex<HashMap<Key, SaleLabels>>,
 }
@@ -51,6 +54,9 @@ impl Default for Metrics {
             in_flight: Family::default(),
             imbalance: Family::default(),
             ready_lead: Family::default(),
+            leader: Gauge::default(),
+            terms: Counter::default(),
+            lease_failures: Counter::default(),
             sales: Mutex::default(),
         }
     }
@@ -88,6 +94,40 @@ impl Metrics {
             "How long before its start a sale was ready; negative if after it",
             self.ready_lead.clone(),
         );
+        registry.register(
+            "seckill_operator_leader",
+            "1: it runs the sales; 0: it stands by",
+            self.leader.clone(),
+        );
+        registry.register(
+            "seckill_operator_terms",
+            "How often it began to lead",
+            self.terms.clone(),
+        );
+        registry.register(
+            "seckill_operator_lease_failures",
+            "Calls for the lease, and renewals of it, that failed",
+            self.lease_failures.clone(),
+        );
+    }
+
+    pub fn leads(&self) {
+        self.terms.inc();
+        self.leader.set(1);
+    }
+
+    /// What it knew of the sales is another's to say.
+    pub fn follows(&self) {
+        self.leader.set(0);
+        self.keep(&HashSet::new());
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.leader.get() == 1
+    }
+
+    pub fn lease_failed(&self) {
+        self.lease_failures.inc();
     }
 
     pub fn reconciled(&self, took: Duration) {

@@ -9,7 +9,6 @@ use seckill_crds::FlashSale;
 use seckill_ledger::{LedgerError, Sale};
 use seckill_protocol::SaleId;
 use seckill_protocol::index::SaleState;
-use seckill_service::shutdown::Shutdown;
 
 use crate::controller::Sales;
 use crate::error::OperatorError;
@@ -21,9 +20,10 @@ const EVERY: Duration = Duration::from_secs(1);
 const GONE_FOR_GOOD: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 16;
 
-pub async fn run(operator: Arc<Operator>, sales: Sales, shutdown: Shutdown) {
+pub async fn run(operator: Arc<Operator>, sales: Sales) {
+    let ending = &operator.term.ending;
     tokio::select! {
-        () = shutdown.cancelled() => return,
+        () = ending.cancelled() => return,
         () = sales.ready() => {}
     }
     let mut missing = HashMap::new();
@@ -31,7 +31,7 @@ pub async fn run(operator: Arc<Operator>, sales: Sales, shutdown: Shutdown) {
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = ending.cancelled() => return,
             _ = every.tick() => {}
         }
         operator.forget_what_is_gone(&sales);
@@ -76,6 +76,9 @@ async fn end_if_gone(operator: &Operator, namespace: &str, name: &str) -> Result
     }
     loop {
         let facts = operator.facts(namespace, name, None).await?;
+        if !operator.term.holds() {
+            return Ok(());
+        }
         let plan = plan(&facts);
         operator.act(namespace, name, &facts, &plan).await?;
         if plan.step == Step::Nothing {

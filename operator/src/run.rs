@@ -1,5 +1,6 @@
 //! From a command line to a running operator.
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::api::ListParams;
@@ -8,6 +9,7 @@ use kube::{Api, Client};
 use seckill_crds::FlashSale;
 use seckill_ledger::Ledger;
 use seckill_order_log::{LogConfig, OrderLog};
+use seckill_protocol::SaleId;
 use seckill_service::health::Health;
 use seckill_service::metrics::registry::Registry;
 use seckill_service::shutdown::Shutdown;
@@ -15,13 +17,18 @@ use seckill_service::{admin, retry, telemetry};
 use seckill_stock::StockClient;
 use tokio::sync::watch;
 
-use crate::args::{Namespaces, RunArgs};
+use crate::args::{LeaseArgs, Namespaces, RunArgs};
+use crate::error::OperatorError;
+use crate::lease::{Elector, Term, Times};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::scale::{self, Scaled, Workloads};
 use crate::{controller, orphans};
 
-/// What every look at a sale needs.
+/// How often an operator that stands by looks whether it could take over.
+const STANDBY_CHECK: Duration = Duration::from_secs(10);
+
+/// What every look at a sale needs, for one term: what a leader remembers ends with it.
 pub struct Operator {
     pub kube: Client,
     pub ledger: Ledger,
@@ -33,8 +40,9 @@ pub struct Operator {
     pub worker: Scaled,
     pub workloads: watch::Receiver<Arc<Workloads>>,
     pub recorder: Recorder,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     pub memory: Memory,
+    pub term: Term,
 }
 
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -54,7 +62,7 @@ pub async fn run_until(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyho
         health.latched_gate("redis"),
         health.latched_gate("kubernetes"),
     );
-    let metrics = Metrics::default();
+    let metrics = Arc::new(Metrics::default());
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
@@ -90,45 +98,100 @@ pub async fn run_until(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyho
     let Some(()) = served.await else { return Ok(()) };
     kube_gate.ready();
 
-    let (seen, workloads) = watch::channel(Arc::new(Workloads::default()));
     let reporter = Reporter {
         controller: "seckill-operator".into(),
-        instance: std::env::var("HOSTNAME").ok(),
+        instance: args.lease.pod_name.as_ref().map(|name| name.0.clone()),
     };
-    let operator = Arc::new(Operator {
-        recorder: Recorder::new(kube.clone(), reporter),
-        kube,
-        ledger,
-        log,
-        stock,
-        class: args.class,
-        namespaces: args.watch_namespaces,
-        api: Scaled {
+    let recorder = Recorder::new(kube.clone(), reporter);
+    let elector = elector(&args.lease, &kube, &recorder, &metrics);
+    let (api, worker) = (
+        Scaled {
             name: args.api.api_deployment,
             floor: args.api.api_min_replicas,
             ceiling: args.api.api_max_replicas,
         },
-        worker: Scaled {
+        Scaled {
             name: args.worker.worker_deployment,
             floor: args.worker.worker_min_replicas,
             ceiling: args.worker.worker_max_replicas,
         },
-        workloads,
-        metrics,
-        memory: Memory::default(),
+    );
+    let (class, namespaces) = (args.class, args.watch_namespaces);
+    let standing_by = stand_by(ledger.clone(), log.clone(), stock.clone(), metrics.clone());
+    let leading = elector.lead(&shutdown, |term| {
+        let (seen, workloads) = watch::channel(Arc::new(Workloads::default()));
+        let operator = Operator {
+            kube: kube.clone(),
+            ledger: ledger.clone(),
+            log: log.clone(),
+            stock: stock.clone(),
+            class: class.clone(),
+            namespaces: namespaces.clone(),
+            api: api.clone(),
+            worker: worker.clone(),
+            workloads,
+            recorder: recorder.clone(),
+            metrics: metrics.clone(),
+            memory: Memory::default(),
+            term,
+        };
+        serve(Arc::new(operator), seen)
     });
-    serve(operator, seen, shutdown).await;
-    Ok(())
+    tokio::select! {
+        led = leading => led,
+        () = standing_by => Ok(()),
+    }
 }
 
-/// Runs the sales until the shutdown; looks that are under way are finished.
-async fn serve(operator: Arc<Operator>, seen: watch::Sender<Arc<Workloads>>, shutdown: Shutdown) {
-    let (sales, controllers) = controller::controllers(&operator, &shutdown);
-    let scaling = tokio::spawn(scale::run(operator.clone(), sales.clone(), seen));
-    let orphans = tokio::spawn(orphans::run(operator.clone(), sales, shutdown.clone()));
+fn elector(args: &LeaseArgs, kube: &Client, recorder: &Recorder, metrics: &Arc<Metrics>) -> Elector {
+    let namespace = args.lease_namespace.as_ref().map(|name| name.0.as_str());
+    let pod = args.pod_name.as_ref().map_or("operator", |name| &name.0);
+    Elector {
+        leases: Api::namespaced(kube.clone(), namespace.unwrap_or(kube.default_namespace())),
+        name: args.lease_name.0.clone(),
+        identity: format!("{pod}_{:08x}", rand::random::<u32>()),
+        times: Times::of(Duration::from_secs(args.lease_seconds.into())),
+        recorder: recorder.clone(),
+        metrics: metrics.clone(),
+    }
+}
+
+/// Runs the sales for a term. All of it is this one future: it stops where it stands when the future is dropped.
+async fn serve(operator: Arc<Operator>, seen: watch::Sender<Arc<Workloads>>) {
+    let (sales, controllers) = controller::controllers(&operator);
     tracing::info!(class = operator.class, "running the sales");
-    futures::future::join_all(controllers).await;
-    scaling.abort();
-    // It ends between two sales; an error would be its panic, which the telemetry has told.
-    let _ = orphans.await;
+    let told_to_end = async {
+        // Looks that are under way are finished.
+        tokio::join!(
+            futures::future::join_all(controllers),
+            orphans::run(operator.clone(), sales.clone()),
+        );
+    };
+    tokio::select! {
+        () = told_to_end => {}
+        () = scale::run(operator.clone(), sales.clone(), seen) => {}
+    }
+}
+
+/// Asks the servers now and then while another operator leads: a connection that broke meanwhile is made again now, and
+/// not when it is needed. The API server is asked for the lease all the time.
+async fn stand_by(ledger: Ledger, log: OrderLog, stock: StockClient, metrics: Arc<Metrics>) {
+    let mut every = tokio::time::interval(STANDBY_CHECK);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        if metrics.is_leader() {
+            continue;
+        }
+        let (ledger, log, stock) = tokio::join!(
+            async { ledger.check_schema().await.map_err(OperatorError::from) },
+            async { log.end_offset(0).await.map(drop).map_err(OperatorError::from) },
+            // Whether there is such a sale does not matter.
+            async { stock.probe(SaleId(0)).await.map(drop).map_err(OperatorError::from) },
+        );
+        for error in [ledger, log, stock].into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "standing by, without a server that leading needs");
+            metrics.failed(error.label());
+        }
+    }
 }

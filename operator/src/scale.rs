@@ -127,7 +127,7 @@ pub fn needs_pods(wanted: &Wanted, standing: Standing, now: Millis) -> bool {
     }
 }
 
-/// Runs until the process ends.
+/// Runs until the term ends.
 pub async fn run(operator: Arc<Operator>, sales: Sales, seen: watch::Sender<Arc<Workloads>>) {
     // Before all FlashSales are known, a demand that is not seen is not a demand of zero.
     sales.ready().await;
@@ -135,6 +135,9 @@ pub async fn run(operator: Arc<Operator>, sales: Sales, seen: watch::Sender<Arc<
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
+        if !operator.term.holds() {
+            continue;
+        }
         let now = now();
         let sales: Vec<Wanted> = sales
             .all(&operator.class)

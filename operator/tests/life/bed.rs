@@ -198,19 +198,12 @@ impl Bed {
     }
 
     pub fn operator(&self) -> Running {
-        let mut words: Vec<String> = ["operator", "run"].map(str::to_owned).into();
-        words.extend(self.servers());
-        for (flag, value) in [
-            ("--class", self.name.clone()),
-            ("--watch-namespaces", self.name.clone()),
-            ("--api-deployment", format!("{}/api", self.name)),
-            ("--worker-deployment", format!("{}/worker", self.name)),
-            ("--api-min-replicas", "1".into()),
-            ("--api-max-replicas", "3".into()),
-            ("--worker-min-replicas", "1".into()),
-        ] {
-            words.extend([flag.to_owned(), value]);
-        }
+        self.operator_of("operator", 15)
+    }
+
+    /// Operators that share a Lease take turns.
+    pub fn operator_of(&self, lease: &str, seconds: u32) -> Running {
+        let words = self.operator_command(lease, seconds);
         let Command::Run(args) = parse_from::<Args>(words).expect("right arguments").command else {
             unreachable!("it says run")
         };
@@ -221,6 +214,26 @@ impl Bed {
             shutdown,
             task,
         }
+    }
+
+    pub fn operator_command(&self, lease: &str, seconds: u32) -> Vec<String> {
+        let mut words: Vec<String> = ["operator", "run"].map(str::to_owned).into();
+        words.extend(self.servers());
+        for (flag, value) in [
+            ("--class", self.name.clone()),
+            ("--watch-namespaces", self.name.clone()),
+            ("--api-deployment", format!("{}/api", self.name)),
+            ("--worker-deployment", format!("{}/worker", self.name)),
+            ("--api-min-replicas", "1".into()),
+            ("--api-max-replicas", "3".into()),
+            ("--worker-min-replicas", "1".into()),
+            ("--lease-namespace", self.name.clone()),
+            ("--lease-name", lease.to_owned()),
+            ("--lease-seconds", seconds.to_string()),
+        ] {
+            words.extend([flag.to_owned(), value]);
+        }
+        words
     }
 
     pub fn worker(&self) -> Running {

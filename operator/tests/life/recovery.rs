@@ -75,7 +75,8 @@ async fn a_barrier_whose_coordinator_died_is_followed_by_an_index() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_operators_at_once_offer_the_stock_once() {
     let bed = Bed::new().await;
-    let (one, other, worker) = (bed.operator(), bed.operator(), bed.worker());
+    // Each leads, by a lease of its own.
+    let (one, other, worker) = (bed.operator_of("one", 15), bed.operator_of("other", 15), bed.worker());
     bed.apply("twice", -1, 3600, json!({})).await;
     bed.until_phase("twice", Phase::Open).await;
     let buyers: Vec<String> = (0..12).map(|n| format!("buyer-{n}")).collect();
