@@ -126,6 +126,11 @@ impl Metrics {
         self.leader.get() == 1
     }
 
+    /// Calls for the lease that failed so far.
+    pub fn lease_failures(&self) -> u64 {
+        self.lease_failures.get()
+    }
+
     pub fn lease_failed(&self) {
         self.lease_failures.inc();
     }

@@ -1,0 +1,228 @@
+//! The Lease by which one of several operators leads, against a real API server. What leading means is told in the tests
+//! of sales' lives; here the work of a leader is to be there.
+mod bed;
+
+use std::time::{Duration, Instant};
+
+use bed::{Bed, LEASE, Proxy};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_two_leads_and_the_other_follows_at_once_when_it_is_told_to_end() {
+    let bed = Bed::new().await;
+    let one = bed.candidate("one", &bed.kube);
+    one.leads().await;
+    let other = bed.candidate("other", &bed.kube);
+    tokio::time::sleep(LEASE * 2).await;
+    assert!(one.is_leading() && !other.is_leading());
+
+    let begun = Instant::now();
+    one.stop().await;
+    other.leads().await;
+    assert!(begun.elapsed() < LEASE, "it waited until the lease ended");
+    assert_eq!(bed.lease().await.lease_transitions, Some(2));
+    bed.eventually("both are told as events", async || {
+        bed.events().await == ["one leads", "other leads"]
+    })
+    .await;
+
+    other.stop().await;
+    let given_up = bed.lease().await;
+    assert_eq!(
+        (given_up.holder_identity, given_up.lease_duration_seconds),
+        (None, Some(1))
+    );
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_vanishes_is_followed_when_its_lease_has_ended() {
+    let bed = Bed::new().await;
+    let one = bed.candidate("one", &bed.kube);
+    one.leads().await;
+    let other = bed.candidate("other", &bed.kube);
+    tokio::time::sleep(LEASE).await;
+    let begun = Instant::now();
+    one.vanish().await;
+    assert_eq!(bed.lease().await.holder_identity.as_deref(), Some("one"));
+    other.leads().await;
+    assert!(begun.elapsed() > LEASE / 2, "it did not wait until the lease ended");
+    other.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_gets_no_answer_stops_before_another_one_begins() {
+    let bed = Bed::new().await;
+    let proxy = Proxy::start(&bed.server).await;
+    let one = bed.candidate("one", &bed.client_by(&proxy).await);
+    one.leads().await;
+    let other = bed.candidate("other", &bed.kube);
+    tokio::time::sleep(LEASE).await;
+
+    proxy.stall(true);
+    other.leads().await;
+    assert!(!one.is_leading());
+    assert_eq!(bed.most_at_work(), 1, "both led at the same time");
+    proxy.stall(false);
+    tokio::time::sleep(LEASE).await;
+    assert!(other.is_leading() && !one.is_leading());
+
+    // It is a candidate again.
+    other.stop().await;
+    one.leads().await;
+    one.stop().await;
+    assert_eq!(bed.most_at_work(), 1);
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_may_not_renew_any_more_stops_and_leads_again_when_it_may() {
+    let bed = Bed::new().await;
+    let binding = bed.grant("operator").await;
+    let one = bed.candidate("one", &bed.client_of("operator").await);
+    one.leads().await;
+    tokio::time::sleep(LEASE).await;
+    assert!(one.is_leading(), "its rights suffice to renew");
+
+    let bindings = bed.api::<RoleBinding>();
+    bindings
+        .delete("operator", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    one.follows().await;
+    assert!(one.failures() > 0);
+    bindings
+        .create(&PostParams::default(), &binding)
+        .await
+        .expect("created");
+    one.leads().await;
+    one.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_somebody_writes_another_holder_into_deposes_its_leader() {
+    let bed = Bed::new().await;
+    let (one, other) = (bed.candidate("one", &bed.kube), bed.candidate("other", &bed.kube));
+    bed.eventually("one of them leads", async || one.is_leading() || other.is_leading())
+        .await;
+    let begun = Instant::now();
+    bed.edit(json!({"spec": {"holderIdentity": "somebody"}})).await;
+    bed.eventually("nobody leads", async || !one.is_leading() && !other.is_leading())
+        .await;
+    assert_eq!(bed.lease().await.holder_identity.as_deref(), Some("somebody"));
+    // Somebody does not renew it.
+    bed.eventually("one of them leads again", async || {
+        one.is_leading() || other.is_leading()
+    })
+    .await;
+    assert!(begun.elapsed() > LEASE / 2, "nobody waited until the lease ended");
+    assert_eq!(bed.most_at_work(), 1);
+    one.stop().await;
+    other.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_deleted_deposes_its_leader_and_is_made_anew_after_a_while() {
+    let bed = Bed::new().await;
+    let (one, other) = (bed.candidate("one", &bed.kube), bed.candidate("other", &bed.kube));
+    bed.eventually("one of them leads", async || one.is_leading() || other.is_leading())
+        .await;
+    tokio::time::sleep(LEASE / 3).await;
+    let begun = Instant::now();
+    let leases = bed.api::<Lease>();
+    leases
+        .delete("operator", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    bed.eventually("nobody leads", async || !one.is_leading() && !other.is_leading())
+        .await;
+    bed.eventually("one of them leads again", async || {
+        one.is_leading() || other.is_leading()
+    })
+    .await;
+    assert!(begun.elapsed() > LEASE / 2, "it was made anew at once");
+    assert_eq!(bed.most_at_work(), 1);
+    one.stop().await;
+    other.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_label_deposes_nobody() {
+    let bed = Bed::new().await;
+    let one = bed.candidate("one", &bed.kube);
+    one.leads().await;
+    for n in 0..6 {
+        bed.edit(json!({"metadata": {"labels": {"n": n.to_string()}}})).await;
+        tokio::time::sleep(LEASE / 3).await;
+        assert!(one.is_leading());
+    }
+    assert_eq!(bed.lease().await.lease_transitions, Some(1));
+    one.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_with_a_wrong_clock_keeps_its_lease_as_long_as_it_renews() {
+    let bed = Bed::new().await;
+    let lease = json!({
+        "metadata": {"name": "operator"},
+        "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": LEASE.as_secs(), "renewTime": "1970-01-01T00:00:00.000000Z"},
+    });
+    let lease: Lease = serde_json::from_value(lease).expect("a Lease");
+    bed.api::<Lease>()
+        .create(&PostParams::default(), &lease)
+        .await
+        .expect("created");
+    let one = bed.candidate("one", &bed.kube);
+    for second in 1..=2 * LEASE.as_secs() {
+        bed.edit(json!({"spec": {"renewTime": format!("1970-01-01T00:00:{second:02}.000000Z")}}))
+            .await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!one.is_leading());
+    }
+    // As of now it is a clock that runs ahead, and a holder that is gone.
+    bed.edit(json!({"spec": {"renewTime": "9000-01-01T00:00:00.000000Z"}}))
+        .await;
+    one.leads().await;
+    one.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_does_not_end_when_told_to_does_not_hold_the_next_leader_up() {
+    let bed = Bed::new().await;
+    let one = bed.candidate_that_hangs("one");
+    one.leads().await;
+    let other = bed.candidate("other", &bed.kube);
+    one.stop().await;
+    assert_eq!(bed.lease_holder().await, None, "it was given up");
+    other.leads().await;
+    assert_eq!(bed.most_at_work(), 1);
+    other.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_panics_ends_the_process_and_gives_the_lease_up() {
+    let bed = Bed::new().await;
+    let one = bed.candidate_that_panics("one");
+    let error = one.ends().await.expect_err("it panicked");
+    assert!(error.to_string().contains("panic"), "{error:#}");
+    assert_eq!(bed.lease_holder().await, None);
+    bed.drop().await;
+}
+
+/// Patches by merging.
+async fn patch(leases: &kube::Api<Lease>, patch: serde_json::Value) {
+    leases
+        .patch("operator", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .expect("patched");
+}
