@@ -3,7 +3,7 @@ use seckill_ledger::{LedgerError, Sale};
 use seckill_protocol::Record;
 
 use crate::error::OperatorError;
-use crate::facts::{Facts, Wanted};
+use crate::facts::{Facts, Index, Wanted};
 use crate::plan::{Balance, Plan, Step};
 use crate::run::Operator;
 use crate::status::{Note, Notes};
@@ -44,14 +44,27 @@ impl Operator {
             (Step::Rebuild, _, Some(sale)) => {
                 let rebuilt = self.rebuild(sale).await?;
                 let numbers = format!(
-                    "epoch {}: {} units, {} left, {} orders",
-                    rebuilt.epoch, rebuilt.total, rebuilt.left, rebuilt.orders
+                    "epoch {}: {} units, {} left, {} orders, in {:.1} s",
+                    rebuilt.epoch,
+                    rebuilt.total,
+                    rebuilt.left,
+                    rebuilt.orders,
+                    rebuilt.took.as_secs_f64()
                 );
-                notes.push(match sale.live_epoch {
-                    None => Note::normal("Preheated", numbers),
-                    Some(old) => {
-                        Note::warning("Rebuilt", format!("Redis had lost the index of epoch {old}; {numbers}"))
-                    }
+                let voided = match rebuilt.voided {
+                    Some(voided) => format!("{voided} purchases on their way are void and asked again"),
+                    None => "purchases that were on their way are void and asked again".to_owned(),
+                };
+                notes.push(match (sale.live_epoch, &facts.index) {
+                    (None, _) => Note::normal("Preheated", numbers),
+                    (Some(old), Index::Outdated(_)) => Note::warning(
+                        "Rebuilt",
+                        format!("a newer epoch than {old} had begun without an index; {numbers}; {voided}"),
+                    ),
+                    (Some(old), _) => Note::warning(
+                        "Rebuilt",
+                        format!("Redis had lost the index of epoch {old}; {numbers}; {voided}"),
+                    ),
                 });
             }
             (Step::Publish(epoch), _, Some(sale)) => {

@@ -217,6 +217,8 @@ pub struct Plan {
 
 /// How often the index of a sale that sells, or soon will, is looked at.
 const PROBE: Duration = Duration::from_secs(1);
+/// The same while Redis does not answer: once it does, buyers wait for the rebuild.
+const PROBE_IF_SILENT: Duration = Duration::from_millis(200);
 /// The same at the end, where people wait for it.
 const PROBE_AT_THE_END: Duration = Duration::from_millis(200);
 /// No wait is longer, in case the clock is set.
@@ -351,7 +353,15 @@ fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
         .finding(balanced_so_far(facts.weighed, sale))
         .find(Type::Settled, Is::False, Reason::Running, "the sale has not ended")
         .finding(stalled(facts))
-        .next(now, if opened { sale.closes_at } else { sale.opens_at }, PROBE)
+        .next(
+            now,
+            if opened { sale.closes_at } else { sale.opens_at },
+            if matches!(facts.index, Index::Unknown(_)) {
+                PROBE_IF_SILENT
+            } else {
+                PROBE
+            },
+        )
 }
 
 /// What is to be done about the index of a sale that runs.

@@ -4,6 +4,8 @@
 //! It is safe whenever it runs, however often, and by however many at once: from the barrier on, everything that an older
 //! index sells is void for every reader of the log. Who dies on the way leaves a barrier without an index, which the next
 //! look at the sale finds.
+use std::time::{Duration, Instant};
+
 use rand::random;
 use seckill_ledger::{LedgerError, Sale};
 use seckill_order_log::{LogError, OrderLog};
@@ -49,12 +51,19 @@ pub struct Rebuilt {
     pub total: u64,
     pub left: u64,
     pub orders: usize,
+    /// Purchases of the index before that the log does not know: they are void, and were promised to nobody. `None`:
+    /// nothing is left that would tell.
+    pub voided: Option<u64>,
+    /// From the first question to the API's being told.
+    pub took: Duration,
 }
 
 impl Operator {
     pub async fn rebuild(&self, sale: &Sale) -> Result<Rebuilt, RebuildError> {
         // R1: what was sold before this is in the log by now, or will be void.
-        let before = self.ledger.fold_start(sale.id).await?;
+        let begun = Instant::now();
+        let before = self.ledger.sale(sale.id).await?.ok_or(LedgerError::NoSale(sale.id))?;
+        let left_behind = self.stock.probe(sale.id).await?.index;
         if before.total < sale.offered {
             // It may be in the log already, and only the worker is behind: the highest total counts, twice is once.
             self.log
@@ -95,6 +104,12 @@ impl Operator {
             return Err(RebuildError::Ended);
         }
         let (total, sold, orders) = (fold.total(), fold.live(), fold.orders().len());
+        let folded = begun.elapsed();
+        // What the index that is given up took and the log does not know: void, and promised to nobody.
+        let voided = left_behind.map(|index| {
+            let known = fold.orders().keys().filter(|id| id.epoch == index.epoch).count() as u64;
+            index.seq.saturating_sub(known)
+        });
         let left = total.checked_sub(sold).ok_or(RebuildError::Oversold { sold, total })?;
 
         // R3: nothing points at these keys yet.
@@ -125,12 +140,16 @@ impl Operator {
             self.stock.apply(sale.id, &newest.terms()).await?;
         }
         self.ledger.set_live_epoch(sale.id, epoch).await?;
+        let took = begun.elapsed();
+        tracing::info!(sale = %sale.id, %epoch, total, left, orders, voided, ?folded, ?took, "an index is in force");
         self.stock.drop_epochs_before(sale.id, epoch).await?;
         Ok(Rebuilt {
             epoch,
             total,
             left,
             orders,
+            voided,
+            took,
         })
     }
 

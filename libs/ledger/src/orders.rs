@@ -27,7 +27,6 @@ macro_rules! order_columns {
          TIMESTAMPDIFF(MICROSECOND, '1970-01-01', o.created_at) DIV 1000 AS created_at_ms"
     };
 }
-pub(crate) use order_columns;
 
 #[derive(FromRow)]
 pub(crate) struct OrderRow {

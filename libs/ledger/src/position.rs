@@ -3,12 +3,11 @@ use std::collections::HashSet;
 
 use futures::TryStreamExt;
 use seckill_protocol::fold::Folded;
-use seckill_protocol::{Acceptance, Epoch, Fold, Offset, OrderId, OrderStatus, Record, SaleCut, SaleId};
-use sqlx::MySqlConnection;
+use seckill_protocol::{Acceptance, Epoch, Fold, KeyHash, Offset, OrderId, OrderStatus, Record, SaleCut, SaleId};
+use sqlx::{MySqlConnection, Row as _};
 
 use crate::connection::Ledger;
 use crate::error::LedgerError;
-use crate::orders::{OrderRow, StoredOrder, order_columns};
 use crate::rows;
 
 /// All that the ledger knows of one sale, as of one instant. What the log holds from `position` on is not in it.
@@ -19,30 +18,13 @@ pub struct FoldStart {
     pub total: u64,
     pub live_epoch: Option<Epoch>,
     /// Orders of every status, those in quarantine too: they were promised, so they still take their units.
-    pub orders: Vec<StoredOrder>,
+    pub orders: Vec<(OrderId, Folded)>,
 }
 
 impl FoldStart {
     /// The fold so far; the log from `position` on is to be read into it.
     pub fn fold(self, sale: SaleId) -> Fold {
-        let orders = self.orders.into_iter().map(|order| {
-            let StoredOrder {
-                id,
-                buyer,
-                key,
-                quantity,
-                status,
-                ..
-            } = order;
-            let folded = Folded {
-                buyer,
-                quantity,
-                key,
-                status,
-            };
-            (id, folded)
-        });
-        Fold::starting_from(sale, self.cut, self.total, orders)
+        Fold::starting_from(sale, self.cut, self.total, self.orders)
     }
 }
 
@@ -102,24 +84,17 @@ async fn positions(connection: &mut MySqlConnection) -> Result<Vec<(u32, Offset)
 }
 
 async fn fold_start(connection: &mut MySqlConnection, sale: SaleId) -> Result<FoldStart, LedgerError> {
-    type Row = (
-        Option<Offset>,
-        Option<Offset>,
-        u64,
-        Option<Offset>,
-        Option<Offset>,
-        String,
-    );
+    type Row = (Option<Offset>, Option<Offset>, u64, Option<Offset>, Option<Offset>);
     let row: Option<Row> = sqlx::query_as(
-        "SELECT s.cur, s.closed_at, s.total, s.live_epoch, p.off, CAST(s.price AS CHAR) \
+        "SELECT s.cur, s.closed_at, s.total, s.live_epoch, p.off \
          FROM sales s LEFT JOIN log_position p ON p.part = s.part WHERE s.id = ?",
     )
     .bind(sale.0)
     .fetch_optional(&mut *connection)
     .await?;
-    let (cur, closed, total, live_epoch, position, price) = row.ok_or(LedgerError::NoSale(sale))?;
+    let (cur, closed, total, live_epoch, position) = row.ok_or(LedgerError::NoSale(sale))?;
     let mut orders = stored_orders(connection, sale).await?;
-    add_quarantined(connection, sale, rows::price(price), &mut orders).await?;
+    add_quarantined(connection, sale, &mut orders).await?;
     Ok(FoldStart {
         position: position.unwrap_or_default(),
         cut: SaleCut { cur, closed },
@@ -129,16 +104,24 @@ async fn fold_start(connection: &mut MySqlConnection, sale: SaleId) -> Result<Fo
     })
 }
 
-async fn stored_orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<Vec<StoredOrder>, LedgerError> {
-    const SQL: &str = concat!(
-        "SELECT ",
-        order_columns!(),
-        " FROM orders o WHERE o.sale = ? ORDER BY o.epoch, o.seq"
-    );
-    let mut stream = sqlx::query_as::<_, OrderRow>(SQL).bind(sale.0).fetch(connection);
+/// There may be millions, and a sale that sells nothing waits for them: columns by their place, and no more than needed.
+async fn stored_orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<Vec<(OrderId, Folded)>, LedgerError> {
+    let query = sqlx::query("SELECT epoch, seq, buyer, quantity, key_hash, status FROM orders WHERE sale = ?");
+    let mut stream = query.bind(sale.0).fetch(connection);
     let mut orders = Vec::new();
     while let Some(row) = stream.try_next().await? {
-        orders.push(row.try_into()?);
+        let id = OrderId {
+            sale,
+            epoch: Epoch(row.try_get(0)?),
+            seq: row.try_get(1)?,
+        };
+        let folded = Folded {
+            buyer: rows::buyer(row.try_get(2)?)?,
+            quantity: row.try_get(3)?,
+            key: KeyHash(row.try_get(4)?),
+            status: rows::status(row.try_get(5)?)?,
+        };
+        orders.push((id, folded));
     }
     Ok(orders)
 }
@@ -147,42 +130,32 @@ async fn stored_orders(connection: &mut MySqlConnection, sale: SaleId) -> Result
 async fn add_quarantined(
     connection: &mut MySqlConnection,
     sale: SaleId,
-    price: String,
-    orders: &mut Vec<StoredOrder>,
+    orders: &mut Vec<(OrderId, Folded)>,
 ) -> Result<(), LedgerError> {
-    let payloads: Vec<(Vec<u8>, i64)> = sqlx::query_as(
-        "SELECT payload, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 FROM quarantine \
-         WHERE sale = ? ORDER BY part, off",
-    )
-    .bind(sale.0)
-    .fetch_all(connection)
-    .await?;
+    let payloads: Vec<Vec<u8>> = sqlx::query_scalar("SELECT payload FROM quarantine WHERE sale = ? ORDER BY part, off")
+        .bind(sale.0)
+        .fetch_all(connection)
+        .await?;
     if payloads.is_empty() {
         return Ok(());
     }
-    let mut seen: HashSet<OrderId> = orders.iter().map(|order| order.id).collect();
-    for (payload, created_at_ms) in payloads {
+    let mut seen: HashSet<OrderId> = orders.iter().map(|(id, _)| *id).collect();
+    for payload in payloads {
         let Ok(Record::Batch(batch)) = Record::decode(&payload) else {
             return Err(LedgerError::Content {
                 column: "quarantine.payload",
                 value: String::from_utf8_lossy(&payload).chars().take(100).collect(),
             });
         };
-        orders.extend(
-            batch
-                .iter()
-                .filter(|(id, _)| seen.insert(*id))
-                .map(|(id, order)| StoredOrder {
-                    id,
-                    buyer: order.buyer.clone(),
-                    tier: order.tier,
-                    key: order.key,
-                    quantity: order.quantity,
-                    price: price.clone(),
-                    status: OrderStatus::Placed,
-                    created_at_ms,
-                }),
-        );
+        for (id, order) in batch.iter().filter(|(id, _)| seen.insert(*id)) {
+            let folded = Folded {
+                buyer: order.buyer.clone(),
+                quantity: order.quantity,
+                key: order.key,
+                status: OrderStatus::Placed,
+            };
+            orders.push((id, folded));
+        }
     }
     Ok(())
 }

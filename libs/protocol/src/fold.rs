@@ -100,7 +100,7 @@ impl Fold {
 
     /// What an index of all this holds: cancelled orders too, for their keys are taken.
     pub fn into_holdings(self) -> HashMap<Buyer, Vec<Holding>> {
-        let mut holdings: HashMap<Buyer, Vec<Holding>> = HashMap::new();
+        let mut holdings: HashMap<Buyer, Vec<Holding>> = HashMap::with_capacity(self.orders.len());
         for (id, order) in self.orders {
             holdings.entry(order.buyer).or_default().push(Holding {
                 epoch: id.epoch,

@@ -1,22 +1,17 @@
 //! How a buyer's holdings stand in Redis: `epoch.seq.quantity.key`, an `x` behind it once cancelled, separated by spaces.
+use std::fmt::Write as _;
+
 use seckill_protocol::Epoch;
 use seckill_protocol::index::Holding;
 
 pub fn to_text(holdings: &[Holding]) -> String {
-    let texts: Vec<String> = holdings
-        .iter()
-        .map(|h| {
-            format!(
-                "{}.{}.{}.{}{}",
-                h.epoch,
-                h.seq,
-                h.quantity,
-                h.key,
-                if h.cancelled { "x" } else { "" }
-            )
-        })
-        .collect();
-    texts.join(" ")
+    let mut text = String::with_capacity(40 * holdings.len());
+    for (i, h) in holdings.iter().enumerate() {
+        let (space, mark) = (if i == 0 { "" } else { " " }, if h.cancelled { "x" } else { "" });
+        // Writing into a String does not fail.
+        let _ = write!(text, "{space}{}.{}.{}.{}{mark}", h.epoch, h.seq, h.quantity, h.key);
+    }
+    text
 }
 
 /// One holding; `None` if it is not one.

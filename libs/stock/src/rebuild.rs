@@ -2,6 +2,7 @@
 //! never there.
 use std::sync::LazyLock;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use redis::Script;
 use seckill_protocol::index::{Holding, Terms};
 pub use seckill_protocol::install::{Applied, Install};
@@ -16,6 +17,8 @@ static APPLY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/
 /// Buyers in one HSET, and HSETs in one round trip.
 const BUYERS_A_COMMAND: usize = 500;
 const COMMANDS_A_ROUND_TRIP: usize = 20;
+/// Round trips under way at once.
+const ROUND_TRIPS: usize = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Installed {
@@ -32,18 +35,25 @@ impl StockClient {
         epoch: Epoch,
         buyers: &[(Buyer, Vec<Holding>)],
     ) -> Result<(), StockError> {
-        let key = keys::holdings(sale, epoch);
-        for round_trip in buyers.chunks(BUYERS_A_COMMAND * COMMANDS_A_ROUND_TRIP) {
+        let key = &keys::holdings(sale, epoch);
+        let round_trip = |buyers: &[(Buyer, Vec<Holding>)]| {
             let mut pipeline = redis::pipe();
-            for command in round_trip.chunks(BUYERS_A_COMMAND) {
-                let hset = pipeline.cmd("HSET").arg(&key);
+            for command in buyers.chunks(BUYERS_A_COMMAND) {
+                let hset = pipeline.cmd("HSET").arg(key);
                 for (buyer, held) in command {
                     hset.arg(buyer.as_str()).arg(holdings::to_text(held));
                 }
                 hset.ignore();
             }
-            let () = pipeline.query_async(&mut self.administration.clone()).await?;
-        }
+            let mut connection = self.administration.clone();
+            async move { pipeline.query_async::<()>(&mut connection).await }
+        };
+        // The next is put together while Redis works at one.
+        stream::iter(buyers.chunks(BUYERS_A_COMMAND * COMMANDS_A_ROUND_TRIP))
+            .map(round_trip)
+            .buffer_unordered(ROUND_TRIPS)
+            .try_collect::<()>()
+            .await?;
         Ok(())
     }
 

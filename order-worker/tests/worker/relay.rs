@@ -57,7 +57,7 @@ async fn an_orphaned_outbox_entry_is_published_once_stored_and_trimmed() {
     bed.wait_for_orders(3).await;
     wait_until_trimmed(&stock, &sale, epoch).await;
     let orders = bed.ledger.fold_start(sale.id).await.expect("read").orders;
-    let keys: HashMap<u64, KeyHash> = orders.into_iter().map(|o| (o.id.seq, o.key)).collect();
+    let keys: HashMap<u64, KeyHash> = orders.into_iter().map(|(id, o)| (id.seq, o.key)).collect();
     assert_eq!(
         keys,
         HashMap::from([(1, KeyHash::of("a")), (2, KeyHash::of("b")), (3, KeyHash::of("c"))])

@@ -318,8 +318,8 @@ impl Shop {
             };
             orders.entry(id).or_insert((buyer, holding));
         };
-        for order in start.orders {
-            hold(order.id, order.buyer, order.quantity, order.key);
+        for (id, order) in start.orders {
+            hold(id, order.buyer, order.quantity, order.key);
         }
         let each = |entry: Entry| {
             let record = entry.record.expect("a record");

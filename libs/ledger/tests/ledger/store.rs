@@ -421,7 +421,7 @@ async fn of_cancel_and_paid_the_first_in_the_log_wins() {
     log.paid(4);
     store_from(&db.ledger, &log, middle).await;
     let orders = db.ledger.fold_start(sale.id).await.expect("read").orders;
-    let statuses: Vec<OrderStatus> = orders.iter().map(|o| o.status).collect();
+    let statuses: Vec<OrderStatus> = orders.iter().map(|(_, o)| o.status).collect();
     use OrderStatus::*;
     assert_eq!(statuses, [Cancelled, Paid, Cancelled, Paid]);
     assert_eq!(now(&db.ledger, sale.id).await.sold, 2);
