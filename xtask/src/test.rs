@@ -242,6 +242,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_failure_modes_name_tests_that_exist() {
+        let folder = workspace().expect("a workspace");
+        let page = std::fs::read_to_string(folder.join("docs/failure-modes.md")).expect("the page");
+        let mut tests = String::new();
+        for package in [
+            "seckill-api",
+            "order-worker",
+            "operator",
+            "e2e",
+            "libs/ledger",
+            "libs/stock",
+        ] {
+            let mut folders = vec![folder.join(package).join("tests")];
+            while let Some(next) = folders.pop() {
+                for entry in std::fs::read_dir(next).expect("a folder").flatten() {
+                    match entry.path() {
+                        path if path.is_dir() => folders.push(path),
+                        path => tests += &std::fs::read_to_string(path).expect("a source file"),
+                    }
+                }
+            }
+        }
+        let words = page.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        let named: Vec<&str> = words.filter(|word| word.matches('_').count() >= 4).collect();
+        assert!(named.len() > 20, "{named:?}");
+        for name in named {
+            assert!(tests.contains(&format!("fn {name}(")), "no test is called {name}");
+        }
+    }
+
+    #[test]
     fn results_of_several_runners_add_up() {
         let mut count = Count::default();
         for line in [
