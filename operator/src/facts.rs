@@ -6,6 +6,7 @@ use kube::ResourceExt as _;
 use seckill_crds::{FlashSale, FlashSaleSpec};
 use seckill_ledger::{NewSale, Offer, Sale, SaleTerms};
 use seckill_protocol::index::SaleState;
+use seckill_protocol::recovery::{self, Found, Need};
 use seckill_protocol::{Epoch, Record};
 use seckill_stock::IndexState;
 
@@ -189,15 +190,19 @@ impl Operator {
     }
 
     async fn index(&self, sale: &Sale) -> Result<Index, OperatorError> {
-        let index = match self.stock.probe(sale.id).await {
-            Ok(probe) => match probe.valid() {
-                Some(index) => index.clone(),
-                None => return Ok(Index::None),
-            },
+        let probe = match self.stock.probe(sale.id).await {
+            Ok(probe) => probe,
             Err(error) => return Ok(Index::Unknown(error.to_string())),
         };
+        let Some(index) = probe.valid().cloned() else {
+            return Ok(Index::None);
+        };
         let outdated = match sale.cut.closed {
-            None => sale.cut.cur.is_some_and(|cur| index.epoch < Epoch(cur)),
+            None => {
+                let (epoch, rid) = (index.epoch, index.rid.as_str());
+                let need = recovery::needed(Some(Found { epoch, rid }), &probe.server, sale.cut, sale.live_epoch);
+                need == Need::Rebuild
+            }
             // After CLOSE the ledger does not tell any more which epoch was the last. It matters only if the numbers
             // differ, so this part of the log is read at most once in a blue moon.
             Some(closed) => {

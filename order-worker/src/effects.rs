@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use seckill_ledger::{Ledger, LedgerError, OwedEffect};
-use seckill_protocol::Effected;
+use seckill_protocol::{Effected, Owed};
 use seckill_service::Shutdown;
 use seckill_stock::{StockClient, StockError};
 use tokio::sync::watch;
@@ -88,20 +88,25 @@ impl Effects {
 
     /// False: not yet.
     async fn tell(&self, stock: &StockClient, owed: &OwedEffect) -> Result<bool, EffectError> {
-        let OwedEffect { sale, offset, .. } = owed;
-        if !owed.settled {
-            match stock.take_effect(*sale, owed.since, &owed.effect).await? {
+        let OwedEffect {
+            part,
+            sale,
+            settled,
+            owed,
+        } = owed;
+        let Owed { offset, since, effect } = owed;
+        if !settled {
+            match stock.take_effect(*sale, *since, effect).await? {
                 Effected::NotYet => return Ok(false),
                 Effected::Done | Effected::Already => {}
                 Effected::NoSuchOrder => {
                     // It shows in the balance of the sale too; here is where it comes from.
-                    let effect = &owed.effect;
                     tracing::error!(%sale, offset, ?effect, "the index does not know an order that was cancelled");
                     self.metrics.effects_unknown.inc();
                 }
             }
         }
-        self.ledger.forget_effect(owed.part, *offset).await?;
+        self.ledger.forget_effect(*part, *offset).await?;
         self.metrics.effects_told.inc();
         Ok(true)
     }

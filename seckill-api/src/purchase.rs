@@ -155,7 +155,7 @@ impl Api {
                 }
                 Answer::Held(held) if !purchase.fits(held.quantity) => return Err(Problem::KeyReused),
                 // It came here through a rebuild or has been cancelled since: either way the log has it.
-                Answer::Held(held) if held.epoch < epoch || held.cancelled => {
+                Answer::Held(held) if held.is_durable(epoch) => {
                     return self.bought_as_held(sale.id, &held);
                 }
                 Answer::Held(held) => {
@@ -230,7 +230,7 @@ impl Api {
         if cut.closed.is_some() {
             return self.by_the_ledger(listed, purchase).await;
         }
-        if cut.epoch() != Some(epoch) {
+        if !cut.lets_refuse(epoch) {
             return Err(Problem::NotReady);
         }
         Err(match refusal {

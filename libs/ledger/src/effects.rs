@@ -1,6 +1,6 @@
 //! What the indexes have still to be told of the log. The rows are written by [`store`](crate::store), in the transaction
 //! that moves the position.
-use seckill_protocol::{Effect, Epoch, Offset, SaleId, Seq};
+use seckill_protocol::{Effect, Epoch, Offset, Owed, SaleId, Seq};
 use sqlx::FromRow;
 
 use crate::connection::Ledger;
@@ -10,11 +10,8 @@ use crate::rows;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwedEffect {
     pub part: u32,
-    pub offset: Offset,
     pub sale: SaleId,
-    /// The epoch in force at the offset.
-    pub since: Epoch,
-    pub effect: Effect,
+    pub owed: Owed,
     /// The sale is settled: there is no index any more.
     pub settled: bool,
 }
@@ -43,7 +40,7 @@ impl Ledger {
                 Ok(query.bind(part).bind(most).fetch_all(connection).await?)
             })
             .await?;
-        rows.into_iter().map(|row| row.owed(part)).collect()
+        rows.into_iter().map(|row| row.owed_effect(part)).collect()
     }
 
     /// The index has answered; it may be told again if this gets lost.
@@ -67,7 +64,7 @@ impl Ledger {
 }
 
 impl Row {
-    fn owed(self, part: u32) -> Result<OwedEffect, LedgerError> {
+    fn owed_effect(self, part: u32) -> Result<OwedEffect, LedgerError> {
         let effect = match (self.buyer, self.epoch, self.seq, self.total) {
             (Some(buyer), Some(epoch), Some(seq), None) => Effect::Return {
                 buyer: rows::buyer(buyer)?,
@@ -84,10 +81,12 @@ impl Row {
         };
         Ok(OwedEffect {
             part,
-            offset: self.off,
             sale: SaleId(self.sale),
-            since: Epoch(self.since),
-            effect,
+            owed: Owed {
+                offset: self.off,
+                since: Epoch(self.since),
+                effect,
+            },
             settled: self.settled,
         })
     }

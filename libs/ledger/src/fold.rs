@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::AddAssign;
 
 use seckill_protocol::{
-    Acceptance, Batch, Effect, Epoch, Offset, Order, OrderId, OrderStatus, Record, RecordError, SaleCut, SaleId, Seq,
-    Verdict,
+    Acceptance, Batch, Buyer, Epoch, Offset, Order, OrderId, OrderStatus, Owed, Record, RecordError, SaleCut, SaleId,
+    Seq, Verdict,
 };
 
 /// A record of one partition, as it was read.
@@ -74,15 +74,6 @@ pub(crate) struct Quarantined<'a> {
     pub promised: Option<&'a Batch>,
 }
 
-/// What an index has to be told: the record at this offset, when this epoch was in force.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NewEffect {
-    pub offset: Offset,
-    pub sale: SaleId,
-    pub since: Epoch,
-    pub effect: Effect,
-}
-
 /// All that the transaction has to write.
 #[derive(Debug, Default)]
 pub(crate) struct Changes<'a> {
@@ -90,7 +81,7 @@ pub(crate) struct Changes<'a> {
     pub statuses: BTreeMap<OrderId, OrderStatus>,
     pub quarantine: Vec<Quarantined<'a>>,
     /// What the indexes have to be told.
-    pub effects: Vec<NewEffect>,
+    pub effects: Vec<(SaleId, Owed)>,
     pub stored: Stored,
 }
 
@@ -98,8 +89,8 @@ pub(crate) struct Changes<'a> {
 pub(crate) struct Judged<'a> {
     entry: &'a LogEntry,
     judgement: Judgement<'a>,
-    /// The epoch whose batches count at this place.
-    epoch: Option<Epoch>,
+    /// The sale's, at this place.
+    cut: SaleCut,
 }
 
 enum Judgement<'a> {
@@ -136,16 +127,9 @@ pub(crate) fn judge<'a>(
                     },
                 },
             };
-            let epoch = entry
-                .record
-                .as_ref()
-                .ok()
-                .and_then(|r| acceptance.cut(r.sale()).epoch());
-            Judged {
-                entry,
-                judgement,
-                epoch,
-            }
+            let sale = entry.record.as_ref().ok().map(Record::sale);
+            let cut = sale.map_or(SaleCut::default(), |sale| acceptance.cut(sale));
+            Judged { entry, judgement, cut }
         })
         .collect();
     for (id, sale) in sales.iter_mut() {
@@ -159,7 +143,7 @@ pub(crate) fn as_accepted<'a>(entry: &'a LogEntry, record: &'a Record, sale: &Sa
     Judged {
         entry,
         judgement: Judgement::Counts(record),
-        epoch: sale.cut.epoch(),
+        cut: sale.cut,
     }
 }
 
@@ -212,14 +196,9 @@ pub(crate) fn fold<'a>(
         known,
         changes: Changes::default(),
     };
-    for Judged {
-        entry,
-        judgement,
-        epoch,
-    } in judged
-    {
+    for Judged { entry, judgement, cut } in judged {
         match judgement {
-            Judgement::Counts(record) => fold.record(entry, record, *epoch),
+            Judgement::Counts(record) => fold.record(entry, record, *cut),
             Judgement::Void(Record::Batch(batch)) => fold.changes.stored.void += batch.orders.len() as u64,
             Judgement::Void(_) => {}
             Judgement::Refused(record, reason) => {
@@ -243,7 +222,7 @@ struct Fold<'s, 'a> {
 }
 
 impl<'a> Fold<'_, 'a> {
-    fn record(&mut self, entry: &'a LogEntry, record: &'a Record, epoch: Option<Epoch>) {
+    fn record(&mut self, entry: &'a LogEntry, record: &'a Record, cut: SaleCut) {
         let Some(sale) = self.sales.get_mut(&record.sale()) else {
             return; // judged unreadable
         };
@@ -252,12 +231,12 @@ impl<'a> Fold<'_, 'a> {
             Record::Barrier { .. } | Record::Close { .. } => {}
             Record::Total { total, .. } if *total > sale.total => {
                 sale.total = *total;
-                self.owe(entry, record.sale(), epoch, Effect::Raise { total: *total });
+                self.owe(entry, record, cut, None);
             }
             Record::Total { .. } => {}
             Record::Batch(batch) => self.batch(entry, batch),
-            Record::Cancel { reason, .. } => self.status(entry, record, epoch, |status| status.cancelled(reason)),
-            Record::Paid { .. } => self.status(entry, record, epoch, OrderStatus::paid),
+            Record::Cancel { reason, .. } => self.status(entry, record, cut, |status| status.cancelled(reason)),
+            Record::Paid { .. } => self.status(entry, record, cut, OrderStatus::paid),
         }
     }
 
@@ -317,7 +296,7 @@ impl<'a> Fold<'_, 'a> {
         &mut self,
         entry: &'a LogEntry,
         record: &Record,
-        epoch: Option<Epoch>,
+        cut: SaleCut,
         change: impl FnOnce(OrderStatus) -> Option<OrderStatus>,
     ) {
         let Some((id, known)) = changed_order(record).and_then(|id| Some((id, self.known.get_mut(&id)?))) else {
@@ -334,16 +313,10 @@ impl<'a> Fold<'_, 'a> {
         {
             sale.sold = sale.sold.saturating_sub(units);
             // After the end there is nothing that the units could return to.
-            if epoch.is_some() {
+            if cut.closed.is_none() {
                 sale.returned += units;
             }
-            let (epoch_of_order, seq) = (id.epoch, id.seq);
-            let effect = Effect::Return {
-                buyer,
-                epoch: epoch_of_order,
-                seq,
-            };
-            self.owe(entry, id.sale, epoch, effect);
+            self.owe(entry, record, cut, Some(&buyer));
         }
         match self.changes.inserts.get_mut(&id) {
             Some(new) => new.status = status,
@@ -353,17 +326,9 @@ impl<'a> Fold<'_, 'a> {
         }
     }
 
-    /// Without an epoch there is no index to tell: the sale has ended, or its first index is still to come and will
-    /// contain this.
-    fn owe(&mut self, entry: &LogEntry, sale: SaleId, epoch: Option<Epoch>, effect: Effect) {
-        if let Some(since) = epoch {
-            self.changes.effects.push(NewEffect {
-                offset: entry.offset,
-                sale,
-                since,
-                effect,
-            });
-        }
+    fn owe(&mut self, entry: &LogEntry, record: &Record, cut: SaleCut, ended: Option<&Buyer>) {
+        let owed = Owed::of(entry.offset, record, cut, ended);
+        self.changes.effects.extend(owed.map(|owed| (record.sale(), owed)));
     }
 
     fn quarantine(&mut self, entry: &'a LogEntry, reason: String, promised: Option<&'a Batch>) {

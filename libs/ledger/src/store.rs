@@ -3,12 +3,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use seckill_protocol::{Effect, Epoch, KeyHash, Offset, Order, OrderId, OrderStatus, SaleCut, SaleId};
+use seckill_protocol::{Effect, Epoch, KeyHash, Offset, Order, OrderId, OrderStatus, Owed, SaleCut, SaleId};
 use sqlx::{Executor, FromRow, MySql, MySqlConnection, QueryBuilder};
 
 use crate::connection::Ledger;
 use crate::error::{LedgerError, Retry, StoreError};
-use crate::fold::{self, Changes, KnownOrder, LogEntry, NewEffect, NewOrder, Quarantined, SaleRow, Stored};
+use crate::fold::{self, Changes, KnownOrder, LogEntry, NewOrder, Quarantined, SaleRow, Stored};
 use crate::rows;
 
 /// A transaction that takes longer never ends: the server's host is gone.
@@ -171,8 +171,8 @@ pub(crate) async fn write(
     for quarantined in &changes.quarantine {
         insert_quarantined(connection, part, quarantined).await?;
     }
-    for effect in &changes.effects {
-        insert_effect(connection, part, effect).await?;
+    for (sale, owed) in &changes.effects {
+        insert_effect(connection, part, *sale, owed).await?;
     }
     Ok(())
 }
@@ -390,7 +390,12 @@ async fn insert_quarantined(
     Ok(())
 }
 
-async fn insert_effect(connection: &mut MySqlConnection, part: u32, owed: &NewEffect) -> Result<(), LedgerError> {
+async fn insert_effect(
+    connection: &mut MySqlConnection,
+    part: u32,
+    sale: SaleId,
+    owed: &Owed,
+) -> Result<(), LedgerError> {
     let (order, total) = match &owed.effect {
         Effect::Return { buyer, epoch, seq } => (Some((buyer.as_str(), epoch.0, *seq)), None),
         Effect::Raise { total } => (None, Some(*total)),
@@ -402,7 +407,7 @@ async fn insert_effect(connection: &mut MySqlConnection, part: u32, owed: &NewEf
     )
     .bind(part)
     .bind(owed.offset)
-    .bind(owed.sale.0)
+    .bind(sale.0)
     .bind(owed.since.0)
     .bind(order.map(|(buyer, ..)| buyer))
     .bind(order.map(|(_, epoch, _)| epoch))

@@ -22,5 +22,5 @@ pub mod rebuild;
 pub use batcher::{BatchSink, Batcher, PurchaseError};
 pub use client::{StockClient, StockError};
 pub use outbox::OutboxEntry;
-pub use probe::{IndexState, Probe, ServerState};
+pub use probe::{IndexState, Probe};
 pub use rebuild::{Applied, Install, Installed};

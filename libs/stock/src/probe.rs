@@ -2,7 +2,7 @@
 use std::sync::LazyLock;
 
 use redis::Script;
-use seckill_protocol::index::{Millis, SaleState, Terms};
+use seckill_protocol::index::{SaleState, Server, Terms};
 use seckill_protocol::{Epoch, SaleId, Seq};
 
 use crate::client::{StockClient, StockError, call};
@@ -12,17 +12,8 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    pub server: ServerState,
+    pub server: Server,
     pub index: Option<IndexState>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerState {
-    pub is_master: bool,
-    /// The replication id: another one means that this is not the server, or not the life of the server, on which
-    /// an index was installed.
-    pub rid: String,
-    pub now: Millis,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +49,7 @@ impl StockClient {
 
 fn parse_reply(reply: &[String]) -> Option<Probe> {
     let (server, index) = reply.split_at_checked(3)?;
-    let server = ServerState {
+    let server = Server {
         is_master: server[0] == "master",
         rid: server[1].clone(),
         now: server[2].parse().ok()?,

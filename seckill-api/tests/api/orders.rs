@@ -72,7 +72,9 @@ async fn cancelling_an_order_ends_it_once() {
     }
     // The index is told by the worker, once.
     let owed = shop.ledger.owed_effects(PART, 10).await.expect("MySQL answers");
-    let returned = owed.iter().filter(|owed| matches!(owed.effect, Effect::Return { .. }));
+    let returned = owed
+        .iter()
+        .filter(|owed| matches!(owed.owed.effect, Effect::Return { .. }));
     assert_eq!(returned.count(), 1);
 }
 

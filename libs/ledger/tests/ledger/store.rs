@@ -456,11 +456,11 @@ async fn what_an_index_has_to_be_told_is_written_once_and_stays_until_it_is_forg
         seq: 2,
     };
     let expected = [(cancelled_at, returned), (raised_at, Effect::Raise { total: 12 })];
-    let found: Vec<_> = owed.iter().map(|e| (e.offset, e.effect.clone())).collect();
+    let found: Vec<_> = owed.iter().map(|e| (e.owed.offset, e.owed.effect.clone())).collect();
     assert_eq!(found, expected);
     assert!(
         owed.iter()
-            .all(|e| e.since == log.epoch && e.sale == sale.id && !e.settled)
+            .all(|e| e.owed.since == log.epoch && e.sale == sale.id && !e.settled)
     );
 
     db.ledger.forget_effect(0, cancelled_at).await.expect("forgotten");
