@@ -136,6 +136,10 @@ impl Elector {
     {
         let mut seen = None;
         while let Some(mut held) = self.acquire(&mut seen, shutdown).await {
+            if shutdown.is_cancelled() {
+                self.release(held).await;
+                break;
+            }
             let (until, valid) = watch::channel(held.since + self.times.deadline);
             let term = Term {
                 ending: Shutdown::new(),

@@ -332,12 +332,13 @@ impl Bed {
     }
 
     /// Waits until something else is so.
-    pub async fn eventually(&self, what: &str, mut is: impl AsyncFnMut() -> bool) {
-        let begun = Instant::now();
-        while !is().await {
-            assert!(begun.elapsed() < PATIENCE, "never: {what}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+    pub async fn eventually(&self, what: &str, is: impl AsyncFnMut() -> bool) {
+        eventually(what, Duration::from_millis(100), is).await;
+    }
+
+    /// The same, without a moment's delay.
+    pub async fn eventually_soon(&self, what: &str, is: impl AsyncFnMut() -> bool) {
+        eventually(what, Duration::ZERO, is).await;
     }
 
     pub async fn sale(&self, name: &str) -> Sale {
@@ -428,6 +429,14 @@ impl Bed {
         events.retain(|event| event.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name));
         events.sort_by_key(|event| event.event_time.clone().map(|time| time.0));
         events.into_iter().filter_map(|event| event.reason).collect()
+    }
+}
+
+async fn eventually(what: &str, every: Duration, mut is: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is().await {
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(every).await;
     }
 }
 

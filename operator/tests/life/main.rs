@@ -1,5 +1,6 @@
 //! The whole life of sales, on real servers: Kubernetes' API, Kafka, MySQL, Redis, and the order-worker beside the operator.
 mod bed;
 mod ends;
+mod handover;
 mod recovery;
 mod running;
