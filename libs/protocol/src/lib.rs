@@ -9,7 +9,7 @@
 //! - [`fold`](mod@fold): what the log says of a sale
 //! - [`index`]: what a purchase decides on the index of a sale, as a plain function; the Lua script does the same
 //! - [`install`](mod@install): how an index is put in force; [`effect`]: what the log does to it later
-//! - [`recovery`]: whether a sale's index has to be rebuilt
+//! - [`recovery`]: whether a sale's index has to be rebuilt; [`settlement`]: what its end compares
 //! - [`order_no`]: the number that a buyer is given
 pub mod acceptance;
 pub mod effect;
@@ -20,6 +20,7 @@ pub mod install;
 pub mod order_no;
 pub mod record;
 pub mod recovery;
+pub mod settlement;
 pub mod status;
 
 pub use acceptance::{Acceptance, SaleCut, Verdict};

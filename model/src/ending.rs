@@ -1,0 +1,120 @@
+//! The operator's other work: the terms of the sale follow the FlashSale, and its end.
+use std::sync::Arc;
+
+use seckill_protocol::Record;
+use seckill_protocol::index::SaleState;
+use seckill_protocol::install::TermsNeed;
+use seckill_protocol::settlement::{Closing, Settlement, settle};
+
+use crate::configuration::Rule;
+use crate::log::SALE;
+use crate::properties;
+use crate::protocol::{Action, Protocol};
+use crate::state::{Row, State};
+
+impl Protocol {
+    pub(crate) fn ends(&self, state: &State, actions: &mut Vec<Action>) {
+        if !self.rules.terms_change() {
+            return;
+        }
+        if usize::from(state.past.wishes) < self.rules.wishes.len() {
+            actions.push(Action::Wish);
+        }
+        let row = state.mysql.row;
+        let closed = state.ledger().fold.cut().closed.is_some();
+        if row.state != state.wish(&self.rules) && row.state != SaleState::Closed {
+            actions.push(Action::UpdateTerms);
+        }
+        if !closed && state.terms_need(&self.rules) != TermsNeed::Nothing {
+            actions.push(Action::ApplyTerms);
+        }
+        if row.state == SaleState::Closed && !closed && !state.past.closing && self.drained(state) {
+            actions.push(Action::DecideClose);
+        }
+        if state.past.closing && self.has_room(state) {
+            actions.push(Action::Close);
+        }
+        if closed && !state.mysql.settled {
+            actions.push(Action::Settle);
+        }
+    }
+
+    pub(crate) fn update_terms(&self, state: &mut State) -> Option<()> {
+        let wanted = state.wish(&self.rules);
+        let version = state.mysql.row.version + 1;
+        state.mysql_mut().row = Row { version, state: wanted };
+        Some(())
+    }
+
+    pub(crate) fn apply_terms(&self, state: &mut State) -> Option<()> {
+        match state.terms_need(&self.rules) {
+            TermsNeed::Nothing => return None,
+            TermsNeed::Renumber(version) => state.mysql_mut().row.version = version,
+            TermsNeed::Apply => {
+                let row = state.mysql.row;
+                self.apply_row(state, row);
+            }
+        }
+        Some(())
+    }
+
+    /// No index sells any more, and the ledger has what the last one sold.
+    fn drained(&self, state: &State) -> bool {
+        if state.index_of_the_ledger().is_none() {
+            return true;
+        }
+        let is_told = state.terms_need(&self.rules) == TermsNeed::Nothing;
+        is_told && (in_flight(state) == 0 || self.rules.breaks(Rule::CloseAfterOutbox))
+    }
+
+    pub(crate) fn close(&self, state: &mut State) -> Option<()> {
+        self.append(state, Record::Close { sale: SALE })?;
+        let closes = state
+            .log
+            .records()
+            .filter(|r| matches!(r, Record::Close { .. }))
+            .count();
+        state.past.closing = closes <= self.rules.copies;
+        Some(())
+    }
+
+    /// The ledger has read CLOSE: what it says of the units is compared with the index, and the keys go.
+    pub(crate) fn settle(&self, state: &mut State) -> Option<()> {
+        let ledger = state.ledger();
+        let closed = ledger.fold.cut().closed?;
+        let then = match self.rules.breaks(Rule::SettledAsOfClose) {
+            true => ledger,
+            false => state.log.up_to(closed as usize + 1),
+        };
+        if let Some(index) = state.index_at_the_end() {
+            let closing = Closing {
+                total: then.fold.total(),
+                live: then.live,
+                owed: state.mysql.owed.len(),
+                left: index.left,
+                in_flight: match self.rules.breaks(Rule::SettledWithInFlight) {
+                    true => 0,
+                    false => in_flight(state),
+                },
+            };
+            match settle(&closing) {
+                Settlement::Wait => return None,
+                Settlement::Even { .. } => {}
+                Settlement::Uneven { .. } => state.wrong = Some(properties::SETTLEMENT),
+            }
+        }
+        state.mysql_mut().settled = true;
+        state.mysql_mut().owed.clear();
+        state.worker.clear();
+        state.redis.data = Arc::default();
+        Some(())
+    }
+}
+
+/// Units in the outbox that the ledger does not have.
+fn in_flight(state: &State) -> u64 {
+    let stored = state.ledger().fold.orders();
+    let outbox = state.redis.data.outbox.iter().flat_map(|batch| batch.iter());
+    let missing = outbox.filter(|(id, _)| !stored.contains_key(id));
+    missing.map(|(_, order)| u64::from(order.quantity)).sum()
+}

@@ -1,0 +1,79 @@
+//! Faults of the two stores. (Processes crash where their steps are.)
+use std::sync::Arc;
+
+use crate::protocol::{Action, Protocol};
+use crate::state::{Data, Instance, State};
+
+impl Protocol {
+    pub(crate) fn faults(&self, state: &State, actions: &mut Vec<Action>) {
+        let holds_something = *state.redis.data != Data::default();
+        if state.past.redis_losses < self.rules.redis_losses && holds_something {
+            actions.push(Action::RedisFlushed);
+            let lagging = state.redis_copy.as_ref().is_some_and(|copy| *copy != state.redis.data);
+            for lags in [false, true].into_iter().take(1 + usize::from(lagging)) {
+                actions.push(Action::RedisRestarts { lags });
+                if self.rules.split_brain {
+                    actions.push(Action::RedisFailsOver { lags, old_lives: true });
+                }
+            }
+        }
+        if state.redis_copy.as_ref().is_some_and(|copy| *copy != state.redis.data) {
+            actions.push(Action::RedisReplicates);
+        }
+        if state.old.is_some() {
+            if self.rules.flip_back {
+                actions.push(Action::FlipBack);
+            }
+        }
+        if self.rules.mysql_losses > 0
+            && state.mysql != state.mysql_copy
+            && state.past.mysql_losses < self.rules.mysql_losses
+        {
+            actions.push(Action::MySqlReplicates);
+            actions.push(Action::MySqlFailsOver);
+        }
+    }
+
+    /// The data is gone, the server and its replication id are as they were.
+    pub(crate) fn redis_flushed(&self, state: &mut State) -> Option<()> {
+        state.past.redis_losses += 1;
+        state.redis.data = Arc::default();
+        Some(())
+    }
+
+    /// A new life of the server, or a replica in its place: both have a new replication id.
+    fn another(&self, state: &mut State, lags: bool) -> Instance {
+        state.past.redis_losses += 1;
+        let data = match &state.redis_copy {
+            Some(copy) if lags => copy.clone(),
+            _ => state.redis.data.clone(),
+        };
+        if state.redis_copy.is_some() {
+            state.redis_copy = Some(data.clone());
+        }
+        Instance::new(state.past.redis_losses, data)
+    }
+
+    pub(crate) fn redis_restarts(&self, state: &mut State, lags: bool) -> Option<()> {
+        state.redis = self.another(state, lags);
+        Some(())
+    }
+
+    pub(crate) fn redis_fails_over(&self, state: &mut State, lags: bool, old_lives: bool) -> Option<()> {
+        let new = self.another(state, lags);
+        let old = std::mem::replace(&mut state.redis, new);
+        state.old = old_lives.then_some(old);
+        Some(())
+    }
+
+    pub(crate) fn flip_back(&self, state: &mut State) -> Option<()> {
+        state.redis = state.old.take()?;
+        Some(())
+    }
+
+    pub(crate) fn mysql_fails_over(&self, state: &mut State) -> Option<()> {
+        state.past.mysql_losses += 1;
+        state.mysql = state.mysql_copy.clone();
+        Some(())
+    }
+}

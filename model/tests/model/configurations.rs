@@ -1,0 +1,266 @@
+//! The protocol as it is, in worlds of several kinds.
+use libtest_mimic::Trial;
+use seckill_model::Configuration;
+use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
+
+use crate::{holds, trial};
+
+/// Redis is lost, and several coordinators rebuild it.
+const RECOVERY: Configuration = Configuration {
+    coordinators: 2,
+    barriers: 2,
+    redis_losses: 2,
+    split_brain: true,
+    log: 7,
+    refusals: true,
+    ..Configuration::SMALL
+};
+
+const CANCELS: Configuration = Configuration {
+    buyers: 2,
+    keys: 2,
+    barriers: 1,
+    redis_losses: 1,
+    split_brain: true,
+    cancels: 1,
+    log: 6,
+    ..Configuration::SMALL
+};
+
+const TOTALS: Configuration = Configuration {
+    barriers: 1,
+    redis_losses: 1,
+    split_brain: true,
+    totals: &[2],
+    log: 6,
+    ..Configuration::SMALL
+};
+
+const END: Configuration = Configuration {
+    barriers: 1,
+    redis_losses: 1,
+    split_brain: true,
+    wishes: &[Closed],
+    refusals: true,
+    log: 6,
+    ..Configuration::SMALL
+};
+
+const MYSQL: Configuration = Configuration {
+    barriers: 1,
+    redis_losses: 1,
+    mysql_losses: 1,
+    split_brain: true,
+    log: 6,
+    ..Configuration::SMALL
+};
+
+pub const ALL: &[(&str, Configuration)] = &[
+    (
+        "two_apis_two_coordinators",
+        Configuration {
+            apis: 2,
+            redis_losses: 1,
+            log: 6,
+            ..RECOVERY
+        },
+    ),
+    ("two_coordinators_two_losses", RECOVERY),
+    (
+        "lagging_replica",
+        Configuration {
+            total: 2,
+            redis_lags: true,
+            barriers: 1,
+            log: 6,
+            copies: 0,
+            ..RECOVERY
+        },
+    ),
+    (
+        "two_keys",
+        Configuration {
+            apis: 2,
+            coordinators: 1,
+            barriers: 1,
+            redis_losses: 1,
+            total: 2,
+            keys: 2,
+            copies: 0,
+            log: 6,
+            ..RECOVERY
+        },
+    ),
+    (
+        "both_sides_and_flip_back",
+        Configuration {
+            coordinators_reach_old: true,
+            flip_back: true,
+            redis_losses: 1,
+            copies: 0,
+            ..RECOVERY
+        },
+    ),
+    (
+        "needless_rebuilds",
+        Configuration {
+            needless: true,
+            redis_losses: 1,
+            ..RECOVERY
+        },
+    ),
+    (
+        "batches_of_two",
+        Configuration {
+            batch: 2,
+            pending: 2,
+            total: 2,
+            buyers: 3,
+            coordinators: 1,
+            barriers: 1,
+            redis_losses: 1,
+            log: 6,
+            ..RECOVERY
+        },
+    ),
+    (
+        "cancels",
+        Configuration {
+            flip_back: true,
+            ..CANCELS
+        },
+    ),
+    (
+        "cancels_two_coordinators",
+        Configuration {
+            buyers: 1,
+            coordinators: 2,
+            barriers: 2,
+            redis_losses: 2,
+            log: 7,
+            copies: 0,
+            ..CANCELS
+        },
+    ),
+    (
+        "cancels_twice",
+        Configuration {
+            cancels: 2,
+            buyers: 1,
+            copies: 0,
+            ..CANCELS
+        },
+    ),
+    (
+        "cancels_mysql",
+        Configuration {
+            buyers: 1,
+            mysql_losses: 1,
+            copies: 0,
+            ..CANCELS
+        },
+    ),
+    ("totals", TOTALS),
+    (
+        "totals_twice",
+        Configuration {
+            totals: &[2, 3],
+            buyers: 3,
+            copies: 0,
+            ..TOTALS
+        },
+    ),
+    (
+        "totals_mysql",
+        Configuration {
+            mysql_losses: 1,
+            copies: 0,
+            ..TOTALS
+        },
+    ),
+    ("end", Configuration { total: 2, ..END }),
+    (
+        "end_cancels",
+        Configuration {
+            cancels: 1,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "end_mysql",
+        Configuration {
+            mysql_losses: 1,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "end_two_coordinators",
+        Configuration {
+            coordinators: 2,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "end_totals",
+        Configuration {
+            totals: &[2],
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "end_cancels_mysql",
+        Configuration {
+            cancels: 1,
+            buyers: 1,
+            mysql_losses: 1,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "suspend_end_mysql",
+        Configuration {
+            wishes: &[Suspended, Open, Closed],
+            buyers: 1,
+            redis_losses: 0,
+            mysql_losses: 1,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "suspend",
+        Configuration {
+            wishes: &[Suspended, Open],
+            ..END
+        },
+    ),
+    (
+        "suspend_mysql",
+        Configuration {
+            wishes: &[Suspended, Open],
+            mysql_losses: 1,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "mysql",
+        Configuration {
+            coordinators: 2,
+            barriers: 2,
+            copies: 0,
+            ..MYSQL
+        },
+    ),
+];
+
+pub fn trials() -> Vec<Trial> {
+    ALL.iter()
+        .map(|(name, c)| trial(*name, move || holds(name, c.clone())))
+        .collect()
+}

@@ -1,0 +1,66 @@
+//! Explores the model. Each test says how much it saw.
+mod configurations;
+mod mutants;
+
+use std::time::Instant;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use seckill_model::{Configuration, Protocol};
+use stateright::{Checker, CheckerBuilder, Expectation, HasDiscoveries, Model};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let trials = configurations::trials().into_iter().chain(mutants::trials()).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Every reachable state, and no property is broken; what should happen at some time does.
+fn holds(name: &str, configuration: Configuration) -> Result<(), Failed> {
+    let sizes = configuration.to_string();
+    let checker = Protocol::new(configuration).checker();
+    let (checker, seconds) = explored(checker.finish_when(HasDiscoveries::AnyFailures));
+    println!(
+        "{name}: {sizes}: {} states, depth {}, {seconds:.1} s",
+        with_commas(checker.unique_state_count()),
+        checker.max_depth(),
+    );
+    let found = checker.discoveries();
+    for property in checker.model().properties() {
+        let path = found.get(property.name);
+        match (property.expectation, path) {
+            (Expectation::Sometimes, None) => return Err(format!("never: {}", property.name).into()),
+            (Expectation::Always, Some(path)) => {
+                let trace: Vec<String> = path.clone().into_actions().iter().map(|a| format!("{a:?}")).collect();
+                return Err(format!("broken: {}\n    {}", property.name, trace.join("\n    ")).into());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// In one thread, so that a trace is a shortest one.
+fn explored(checker: CheckerBuilder<Protocol>) -> (impl Checker<Protocol>, f64) {
+    let began = Instant::now();
+    let checker = checker.spawn_bfs().join();
+    (checker, began.elapsed().as_secs_f64())
+}
+
+fn with_commas(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn trial(name: impl Into<String>, test: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
+    // The larger ones are not for every day.
+    let name = name.into();
+    let extended = name.starts_with("extended_");
+    Trial::test(name, test).with_ignored_flag(extended)
+}
