@@ -126,11 +126,10 @@ impl Protocol {
             false => server.server(),
         };
         let mut data = (*server.data).clone();
-        let reply_of = data.index.as_ref()?.epoch;
-        let caller = if self.rules.breaks(Rule::PurchaseEpoch) {
-            reply_of
-        } else {
-            epoch
+        let index_epoch = data.index.as_ref()?.epoch;
+        let caller = match self.rules.breaks(Rule::PurchaseEpoch) {
+            true => index_epoch,
+            false => epoch,
         };
         let closed = data.index.as_ref()?.terms.state == SaleState::Closed;
         let (mut answers, batch) = match purchase(data.index.as_mut(), &seen, caller, &requests) {
@@ -145,18 +144,23 @@ impl Protocol {
             if state.apis[api].pending.len() == self.rules.pending {
                 return None;
             }
+            let version = data.index.as_ref()?.terms.version;
+            if state.log.view().fold.cut().epoch() == Some(index_epoch) && version < state.past.told_version {
+                state.wrong = Some(properties::TAKEN_BACK);
+            }
             data.outbox.push(batch.clone());
             state.server_mut(on)?.data = Arc::new(data);
-            self.hold(state, api, batch);
+            // The reply does not name the epoch: the process goes by its own.
+            self.hold(state, api, Batch { epoch, ..batch });
         }
         for (request, answer) in requests.iter().zip(answers) {
             match answer {
                 Answer::Sold { seq } => {
                     if self.rules.breaks(Rule::AnswerAfterPublishing) {
-                        self.tell(state, order_id(reply_of, seq), &request.buyer, request.key);
+                        self.tell(state, order_id(epoch, seq), &request.buyer, request.key);
                     }
                 }
-                Answer::Held(held) if held.is_durable(reply_of) || self.rules.breaks(Rule::ReplayAfterReadBack) => {
+                Answer::Held(held) if held.is_durable(epoch) || self.rules.breaks(Rule::ReplayAfterReadBack) => {
                     self.tell(state, order_id(held.epoch, held.seq), &request.buyer, request.key);
                 }
                 Answer::Held(held) => {
@@ -182,7 +186,7 @@ impl Protocol {
                 | Answer::Suspended
                 | Answer::LimitReached { .. }
                 | Answer::TooManyOrders
-                | Answer::SoldOut { .. } => self.refused(state, request, reply_of),
+                | Answer::SoldOut { .. } => self.refused(state, request, epoch),
             }
         }
         let changed = before != (state.apis[api].pending.len(), state.promised.len()) || state.wrong.is_some();

@@ -77,6 +77,8 @@ pub enum Rule {
 
     /// CLOSE waits until the ledger has the outbox.
     CloseAfterOutbox,
+    /// An index has the newest terms before anybody is told of it.
+    TermsBeforePublication,
     /// Terms that the ledger lost and the index did not are outnumbered.
     TermsOutnumberTheIndex,
     /// The settlement waits until nothing is owed to the index.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use seckill_protocol::Record;
 use seckill_protocol::index::SaleState;
-use seckill_protocol::install::TermsNeed;
+use seckill_protocol::recovery::Need;
 use seckill_protocol::settlement::{Closing, Settlement, settle};
 
 use crate::configuration::Rule;
@@ -25,7 +25,7 @@ impl Protocol {
         if row.state != state.wish(&self.rules) && row.state != SaleState::Closed {
             actions.push(Action::UpdateTerms);
         }
-        if !closed && state.terms_need(&self.rules) != TermsNeed::Nothing {
+        if matches!(state.need(&self.rules), Need::Apply | Need::Renumber(_)) {
             actions.push(Action::ApplyTerms);
         }
         if row.state == SaleState::Closed && !closed && !state.past.closing && self.drained(state) {
@@ -47,24 +47,25 @@ impl Protocol {
     }
 
     pub(crate) fn apply_terms(&self, state: &mut State) -> Option<()> {
-        match state.terms_need(&self.rules) {
-            TermsNeed::Nothing => return None,
-            TermsNeed::Renumber(version) => state.mysql_mut().row.version = version,
-            TermsNeed::Apply => {
+        match state.need(&self.rules) {
+            Need::Renumber(version) => state.mysql_mut().row.version = version,
+            Need::Apply => {
                 let row = state.mysql.row;
                 self.apply_row(state, row);
             }
+            Need::Nothing | Need::Rebuild | Need::Publish(_) => return None,
         }
         Some(())
     }
 
     /// No index sells any more, and the ledger has what the last one sold.
     fn drained(&self, state: &State) -> bool {
-        if state.index_of_the_ledger().is_none() {
-            return true;
+        match state.need(&self.rules) {
+            // None is in force, and none is rebuilt for the end.
+            Need::Rebuild => true,
+            Need::Apply | Need::Renumber(_) => false,
+            Need::Nothing | Need::Publish(_) => in_flight(state) == 0 || self.rules.breaks(Rule::CloseAfterOutbox),
         }
-        let is_told = state.terms_need(&self.rules) == TermsNeed::Nothing;
-        is_told && (in_flight(state) == 0 || self.rules.breaks(Rule::CloseAfterOutbox))
     }
 
     pub(crate) fn close(&self, state: &mut State) -> Option<()> {

@@ -4,6 +4,7 @@ pub mod log;
 pub mod properties;
 pub mod protocol;
 pub mod state;
+pub mod workers;
 
 mod buying;
 mod ending;
@@ -13,3 +14,4 @@ mod storing;
 
 pub use configuration::{Configuration, Rule};
 pub use protocol::Protocol;
+pub use workers::Workers;

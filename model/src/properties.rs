@@ -2,8 +2,7 @@
 use std::collections::BTreeMap;
 
 use seckill_protocol::index::{Index, SaleState};
-use seckill_protocol::install::{self, TermsNeed};
-use seckill_protocol::recovery::{self, Need};
+use seckill_protocol::recovery::{self, Known, Need};
 use seckill_protocol::{Batch, Record, Verdict};
 use stateright::Property;
 
@@ -21,6 +20,7 @@ pub const NUMBER: &str = "I7 a number stands for one order";
 pub const BALANCE: &str = "I3 I10 at rest: total = left + live";
 pub const INDEX: &str = "I12 at rest: the index is the fold of the log";
 pub const TERMS: &str = "I8 at rest: the index has the terms of the sale's row";
+pub const TAKEN_BACK: &str = "I8 nothing is sold by terms older than those that took effect";
 pub const REFUSAL: &str = "N1 no holder of an accepted order is told a refusal";
 pub const CLOSED: &str = "after CLOSE no order comes into being and the total stays";
 pub const SETTLEMENT: &str = "a settlement finds what the index has left";
@@ -28,9 +28,9 @@ pub const STUCK: &str = "I13 what is missing is seen, nothing waits for ever";
 pub const KNOWN: &str = "an effect finds its order";
 pub const FOLD: &str = "I12 the ledger and the log together are the log";
 
-const ALWAYS: [&str; 15] = [
+const ALWAYS: [&str; 16] = [
     OVERSOLD, PROMISE, STAYS, LIMIT, KEY, NUMBER, BALANCE, INDEX, TERMS, REFUSAL, CLOSED, SETTLEMENT, STUCK, KNOWN,
-    FOLD,
+    FOLD, TAKEN_BACK,
 ];
 
 /// What the log alone can break.
@@ -80,7 +80,7 @@ impl State {
         self.wrong
             .or(self.log.view().wrong)
             .or_else(|| self.broken_promise())
-            .or_else(|| self.wrong_after_the_end())
+            .or_else(|| self.wrong_after_the_end(rules))
             .or_else(|| self.wrong_at_rest(rules))
     }
 
@@ -96,11 +96,16 @@ impl State {
     }
 
     /// A buyer who asks after the end is told by the ledger: it must know every order.
-    fn wrong_after_the_end(&self) -> Option<&'static str> {
+    fn wrong_after_the_end(&self, rules: &Configuration) -> Option<&'static str> {
         let (ledger, log) = (self.ledger(), self.log.view());
         let says_so = ledger.fold.cut().closed.is_some() || self.past.listed_as_closed;
         if says_so && log.by_key.keys().any(|key| !ledger.by_key.contains_key(key)) {
             return Some(REFUSAL);
+        }
+        // The worker waits for an index, and none will come.
+        let nobody_at_work = self.coordinators.iter().all(|c| *c == Coordinator::Idle);
+        if self.ended() && nobody_at_work && self.redis.data.index.is_none() && !self.can_store(rules) {
+            return Some(STUCK);
         }
         // Its index is gone: no effect finds it.
         if self.mysql.settled && !self.mysql.owed.is_empty() {
@@ -132,7 +137,7 @@ impl State {
         let index = index?;
         let row = self.mysql.row;
         // Nobody has anything left to do about them.
-        let told = row.state == self.wish(rules) && self.terms_need(rules) == TermsNeed::Nothing;
+        let told = row.state == self.wish(rules) && self.need(rules) == Need::Nothing;
         if told && index.terms.state != row.state {
             return Some(TERMS);
         }
@@ -148,15 +153,27 @@ impl State {
 
     /// R0.
     pub fn need(&self, rules: &Configuration) -> Need {
-        let mut cut = self.ledger().fold.cut();
-        let mut live_epoch = self.mysql.live_epoch;
-        if rules.breaks(Rule::NeedSeesBarrier) {
-            cut.cur = None;
+        let mut known = Known {
+            cut: self.ledger().fold.cut(),
+            live_epoch: self.mysql.live_epoch,
+            terms: self.mysql.row.terms(rules.limit),
+        };
+        let index = self.redis.data.index.as_ref();
+        if rules.breaks(Rule::NeedSeesBarrier) && known.cut.closed.is_none() {
+            known.cut.cur = None;
         }
         if rules.breaks(Rule::NeedSeesLiveEpoch) {
-            live_epoch = self.redis.data.index.as_ref().map(|index| index.epoch);
+            known.live_epoch = index.map(|index| index.epoch);
         }
-        recovery::needed(self.redis.found(), &self.redis.server(), cut, live_epoch)
+        if rules.breaks(Rule::TermsBeforePublication)
+            && let Some(index) = index.filter(|index| known.live_epoch < Some(index.epoch))
+        {
+            known.terms = index.terms.clone();
+        }
+        match recovery::needed(self.redis.found(), &self.redis.server(), &known) {
+            Need::Renumber(_) if rules.breaks(Rule::TermsOutnumberTheIndex) => Need::Nothing,
+            need => need,
+        }
     }
 
     /// What the FlashSale says.
@@ -165,24 +182,6 @@ impl State {
             0 => SaleState::Open,
             n => rules.wishes[n - 1],
         }
-    }
-
-    /// Whether the index has to be told of the row's terms.
-    pub fn terms_need(&self, rules: &Configuration) -> TermsNeed {
-        let Some(index) = self.index_of_the_ledger() else {
-            return TermsNeed::Nothing;
-        };
-        let row = self.mysql.row.terms(rules.limit);
-        match install::terms_needed(&index.terms, &row) {
-            TermsNeed::Renumber(_) if rules.breaks(Rule::TermsOutnumberTheIndex) => TermsNeed::Nothing,
-            need => need,
-        }
-    }
-
-    /// The index in force, if the ledger does not know of a newer epoch.
-    pub fn index_of_the_ledger(&self) -> Option<&Index> {
-        let cut = self.ledger().fold.cut();
-        self.redis.in_force().filter(|index| cut.epoch() <= Some(index.epoch))
     }
 
     /// The index in force, if no barrier came after it and before CLOSE.
@@ -202,16 +201,16 @@ pub fn all(rules: &Configuration) -> Vec<Property<Protocol>> {
     macro_rules! always {
         ($($i:literal)*) => {$(
             properties.push(Property::always(ALWAYS[$i], |model: &Protocol, state: &State| {
-                state.wrong(&model.rules) != Some(ALWAYS[$i])
+                !(state.wrong == Some(ALWAYS[$i]) && model.is_first_wrong(state))
             }));
         )*};
     }
-    always!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    always!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
     properties.push(Property::sometimes("all is sold", |_, state: &State| {
         let view = state.log.view();
         view.live == view.fold.total()
     }));
-    if rules.barriers > 0 {
+    if rules.barriers > 0 && (rules.redis_losses > 0 || rules.needless) {
         properties.push(Property::sometimes(
             "an index was rebuilt with an order",
             |_, state: &State| {
@@ -223,7 +222,7 @@ pub fn all(rules: &Configuration) -> Vec<Property<Protocol>> {
             !state.log.view().void.is_empty()
         }));
     }
-    if rules.cancels > 0 {
+    if rules.cancels > 0 && (rules.buyers > 1 || rules.keys > 1) {
         properties.push(Property::sometimes(
             "a returned unit is sold again",
             |_, state: &State| {

@@ -1,5 +1,5 @@
 //! The model: a world of some size, what can happen in each state of it, and what comes of that.
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use seckill_protocol::index::SaleState;
 use seckill_protocol::install::{Install, install};
@@ -13,6 +13,11 @@ use crate::state::{Api, Coordinator, Instance, MySql, Past, Row, Side, State};
 
 pub struct Protocol {
     pub rules: Configuration,
+    /// A search goes on a little after it has found something wrong; only what it found first counts, since the way
+    /// there is a shortest one.
+    first_wrong: OnceLock<State>,
+    /// Only this property is looked at.
+    only: Option<&'static str>,
     start: State,
 }
 
@@ -147,7 +152,24 @@ pub enum Action {
 impl Protocol {
     pub fn new(rules: Configuration) -> Self {
         let start = start(&rules);
-        Protocol { rules, start }
+        Protocol {
+            rules,
+            first_wrong: OnceLock::new(),
+            only: None,
+            start,
+        }
+    }
+
+    /// The same world, in which all but this property may break.
+    pub fn looking_at(self, property: &'static str) -> Self {
+        Protocol {
+            only: Some(property),
+            ..self
+        }
+    }
+
+    pub(crate) fn is_first_wrong(&self, state: &State) -> bool {
+        self.first_wrong.get_or_init(|| state.clone()) == state
     }
 }
 
@@ -231,7 +253,8 @@ impl Model for Protocol {
         let mut state = last.clone();
         self.step(&mut state, action)?;
         state.canonical();
-        state.wrong = state.wrong(&self.rules);
+        let looked_at = |wrong: &&'static str| self.only.is_none_or(|only| only == *wrong);
+        state.wrong = state.wrong(&self.rules).filter(looked_at);
         Some(state)
     }
 

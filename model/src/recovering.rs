@@ -63,7 +63,8 @@ impl Protocol {
 
     pub(crate) fn look(&self, state: &mut State, coordinator: usize) -> Option<()> {
         state.coordinators[coordinator] = match state.need(&self.rules) {
-            Need::Nothing => return None,
+            // Terms are changed at once, by a step of their own.
+            Need::Nothing | Need::Apply | Need::Renumber(_) => return None,
             Need::Rebuild if !self.may_begin(state) => return None,
             Need::Rebuild => Coordinator::Barrier { row: state.mysql.row },
             Need::Publish(epoch) => Coordinator::Publish { epoch },
@@ -252,7 +253,11 @@ impl Protocol {
         if let Some(index) = data.index.as_mut().filter(|_| self.rules.breaks(Rule::ApplyNewerOnly)) {
             index.terms.version = 0;
         }
-        apply(data.index.as_mut(), &server, &row.terms(self.rules.limit)) == Applied::Done
+        let applied = apply(data.index.as_mut(), &server, &row.terms(self.rules.limit)) == Applied::Done;
+        if applied && self.rules.mysql_losses == 0 {
+            state.past.told_version = state.past.told_version.max(row.version);
+        }
+        applied
     }
 
     /// R5, the end: API processes may know.

@@ -41,6 +41,8 @@ pub struct Past {
     pub wishes: u8,
     /// Somebody has decided to append CLOSE.
     pub closing: bool,
+    /// The newest terms that any index was told of, if the ledger never loses them.
+    pub told_version: u64,
     /// An API process has seen, at some time, that the ledger had folded CLOSE.
     pub listed_as_closed: bool,
 }
@@ -214,6 +216,7 @@ impl Instance {
         self.data.index.as_ref().map(|index| Found {
             epoch: index.epoch,
             rid: &index.rid,
+            terms: &index.terms,
         })
     }
 

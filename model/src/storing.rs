@@ -2,10 +2,21 @@
 use seckill_protocol::effect::{Effect, Effected, take_effect};
 use seckill_protocol::{Epoch, OrderId, Owed, Record};
 
-use crate::configuration::Rule;
+use crate::configuration::{Configuration, Rule};
 use crate::properties;
 use crate::protocol::{Action, Protocol};
 use crate::state::{Side, State};
+
+impl State {
+    /// Whether the worker goes on: only if effects come before the transaction may it have to wait.
+    pub(crate) fn can_store(&self, rules: &Configuration) -> bool {
+        if !rules.breaks(Rule::EffectsAfterCommit) || self.mysql.position == self.log.len() {
+            return true;
+        }
+        let owed = &self.log.up_to(self.mysql.position + 1).owed;
+        owed.as_ref().is_none_or(|owed| self.worker.contains(owed))
+    }
+}
 
 impl Protocol {
     pub(crate) fn changes(&self, state: &State, actions: &mut Vec<Action>) {
@@ -92,8 +103,8 @@ impl Protocol {
                 state.worker.push(owed);
             } else if self.rules.breaks(Rule::EffectsAfterCommit) {
                 // It waits until the index has answered.
-                let told = state.worker.iter().position(|told| *told == owed)?;
-                state.worker.remove(told);
+                state.can_store(&self.rules).then_some(())?;
+                state.worker.retain(|told| *told != owed);
             } else {
                 state.mysql_mut().owed.push(owed);
             }

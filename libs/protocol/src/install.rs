@@ -86,31 +86,6 @@ pub fn apply(index: Option<&mut Index>, server: &Server, terms: &Terms) -> Appli
     }
 }
 
-/// What has to be done so that an index follows the sale's row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TermsNeed {
-    Nothing,
-    /// Apply the row's terms.
-    Apply,
-    /// Give the row this version, then apply it. The ledger has lost its tail: the index knows other terms under the
-    /// row's version or a newer one, and would refuse the row's for ever.
-    Renumber(u64),
-}
-
-pub fn terms_needed(in_force: &Terms, row: &Terms) -> TermsNeed {
-    if in_force.version < row.version {
-        return TermsNeed::Apply;
-    }
-    let same = Terms {
-        version: in_force.version,
-        ..row.clone()
-    };
-    match *in_force == same {
-        true => TermsNeed::Nothing,
-        false => TermsNeed::Renumber(in_force.version + 1),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,19 +169,5 @@ mod tests {
         assert_eq!(apply(Some(&mut index), &other, &terms(3)), Applied::NotHere);
         assert_eq!(apply(None, &server(), &terms(3)), Applied::NotHere);
         assert_eq!(index.terms.version, 2);
-    }
-
-    #[test]
-    fn an_index_follows_the_row_also_after_the_ledger_lost_its_tail() {
-        let suspended = |version| Terms {
-            state: SaleState::Suspended,
-            ..terms(version)
-        };
-        assert_eq!(terms_needed(&terms(1), &terms(1)), TermsNeed::Nothing);
-        assert_eq!(terms_needed(&terms(1), &suspended(2)), TermsNeed::Apply);
-        assert_eq!(terms_needed(&suspended(2), &terms(1)), TermsNeed::Renumber(3));
-        assert_eq!(terms_needed(&suspended(2), &terms(2)), TermsNeed::Renumber(3));
-        // The same terms under another number are the same terms.
-        assert_eq!(terms_needed(&terms(3), &terms(1)), TermsNeed::Nothing);
     }
 }

@@ -9,7 +9,7 @@
 //! - [`fold`](mod@fold): what the log says of a sale
 //! - [`index`]: what a purchase decides on the index of a sale, as a plain function; the Lua script does the same
 //! - [`install`](mod@install): how an index is put in force; [`effect`]: what the log does to it later
-//! - [`recovery`]: whether a sale's index has to be rebuilt; [`settlement`]: what its end compares
+//! - [`recovery`]: what a sale's index needs; [`settlement`]: what its end compares
 //! - [`order_no`]: the number that a buyer is given
 pub mod acceptance;
 pub mod effect;

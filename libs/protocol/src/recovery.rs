@@ -1,7 +1,7 @@
-//! Whether a sale that has not ended needs a new index: R0, the first question of a recovery.
+//! What a sale's index needs: R0, the first question of a recovery, and of all care for an index.
 use crate::acceptance::SaleCut;
 use crate::ids::Epoch;
-use crate::index::Server;
+use crate::index::{Server, Terms};
 
 /// What is known of an index without reading what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,31 +9,56 @@ pub struct Found<'a> {
     pub epoch: Epoch,
     /// The replication id of the server on which it was installed.
     pub rid: &'a str,
+    pub terms: &'a Terms,
 }
 
-/// What has to be done about it.
+/// What the ledger says of the sale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// This view, or a newer one. An older one only delays the answer: what it does not show yet, it will show.
+    pub cut: SaleCut,
+    pub live_epoch: Option<Epoch>,
+    /// The terms in the sale's row.
+    pub terms: Terms,
+}
+
+/// What has to be done, one at a time and in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     Nothing,
-    /// Begin a new epoch: none is in force, or what the index sells is void.
+    /// Begin a new epoch: no index is in force, or what it sells is void.
     Rebuild,
-    /// An index is in force and the ledger does not name it: whoever installed it died, or the ledger lost its tail.
+    /// Apply the row's terms.
+    Apply,
+    /// Give the row this version: the index knows other terms under the row's version or a newer one, and would refuse
+    /// the row's for ever. So it is after the ledger has lost its tail.
+    Renumber(u64),
+    /// An index is in force and the ledger does not name it: whoever installed it died, or the ledger lost its tail. It
+    /// comes last: under the terms of an older row nothing must be sold.
     Publish(Epoch),
 }
 
-/// `cut` and `live_epoch` are the ledger's, or newer. An older view only delays the answer: what it does not show yet, it
-/// will show.
-pub fn needed(found: Option<Found<'_>>, server: &Server, cut: SaleCut, live_epoch: Option<Epoch>) -> Need {
-    if cut.closed.is_some() {
+pub fn needed(found: Option<Found<'_>>, server: &Server, known: &Known) -> Need {
+    if known.cut.closed.is_some() {
         return Need::Nothing;
     }
     let Some(found) = found.filter(|found| server.is_master && found.rid == server.rid) else {
         return Need::Rebuild;
     };
-    if cut.epoch() > Some(found.epoch) {
+    if known.cut.epoch() > Some(found.epoch) {
         return Need::Rebuild;
     }
-    match live_epoch {
+    if found.terms.version < known.terms.version {
+        return Need::Apply;
+    }
+    let same = Terms {
+        version: found.terms.version,
+        ..known.terms.clone()
+    };
+    if *found.terms != same {
+        return Need::Renumber(found.terms.version + 1);
+    }
+    match known.live_epoch {
         Some(live) if live >= found.epoch => Need::Nothing,
         _ => Need::Publish(found.epoch),
     }
@@ -42,6 +67,7 @@ pub fn needed(found: Option<Found<'_>>, server: &Server, cut: SaleCut, live_epoc
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::SaleState;
 
     fn server() -> Server {
         Server {
@@ -51,52 +77,82 @@ mod tests {
         }
     }
 
-    fn cut(cur: i64) -> SaleCut {
-        SaleCut {
-            cur: Some(cur),
-            closed: None,
+    fn terms(version: u64, state: SaleState) -> Terms {
+        Terms {
+            version,
+            state,
+            opens: 0,
+            closes: 1,
+            limit: 0,
         }
     }
 
-    const FOUND: Found<'_> = Found {
-        epoch: Epoch(5),
-        rid: "r",
-    };
+    /// The index of epoch 5 that sells, by the terms of version 2.
+    fn known() -> Known {
+        let cut = SaleCut {
+            cur: Some(5),
+            closed: None,
+        };
+        Known {
+            cut,
+            live_epoch: Some(Epoch(5)),
+            terms: terms(2, SaleState::Open),
+        }
+    }
+
+    fn need(epoch: i64, rid: &str, terms: Terms, known: &Known) -> Need {
+        let epoch = Epoch(epoch);
+        let terms = &terms;
+        needed(Some(Found { epoch, rid, terms }), &server(), known)
+    }
+
+    const OPEN: SaleState = SaleState::Open;
 
     #[test]
     fn an_index_that_is_missing_elsewhere_or_outdated_is_rebuilt() {
-        let live = Some(Epoch(5));
-        assert_eq!(needed(None, &server(), cut(5), live), Need::Rebuild);
-        let found = Found { rid: "s", ..FOUND };
-        assert_eq!(needed(Some(found), &server(), cut(5), live), Need::Rebuild);
+        assert_eq!(needed(None, &server(), &known()), Need::Rebuild);
+        assert_eq!(need(5, "s", terms(2, OPEN), &known()), Need::Rebuild);
         let replica = Server {
             is_master: false,
             ..server()
         };
-        assert_eq!(needed(Some(FOUND), &replica, cut(5), live), Need::Rebuild);
-        assert_eq!(needed(Some(FOUND), &server(), cut(6), live), Need::Rebuild);
+        let found = Found {
+            epoch: Epoch(5),
+            rid: "r",
+            terms: &terms(2, OPEN),
+        };
+        assert_eq!(needed(Some(found), &replica, &known()), Need::Rebuild);
+        assert_eq!(need(4, "r", terms(2, OPEN), &known()), Need::Rebuild);
     }
 
     #[test]
-    fn an_index_that_nobody_was_told_of_is_published() {
-        for live in [None, Some(Epoch(4))] {
-            assert_eq!(
-                needed(Some(FOUND), &server(), cut(5), live),
-                Need::Publish(Epoch(5)),
-                "{live:?}"
-            );
+    fn an_index_that_nobody_was_told_of_is_published_once_it_has_the_terms() {
+        for live_epoch in [None, Some(Epoch(4))] {
+            let known = Known { live_epoch, ..known() };
+            assert_eq!(need(5, "r", terms(2, OPEN), &known), Need::Publish(Epoch(5)));
+            assert_eq!(need(5, "r", terms(1, OPEN), &known), Need::Apply);
         }
-        // The ledger has not read so far yet.
-        assert_eq!(needed(Some(FOUND), &server(), cut(4), Some(Epoch(5))), Need::Nothing);
+    }
+
+    #[test]
+    fn an_index_follows_the_row_also_after_the_ledger_lost_its_tail() {
+        let suspended = |version| terms(version, SaleState::Suspended);
+        assert_eq!(need(5, "r", suspended(1), &known()), Need::Apply);
+        assert_eq!(need(5, "r", suspended(2), &known()), Need::Renumber(3));
+        assert_eq!(need(5, "r", suspended(7), &known()), Need::Renumber(8));
+        // The same terms under another number are the same terms.
+        assert_eq!(need(5, "r", terms(7, OPEN), &known()), Need::Nothing);
     }
 
     #[test]
     fn nothing_is_needed_while_all_is_well_or_after_the_end() {
-        assert_eq!(needed(Some(FOUND), &server(), cut(5), Some(Epoch(5))), Need::Nothing);
-        let closed = SaleCut {
-            cur: Some(7),
-            closed: Some(7),
-        };
-        assert_eq!(needed(None, &server(), closed, None), Need::Nothing);
+        assert_eq!(need(5, "r", terms(2, OPEN), &known()), Need::Nothing);
+        // The ledger has not read so far yet.
+        let mut behind = known();
+        behind.cut.cur = Some(4);
+        assert_eq!(need(5, "r", terms(2, OPEN), &behind), Need::Nothing);
+        let mut over = known();
+        over.cut.closed = Some(7);
+        assert_eq!(needed(None, &server(), &over), Need::Nothing);
     }
 }

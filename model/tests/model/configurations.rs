@@ -1,6 +1,6 @@
 //! The protocol as it is, in worlds of several kinds.
 use libtest_mimic::Trial;
-use seckill_model::Configuration;
+use seckill_model::{Configuration, Protocol, Workers};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 
 use crate::{holds, trial};
@@ -214,6 +214,9 @@ pub const ALL: &[(&str, Configuration)] = &[
     (
         "end_cancels_mysql",
         Configuration {
+            barriers: 0,
+            redis_losses: 0,
+            keys: 2,
             cancels: 1,
             buyers: 1,
             mysql_losses: 1,
@@ -224,10 +227,21 @@ pub const ALL: &[(&str, Configuration)] = &[
     (
         "suspend_end_mysql",
         Configuration {
+            barriers: 0,
             wishes: &[Suspended, Open, Closed],
             buyers: 1,
             redis_losses: 0,
             mysql_losses: 1,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "suspend_two_coordinators",
+        Configuration {
+            wishes: &[Suspended],
+            coordinators: 2,
+            barriers: 2,
             copies: 0,
             ..END
         },
@@ -259,8 +273,30 @@ pub const ALL: &[(&str, Configuration)] = &[
     ),
 ];
 
+/// Two workers on one partition.
+const WORKERS: Configuration = Configuration {
+    log: 6,
+    ..Configuration::SMALL
+};
+
+const ALL_WORKERS: &[(&str, Configuration)] = &[
+    ("two_workers", WORKERS),
+    (
+        "two_workers_mysql",
+        Configuration {
+            log: 5,
+            mysql_losses: 1,
+            ..WORKERS
+        },
+    ),
+];
+
 pub fn trials() -> Vec<Trial> {
-    ALL.iter()
-        .map(|(name, c)| trial(*name, move || holds(name, c.clone())))
-        .collect()
+    let protocol = ALL
+        .iter()
+        .map(|(name, rules)| trial(*name, move || holds(name, Protocol::new(rules.clone()))));
+    let workers = |(name, rules): &'static (&str, Configuration)| {
+        trial(*name, move || holds(name, Workers { rules: rules.clone() }))
+    };
+    protocol.chain(ALL_WORKERS.iter().map(workers)).collect()
 }

@@ -2,10 +2,12 @@
 mod configurations;
 mod mutants;
 
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::Instant;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use seckill_model::{Configuration, Protocol};
+use seckill_model::{Configuration, Protocol, Workers};
 use stateright::{Checker, CheckerBuilder, Expectation, HasDiscoveries, Model};
 
 fn main() {
@@ -15,9 +17,9 @@ fn main() {
 }
 
 /// Every reachable state, and no property is broken; what should happen at some time does.
-fn holds(name: &str, configuration: Configuration) -> Result<(), Failed> {
-    let sizes = configuration.to_string();
-    let checker = Protocol::new(configuration).checker();
+fn holds<M: World>(name: &str, model: M) -> Result<(), Failed> {
+    let sizes = model.rules().to_string();
+    let checker = model.checker();
     let (checker, seconds) = explored(checker.finish_when(HasDiscoveries::AnyFailures));
     println!(
         "{name}: {sizes}: {} states, depth {}, {seconds:.1} s",
@@ -39,8 +41,27 @@ fn holds(name: &str, configuration: Configuration) -> Result<(), Failed> {
     Ok(())
 }
 
+/// What both models are.
+trait World:
+    Model<State: Clone + Debug + Hash + PartialEq + Send + Sync, Action: Clone + Debug + PartialEq> + Send + Sync + 'static
+{
+    fn rules(&self) -> &Configuration;
+}
+
+impl World for Protocol {
+    fn rules(&self) -> &Configuration {
+        &self.rules
+    }
+}
+
+impl World for Workers {
+    fn rules(&self) -> &Configuration {
+        &self.rules
+    }
+}
+
 /// In one thread, so that a trace is a shortest one.
-fn explored(checker: CheckerBuilder<Protocol>) -> (impl Checker<Protocol>, f64) {
+fn explored<M: World>(checker: CheckerBuilder<M>) -> (impl Checker<M>, f64) {
     let began = Instant::now();
     let checker = checker.spawn_bfs().join();
     (checker, began.elapsed().as_secs_f64())
