@@ -71,6 +71,9 @@ impl Operator {
                 self.ledger.set_live_epoch(sale.id, *epoch).await?;
                 self.stock.drop_epochs_before(sale.id, *epoch).await?;
             }
+            (Step::Renumber(version), _, Some(sale)) => {
+                self.ledger.renumber_terms(sale.id, sale.version, *version).await?;
+            }
             (Step::ApplyTerms, _, Some(sale)) => {
                 self.stock.apply(sale.id, &sale.terms()).await?;
             }

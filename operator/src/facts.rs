@@ -5,8 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use seckill_crds::{FlashSale, FlashSaleSpec};
 use seckill_ledger::{NewSale, Offer, Sale, SaleTerms};
-use seckill_protocol::index::SaleState;
-use seckill_protocol::recovery::{self, Found, Need};
+use seckill_protocol::index::{SaleState, Server};
+use seckill_protocol::recovery::{self, Found, Known, Need};
 use seckill_protocol::{Epoch, Record};
 use seckill_stock::IndexState;
 
@@ -198,11 +198,7 @@ impl Operator {
             return Ok(Index::None);
         };
         let outdated = match sale.cut.closed {
-            None => {
-                let (epoch, rid) = (index.epoch, index.rid.as_str());
-                let need = recovery::needed(Some(Found { epoch, rid }), &probe.server, sale.cut, sale.live_epoch);
-                need == Need::Rebuild
-            }
+            None => need_of(&index, sale) == Need::Rebuild,
             // After CLOSE the ledger does not tell any more which epoch was the last. It matters only if the numbers
             // differ, so this part of the log is read at most once in a blue moon.
             Some(closed) => {
@@ -265,6 +261,27 @@ impl Operator {
             .await?;
         Ok(found)
     }
+}
+
+/// What a valid index needs, by the protocol.
+pub fn need_of(index: &IndexState, sale: &Sale) -> Need {
+    let found = Found {
+        epoch: index.epoch,
+        rid: &index.rid,
+        terms: &index.terms,
+    };
+    // It is valid: it was installed on the server where it was found.
+    let server = Server {
+        is_master: true,
+        rid: index.rid.clone(),
+        now: 0,
+    };
+    let known = Known {
+        cut: sale.cut,
+        live_epoch: sale.live_epoch,
+        terms: sale.terms(),
+    };
+    recovery::needed(Some(found), &server, &known)
 }
 
 fn may_have_index(now: Millis, wanted: Option<&Wanted>, sale: &Sale) -> bool {

@@ -8,9 +8,10 @@ use seckill_crds::Phase;
 use seckill_ledger::{Sale, SaleTerms};
 use seckill_protocol::Epoch;
 use seckill_protocol::index::SaleState;
+use seckill_protocol::recovery::Need;
 
 use crate::balance::Weighed;
-use crate::facts::{Facts, Index, Millis, Wanted};
+use crate::facts::{Facts, Index, Millis, Wanted, need_of};
 use crate::scale::{Shortage, Workloads};
 
 /// What is to be done now.
@@ -33,6 +34,8 @@ pub enum Step {
     Publish(Epoch),
     /// Tell the index the terms.
     ApplyTerms,
+    /// Give the terms in the ledger, which has lost its tail, a version that the index will take.
+    Renumber(u64),
     /// Append the terminal record.
     Close,
     /// Account for every unit, and free what Redis holds.
@@ -312,11 +315,11 @@ fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
             .next(now, wanted.preheat_at(), LONGEST);
     }
     if let Index::InForce(index) = &facts.index {
-        if sale.live_epoch.is_none_or(|live| live < index.epoch) {
-            return Plan::quick(Step::Publish(index.epoch));
-        }
-        if index.terms.version < sale.version {
-            return Plan::quick(Step::ApplyTerms);
+        match need_of(index, sale) {
+            Need::Apply => return Plan::quick(Step::ApplyTerms),
+            Need::Renumber(version) => return Plan::quick(Step::Renumber(version)),
+            Need::Publish(epoch) => return Plan::quick(Step::Publish(epoch)),
+            Need::Nothing | Need::Rebuild => {}
         }
         if index.total < sale.offered && sale.total < sale.offered && !facts.total_appended {
             return Plan::quick(Step::AppendTotal);
@@ -963,6 +966,20 @@ mod tests {
     }
 
     #[test]
+    fn terms_that_the_ledger_has_lost_are_given_a_version_that_the_index_takes() {
+        let mut facts = preheated(START + 1, 3);
+        facts.index().terms.version = 7;
+        facts.index().terms.state = SaleState::Suspended;
+        assert_eq!(plan(&facts).step, Step::Renumber(8));
+        facts.sale().version = 8;
+        assert_eq!(plan(&facts).step, Step::ApplyTerms);
+        // The same terms under a newer version are no trouble.
+        facts.sale().version = 5;
+        facts.index().terms.state = SaleState::Open;
+        assert_eq!(plan(&facts).step, Step::Nothing);
+    }
+
+    #[test]
     fn changed_terms_go_into_the_ledger_and_then_into_the_index() {
         let mut facts = preheated(START + 1, 3);
         facts.wanted.as_mut().expect("wanted").suspended = true;
@@ -975,6 +992,7 @@ mod tests {
         facts.sale().version = 2;
         assert_eq!(plan(&facts).step, Step::ApplyTerms);
         facts.index().terms.version = 2;
+        facts.index().terms.state = SaleState::Suspended;
         let suspended = plan(&facts);
         assert_eq!(step_and_phase(&suspended), (Step::Nothing, Some(Phase::Suspended)));
     }

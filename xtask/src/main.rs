@@ -91,7 +91,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo(args) => demo::demo(&args)?,
         Task::Test { part, yes, filter } => {
             let _lock = lock()?;
-            if !matches!(part, Some(test::Part::Lint | test::Part::Unit)) {
+            if !matches!(part, Some(test::Part::Lint | test::Part::Unit | test::Part::Model)) {
                 consent(yes)?;
             }
             test::test(part, &filter)?;

@@ -16,6 +16,8 @@ pub enum Part {
     Lint,
     /// what needs no server
     Unit,
+    /// the model of the protocol, exhaustively at small sizes, and its mutants
+    Model,
     /// against real Redis, Kafka, MySQL and a real Kubernetes API server
     Integration,
     /// on the cluster, by kubectl, helm and HTTP
@@ -31,7 +33,7 @@ pub enum Scenario {
 }
 
 /// Packages without tests of the kind that `integration` runs.
-const NOT_INTEGRATION: &[&str] = &["--exclude", "e2e", "--exclude", "xtask"];
+const NOT_INTEGRATION: [&str; 6] = ["--exclude", "e2e", "--exclude", "xtask", "--exclude", "seckill-model"];
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Count {
@@ -63,7 +65,7 @@ impl Count {
 pub fn test(part: Option<Part>, filter: &[String]) -> Result<()> {
     let parts = match part {
         Some(part) => vec![part],
-        None => vec![Part::Lint, Part::Unit, Part::Integration, Part::E2e],
+        None => vec![Part::Lint, Part::Unit, Part::Model, Part::Integration, Part::E2e],
     };
     // The cluster is built first: while a part fails, the cache of what it needs is there for the next try.
     crate::tools::packages()?;
@@ -124,15 +126,16 @@ fn run(part: Part, filter: &[String], count: &mut Count) -> Result<()> {
                 .args(filter);
             counted(&mut command, count)
         }
+        Part::Model => {
+            let mut command = Command::new("cargo");
+            command
+                .args(["test", "--quiet", "-p", "seckill-model", "--"])
+                .args(filter);
+            counted(&mut command, count)
+        }
         Part::Integration => {
             let env = crate::up(crate::Up::Servers)?;
-            let tests = [
-                "--workspace",
-                NOT_INTEGRATION[0],
-                NOT_INTEGRATION[1],
-                NOT_INTEGRATION[2],
-                NOT_INTEGRATION[3],
-            ];
+            let tests = [&["--workspace"], &NOT_INTEGRATION[..]].concat();
             inside(&env, &tests, filter, &[], count)
         }
         Part::E2e => {

@@ -257,6 +257,18 @@ impl Ledger {
         .await
     }
 
+    /// Gives the terms as they are a newer version. False if the version is another one by now.
+    pub async fn renumber_terms(&self, id: SaleId, expected_version: u64, version: u64) -> Result<bool, LedgerError> {
+        self.changes_one(
+            sqlx::query("UPDATE sales SET version = ? WHERE id = ? AND version = ? AND version < ?")
+                .bind(version)
+                .bind(id.0)
+                .bind(expected_version)
+                .bind(version),
+        )
+        .await
+    }
+
     /// Offers more units than before; they count once a TOTAL in the log says so. False if the version is another one by
     /// now, or no fewer are offered already.
     pub async fn raise_offered(&self, id: SaleId, expected_version: u64, units: u64) -> Result<bool, LedgerError> {
