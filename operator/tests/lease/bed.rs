@@ -1,4 +1,5 @@
 //! A namespace of a test's own, candidates for the Lease in it, and ways to keep one from it.
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use kube::{Api, Client, Config, Resource};
 use operator::lease::{Elector, Term, Times};
 use operator::metrics::Metrics;
 use seckill_service::shutdown::Shutdown;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -24,6 +26,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub const LEASE: Duration = Duration::from_secs(3);
+/// As the chart calls it.
+pub const LEASE_NAME: &str = "seckill-operator";
 /// Far beyond what anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -127,7 +131,7 @@ impl Bed {
         };
         let elector = Elector {
             leases: Api::namespaced(kube.clone(), &self.namespace),
-            name: "operator".into(),
+            name: LEASE_NAME.into(),
             identity: identity.into(),
             times: Times::of(LEASE),
             recorder: Recorder::new(kube.clone(), reporter),
@@ -164,7 +168,7 @@ impl Bed {
     }
 
     pub async fn lease(&self) -> LeaseSpec {
-        let lease = self.api::<Lease>().get("operator").await.expect("it is there");
+        let lease = self.api::<Lease>().get(LEASE_NAME).await.expect("it is there");
         lease.spec.unwrap_or_default()
     }
 
@@ -193,26 +197,58 @@ impl Bed {
         eventually(what, is).await;
     }
 
-    /// A service account with the rights on the Lease that the chart gives an operator.
-    pub async fn grant(&self, name: &str) -> RoleBinding {
-        let account = json!({"metadata": {"name": name}});
-        let role = json!({"metadata": {"name": name}, "rules": [
-            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["operator"], "verbs": ["get", "update"]},
-            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
-        ]});
-        let binding = json!({
-            "metadata": {"name": name},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": self.namespace}],
-        });
-        self.create::<ServiceAccount>(account).await;
-        self.create::<Role>(role).await;
-        let binding: RoleBinding = serde_json::from_value(binding).expect("a binding");
-        self.api()
-            .create(&PostParams::default(), &binding)
+    /// The service account of the chart's operator, with the rights that the chart gives it.
+    pub async fn grant(&self) {
+        for object in self.chart(&["service-accounts", "rbac"]) {
+            let is_operators = object["metadata"]["name"] == LEASE_NAME;
+            match object["kind"].as_str() {
+                Some("ServiceAccount") if is_operators => self.create::<ServiceAccount>(object).await,
+                Some("Role") => self.create::<Role>(object).await,
+                Some("RoleBinding") => self.create::<RoleBinding>(object).await,
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes the rights away; they can be created again.
+    pub async fn revoke(&self) -> Value {
+        let bindings = self.api::<RoleBinding>();
+        let binding = bindings.get(LEASE_NAME).await.expect("it is there");
+        bindings
+            .delete(LEASE_NAME, &DeleteParams::default())
             .await
-            .expect("created");
-        binding
+            .expect("deleted");
+        json!({"metadata": {"name": LEASE_NAME}, "roleRef": binding.role_ref, "subjects": binding.subjects})
+    }
+
+    pub async fn restore(&self, binding: Value) {
+        self.create::<RoleBinding>(binding).await;
+    }
+
+    /// What the chart makes of some of its templates, for a release in this namespace.
+    fn chart(&self, templates: &[&str]) -> Vec<Value> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/seckill");
+        let mut helm = Command::new(std::env::var_os("SECKILL_HELM").unwrap_or("helm".into()));
+        helm.args(["template", "seckill", folder, "-n", &self.namespace])
+            .args(["-f", &format!("{folder}/ci/minimal-values.yaml")])
+            .args(["--set", &format!("watchNamespaces={{{}}}", self.namespace)])
+            .args(
+                templates
+                    .iter()
+                    .flat_map(|name| ["-s".to_owned(), format!("templates/{name}.yaml")]),
+            );
+        let rendered = helm.output().expect("helm");
+        assert!(
+            rendered.status.success(),
+            "{}",
+            String::from_utf8_lossy(&rendered.stderr)
+        );
+        let text = String::from_utf8(rendered.stdout).expect("text");
+        let objects = serde_yaml::Deserializer::from_str(&text);
+        objects
+            .map(|object| Value::deserialize(object).expect("an object"))
+            .filter(|object| !object.is_null())
+            .collect()
     }
 
     async fn create<K>(&self, object: Value)
@@ -230,14 +266,15 @@ impl Bed {
             .expect("created");
     }
 
-    pub async fn client_of(&self, account: &str) -> Client {
+    /// One with the rights of the chart's operator.
+    pub async fn client_with_its_rights(&self) -> Client {
         let request = TokenRequest {
             spec: Some(TokenRequestSpec::default()),
             ..TokenRequest::default()
         };
         let token = self
             .api::<ServiceAccount>()
-            .create_token_request(account, &PostParams::default(), &request)
+            .create_token_request(LEASE_NAME, &PostParams::default(), &request)
             .await
             .expect("a token")
             .status

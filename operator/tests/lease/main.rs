@@ -4,9 +4,8 @@ mod bed;
 
 use std::time::{Duration, Instant};
 
-use bed::{Bed, LEASE, Proxy};
+use bed::{Bed, LEASE, LEASE_NAME, Proxy};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
@@ -80,25 +79,22 @@ async fn a_leader_that_gets_no_answer_stops_before_another_one_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_may_not_renew_any_more_stops_and_leads_again_when_it_may() {
+async fn the_charts_rights_suffice_and_a_leader_that_loses_them_stops_until_it_has_them_again() {
     let bed = Bed::new().await;
-    let binding = bed.grant("operator").await;
-    let one = bed.candidate("one", &bed.client_of("operator").await);
+    bed.grant().await;
+    let one = bed.candidate("one", &bed.client_with_its_rights().await);
     one.leads().await;
     tokio::time::sleep(LEASE).await;
     assert!(one.is_leading(), "its rights suffice to renew");
+    bed.eventually("its rights suffice to tell", async || {
+        bed.events().await == ["one leads"]
+    })
+    .await;
 
-    let bindings = bed.api::<RoleBinding>();
-    bindings
-        .delete("operator", &DeleteParams::default())
-        .await
-        .expect("deleted");
+    let binding = bed.revoke().await;
     one.follows().await;
     assert!(one.failures() > 0);
-    bindings
-        .create(&PostParams::default(), &binding)
-        .await
-        .expect("created");
+    bed.restore(binding).await;
     one.leads().await;
     one.stop().await;
     bed.drop().await;
@@ -137,7 +133,7 @@ async fn a_lease_that_is_deleted_deposes_its_leader_and_is_made_anew_after_a_whi
     let begun = Instant::now();
     let leases = bed.api::<Lease>();
     leases
-        .delete("operator", &DeleteParams::default())
+        .delete(LEASE_NAME, &DeleteParams::default())
         .await
         .expect("deleted");
     bed.eventually("nobody leads", async || !one.is_leading() && !other.is_leading())
@@ -172,7 +168,7 @@ async fn a_label_deposes_nobody() {
 async fn a_holder_with_a_wrong_clock_keeps_its_lease_as_long_as_it_renews() {
     let bed = Bed::new().await;
     let lease = json!({
-        "metadata": {"name": "operator"},
+        "metadata": {"name": LEASE_NAME},
         "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": LEASE.as_secs(), "renewTime": "1970-01-01T00:00:00.000000Z"},
     });
     let lease: Lease = serde_json::from_value(lease).expect("a Lease");
@@ -222,7 +218,7 @@ async fn work_that_panics_ends_the_process_and_gives_the_lease_up() {
 /// Patches by merging.
 async fn patch(leases: &kube::Api<Lease>, patch: serde_json::Value) {
     leases
-        .patch("operator", &PatchParams::default(), &Patch::Merge(patch))
+        .patch(LEASE_NAME, &PatchParams::default(), &Patch::Merge(patch))
         .await
         .expect("patched");
 }
