@@ -138,6 +138,19 @@ impl Release {
         )
     }
 
+    /// `pod/NAME` of the operator that leads.
+    pub fn leader(&self) -> Result<String> {
+        // The chart's name for a release whose name does not say seckill.
+        let lease = format!("{}-seckill-operator", self.name);
+        let holder = "-o=jsonpath={.spec.holderIdentity}";
+        let holder = self
+            .cluster
+            .kubectl(&["get", "lease", &lease, "-n", &self.namespace, holder])?;
+        // What follows the name of the pod is of the process.
+        let (pod, _) = holder.rsplit_once('_').context("nobody leads")?;
+        Ok(format!("pod/{pod}"))
+    }
+
     /// Pods of one of the Deployments.
     pub fn pods(&self, component: &str) -> Result<Vec<String>> {
         let selector = format!(

@@ -12,6 +12,10 @@ pub const SCENARIOS: &[Scenario] = &[
         all_pods_run_as_restricted,
     ),
     (
+        "one_of_two_operators_leads_and_the_other_one_takes_over_when_its_pod_is_deleted",
+        the_other_operator_takes_over,
+    ),
+    (
         "deleting_a_namespace_of_sales_ends_by_itself",
         deleting_a_namespace_of_sales_ends_by_itself,
     ),
@@ -51,6 +55,27 @@ fn all_pods_run_as_restricted(release: &Release) -> Result<()> {
             release.cluster.kubectl(&args)?;
         }
     }
+    Ok(())
+}
+
+fn the_other_operator_takes_over(release: &Release) -> Result<()> {
+    let pods = release.pods("operator")?;
+    ensure!(pods.len() == 2, "{pods:?}");
+    let leader = release.leader()?;
+    ensure!(pods.contains(&leader), "{leader} leads, and is none of {pods:?}");
+    let args = ["delete", "-n", &release.namespace, &leader, "--wait=false"];
+    release.cluster.kubectl(&args)?;
+    e2e::until("another operator to lead", Duration::from_secs(10), || {
+        let next = release.leader()?;
+        ensure!(next != leader, "{leader} still leads");
+        Ok(Some(()))
+    })?;
+    let namespace = release.sales_namespace()?;
+    let sale = Sale::apply(
+        &release.cluster,
+        &Sale::manifest(&release.class, &namespace, "next", 10, -1, 300),
+    )?;
+    sale.reaches("Open", LIMIT)?;
     Ok(())
 }
 
