@@ -164,3 +164,18 @@ impl Namespaces {
         self.0.is_empty() || self.0.iter().any(|n| n == namespace)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_that_kubernetes_takes() {
+        for right in ["seckill-operator", "a", "a.b-1", &"a".repeat(253)] {
+            assert_eq!(right.parse::<ObjectName>().map(|name| name.0).as_deref(), Ok(right));
+        }
+        for wrong in ["", "Seckill", "-a", "a-", "a_b", "a/b", &"a".repeat(254)] {
+            assert!(wrong.parse::<ObjectName>().is_err(), "{wrong}");
+        }
+    }
+}
