@@ -40,9 +40,10 @@ pub struct Bed {
     work: Arc<Work>,
 }
 
-/// How many lead, and the most that did at the same time.
+/// How many lead, the most that did at the same time, and how often one began to.
 #[derive(Default)]
 struct Work {
+    begun: AtomicUsize,
     now: AtomicUsize,
     most: AtomicUsize,
 }
@@ -51,6 +52,7 @@ struct AtWork(Arc<Work>);
 
 impl AtWork {
     fn begin(work: &Arc<Work>) -> Self {
+        work.begun.fetch_add(1, Ordering::SeqCst);
         let now = work.now.fetch_add(1, Ordering::SeqCst) + 1;
         work.most.fetch_max(now, Ordering::SeqCst);
         AtWork(work.clone())
@@ -323,6 +325,11 @@ impl Candidate {
     /// By what it does, and it says the same.
     pub fn is_leading(&self) -> bool {
         self.at_work.now.load(Ordering::SeqCst) > 0
+    }
+
+    /// How often it began to lead.
+    pub fn terms(&self) -> usize {
+        self.at_work.begun.load(Ordering::SeqCst)
     }
 
     pub async fn leads(&self) {
