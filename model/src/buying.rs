@@ -9,7 +9,7 @@ use crate::configuration::Rule;
 use crate::log::SALE;
 use crate::properties;
 use crate::protocol::{Action, Asking, Protocol};
-use crate::state::{Side, State, order_of};
+use crate::state::{Instance, Side, State, order_of};
 
 impl Protocol {
     pub(crate) fn purchases(&self, state: &State, actions: &mut Vec<Action>) {
@@ -19,7 +19,8 @@ impl Protocol {
             if api > 0 && state.apis[api - 1] == *process {
                 continue;
             }
-            for on in state.sides() {
+            let replica = (self.rules.redis_lags && self.rules.refusals).then_some(Side::Replica);
+            for on in state.sides().chain(replica) {
                 if process.epoch.is_some() {
                     self.batches_of_requests(&known, |requests| actions.push(Action::Buy { api, on, requests }));
                 }
@@ -120,11 +121,16 @@ impl Protocol {
         let before = (state.apis[api].pending.len(), state.promised.len());
         let epoch = state.apis[api].epoch?;
         let requests: Vec<Request> = requests.iter().map(request).collect();
-        let server = state.server_mut(on)?;
-        let seen = match self.rules.breaks(Rule::PurchaseFence) {
+        let replica = Instance {
+            rid: state.redis.rid.clone(),
+            data: state.redis_copy.clone().unwrap_or_default(),
+        };
+        let server = state.server(on).unwrap_or(&replica);
+        let mut seen = match self.rules.breaks(Rule::PurchaseFence) {
             true => server.unfenced(),
             false => server.server(),
         };
+        seen.is_master = on != Side::Replica || self.rules.breaks(Rule::PurchaseRole);
         let mut data = (*server.data).clone();
         let index_epoch = data.index.as_ref()?.epoch;
         let caller = match self.rules.breaks(Rule::PurchaseEpoch) {
@@ -149,6 +155,7 @@ impl Protocol {
                 state.wrong = Some(properties::TAKEN_BACK);
             }
             data.outbox.push(batch.clone());
+            // A replica would refuse to write.
             state.server_mut(on)?.data = Arc::new(data);
             // The reply does not name the epoch: the process goes by its own.
             self.hold(state, api, Batch { epoch, ..batch });

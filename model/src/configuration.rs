@@ -35,8 +35,10 @@ pub enum Rule {
     /// The total only rises.
     TotalOnlyRises,
 
-    /// A purchase, and whatever else a script does, is fenced by the replication id.
+    /// A purchase is fenced by the replication id.
     PurchaseFence,
+    /// A purchase is fenced by the server's role.
+    PurchaseRole,
     /// A purchase is fenced by the epoch that its caller knows.
     PurchaseEpoch,
     /// The index is rebuilt from the log, not from what Redis came back with.
@@ -123,7 +125,8 @@ pub struct Configuration {
     pub coordinators_reach_old: bool,
     /// Everybody may be sent back to the old primary.
     pub flip_back: bool,
-    /// A restart or a failover may find data from any earlier time; otherwise it finds what was there last.
+    /// A restart or a failover may find data from any earlier time, and API processes may reach a replica that lags;
+    /// otherwise a failover finds what was there last.
     pub redis_lags: bool,
     /// The most CANCEL records.
     pub cancels: usize,

@@ -13,17 +13,15 @@ impl Protocol {
             for lags in [false, true].into_iter().take(1 + usize::from(lagging)) {
                 actions.push(Action::RedisRestarts { lags });
                 if self.rules.split_brain {
-                    actions.push(Action::RedisFailsOver { lags, old_lives: true });
+                    actions.push(Action::RedisFailsOver { lags });
                 }
             }
         }
         if state.redis_copy.as_ref().is_some_and(|copy| *copy != state.redis.data) {
             actions.push(Action::RedisReplicates);
         }
-        if state.old.is_some() {
-            if self.rules.flip_back {
-                actions.push(Action::FlipBack);
-            }
+        if state.old.is_some() && self.rules.flip_back {
+            actions.push(Action::FlipBack);
         }
         if self.rules.mysql_losses > 0
             && state.mysql != state.mysql_copy
@@ -59,10 +57,11 @@ impl Protocol {
         Some(())
     }
 
-    pub(crate) fn redis_fails_over(&self, state: &mut State, lags: bool, old_lives: bool) -> Option<()> {
+    /// To a replica, while the old primary goes on. (If it dies, that is a restart.)
+    pub(crate) fn redis_fails_over(&self, state: &mut State, lags: bool) -> Option<()> {
         let new = self.another(state, lags);
         let old = std::mem::replace(&mut state.redis, new);
-        state.old = old_lives.then_some(old);
+        state.old = Some(old);
         Some(())
     }
 

@@ -139,12 +139,10 @@ pub enum Action {
     },
     RedisFailsOver {
         lags: bool,
-        old_lives: bool,
     },
     RedisReplicates,
     /// Everybody is sent to the old primary, which never noticed that it was replaced.
     FlipBack,
-    OldPrimaryDies,
     MySqlReplicates,
     MySqlFailsOver,
 }
@@ -313,16 +311,12 @@ impl Protocol {
             Settle => self.settle(state),
             RedisFlushed => self.redis_flushed(state),
             RedisRestarts { lags } => self.redis_restarts(state, lags),
-            RedisFailsOver { lags, old_lives } => self.redis_fails_over(state, lags, old_lives),
+            RedisFailsOver { lags } => self.redis_fails_over(state, lags),
             RedisReplicates => {
                 state.redis_copy = Some(state.redis.data.clone());
                 Some(())
             }
             FlipBack => self.flip_back(state),
-            OldPrimaryDies => {
-                state.old = None;
-                Some(())
-            }
             MySqlReplicates => {
                 state.mysql_copy = state.mysql.clone();
                 Some(())

@@ -51,6 +51,8 @@ pub struct Past {
 pub enum Side {
     Current,
     Old,
+    /// A replica of the current one: it answers, lags, and takes no writes.
+    Replica,
 }
 
 /// A Redis server that takes writes.
@@ -137,10 +139,12 @@ pub struct Api {
 }
 
 impl State {
+    /// A server that takes writes.
     pub fn server(&self, side: Side) -> Option<&Instance> {
         match side {
             Side::Current => Some(&self.redis),
             Side::Old => self.old.as_ref(),
+            Side::Replica => None,
         }
     }
 
@@ -148,6 +152,7 @@ impl State {
         match side {
             Side::Current => Some(&mut self.redis),
             Side::Old => self.old.as_mut(),
+            Side::Replica => None,
         }
     }
 

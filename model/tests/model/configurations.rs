@@ -143,6 +143,15 @@ pub const ALL: &[(&str, Configuration)] = &[
         },
     ),
     (
+        "cancels_lagging_replica",
+        Configuration {
+            redis_lags: true,
+            refusals: true,
+            keys: 1,
+            ..CANCELS
+        },
+    ),
+    (
         "cancels_twice",
         Configuration {
             cancels: 2,
@@ -271,24 +280,134 @@ pub const ALL: &[(&str, Configuration)] = &[
             ..MYSQL
         },
     ),
+    ("extended_recovery", Configuration { apis: 2, ..RECOVERY }),
+    (
+        "extended_lagging_replica",
+        Configuration {
+            total: 2,
+            redis_lags: true,
+            copies: 0,
+            ..RECOVERY
+        },
+    ),
+    (
+        "extended_both_sides_and_flip_back",
+        Configuration {
+            coordinators_reach_old: true,
+            flip_back: true,
+            copies: 0,
+            ..RECOVERY
+        },
+    ),
+    (
+        "extended_batches_of_two",
+        Configuration {
+            batch: 2,
+            pending: 2,
+            total: 2,
+            buyers: 3,
+            barriers: 1,
+            redis_losses: 1,
+            log: 6,
+            apis: 2,
+            copies: 0,
+            ..RECOVERY
+        },
+    ),
+    (
+        "extended_cancels",
+        Configuration {
+            coordinators: 2,
+            barriers: 2,
+            log: 7,
+            flip_back: true,
+            copies: 0,
+            ..CANCELS
+        },
+    ),
+    (
+        "extended_cancels_twice",
+        Configuration {
+            total: 2,
+            cancels: 2,
+            log: 7,
+            copies: 0,
+            ..CANCELS
+        },
+    ),
+    (
+        "extended_totals",
+        Configuration {
+            coordinators: 2,
+            barriers: 2,
+            log: 7,
+            copies: 0,
+            ..TOTALS
+        },
+    ),
+    (
+        "extended_end_cancels_mysql",
+        Configuration {
+            cancels: 1,
+            buyers: 1,
+            keys: 2,
+            mysql_losses: 1,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "extended_end_two_coordinators",
+        Configuration {
+            coordinators: 2,
+            barriers: 2,
+            cancels: 1,
+            log: 7,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "extended_suspend_mysql",
+        Configuration {
+            wishes: &[Suspended, Open, Closed],
+            buyers: 1,
+            mysql_losses: 1,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
+        "extended_mysql",
+        Configuration {
+            coordinators: 2,
+            barriers: 2,
+            apis: 2,
+            log: 7,
+            copies: 0,
+            ..MYSQL
+        },
+    ),
+    (
+        "extended_mysql_twice",
+        Configuration {
+            mysql_losses: 2,
+            log: 7,
+            ..MYSQL
+        },
+    ),
 ];
 
 /// Two workers on one partition.
 const WORKERS: Configuration = Configuration {
-    log: 6,
+    log: 5,
+    mysql_losses: 1,
     ..Configuration::SMALL
 };
 
 const ALL_WORKERS: &[(&str, Configuration)] = &[
     ("two_workers", WORKERS),
-    (
-        "two_workers_mysql",
-        Configuration {
-            log: 5,
-            mysql_losses: 1,
-            ..WORKERS
-        },
-    ),
+    ("extended_two_workers", Configuration { log: 6, ..WORKERS }),
 ];
 
 pub fn trials() -> Vec<Trial> {

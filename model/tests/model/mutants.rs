@@ -6,7 +6,7 @@ use seckill_model::{Configuration, Protocol, Rule, Workers};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
-use crate::{World, explored, trial};
+use crate::{World, explored, trial, with_commas};
 
 /// A name, the rule, where it is broken, and the property that breaks with it.
 type Mutant = (&'static str, Configuration, &'static str);
@@ -147,6 +147,19 @@ pub const MUTANTS: &[Mutant] = &[
             ..R
         },
         NUMBER,
+    ),
+    (
+        "purchase_on_a_replica",
+        Configuration {
+            redis_lags: true,
+            cancels: 1,
+            refusals: true,
+            barriers: 0,
+            redis_losses: 0,
+            broken: &[Rule::PurchaseRole],
+            ..R
+        },
+        REFUSAL,
     ),
     (
         "purchase_by_any_epoch",
@@ -484,7 +497,7 @@ fn survives(name: &str, configuration: &Configuration) -> Result<(), Failed> {
     let sizes = configuration.to_string();
     let checker = Protocol::new(configuration.clone()).checker();
     let (checker, seconds) = explored(checker.finish_when(HasDiscoveries::AnyFailures));
-    let states = checker.unique_state_count();
+    let states = with_commas(checker.unique_state_count());
     for property in checker.model().properties() {
         if property.expectation == Expectation::Always && checker.discovery(property.name).is_some() {
             return Err(format!("it is refuted: {}; move it to MUTANTS", property.name).into());
@@ -498,7 +511,7 @@ fn survives(name: &str, configuration: &Configuration) -> Result<(), Failed> {
 fn refuted<M: World>(name: &str, model: M, property: &'static str) -> Result<(), Failed> {
     let checker = model.checker().finish_when(HasDiscoveries::AnyFailures);
     let (checker, seconds) = explored(checker);
-    let states = checker.unique_state_count();
+    let states = with_commas(checker.unique_state_count());
     let Some(path) = checker.discovery(property) else {
         return Err(format!("it survives: {states} states, {seconds:.1} s").into());
     };
