@@ -84,6 +84,8 @@ impl Operator {
             return Err(RebuildError::LogReplaced { new: epoch, live });
         }
 
+        seckill_failpoint::reach("rebuild.R1");
+
         // R2: the ledger up to its position, and the log from there up to the barrier.
         let start = self.ledger.fold_start(sale.id).await?;
         let position = start.position;
@@ -91,7 +93,7 @@ impl Operator {
             return Err(RebuildError::LedgerAhead { new: epoch, position });
         }
         let mut fold = start.fold(sale.id);
-        if position <= epoch.0 {
+        if position <= epoch.0 && !seckill_failpoint::breaks("rebuild-without-log") {
             self.log
                 .read(sale.part, position, epoch.0 + 1, |entry| {
                     if let Ok(record) = &entry.record {
@@ -112,9 +114,12 @@ impl Operator {
         });
         let left = total.checked_sub(sold).ok_or(RebuildError::Oversold { sold, total })?;
 
+        seckill_failpoint::reach("rebuild.R2");
+
         // R3: nothing points at these keys yet.
         let holdings: Vec<_> = fold.into_holdings().into_iter().collect();
         self.stock.write_holdings(sale.id, epoch, &holdings).await?;
+        seckill_failpoint::reach("rebuild.R3");
 
         // R4: at most once for this epoch. If its outcome is unknown, the next look finds an index in force or begins again.
         let holders = holdings.len() as u64;
@@ -130,6 +135,8 @@ impl Operator {
             Installed::Refused(why) => return Err(RebuildError::Refused(why)),
         }
 
+        seckill_failpoint::reach("rebuild.R4");
+
         // R5: the newest terms may be newer than those that this began with; after that the API may know.
         if let Some(newest) = self.ledger.sale(sale.id).await? {
             if newest.settled_at_ms.is_some() {
@@ -142,6 +149,7 @@ impl Operator {
         self.ledger.set_live_epoch(sale.id, epoch).await?;
         let took = begun.elapsed();
         tracing::info!(sale = %sale.id, %epoch, total, left, orders, voided, ?folded, ?took, "an index is in force");
+        seckill_failpoint::reach("rebuild.R5");
         self.stock.drop_epochs_before(sale.id, epoch).await?;
         Ok(Rebuilt {
             epoch,

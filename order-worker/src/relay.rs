@@ -145,8 +145,11 @@ impl Relay {
                     };
                     orphans.note_end(&entry.batch, end);
                 }
+                Step::Publish if seckill_failpoint::breaks("no-relay") => {}
                 Step::Publish => {
+                    seckill_failpoint::reach("relay.before-append");
                     self.log.append_now(part, &Record::Batch(entry.batch.clone()))?;
+                    seckill_failpoint::reach("relay.after-append");
                     orphans.note_published(&entry.batch, Instant::now());
                     self.metrics.republished.inc();
                     let Batch { sale, epoch, first, .. } = &entry.batch;

@@ -83,7 +83,9 @@ struct Appender {
 impl BatchSink for Appender {
     fn append(&self, batch: Batch) {
         self.metrics.batch_orders.observe(batch.orders.len() as f64);
+        seckill_failpoint::reach("api.before-append");
         append(&self.log, self.part, &Record::Batch(batch), &self.metrics);
+        seckill_failpoint::reach("api.after-append");
     }
 }
 

@@ -165,13 +165,19 @@ impl Api {
                 refusal => return self.refused(purchase, &listed, epoch, refusal).await,
             };
             taken = true;
+            if seckill_failpoint::breaks("reply-before-read-back") {
+                return self.bought(order, quantity, "processing");
+            }
 
             // Only the log makes it true.
             let waited = Instant::now();
             let verdict = timeout(READ_BACK_WITHIN, read_back).await;
             self.metrics.read_back_seconds.observe(waited.elapsed().as_secs_f64());
             match verdict {
-                Ok(Verdict::Accepted) => return self.bought(order, quantity, "processing"),
+                Ok(Verdict::Accepted) => {
+                    seckill_failpoint::reach("api.after-read-back");
+                    return self.bought(order, quantity, "processing");
+                }
                 // Void: a barrier went before it. The same key under the new epoch, since an earlier copy may count.
                 Ok(Verdict::Void) if self.is_closed(sale) => return self.without_index(purchase, taken).await,
                 Ok(Verdict::Void) if self.newer_epoch(&listed, epoch, deadline).await => {}

@@ -1,6 +1,7 @@
 //! The development environment: `cargo xtask demo`, `test`, `up`, `down`. It stands on nothing but this machine: what
 //! it needs is built or fetched from package registries, and kept in a cache.
 mod cache;
+mod chaos;
 mod cluster;
 mod demo;
 mod down;
@@ -54,6 +55,8 @@ enum Task {
         #[arg(long)]
         yes: bool,
     },
+    /// Real servers and programs, a crowd, faults, and a checker of what came of it
+    Chaos(chaos::Args),
     /// Starts the environment: a cluster with an ingress, Redis, MySQL and Kafka
     Up {
         /// Only Redis, MySQL, Kafka and the Kubernetes API server
@@ -107,6 +110,10 @@ fn run(task: Task) -> Result<ExitCode> {
             consent(yes)?;
             up(if servers_only { Up::Servers } else { Up::Cluster })?;
             eprintln!("  use it by `cargo xtask exec -- kubectl get pods -A`; `cargo xtask down` takes it away");
+        }
+        Task::Chaos(args) => {
+            consent(false)?;
+            return chaos::chaos(&args);
         }
         Task::Down => {
             let _lock = lock()?;

@@ -78,16 +78,8 @@ impl Server<'_> {
     fn mysql_begins(&self) -> Result<()> {
         let folder = folder(&self.env.state, "mysql")?;
         let data = folder.join("data");
-        let tree = self.tools.servers.join("tree/usr");
         let mysqld = |mut command: Command| {
-            command
-                .arg("--no-defaults")
-                .arg(format!("--basedir={}", tree.display()))
-                .arg(format!("--lc-messages-dir={}/share/mysql", tree.display()))
-                .arg(format!("--character-sets-dir={}/share/mysql/charsets", tree.display()))
-                .arg(format!("--plugin-dir={}/lib/mysql/plugin", tree.display()))
-                .arg(format!("--datadir={}", data.display()))
-                .args(["--user=root", "--secure-file-priv=NULL"]);
+            command.args(mysqld_args(self.tools, &data));
             command
         };
         if !data.exists() {
@@ -168,12 +160,7 @@ impl Server<'_> {
             ),
         )?;
         let java = |mut command: Command, class: &str| {
-            command.args([
-                "-Xmx768m",
-                "-cp",
-                &format!("{}/libs/*", self.tools.kafka.display()),
-                class,
-            ]);
+            command.args(kafka_java(self.tools, class));
             command
         };
         if !data.exists() {
@@ -294,6 +281,27 @@ impl Server<'_> {
         self.processes.start("kube-controller-manager", &mut command)?;
         Ok(())
     }
+}
+
+/// What mysqld needs to run from its own tree.
+pub fn mysqld_args(tools: &Tools, data: &Path) -> Vec<String> {
+    let tree = tools.servers.join("tree/usr");
+    vec![
+        "--no-defaults".into(),
+        format!("--basedir={}", tree.display()),
+        format!("--lc-messages-dir={}/share/mysql", tree.display()),
+        format!("--character-sets-dir={}/share/mysql/charsets", tree.display()),
+        format!("--plugin-dir={}/lib/mysql/plugin", tree.display()),
+        format!("--datadir={}", data.display()),
+        "--user=root".into(),
+        "--secure-file-priv=NULL".into(),
+    ]
+}
+
+/// The words behind `java` that run a class of Kafka.
+pub fn kafka_java(tools: &Tools, class: &str) -> Vec<String> {
+    let path = format!("{}/libs/*", tools.kafka.display());
+    vec!["-Xmx768m".into(), "-cp".into(), path, class.into()]
 }
 
 /// `root` for tests, and the users that the chart's programs have, with the rights that docs/installation.md gives.

@@ -123,6 +123,7 @@ async fn transaction<'a>(
     entries: &'a [LogEntry],
     refused: Option<&'a str>,
 ) -> Result<Changes<'a>, StoreError> {
+    seckill_failpoint::reach("worker.before-transaction");
     connection.execute("START TRANSACTION").await?;
     // First of all: its lock keeps every other writer of this partition out, so what is read below stays true.
     let moved = sqlx::query("UPDATE log_position SET off = ? WHERE part = ? AND off = ?")
@@ -131,6 +132,10 @@ async fn transaction<'a>(
         .bind(from)
         .execute(&mut *connection)
         .await?;
+    if seckill_failpoint::breaks("position-apart") {
+        connection.execute("COMMIT").await?;
+        connection.execute("START TRANSACTION").await?;
+    }
     if moved.rows_affected() != 1 {
         connection.execute("ROLLBACK").await?;
         return Err(StoreError::PositionMoved { part, from });
@@ -148,7 +153,9 @@ async fn transaction<'a>(
     let changes = fold::fold(&judged, &mut sales, known);
 
     write(connection, part, &changes, &before, &sales).await?;
+    seckill_failpoint::reach("worker.before-commit");
     connection.execute("COMMIT").await?;
+    seckill_failpoint::reach("worker.after-commit");
     Ok(changes)
 }
 
