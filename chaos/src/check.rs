@@ -18,6 +18,8 @@ pub struct Evidence {
     pub sales: Vec<Sale>,
     /// From when a sale was surely suspended, until it was told to go on.
     pub suspended: Vec<(String, At, At)>,
+    /// When the end of a sale had surely taken effect whose end was moved.
+    pub ended: HashMap<String, At>,
     pub recovery: Recovery,
 }
 
@@ -259,14 +261,18 @@ fn rest(evidence: &Evidence) -> Finding {
     )
 }
 
-/// Units that a sale got back, or got more of, from one time on: what was sold out then need not be later.
+/// How long before a record's time stamp what it says may have been true: clocks in this run are one.
+const A_MOMENT: u64 = 2000;
+/// The index hears of a cancellation from the worker, which may stand still: so long its units are nobody's.
+const EFFECTS_WITHIN: u64 = 60_000;
+
+/// Units that a sale got back, or got more of, in a time: what was sold out before need not be any more.
 fn returned(sale: &Sale, from: u64, to: u64) -> u64 {
     let mut units = 0;
     let mut total = 0;
-    for (_, at, record) in &sale.log {
-        let during = (from..=to).contains(at);
+    for (_, at, record) in sale.log.iter().filter(|(_, at, _)| *at <= to) {
         match record {
-            Record::Cancel { epoch, seq, .. } if during => {
+            Record::Cancel { epoch, seq, .. } if at + EFFECTS_WITHIN >= from => {
                 let id = OrderId {
                     sale: sale.id,
                     epoch: *epoch,
@@ -275,7 +281,8 @@ fn returned(sale: &Sale, from: u64, to: u64) -> u64 {
                 units += sale.orders.get(&id).map_or(0, |order| u64::from(order.quantity));
             }
             Record::Total { total: new, .. } => {
-                if during {
+                // The first one is what was offered from the beginning.
+                if total > 0 && at + EFFECTS_WITHIN >= from {
                     units += new.saturating_sub(total);
                 }
                 total = total.max(*new);
@@ -285,9 +292,6 @@ fn returned(sale: &Sale, from: u64, to: u64) -> u64 {
     }
     units
 }
-
-/// How long before a record's time stamp what it says may have been true: clocks in this run are one.
-const A_MOMENT: u64 = 2000;
 
 fn undersell(evidence: &Evidence, known: &Known) -> Finding {
     let mut violations = Vec::new();
@@ -411,10 +415,12 @@ fn window(evidence: &Evidence, known: &Known) -> Finding {
                 if *at < sale.opens_at {
                     violations.push(format!("{}: order {id} is older than the sale", sale.name));
                 }
+                let moved = evidence.ended.get(&sale.name).map_or(0, |at| evidence.begun_at + at);
+                let end = sale.closes_at.max(moved);
                 if let Some((_, first)) = asked.get(&order.buyer)
-                    && evidence.begun_at + first > sale.closes_at
+                    && evidence.begun_at + first > end
                 {
-                    let late = evidence.begun_at + first - sale.closes_at;
+                    let late = evidence.begun_at + first - end;
                     violations.push(format!(
                         "{}: {id} was first asked for {late} ms after the end",
                         sale.name

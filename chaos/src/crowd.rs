@@ -35,6 +35,8 @@ struct Habits {
     /// Sends the purchase again after it was answered.
     repeats: Option<Duration>,
     cancels: bool,
+    /// Goes away when a connection breaks, and never learns what came of it.
+    gives_up: bool,
 }
 
 impl Habits {
@@ -46,6 +48,7 @@ impl Habits {
                 .random_bool(0.3)
                 .then(|| Duration::from_millis(rng.random_range(0..15_000))),
             cancels: rng.random_bool(0.05),
+            gives_up: rng.random_bool(0.3),
         }
     }
 }
@@ -140,7 +143,7 @@ impl Me<'_> {
                 Kind::Buy
             };
             let answer = self.sends(kind, api, None, !again).await;
-            if answer.is_final() {
+            if answer.is_final() || (self.habits.gives_up && matches!(answer, Answer::Nothing(_))) {
                 return answer;
             }
             wait = match answer {

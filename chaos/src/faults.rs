@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::process::Process;
 use crate::run::Run;
-use crate::world::World;
+use crate::world::{LEASE, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
@@ -297,26 +297,16 @@ impl Fault {
                 format!("{} died at {place}", world.worker[owner].name)
             }
             AbortAt(place) if place.starts_with("relay") => {
-                // Something must be orphaned for the relay to have work. Buyers who ask again publish it themselves.
+                // An API process stands still between the script and the log. Before its buyers lose patience and ask
+                // again, which would publish it as well, the relay finds it.
+                world.arm(Which::Api, "api.before-append", "stop")?;
+                let who = world.reached(Which::Api, "api.before-append").await?;
                 world.arm(Which::Worker, place, "abort")?;
-                let mut orphans = 0;
-                for _ in 0..6 {
-                    world.arm(Which::Api, "api.before-append", "abort")?;
-                    world.reached(Which::Api, "api.before-append").await?;
-                    world.pass(Duration::from_millis(1500)).await?;
-                    orphans += 1;
-                    if world.was_reached(Which::Worker, place) {
-                        break;
-                    }
-                }
-                let came = world.was_reached(Which::Worker, place);
-                world.disarm();
-                match came {
-                    true => format!("a worker died at {place}"),
-                    false => {
-                        format!("nothing was left to the relay after {orphans} API processes died before the append")
-                    }
-                }
+                let came = world.reached(Which::Worker, place).await;
+                world.api[who].go_on()?;
+                let died = came?;
+                let (worker, api) = (&world.worker[died].name, &world.api[who].name);
+                format!("{api} stood still before its append; {worker} died at {place}")
             }
             AbortAt(place) => {
                 world.arm(Which::Api, place, "abort")?;
@@ -335,9 +325,12 @@ impl Fault {
                 world.arm(Which::Operator, step, "stop")?;
                 world.flush().await?;
                 let who = world.reached(Which::Operator, step).await?;
-                world.pass(Duration::from_secs(6)).await?;
+                // The other one takes over and rebuilds; then the first wakes.
+                let time = LEASE + Duration::from_secs(3);
+                world.pass(time).await?;
                 world.operator[who].go_on()?;
-                format!("FLUSHALL; {} stood still for 6 s at {step}", world.operator[who].name)
+                let (name, seconds) = (&world.operator[who].name, time.as_secs());
+                format!("FLUSHALL; {name} stood still for {seconds} s at {step}")
             }
             FlushBeforeInstall => {
                 world.arm(Which::Operator, "rebuild.R3", "stop")?;
@@ -410,9 +403,11 @@ impl Fault {
             EndDuringRecovery => {
                 world.flush().await?;
                 let sale = run.current.lock().await.clone();
-                // It may have ended by itself just now.
-                let ended = run.shop.end_in(&sale, Duration::from_secs(1)).await;
-                let how = if ended.is_ok() { "told to end" } else { "at its end" };
+                let how = if run.ends(&sale).await? {
+                    "told to end"
+                } else {
+                    "at its end"
+                };
                 format!("FLUSHALL, and {sale} {how} in the middle of the recovery")
             }
             RaiseDuringRecovery => {

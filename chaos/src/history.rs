@@ -136,10 +136,6 @@ impl History {
         self.with(|inner| inner.buyers.iter().filter(|buyer| !buyer.done).count())
     }
 
-    pub fn wins(&self) -> usize {
-        self.with(|inner| inner.wins.len())
-    }
-
     /// Whether somebody won since then.
     pub fn won_since(&self, at: At) -> bool {
         self.with(|inner| inner.wins.last().is_some_and(|last| *last > at))

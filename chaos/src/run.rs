@@ -41,6 +41,8 @@ pub struct Run {
     /// Held while a sale is made.
     pub making_sales: Arc<Mutex<()>>,
     pub suspended: Vec<(String, At, At)>,
+    /// Sales whose end was moved while they sold, and when that had surely taken effect.
+    pub ended: HashMap<String, At>,
 }
 
 /// A fault that was played.
@@ -52,6 +54,8 @@ pub struct Played {
     pub healed_ms: At,
     /// The longest time without a win around it.
     pub stopped_ms: At,
+    /// From the repair to the next win.
+    pub resumed_ms: Option<u64>,
 }
 
 /// Buyers a second, in all.
@@ -79,6 +83,7 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
         current: Arc::default(),
         making_sales: Arc::default(),
         suspended: Vec::new(),
+        ended: HashMap::new(),
     };
     let crowd = Crowd::new(history.clone(), &shop.name, run.world.api_addresses);
 
@@ -107,13 +112,16 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
     // The crowd comes to its end, and what is left of the sale is bought out.
     selling.store(false, Ordering::Relaxed);
     let _ = steady.await;
-    let shorts = shorts.await.context("the short sales")?;
+    let shorts = shorts.await.context("the short sales")??;
+    if let Some(last) = shorts.last() {
+        run.ends(last).await?;
+    }
     let (mut recovery, at_rest) = run.rests(&crowd, options).await?;
     recovery.resumed_ms = resumed_ms;
 
     // The end: the sale settles, and winners hear the same number after it.
     shop.end_in("main", Duration::from_secs(1)).await?;
-    for sale in shorts?.iter().map(String::as_str).chain(["main"]) {
+    for sale in shorts.iter().map(String::as_str).chain(["main"]) {
         let settled = run.until_settled(sale).await;
         if let Err(why) = settled {
             recovery.unsettled.push(format!("{why:#}"));
@@ -131,6 +139,7 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
         begun_at: history.begun_at,
         numbers: ORDER_NO_KEYS.parse().context("the keys of order numbers")?,
         suspended: run.suspended.clone(),
+        ended: run.ended.clone(),
         recovery,
     };
     // Nothing of it is needed any more.
@@ -169,10 +178,11 @@ impl Run {
             say(
                 &history,
                 &format!(
-                    "{:>3} {:<34} {did}; selling stopped {:.1} s",
+                    "{:>3} {:<36} {did}; selling stopped for {:.1} s, back {:.1} s after the repair",
                     played.len() + 1,
                     fault.name(),
-                    stopped as f64 / 1000.0
+                    stopped as f64 / 1000.0,
+                    resumed.unwrap_or_default() as f64 / 1000.0
                 ),
             );
             played.push(Played {
@@ -181,6 +191,7 @@ impl Run {
                 from_ms: from,
                 healed_ms: healed,
                 stopped_ms: stopped,
+                resumed_ms: resumed,
             });
             if resumed.is_none() {
                 say(
@@ -249,6 +260,22 @@ impl Run {
         Ok((recovery, load::rest(&mysql, &log, &redis).await?))
     }
 
+    /// Ends a sale before its time, unless it has ended by itself.
+    pub async fn ends(&mut self, sale: &str) -> Result<bool> {
+        let told = self.shop.end_in(sale, Duration::from_secs(2)).await.is_ok();
+        let shop = self.shop.clone();
+        let over = shop.until(sale, &[Phase::Ended, Phase::Settled], PATIENCE);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                over = &mut over => break drop(over?),
+                passed = self.world.pass(Duration::from_millis(200)) => passed?,
+            }
+        }
+        self.ended.insert(sale.to_owned(), self.history.now());
+        Ok(told)
+    }
+
     async fn until_settled(&mut self, sale: &str) -> Result<()> {
         let shop = self.shop.clone();
         let settled = shop.until(sale, &[Phase::Settled], PATIENCE);
@@ -300,7 +327,10 @@ async fn short_sales(
             shop.apply(&name, stock, Duration::from_secs(6), SHORT).await?;
         }
         names.push(name.clone());
-        // Some come too early.
+        // Buyers come when it is shown; some of them too early.
+        while shop.status(&name).await?.phase.is_none() {
+            sleep(Duration::from_millis(200)).await;
+        }
         sleep(Duration::from_secs(4)).await;
         *current.lock().await = name.clone();
         let crowd = crowd
@@ -311,10 +341,6 @@ async fn short_sales(
         while selling.load(Ordering::Relaxed) && Instant::now() < next {
             sleep(Duration::from_millis(100)).await;
         }
-    }
-    // The last one must not go on for long.
-    if let Some(last) = names.last() {
-        let _ = shop.end_in(last, Duration::from_secs(1)).await;
     }
     Ok(names)
 }

@@ -1,7 +1,6 @@
 //! All servers and programs of a run: how they are started, and that they answer.
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -15,6 +14,8 @@ use crate::setup::{Setup, Spec};
 
 /// Far beyond what a start takes, for a machine that is busy with builds.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// After that long without a word of the leading operator the other one takes over.
+pub const LEASE: Duration = Duration::from_secs(5);
 pub const PARTITIONS: u32 = 4;
 pub const TOPIC: &str = "seckill-orders";
 /// Order numbers of a run are decoded by the checker.
@@ -68,6 +69,8 @@ impl World {
         set("SECKILL_WORKER_DEPLOYMENT", format!("{class}/worker"));
         set("SECKILL_API_MIN_REPLICAS", "1".into());
         set("SECKILL_WORKER_MIN_REPLICAS", "1".into());
+        // Short, so that many leaders can die in a run.
+        set("SECKILL_LEASE_SECONDS", LEASE.as_secs().to_string());
         set("SECKILL_LEASE_NAMESPACE", class.into());
         set("KUBECONFIG", setup.kubeconfig.display().to_string());
         set("NO_COLOR", "1".into());
@@ -158,11 +161,6 @@ impl World {
 
     pub async fn log(&self) -> Result<OrderLog> {
         Ok(OrderLog::connect(self.log_config()).await?)
-    }
-
-    /// The folder of the run.
-    pub fn folder(&self) -> PathBuf {
-        self.setup.folder.clone()
     }
 
     /// Starts every program that does not run, as Kubernetes would.

@@ -215,13 +215,26 @@ fn prepare(env: &Environment, brokers: u16) -> Result<PathBuf> {
         "redis": [servers.redis(0)?, servers.redis(1)?],
         "mysql": servers.mysql()?,
         "kafka": (0..brokers).map(|i| servers.kafka(i, brokers)).collect::<Result<Vec<_>>>()?,
-        "programs": PROGRAMS.iter().map(|name| Ok((*name, binaries()?.join(name)))).collect::<Result<BTreeMap<_, _>>>()?,
+        "programs": programs(&folder)?,
         "mysql_password": MYSQL_PASSWORD,
         "redis_password": REDIS_PASSWORD,
     });
     let file = folder.join("setup.json");
     fs::write(&file, serde_json::to_vec_pretty(&setup)?)?;
     Ok(file)
+}
+
+/// The run's own, so that another build does not change them in the middle.
+fn programs(folder: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
+    let mut programs = BTreeMap::new();
+    for program in PROGRAMS {
+        let (built, own) = (binaries()?.join(program), folder.join(program));
+        if fs::hard_link(&built, &own).is_err() {
+            fs::copy(&built, &own)?;
+        }
+        programs.insert(*program, own);
+    }
+    Ok(programs)
 }
 
 struct Servers<'a> {
@@ -311,7 +324,9 @@ impl Servers<'_> {
                  unclean.leader.election.enable=false\n\
                  offsets.topic.replication.factor={replicas}\n\
                  offsets.topic.num.partitions=4\n\
-                 group.initial.rebalance.delay.ms=0\n",
+                 group.initial.rebalance.delay.ms=0\n\
+                 broker.session.timeout.ms=3000\n\
+                 broker.heartbeat.interval.ms=500\n",
                 i + 1,
                 voters.collect::<Vec<_>>().join(","),
                 folder.join("data").display()

@@ -22,6 +22,8 @@ pub enum Part {
     Integration,
     /// on the cluster, by kubectl, helm and HTTP
     E2e,
+    /// a short chaos run: real processes, faults, invariants
+    Chaos,
     /// the slow ones of every part
     Extended,
 }
@@ -65,7 +67,14 @@ impl Count {
 pub fn test(part: Option<Part>, filter: &[String]) -> Result<()> {
     let parts = match part {
         Some(part) => vec![part],
-        None => vec![Part::Lint, Part::Unit, Part::Model, Part::Integration, Part::E2e],
+        None => vec![
+            Part::Lint,
+            Part::Unit,
+            Part::Model,
+            Part::Integration,
+            Part::Chaos,
+            Part::E2e,
+        ],
     };
     // The cluster is built first: while a part fails, the cache of what it needs is there for the next try.
     crate::tools::packages()?;
@@ -149,6 +158,10 @@ fn run(part: Part, filter: &[String], count: &mut Count) -> Result<()> {
                 &[("SECKILL_HELM_VALUES", values.display().to_string())],
                 count,
             )
+        }
+        Part::Chaos => {
+            let env = crate::up(crate::Up::Servers)?;
+            counted(&mut crate::chaos::quick(&env)?, count)
         }
         Part::Extended => {
             let env = crate::up(crate::Up::Cluster)?;
