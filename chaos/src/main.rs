@@ -155,7 +155,7 @@ fn options(args: &Args) -> Result<Options> {
     let mut lasts = Duration::from_secs_f64(args.minutes * 60.0);
     if let Some(mutant) = mutant {
         only = mutant.faults.to_vec();
-        lasts = lasts.min(Duration::from_secs(20));
+        lasts = lasts.min(Duration::from_secs(15));
     }
     Ok(Options {
         seed: args.seed,

@@ -31,6 +31,15 @@ pub struct Options {
     pub mutant: Option<&'static Mutant>,
 }
 
+impl Options {
+    fn patience(&self) -> Duration {
+        match self.mutant {
+            Some(_) => PATIENCE_WITH_MUTANTS,
+            None => PATIENCE,
+        }
+    }
+}
+
 /// Everything a fault may touch.
 pub struct Run {
     pub world: World,
@@ -63,8 +72,10 @@ const CROWD: f64 = 30.0;
 /// A short sale sells for so long, and so long after it began the next one begins.
 const SHORT: Duration = Duration::from_secs(24);
 const NEXT: Duration = Duration::from_secs(20);
-/// How long selling may stay away before the run gives up on it.
+/// How long something may take before the run gives up on it.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Of a mutant it is known that it will not come.
+const PATIENCE_WITH_MUTANTS: Duration = Duration::from_secs(12);
 
 pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Played>)> {
     let history = History::begin();
@@ -122,7 +133,7 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
     // The end: the sale settles, and winners hear the same number after it.
     shop.end_in("main", Duration::from_secs(1)).await?;
     for sale in shorts.iter().map(String::as_str).chain(["main"]) {
-        let settled = run.until_settled(sale).await;
+        let settled = run.until_settled(sale, options.patience()).await;
         if let Err(why) = settled {
             recovery.unsettled.push(format!("{why:#}"));
         }
@@ -237,7 +248,7 @@ impl Run {
             options.seed ^ 0xf1,
         ));
         let begun = Instant::now();
-        while !coming.is_finished() || (self.history.waiting() > 0 && begun.elapsed() < PATIENCE) {
+        while !coming.is_finished() || (self.history.waiting() > 0 && begun.elapsed() < options.patience()) {
             self.world.pass(Duration::from_millis(100)).await?;
         }
         say(
@@ -247,7 +258,7 @@ impl Run {
 
         let begun = Instant::now();
         let mut drained_ms = None;
-        while drained_ms.is_none() && begun.elapsed() < PATIENCE {
+        while drained_ms.is_none() && begun.elapsed() < options.patience() {
             if let Ok(0) = load::under_way(&mysql, &log, &redis).await {
                 drained_ms = Some(begun.elapsed().as_millis() as u64);
             }
@@ -262,7 +273,16 @@ impl Run {
 
     /// Ends a sale before its time, unless it has ended by itself.
     pub async fn ends(&mut self, sale: &str) -> Result<bool> {
-        let told = self.shop.end_in(sale, Duration::from_secs(2)).await.is_ok();
+        // A sale can't end before it starts: one that is about to is told a moment later.
+        let mut told = false;
+        for _ in 0..10 {
+            told = self.shop.end_in(sale, Duration::from_secs(2)).await.is_ok();
+            let phase = self.shop.status(sale).await?.phase;
+            if told || matches!(phase, Some(Phase::Ended | Phase::Settled)) {
+                break;
+            }
+            self.world.pass(Duration::from_secs(1)).await?;
+        }
         let shop = self.shop.clone();
         let over = shop.until(sale, &[Phase::Ended, Phase::Settled], PATIENCE);
         tokio::pin!(over);
@@ -276,9 +296,9 @@ impl Run {
         Ok(told)
     }
 
-    async fn until_settled(&mut self, sale: &str) -> Result<()> {
+    async fn until_settled(&mut self, sale: &str, patience: Duration) -> Result<()> {
         let shop = self.shop.clone();
-        let settled = shop.until(sale, &[Phase::Settled], PATIENCE);
+        let settled = shop.until(sale, &[Phase::Settled], patience);
         tokio::pin!(settled);
         loop {
             tokio::select! {
