@@ -1,15 +1,14 @@
 //! Buyers, API processes and the relay.
 use std::sync::Arc;
 
-use seckill_protocol::index::SaleState;
-use seckill_protocol::index::{Answer, Fenced, Request, purchase};
+use seckill_protocol::index::{Answer, Request, SaleState, Server, fence, purchase};
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, Order, OrderId, Record};
 
 use crate::configuration::Rule;
 use crate::log::SALE;
 use crate::properties;
 use crate::protocol::{Action, Asking, Protocol};
-use crate::state::{Instance, Side, State, order_of};
+use crate::state::{Data, Side, State, order_of};
 
 impl Protocol {
     pub(crate) fn purchases(&self, state: &State, actions: &mut Vec<Action>) {
@@ -21,7 +20,7 @@ impl Protocol {
             }
             let replica = (self.rules.redis_lags && self.rules.refusals).then_some(Side::Replica);
             for on in state.sides().chain(replica) {
-                if process.epoch.is_some() {
+                if self.fence_lets(state, api, on) {
                     self.batches_of_requests(&known, |requests| actions.push(Action::Buy { api, on, requests }));
                 }
             }
@@ -117,32 +116,41 @@ impl Protocol {
         known
     }
 
+    /// The data that a process reaches, what the server says of itself, and the epoch that the process names.
+    fn reached<'a>(&self, state: &'a State, api: usize, on: Side) -> Option<(&'a Arc<Data>, Server, Epoch)> {
+        let (server, data) = match state.server(on) {
+            Some(server) => (server, &server.data),
+            None => (&state.redis, state.redis_copy.as_ref()?),
+        };
+        let index = data.index.as_ref()?;
+        let mut seen = server.server();
+        if self.rules.breaks(Rule::PurchaseFence) {
+            seen.rid = index.rid.clone();
+        }
+        seen.is_master = on != Side::Replica || self.rules.breaks(Rule::PurchaseRole);
+        let caller = match self.rules.breaks(Rule::PurchaseEpoch) {
+            true => index.epoch,
+            false => state.apis[api].epoch?,
+        };
+        Some((data, seen, caller))
+    }
+
+    /// Whether the script decides at all. If not, the process learns the epoch from the ledger, or waits for a rebuild
+    /// that needs no word from it.
+    fn fence_lets(&self, state: &State, api: usize, on: Side) -> bool {
+        let reached = self.reached(state, api, on);
+        reached.is_some_and(|(data, seen, caller)| fence(data.index.as_ref(), &seen, caller).is_ok())
+    }
+
     pub(crate) fn buy(&self, state: &mut State, api: usize, on: Side, requests: &[Asking]) -> Option<()> {
         let before = (state.apis[api].pending.len(), state.promised.len());
         let epoch = state.apis[api].epoch?;
         let requests: Vec<Request> = requests.iter().map(request).collect();
-        let replica = Instance {
-            rid: state.redis.rid.clone(),
-            data: state.redis_copy.clone().unwrap_or_default(),
-        };
-        let server = state.server(on).unwrap_or(&replica);
-        let mut seen = match self.rules.breaks(Rule::PurchaseFence) {
-            true => server.unfenced(),
-            false => server.server(),
-        };
-        seen.is_master = on != Side::Replica || self.rules.breaks(Rule::PurchaseRole);
-        let mut data = (*server.data).clone();
+        let (data, seen, caller) = self.reached(state, api, on)?;
+        let mut data = (**data).clone();
         let index_epoch = data.index.as_ref()?.epoch;
-        let caller = match self.rules.breaks(Rule::PurchaseEpoch) {
-            true => index_epoch,
-            false => epoch,
-        };
         let closed = data.index.as_ref()?.terms.state == SaleState::Closed;
-        let (mut answers, batch) = match purchase(data.index.as_mut(), &seen, caller, &requests) {
-            Ok(decided) => decided,
-            // The caller learns the epoch from the ledger, or waits for a rebuild that needs no word from it.
-            Err(Fenced::Refresh { .. } | Fenced::Stale) => return None,
-        };
+        let (mut answers, batch) = purchase(data.index.as_mut(), &seen, caller, &requests).ok()?;
         if closed && self.rules.breaks(Rule::ReplayBeforeState) {
             answers.fill(Answer::Ended);
         }

@@ -175,8 +175,8 @@ impl State {
     pub fn canonical(&mut self) {
         self.coordinators.sort();
         self.apis.sort_by(|a, b| {
-            let key = |api: &Api| (api.epoch, api.pending.iter().map(order_of).collect::<Vec<_>>());
-            key(a).cmp(&key(b))
+            let batches = |api: &Api| api.pending.iter().map(order_of).collect::<Vec<_>>();
+            a.epoch.cmp(&b.epoch).then_with(|| batches(a).cmp(&batches(b)))
         });
     }
 }

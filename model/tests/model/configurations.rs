@@ -280,7 +280,14 @@ pub const ALL: &[(&str, Configuration)] = &[
             ..MYSQL
         },
     ),
-    ("extended_recovery", Configuration { apis: 2, ..RECOVERY }),
+    (
+        "extended_recovery",
+        Configuration {
+            apis: 2,
+            copies: 0,
+            ..RECOVERY
+        },
+    ),
     (
         "extended_lagging_replica",
         Configuration {
