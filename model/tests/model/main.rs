@@ -1,6 +1,7 @@
 //! Explores the model. Each test says how much it saw.
 mod configurations;
 mod mutants;
+mod walks;
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -12,8 +13,8 @@ use stateright::{Checker, CheckerBuilder, Expectation, HasDiscoveries, Model};
 
 fn main() {
     let arguments = Arguments::from_args();
-    let trials = configurations::trials().into_iter().chain(mutants::trials()).collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    let trials = [configurations::trials(), mutants::trials(), walks::trials()];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }
 
 /// Every reachable state, and no property is broken; what should happen at some time does.
