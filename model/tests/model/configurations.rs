@@ -291,7 +291,6 @@ pub const ALL: &[(&str, Configuration)] = &[
     (
         "extended_lagging_replica",
         Configuration {
-            total: 2,
             redis_lags: true,
             copies: 0,
             ..RECOVERY
@@ -314,9 +313,9 @@ pub const ALL: &[(&str, Configuration)] = &[
             total: 2,
             buyers: 3,
             barriers: 1,
-            redis_losses: 1,
+            redis_losses: 2,
             log: 6,
-            apis: 2,
+            coordinators: 1,
             copies: 0,
             ..RECOVERY
         },
@@ -399,6 +398,9 @@ pub const ALL: &[(&str, Configuration)] = &[
         "extended_mysql_twice",
         Configuration {
             mysql_losses: 2,
+            coordinators: 2,
+            barriers: 2,
+            copies: 0,
             log: 7,
             ..MYSQL
         },

@@ -58,7 +58,7 @@ impl World for Protocol {
 impl World for Workers {
     fn sizes(&self) -> String {
         let Configuration { log, mysql_losses, .. } = self.rules;
-        format!("2 workers, 1 reader, {log} records, {mysql_losses} loss(es) of MySQL")
+        format!("2 workers, 1 reader, {log} records, MySQL lost {mysql_losses} times")
     }
 }
 
