@@ -716,4 +716,5 @@ fn answered(evidence: &Evidence) -> Finding {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;

@@ -569,11 +569,6 @@ impl World {
         Ok(())
     }
 
-    fn was_reached(&self, which: Which, place: &str) -> bool {
-        let reached = |process: &Process| process.spec.folder.join(format!("{place}.reached")).exists();
-        self.pair(which).iter().any(reached)
-    }
-
     /// Waits until one of the two came to the place, and lets the other one pass it.
     async fn reached(&mut self, which: Which, place: &str) -> Result<usize> {
         let begun = Instant::now();
