@@ -254,7 +254,9 @@ impl Protocol {
             index.terms.version = 0;
         }
         let applied = apply(data.index.as_mut(), &server, &row.terms(self.rules.limit)) == Applied::Done;
-        if applied && self.rules.mysql_losses == 0 {
+        // They take effect where the log lets sell.
+        let sells = data.index.as_ref().map(|index| index.epoch) == state.log.view().fold.cut().epoch();
+        if applied && sells && self.rules.mysql_losses == 0 {
             state.past.told_version = state.past.told_version.max(row.version);
         }
         applied
