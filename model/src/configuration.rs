@@ -57,6 +57,8 @@ pub enum Rule {
     InstallOnce,
     /// APPLY refuses terms that are not newer.
     ApplyNewerOnly,
+    /// R5 tells nobody of the epoch unless APPLY met its index.
+    TermsReachTheIndex,
     /// `live_epoch` only rises.
     LiveEpochOnlyRises,
     /// R0 sees that a barrier is newer than the index.

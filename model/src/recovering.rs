@@ -241,8 +241,14 @@ impl Protocol {
         let Coordinator::Apply { epoch, row } = state.coordinators[coordinator] else {
             return None;
         };
-        self.apply_row(state, row);
-        state.coordinators[coordinator] = Coordinator::Publish { epoch };
+        // Another server may answer by now: of an index that has not got the terms nobody is told.
+        let is_it = state.redis.in_force().is_some_and(|index| index.epoch == epoch);
+        if is_it || self.rules.breaks(Rule::TermsReachTheIndex) {
+            self.apply_row(state, row);
+            state.coordinators[coordinator] = Coordinator::Publish { epoch };
+        } else {
+            state.coordinators[coordinator] = Coordinator::Idle;
+        }
         Some(())
     }
 

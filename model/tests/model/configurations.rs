@@ -256,6 +256,17 @@ pub const ALL: &[(&str, Configuration)] = &[
         },
     ),
     (
+        "suspend_both_sides",
+        Configuration {
+            wishes: &[Suspended],
+            needless: true,
+            coordinators_reach_old: true,
+            flip_back: true,
+            copies: 0,
+            ..END
+        },
+    ),
+    (
         "suspend",
         Configuration {
             wishes: &[Suspended, Open],

@@ -349,6 +349,17 @@ pub const MUTANTS: &[Mutant] = &[
         TAKEN_BACK,
     ),
     (
+        "published_though_terms_missed",
+        Configuration {
+            wishes: &[Suspended],
+            needless: true,
+            split_brain: true,
+            broken: &[Rule::TermsReachTheIndex],
+            ..R
+        },
+        TAKEN_BACK,
+    ),
+    (
         "terms_not_renumbered",
         Configuration {
             wishes: &[Suspended, Open],
