@@ -10,7 +10,7 @@ use rand::random;
 use seckill_ledger::{LedgerError, Sale};
 use seckill_order_log::{LogError, OrderLog};
 use seckill_protocol::{Epoch, Record};
-use seckill_stock::{Install, Installed, StockError};
+use seckill_stock::{Applied, Install, Installed, StockError};
 
 use crate::run::Operator;
 
@@ -144,7 +144,10 @@ impl Operator {
                 self.stock.drop_sale(sale.id).await?;
                 return Err(RebuildError::Ended);
             }
-            self.stock.apply(sale.id, &newest.terms()).await?;
+            // Of an index that has not got them nobody is told: the servers may have changed places since it was installed.
+            if self.stock.apply(sale.id, &newest.terms()).await? == Applied::NotHere {
+                return Err(RebuildError::Refused("it is not there any more".to_owned()));
+            }
         }
         self.ledger.set_live_epoch(sale.id, epoch).await?;
         let took = begun.elapsed();
