@@ -1,4 +1,6 @@
 //! The worker, its effects on the index, and those who append cancels and totals.
+use std::collections::BTreeSet;
+
 use seckill_protocol::effect::{Effect, Effected, take_effect};
 use seckill_protocol::{Epoch, OrderId, Owed, Record};
 
@@ -28,7 +30,9 @@ impl Protocol {
                 .filter(|r| matches!(r, Record::Cancel { .. }))
                 .count();
             if cancels < self.rules.cancels {
-                actions.extend(view.fold.orders().keys().map(|id| Action::Cancel(*id)));
+                // In an order that is the same each time.
+                let orders: BTreeSet<OrderId> = view.fold.orders().keys().copied().collect();
+                actions.extend(orders.into_iter().map(Action::Cancel));
             }
             // In their order, but for late copies.
             for total in self.rules.totals {

@@ -1,6 +1,6 @@
 //! A small model of its own: two workers on one partition, one of which may be a zombie, and a process that begins to
 //! read the log where the ledger stands. Here the ledger's rows are kept, not derived from the log.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use seckill_protocol::fold::Folded;
 use seckill_protocol::{Acceptance, Batch, Epoch, Fold, KeyHash, Offset, Order, OrderId, Record, SaleCut};
@@ -197,7 +197,8 @@ fn records(log: &Log) -> Vec<Record> {
         })
     };
     let batches = epochs.into_iter().flat_map(|epoch| [batch(epoch, 1), batch(epoch, 2)]);
-    let cancels = log.view().fold.orders().keys().map(|id| Record::Cancel {
+    let orders: BTreeSet<OrderId> = log.view().fold.orders().keys().copied().collect();
+    let cancels = orders.into_iter().map(|id| Record::Cancel {
         sale: id.sale,
         epoch: id.epoch,
         seq: id.seq,

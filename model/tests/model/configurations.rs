@@ -131,7 +131,7 @@ pub const ALL: &[(&str, Configuration)] = &[
         },
     ),
     (
-        "cancels_two_coordinators",
+        "extended_cancels_two_coordinators",
         Configuration {
             buyers: 1,
             coordinators: 2,
