@@ -11,6 +11,7 @@ use seckill_crds::Phase;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use crate::crowd::LASTING;
 use crate::process::Process;
 use crate::run::Run;
 use crate::world::{LEASE, World};
@@ -388,16 +389,16 @@ impl Fault {
             }
             SuspendDuringRecovery => {
                 world.flush().await?;
-                run.shop.edit("main", json!({"suspend": true})).await?;
+                run.shop.edit(LASTING, json!({"suspend": true})).await?;
                 run.shop
-                    .until("main", &[Phase::Suspended], Duration::from_secs(45))
+                    .until(LASTING, &[Phase::Suspended], Duration::from_secs(45))
                     .await?;
                 run.world.pass(Duration::from_millis(1500)).await?;
                 let from = run.history.now();
                 run.world.pass(Duration::from_secs(2)).await?;
                 let to = run.history.now();
-                run.shop.edit("main", json!({"suspend": false})).await?;
-                run.suspended.push(("main".into(), from, to));
+                run.shop.edit(LASTING, json!({"suspend": false})).await?;
+                run.suspended.push((LASTING.into(), from, to));
                 "FLUSHALL, and the sale suspended in the middle of the recovery, for some seconds".into()
             }
             EndDuringRecovery => {
@@ -411,9 +412,9 @@ impl Fault {
                 format!("FLUSHALL, and {sale} {how} in the middle of the recovery")
             }
             RaiseDuringRecovery => {
-                let stock = run.shop.stock("main").await? + 50;
+                let stock = run.shop.stock(LASTING).await? + 50;
                 world.flush().await?;
-                run.shop.edit("main", json!({"stock": stock})).await?;
+                run.shop.edit(LASTING, json!({"stock": stock})).await?;
                 format!("FLUSHALL, and the stock raised to {stock} in the middle of the recovery")
             }
         })

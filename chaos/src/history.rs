@@ -90,7 +90,7 @@ pub struct History {
 pub struct Inner {
     pub buyers: Vec<Buyer>,
     pub events: Vec<Event>,
-    /// When each buyer who won heard of it first, in the order of hearing.
+    /// When buyers of the sale that lasts heard that they had won.
     pub wins: Vec<At>,
 }
 
@@ -119,9 +119,9 @@ impl History {
         })
     }
 
-    pub fn add(&self, event: Event, first_win: bool) {
+    pub fn add(&self, event: Event, lasting_win: bool) {
         self.with(|inner| {
-            if first_win {
+            if lasting_win {
                 inner.wins.push(event.to);
             }
             inner.events.push(event);

@@ -21,6 +21,7 @@ mod setup;
 mod shop;
 mod world;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -119,7 +120,7 @@ async fn begin(args: Args) -> Result<bool> {
             "faults": played,
             "buyers": evidence.history.buyers.len(),
             "requests": evidence.history.events.len(),
-            "winners": evidence.history.wins.len(),
+            "winners": winners(&evidence),
             "recovery": evidence.recovery,
             "invariants": findings,
         });
@@ -200,6 +201,18 @@ fn is_caught(mutant: &Mutant, findings: &[Finding]) -> bool {
     !by.is_empty()
 }
 
+fn winners(evidence: &Evidence) -> usize {
+    let won = |event: &&history::Event| matches!(event.answer, history::Answer::Won { .. });
+    let winners: HashSet<usize> = evidence
+        .history
+        .events
+        .iter()
+        .filter(won)
+        .map(|event| event.buyer)
+        .collect();
+    winners.len()
+}
+
 /// Of a violated invariant so many cases are shown; the report has all.
 const SHOWN: usize = 5;
 
@@ -211,7 +224,7 @@ fn show(evidence: &Evidence, played: &[Played], findings: &[Finding]) {
         evidence.sales.len(),
         history.buyers.len(),
         history.events.len(),
-        history.wins.len()
+        winners(evidence)
     );
     let mut kinds: Vec<(&str, u64)> = played.iter().map(|p| (p.fault.as_str(), p.stopped_ms)).collect();
     kinds.sort_by_key(|(_, stopped)| std::cmp::Reverse(*stopped));

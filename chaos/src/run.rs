@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::check::{Evidence, Recovery};
-use crate::crowd::Crowd;
+use crate::crowd::{Crowd, LASTING};
 use crate::faults::{Fault, schedule};
 use crate::history::{At, History};
 use crate::load;
@@ -52,6 +52,7 @@ pub struct Run {
     pub suspended: Vec<(String, At, At)>,
     /// Sales whose end was moved while they sold, and when that had surely taken effect.
     pub ended: HashMap<String, At>,
+    patience: Duration,
 }
 
 /// A fault that was played.
@@ -95,14 +96,15 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
         making_sales: Arc::default(),
         suspended: Vec::new(),
         ended: HashMap::new(),
+        patience: options.patience(),
     };
     let crowd = Crowd::new(history.clone(), &shop.name, run.world.api_addresses);
 
     // One sale lasts, so that it comes through everything; short ones begin and end beside it.
-    let stock = (CROWD * 0.6 * options.lasts.as_secs_f64()) as u64 + 300;
+    let stock = (CROWD * 0.75 * options.lasts.as_secs_f64()) as u64 + 400;
     let forever = options.lasts + Duration::from_secs(1800);
-    shop.apply("main", stock, Duration::from_secs(2), forever).await?;
-    shop.until("main", &[Phase::Open], PATIENCE)
+    shop.apply(LASTING, stock, Duration::from_secs(2), forever).await?;
+    shop.until(LASTING, &[Phase::Open], PATIENCE)
         .await
         .context("the first sale")?;
     say(&history, &format!("the sale \"main\" sells {stock} units"));
@@ -124,16 +126,18 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
     selling.store(false, Ordering::Relaxed);
     let _ = steady.await;
     let shorts = shorts.await.context("the short sales")??;
-    if let Some(last) = shorts.last() {
-        run.ends(last).await?;
-    }
+    let last = match shorts.last() {
+        Some(last) => run.ends(last).await.map(drop),
+        None => Ok(()),
+    };
     let (mut recovery, at_rest) = run.rests(&crowd, options).await?;
     recovery.resumed_ms = resumed_ms;
+    recovery.unsettled.extend(last.err().map(|why| format!("{why:#}")));
 
     // The end: the sale settles, and winners hear the same number after it.
-    shop.end_in("main", Duration::from_secs(1)).await?;
-    for sale in shorts.iter().map(String::as_str).chain(["main"]) {
-        let settled = run.until_settled(sale, options.patience()).await;
+    shop.end_in(LASTING, Duration::from_secs(1)).await?;
+    for sale in shorts.iter().map(String::as_str).chain([LASTING]) {
+        let settled = run.until_settled(sale).await;
         if let Err(why) = settled {
             recovery.unsettled.push(format!("{why:#}"));
         }
@@ -242,13 +246,13 @@ impl Run {
         );
         let buyers = left as usize + 60;
         let coming = tokio::spawn(crowd.clone().comes(
-            "main".into(),
+            LASTING.into(),
             buyers,
             Duration::from_secs(5),
             options.seed ^ 0xf1,
         ));
         let begun = Instant::now();
-        while !coming.is_finished() || (self.history.waiting() > 0 && begun.elapsed() < options.patience()) {
+        while !coming.is_finished() || (self.history.waiting() > 0 && begun.elapsed() < self.patience) {
             self.world.pass(Duration::from_millis(100)).await?;
         }
         say(
@@ -258,7 +262,7 @@ impl Run {
 
         let begun = Instant::now();
         let mut drained_ms = None;
-        while drained_ms.is_none() && begun.elapsed() < options.patience() {
+        while drained_ms.is_none() && begun.elapsed() < self.patience {
             if let Ok(0) = load::under_way(&mysql, &log, &redis).await {
                 drained_ms = Some(begun.elapsed().as_millis() as u64);
             }
@@ -284,7 +288,7 @@ impl Run {
             self.world.pass(Duration::from_secs(1)).await?;
         }
         let shop = self.shop.clone();
-        let over = shop.until(sale, &[Phase::Ended, Phase::Settled], PATIENCE);
+        let over = shop.until(sale, &[Phase::Ended, Phase::Settled], self.patience);
         tokio::pin!(over);
         loop {
             tokio::select! {
@@ -296,9 +300,9 @@ impl Run {
         Ok(told)
     }
 
-    async fn until_settled(&mut self, sale: &str, patience: Duration) -> Result<()> {
+    async fn until_settled(&mut self, sale: &str) -> Result<()> {
         let shop = self.shop.clone();
-        let settled = shop.until(sale, &[Phase::Settled], patience);
+        let settled = shop.until(sale, &[Phase::Settled], self.patience);
         tokio::pin!(settled);
         loop {
             tokio::select! {
@@ -322,7 +326,7 @@ async fn steady_crowd(crowd: Arc<Crowd>, selling: Arc<AtomicBool>, seed: u64) {
         let buyers = (CROWD / 2.0) as usize;
         crowd
             .clone()
-            .comes("main".into(), buyers, second, seed.wrapping_mul(1009) + n)
+            .comes(LASTING.into(), buyers, second, seed.wrapping_mul(1009) + n)
             .await;
     }
 }
@@ -356,10 +360,13 @@ async fn short_sales(
         let crowd = crowd
             .clone()
             .comes(name, buyers, SHORT, seed.wrapping_mul(7919) + names.len() as u64);
-        tokio::spawn(crowd);
+        let coming = tokio::spawn(crowd);
         let next = Instant::now() + NEXT;
         while selling.load(Ordering::Relaxed) && Instant::now() < next {
             sleep(Duration::from_millis(100)).await;
+        }
+        if !selling.load(Ordering::Relaxed) {
+            coming.abort();
         }
     }
     Ok(names)
