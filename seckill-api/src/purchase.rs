@@ -300,14 +300,12 @@ impl Api {
 
     /// After the end the ledger answers, once it has folded the log up to CLOSE: a winner's retry is never told "ended".
     async fn by_the_ledger(&self, listed: &Listed, purchase: &Purchase) -> Answered {
-        // Read before the order is looked for, so that "not there" is final.
-        let folded = listed.sale.cut.closed.is_some();
         let lookup = self.ledger.order_by_key(listed.sale.id, &purchase.buyer, purchase.key);
-        let (order, settled) = self.lookups.look_up(lookup).await?;
+        let (order, complete) = self.lookups.look_up(lookup).await?;
         match order {
             Some(order) if !purchase.fits(order.quantity) => Err(Problem::KeyReused),
             Some(order) => self.bought_as_stored(&order),
-            None if !(settled || folded) => Err(Problem::NotReady),
+            None if !complete => Err(Problem::NotReady),
             None if purchase.only_asks() => Err(Problem::RequestUnknown),
             None => Err(Problem::Ended),
         }

@@ -79,8 +79,8 @@ impl Ledger {
         row.map(StoredOrder::try_from).transpose()
     }
 
-    /// The order that a buyer made with this key, and whether the sale is settled, as of one instant: if it is and there
-    /// is no order, there never will be one.
+    /// The order that a buyer made with this key, and whether all orders of the sale are here, as of one instant: if they
+    /// are and there is no order, there never will be one. They are once CLOSE was folded, but for those in quarantine.
     pub async fn order_by_key(
         &self,
         sale: SaleId,
@@ -88,7 +88,8 @@ impl Ledger {
         key: KeyHash,
     ) -> Result<(Option<StoredOrder>, bool), LedgerError> {
         const SQL: &str = concat!(
-            "SELECT s.settled_at IS NOT NULL AS settled, o.sale IS NOT NULL AS found, ",
+            "SELECT s.closed_at IS NOT NULL \
+             AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.sale = s.id) AS complete, o.sale IS NOT NULL AS found, ",
             order_columns!(),
             " FROM sales s LEFT JOIN orders o ON o.sale = s.id AND o.buyer = ? AND o.key_hash = ? WHERE s.id = ? \
              ORDER BY o.epoch, o.seq LIMIT 1"
@@ -106,7 +107,7 @@ impl Ledger {
             true => Some(OrderRow::from_row(&row)?.try_into()?),
             false => None,
         };
-        Ok((order, row.try_get("settled")?))
+        Ok((order, row.try_get("complete")?))
     }
 
     /// Whether the order was promised and lies in quarantine. To its buyer it is still being processed.

@@ -137,19 +137,29 @@ async fn an_order_is_found_by_its_key_together_with_the_end_of_its_sale() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 2);
-    log.push(Record::Close { sale: sale.id });
     db.ledger.store(0, 0, log.end(), &log.entries).await.expect("stored");
+    let middle = log.end();
+    log.push(Record::Close { sale: sale.id });
     let ask = async |o: &seckill_protocol::Order| {
-        let (found, settled) = db.ledger.order_by_key(sale.id, &o.buyer, o.key).await.expect("read");
-        (found.map(|o| o.id.seq), settled)
+        let (found, complete) = db.ledger.order_by_key(sale.id, &o.buyer, o.key).await.expect("read");
+        (found.map(|o| o.id.seq), complete)
     };
     let mut wrong_key = order(2);
     wrong_key.key = order(1).key;
     assert_eq!(ask(&order(2)).await, (Some(2), false));
     assert_eq!(ask(&wrong_key).await, (None, false));
-    db.ledger.set_settled(sale.id).await.expect("asked");
+    let rest = &log.entries[middle as usize..];
+    db.ledger.store(0, middle, log.end(), rest).await.expect("stored");
     assert_eq!(ask(&order(2)).await, (Some(2), true));
     assert_eq!(ask(&order(3)).await, (None, true));
+    // What lies in quarantine was promised to somebody.
+    db.execute(&format!(
+        "INSERT INTO quarantine (part, off, reason, payload, sale, epoch, first_seq, last_seq) \
+         VALUES (0, 99, 'r', '', {}, 1, 3, 3)",
+        sale.id.0
+    ))
+    .await;
+    assert_eq!(ask(&order(3)).await, (None, false));
     let nowhere = db
         .ledger
         .order_by_key(SaleId(sale.id.0 ^ 1), &order(1).buyer, order(1).key)
