@@ -152,7 +152,8 @@ impl Operator {
         // The ledger first: what is sold meanwhile is then in flight, and never in the ledger without being taken.
         let sale = self.ledger.sale_by_name(&self.class, namespace, name).await?;
         let owed = match &sale {
-            Some(sale) if sale.returned > 0 && sale.settled_at_ms.is_none() => {
+            // At the end a raised total may be owed, too; before it that shows in the totals.
+            Some(sale) if sale.settled_at_ms.is_none() && (sale.returned > 0 || sale.state == SaleState::Closed) => {
                 self.ledger.owes_effects(sale.id).await?
             }
             _ => false,

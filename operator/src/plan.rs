@@ -9,6 +9,8 @@ use seckill_ledger::{Sale, SaleTerms};
 use seckill_protocol::Epoch;
 use seckill_protocol::index::SaleState;
 use seckill_protocol::recovery::Need;
+use seckill_protocol::settlement::{Closing, Settlement, settle};
+use seckill_stock::IndexState;
 
 use crate::balance::Weighed;
 use crate::facts::{Facts, Index, Millis, Wanted, need_of};
@@ -444,17 +446,19 @@ fn ending(facts: &Facts, sale: &Sale) -> Plan {
     }
     let remaining = sale.total.saturating_sub(sale.sold);
     let balance = match index {
-        Some(index) if index.left != sale.left_at_rest() && facts.effects_owed => {
-            let message = "order-worker has still to tell the index of orders that were cancelled";
-            return ended(Step::Nothing, Reason::Draining, message.to_owned());
-        }
-        Some(index) if index.left == sale.left_at_rest() => Balance::Even { remaining },
-        Some(index) => Balance::Uneven {
-            total: sale.total,
-            sold: sale.sold,
-            left: index.left,
-        },
         None => Balance::WithoutIndex { remaining },
+        Some(index) => match settle(&closing_of(sale, index, facts.effects_owed)) {
+            Settlement::Wait => {
+                let message = "order-worker has still to tell the index of orders that were cancelled";
+                return ended(Step::Nothing, Reason::Draining, message.to_owned());
+            }
+            Settlement::Even { .. } => Balance::Even { remaining },
+            Settlement::Uneven { .. } => Balance::Uneven {
+                total: sale.total,
+                sold: sale.sold,
+                left: index.left,
+            },
+        },
     };
     let verdict = verdict(&balance, sale);
     ended(
@@ -463,6 +467,18 @@ fn ending(facts: &Facts, sale: &Sale) -> Plan {
         "every unit is being accounted for".to_owned(),
     )
     .finding(verdict)
+}
+
+fn closing_of(sale: &Sale, index: &IndexState, owed: bool) -> Closing {
+    Closing {
+        total: sale.total,
+        // What was cancelled after CLOSE is in neither, so this stays what it was there.
+        live: sale.out(),
+        owed: usize::from(owed),
+        left: index.left,
+        // CLOSE waited for an empty outbox.
+        in_flight: 0,
+    }
 }
 
 fn verdict(balance: &Balance, sale: &Sale) -> Finding {
@@ -705,7 +721,6 @@ mod tests {
 
     use seckill_crds::{FlashSaleSpec, Item};
     use seckill_protocol::{SaleCut, SaleId};
-    use seckill_stock::IndexState;
 
     use super::*;
     use crate::balance::Difference;
