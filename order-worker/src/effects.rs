@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::consume::Positions;
 use crate::metrics::Metrics;
+use crate::passes::Passes;
 
 const EVERY: Duration = Duration::from_millis(100);
 /// Effects that are read at once.
@@ -39,21 +40,9 @@ impl Effects {
     /// Until the shutdown. Whatever fails is tried again in the next pass; storing does not wait for it.
     pub async fn run(self) {
         let mut stock = None;
-        let mut failing = false;
+        let mut passes = Passes::of("telling the indexes of the log");
         loop {
-            match self.pass(&mut stock).await {
-                Ok(()) if failing => {
-                    failing = false;
-                    tracing::info!("the indexes are told of the log again");
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    if !failing {
-                        failing = true;
-                        tracing::warn!(%error, "the indexes can't be told of the log, trying again until it works");
-                    }
-                }
-            }
+            passes.note(self.pass(&mut stock).await);
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::consume::Positions;
 use crate::metrics::Metrics;
+use crate::passes::Passes;
 
 const EVERY: Duration = Duration::from_millis(200);
 /// Whoever sold it has published it by then, or never will.
@@ -45,21 +46,9 @@ impl Relay {
     pub async fn run(self) {
         let mut stock = None;
         let mut orphans = Orphans::default();
-        let mut failing = false;
+        let mut passes = Passes::of("the relay");
         loop {
-            match self.pass(&mut stock, &mut orphans).await {
-                Ok(()) if failing => {
-                    failing = false;
-                    tracing::info!("the relay works again");
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    if !failing {
-                        failing = true;
-                        tracing::warn!(%error, "the relay failed, trying again until it works");
-                    }
-                }
-            }
+            passes.note(self.pass(&mut stock, &mut orphans).await);
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}

@@ -257,7 +257,7 @@ impl Api {
     fn number_if_safe(&self, listed: &Listed, epoch: Epoch, held: &Holding) -> Option<OrderNo> {
         let order = order_id(listed.sale.id, held);
         let read_back = self.tail.read_back(listed.sale.part, order);
-        if held.epoch < epoch || read_back.now_or_never() == Some(Verdict::Accepted) {
+        if held.is_durable(epoch) || read_back.now_or_never() == Some(Verdict::Accepted) {
             return self.numbers.encode(order).ok();
         }
         None
