@@ -1,10 +1,11 @@
 //! Does the one step of a plan. There is nothing left to decide here.
 use seckill_ledger::{LedgerError, Sale};
 use seckill_protocol::Record;
+use seckill_protocol::settlement::Settlement;
 
 use crate::error::OperatorError;
 use crate::facts::{Facts, Index, Wanted};
-use crate::plan::{Balance, Plan, Step};
+use crate::plan::{Plan, Step, compared};
 use crate::run::Operator;
 use crate::status::{Note, Notes};
 
@@ -82,17 +83,16 @@ impl Operator {
                 self.memory.remember_close(sale.id);
                 tracing::info!(sale = %sale.id, offset, "closed");
             }
-            (Step::Settle(balance), _, Some(sale)) => {
-                self.settle(sale, balance).await?;
-                notes.push(Note::normal(
-                    "Settled",
-                    format!(
-                        "{} units: {} sold, {} left",
-                        sale.total,
-                        sale.sold,
-                        sale.total.saturating_sub(sale.sold)
-                    ),
-                ));
+            (Step::Settle(left), _, Some(sale)) => {
+                // Whoever comes second keeps to what the first one found.
+                if self.ledger.set_settled(sale.id, *left).await? {
+                    self.memory.forget_appended(sale.id);
+                    notes.push(settled(sale, *left));
+                }
+            }
+            (Step::Free, _, Some(sale)) => {
+                self.stock.drop_sale(sale.id).await?;
+                self.ledger.set_freed(sale.id).await?;
             }
             (Step::Nothing, ..) | (_, _, None) | (Step::Create | Step::UpdateOffer, None, _) => {}
         }
@@ -110,14 +110,13 @@ impl Operator {
             .create_sale(&wanted.new_sale(&self.class, namespace, name, part))
             .await
     }
+}
 
-    async fn settle(&self, sale: &Sale, balance: &Balance) -> Result<(), OperatorError> {
-        if let Balance::Uneven { total, sold, left } = balance {
-            tracing::error!(sale = %sale.id, total, sold, left, "the ledger and Redis disagree at the end of the sale");
-        }
-        self.stock.drop_sale(sale.id).await?;
-        self.ledger.set_settled(sale.id).await?;
-        self.memory.forget_appended(sale.id);
-        Ok(())
+fn settled(sale: &Sale, left: Option<u64>) -> Note {
+    let (total, sold) = (sale.total, sale.sold);
+    if let Some(Settlement::Uneven { live, found, .. }) = left.map(|left| compared(sale, left)) {
+        tracing::error!(sale = %sale.id, total, live, found, "the ledger and Redis disagree at the end of the sale");
     }
+    let remaining = total.saturating_sub(sold);
+    Note::normal("Settled", format!("{total} units: {sold} sold, {remaining} left"))
 }

@@ -36,7 +36,7 @@ pub async fn run(operator: Arc<Operator>, sales: Sales) {
         }
         operator.forget_what_is_gone(&sales);
         if let Err(error) = end_orphans(&operator, &sales, &mut missing).await {
-            tracing::warn!(%error, "the ledger's unsettled sales can't be read");
+            tracing::warn!(%error, "the ledger's unfinished sales can't be read");
             operator.metrics.failed("ledger");
         }
     }
@@ -47,10 +47,10 @@ async fn end_orphans(
     sales: &Sales,
     missing: &mut HashMap<SaleId, Instant>,
 ) -> Result<(), LedgerError> {
-    let unsettled = operator.ledger.unsettled_sales(&operator.class).await?;
-    let any_ending = unsettled.iter().any(|sale| sale.state == SaleState::Closed);
+    let unfinished = operator.ledger.unfinished_sales(&operator.class).await?;
+    let any_ending = unfinished.iter().any(|sale| sale.state == SaleState::Closed);
     operator.memory.note_any_ending(any_ending);
-    let without: Vec<Sale> = unsettled
+    let without: Vec<Sale> = unfinished
         .into_iter()
         .filter(|sale| operator.namespaces.contain(&sale.namespace) && !sales.has(&sale.namespace, &sale.name))
         .collect();

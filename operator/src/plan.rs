@@ -10,7 +10,6 @@ use seckill_protocol::Epoch;
 use seckill_protocol::index::SaleState;
 use seckill_protocol::recovery::Need;
 use seckill_protocol::settlement::{Closing, Settlement, settle};
-use seckill_stock::IndexState;
 
 use crate::balance::Weighed;
 use crate::facts::{Facts, Index, Millis, Wanted, need_of};
@@ -40,25 +39,11 @@ pub enum Step {
     Renumber(u64),
     /// Append the terminal record.
     Close,
-    /// Account for every unit, and free what Redis holds.
-    Settle(Balance),
-}
-
-/// What the ledger and the index say of the units at the end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Balance {
-    Even {
-        remaining: u64,
-    },
-    Uneven {
-        total: u64,
-        sold: u64,
-        left: u64,
-    },
-    /// There is no index to compare with; the log and the ledger decide alone.
-    WithoutIndex {
-        remaining: u64,
-    },
+    /// Write down that every unit is accounted for, and what the index has left; `None`: there is no index to compare with,
+    /// and the log and the ledger decide alone.
+    Settle(Option<u64>),
+    /// Take away what Redis holds.
+    Free,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -444,89 +429,104 @@ fn ending(facts: &Facts, sale: &Sale) -> Plan {
             ),
         };
     }
-    let remaining = sale.total.saturating_sub(sale.sold);
-    let balance = match index {
-        None => Balance::WithoutIndex { remaining },
-        Some(index) => match settle(&closing_of(sale, index, facts.effects_owed)) {
+    let left = match index {
+        None => None,
+        Some(index) => match settle(&closing_of(sale, index.left, facts.effects_owed)) {
             Settlement::Wait => {
                 let message = "order-worker has still to tell the index of orders that were cancelled";
                 return ended(Step::Nothing, Reason::Draining, message.to_owned());
             }
-            Settlement::Even { .. } => Balance::Even { remaining },
-            Settlement::Uneven { .. } => Balance::Uneven {
-                total: sale.total,
-                sold: sale.sold,
-                left: index.left,
-            },
+            Settlement::Even { .. } | Settlement::Uneven { .. } => Some(index.left),
         },
     };
-    let verdict = verdict(&balance, sale);
     ended(
-        Step::Settle(balance),
+        Step::Settle(left),
         Reason::Closing,
         "every unit is being accounted for".to_owned(),
     )
-    .finding(verdict)
 }
 
-fn closing_of(sale: &Sale, index: &IndexState, owed: bool) -> Closing {
+fn closing_of(sale: &Sale, left: u64, owed: bool) -> Closing {
     Closing {
         total: sale.total,
         // What was cancelled after CLOSE is in neither, so this stays what it was there.
         live: sale.out(),
         owed: usize::from(owed),
-        left: index.left,
+        left,
         // CLOSE waited for an empty outbox.
         in_flight: 0,
     }
 }
 
-fn verdict(balance: &Balance, sale: &Sale) -> Finding {
+/// What the comparison at the end told. Nothing was owed then.
+pub fn compared(sale: &Sale, left: u64) -> Settlement {
+    settle(&closing_of(sale, left, false))
+}
+
+fn verdict(sale: &Sale) -> Finding {
     let (total, sold) = (sale.total, sale.sold);
-    match balance {
-        Balance::Even { remaining } => finding(
-            Type::LedgerBalanced,
+    let remaining = total.saturating_sub(sold);
+    let (is, reason, message) = match sale.settled_left.map(|left| compared(sale, left)) {
+        Some(Settlement::Uneven { found, .. }) => (
+            Is::False,
+            Reason::Imbalanced,
+            format!(
+                "{total} units: {sold} sold by the ledger, but {found} left in Redis; the ledger counts, find out why"
+            ),
+        ),
+        Some(Settlement::Even { .. } | Settlement::Wait) => (
             Is::True,
             Reason::Balanced,
             format!("{total} units: {sold} sold, {remaining} left, in the ledger and in Redis"),
         ),
-        Balance::Uneven { left, .. } => finding(
-            Type::LedgerBalanced,
-            Is::False,
-            Reason::Imbalanced,
-            format!(
-                "{total} units: {sold} sold by the ledger, but {left} left in Redis; the ledger counts, find out why"
-            ),
-        ),
-        Balance::WithoutIndex { remaining } => finding(
-            Type::LedgerBalanced,
+        None => (
             Is::True,
             Reason::ComparedWithoutIndex,
             format!("{total} units: {sold} sold, {remaining} left, by the ledger; Redis held no index to compare with"),
         ),
-    }
+    };
+    finding(Type::LedgerBalanced, is, reason, message)
 }
 
 fn settled(facts: &Facts, sale: &Sale) -> Plan {
-    let message = format!(
-        "{} units: {} sold, {} left",
-        sale.total,
-        sale.sold,
-        sale.total.saturating_sub(sale.sold)
-    );
-    let mut plan = Plan::telling(Step::Nothing, Phase::Settled)
+    let freed = sale.freed_at_ms.is_some();
+    let (step, phase) = match freed {
+        true => (Step::Nothing, Phase::Settled),
+        false => (Step::Free, Phase::Ended),
+    };
+    let (is, reason, message) = match freed {
+        true => (
+            Is::True,
+            Reason::Settled,
+            format!(
+                "{} units: {} sold, {} left",
+                sale.total,
+                sale.sold,
+                sale.total.saturating_sub(sale.sold)
+            ),
+        ),
+        false => (
+            Is::False,
+            Reason::Closing,
+            "every unit is accounted for; what Redis holds is being freed".to_owned(),
+        ),
+    };
+    let mut plan = Plan::telling(step, phase)
         .finding(accepted(facts.wanted.as_ref(), sale))
         .over()
-        .find(Type::Settled, Is::True, Reason::Settled, message)
+        .finding(verdict(sale))
+        .finding(finding(Type::Settled, is, reason, message))
         .finding(stalled(facts));
-    plan.standing = Standing::Settled;
+    if freed {
+        plan.standing = Standing::Settled;
+    }
     plan
 }
 
 /// The sale that has the name goes on to its settlement, unseen by this object.
 fn name_used(facts: &Facts, sale: &Sale) -> Plan {
     let mut plan = if sale.settled_at_ms.is_some() {
-        Plan::quick(Step::Nothing)
+        settled(facts, sale)
     } else {
         ending(facts, sale)
     };
@@ -721,6 +721,7 @@ mod tests {
 
     use seckill_crds::{FlashSaleSpec, Item};
     use seckill_protocol::{SaleCut, SaleId};
+    use seckill_stock::IndexState;
 
     use super::*;
     use crate::balance::Difference;
@@ -804,6 +805,8 @@ mod tests {
             created_at_ms: 0,
             updated_at_ms: 0,
             settled_at_ms: None,
+            settled_left: None,
+            freed_at_ms: None,
         };
         Facts {
             now,
@@ -1055,7 +1058,7 @@ mod tests {
             cur: Some(9),
             closed: Some(9),
         };
-        assert_eq!(plan(&facts).step, Step::Settle(Balance::Even { remaining: 3 }));
+        assert_eq!(plan(&facts).step, Step::Settle(Some(3)));
     }
 
     #[test]
@@ -1066,16 +1069,16 @@ mod tests {
             closed: Some(9),
         };
         facts.index().left = 2;
-        let plan = plan(&facts);
-        assert_eq!(
-            plan.step,
-            Step::Settle(Balance::Uneven {
-                total: 10,
-                sold: 7,
-                left: 2
-            })
-        );
-        assert_eq!(reason(&plan, Type::LedgerBalanced), (Is::False, Reason::Imbalanced));
+        assert_eq!(plan(&facts).step, Step::Settle(Some(2)));
+        // Also by somebody who comes after it, and finds no index any more.
+        facts.sale().settled_at_ms = Some(1);
+        facts.sale().settled_left = Some(2);
+        facts.index = Index::NotAsked;
+        for freed in [None, Some(1)] {
+            facts.sale().freed_at_ms = freed;
+            let told = reason(&plan(&facts), Type::LedgerBalanced);
+            assert_eq!(told, (Is::False, Reason::Imbalanced));
+        }
     }
 
     #[test]
@@ -1138,10 +1141,16 @@ mod tests {
         assert_eq!(plan(&facts).step, Step::Nothing);
         facts.index().left = 4;
         facts.effects_owed = false;
-        assert_eq!(plan(&facts).step, Step::Settle(Balance::Even { remaining: 4 }));
+        assert_eq!(plan(&facts).step, Step::Settle(Some(4)));
         // Another one after the end returns to nothing.
         facts.sale().sold = 5;
-        assert_eq!(plan(&facts).step, Step::Settle(Balance::Even { remaining: 5 }));
+        assert_eq!(plan(&facts).step, Step::Settle(Some(4)));
+        facts.sale().settled_at_ms = Some(1);
+        facts.sale().settled_left = Some(4);
+        assert_eq!(
+            reason(&plan(&facts), Type::LedgerBalanced),
+            (Is::True, Reason::Balanced)
+        );
     }
 
     #[test]
@@ -1156,13 +1165,17 @@ mod tests {
             cur: Some(9),
             closed: Some(9),
         };
-        assert_eq!(plan(&facts).step, Step::Settle(Balance::WithoutIndex { remaining: 3 }));
+        assert_eq!(plan(&facts).step, Step::Settle(None));
     }
 
     #[test]
     fn a_settled_sale_is_left_alone_and_its_name_is_used() {
         let mut facts = over(0);
         facts.sale().settled_at_ms = Some(1);
+        let freeing = plan(&facts);
+        assert_eq!(step_and_phase(&freeing), (Step::Free, Some(Phase::Ended)));
+        assert_eq!(freeing.standing, Standing::Unsettled);
+        facts.sale().freed_at_ms = Some(1);
         let settled = plan(&facts);
         assert_eq!(step_and_phase(&settled), (Step::Nothing, Some(Phase::Settled)));
         assert_eq!((settled.look_again, settled.standing), (None, Standing::Settled));
@@ -1181,6 +1194,7 @@ mod tests {
         (wanted.uid, wanted.created_at) = ("another".into(), END - 1000);
         assert_eq!(told(&plan(&facts)).phase, Some(Phase::Ended));
         facts.sale().settled_at_ms = Some(1);
+        facts.sale().freed_at_ms = Some(1);
         assert_eq!(told(&plan(&facts)).phase, Some(Phase::Settled));
     }
 
@@ -1215,7 +1229,7 @@ mod tests {
             cur: Some(9),
             closed: Some(9),
         };
-        assert_eq!(plan(&facts).step, Step::Settle(Balance::WithoutIndex { remaining: 3 }));
+        assert_eq!(plan(&facts).step, Step::Settle(None));
     }
 
     #[test]
@@ -1239,15 +1253,15 @@ mod tests {
             cur: Some(9),
             closed: Some(9),
         };
-        // What was compared at the end is kept from the plan that compared it.
+        // What was last found while it ran is kept until the settlement.
         let kept = [Type::LedgerBalanced];
         for (facts, kept) in [
             (facts(START - LEAD - 1), &[][..]),
             (facts(START - LEAD), &[]),
             (preheated(START, 3), &[]),
             (over(3), &kept),
-            (closed, &[]),
-            (settled, &kept),
+            (closed, &kept),
+            (settled, &[]),
         ] {
             let plan = plan(&facts);
             let mut types: Vec<Type> = told(&plan)

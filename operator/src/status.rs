@@ -129,7 +129,7 @@ fn condition(old: &[Condition], finding: &Finding, generation: Option<i64>, now:
     }
 }
 
-/// A difference that was found at the end is not taken back when, after a crash, there is nothing left to compare with.
+/// A difference that was found is not taken back when at the end there is nothing left to compare with.
 fn is_worse_known(old: &[Condition], finding: &Finding) -> bool {
     finding.reason == Reason::ComparedWithoutIndex
         && old

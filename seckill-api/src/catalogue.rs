@@ -279,6 +279,8 @@ mod tests {
             created_at_ms: i64::from(id),
             updated_at_ms: 0,
             settled_at_ms: None,
+            settled_left: None,
+            freed_at_ms: None,
         }
     }
 

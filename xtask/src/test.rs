@@ -1,7 +1,10 @@
 //! `cargo xtask test`: all tests, or a part of them; the last line adds up what passed and failed.
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -34,6 +37,8 @@ pub enum Scenario {
     Rebuild,
 }
 
+/// A part that runs longer, with nobody at a terminal to see it, is ended. Several times what any of them takes.
+const STUCK: Duration = Duration::from_secs(30 * 60);
 /// Packages without tests of the kind that `integration` runs.
 const NOT_INTEGRATION: [&str; 6] = ["--exclude", "e2e", "--exclude", "xtask", "--exclude", "seckill-model"];
 
@@ -92,8 +97,8 @@ pub fn test(part: Option<Part>, filter: &[String]) -> Result<()> {
     if std::env::var_os("CI").is_some() {
         crate::down::down()?;
     }
-    if !broken.is_empty() && count.failed == 0 {
-        // What could not even run counts as one failure, so that the last line never looks well.
+    if count.failed < broken.len() as u64 {
+        // What could not even run, or did not end, counts as one failure, so that the last line never looks well.
         count.failed = broken.len() as u64;
     }
     println!(
@@ -235,19 +240,40 @@ fn cargo(args: &[&str]) -> Result<()> {
 
 /// Runs a test command, showing what it prints and adding up its results.
 fn counted(command: &mut Command, count: &mut Count) -> Result<()> {
-    let mut child = command
+    let attended = std::io::stdin().is_terminal();
+    command
         .current_dir(workspace()?)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(Stdio::piped());
+    if !attended {
+        // So that all of it can be ended together. At a terminal that is for Ctrl-C to do.
+        command.process_group(0);
+    }
+    let mut child = command
         .spawn()
         .with_context(|| format!("can't run {}", shown(command)))?;
     let output = child.stdout.take().context("standard output is a pipe")?;
+    let (over, was_over) = mpsc::channel::<()>();
+    let group = format!("-{}", child.id());
+    let watch = thread::spawn(move || {
+        let stuck = !attended && was_over.recv_timeout(STUCK) == Err(RecvTimeoutError::Timeout);
+        if stuck {
+            // It fails if all of them have just ended.
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        }
+        stuck
+    });
     for line in BufReader::new(output).lines() {
         let line = line?;
         println!("{line}");
         count.add(&line);
     }
-    if !child.wait()?.success() {
+    let ended = child.wait()?;
+    drop(over);
+    if watch.join().is_ok_and(|stuck| stuck) {
+        bail!("{} was stuck: ended after {}", shown(command), seconds(STUCK));
+    }
+    if !ended.success() {
         bail!("{} failed", shown(command));
     }
     Ok(())

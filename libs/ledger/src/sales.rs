@@ -50,6 +50,10 @@ pub struct Sale {
     pub created_at_ms: i64,
     pub updated_at_ms: i64,
     pub settled_at_ms: Option<i64>,
+    /// Units that the index had left at the settlement; `None`: there was no index to compare with.
+    pub settled_left: Option<u64>,
+    /// Since when Redis holds nothing of it any more.
+    pub freed_at_ms: Option<i64>,
 }
 
 /// Units of a sale by the ledger.
@@ -130,7 +134,8 @@ macro_rules! select_sales {
              sold, taken, returned, cur, closed_at, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', updated_at) DIV 1000 AS updated_at_ms, \
-             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', settled_at) DIV 1000 AS settled_at_ms FROM sales WHERE ",
+             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', settled_at) DIV 1000 AS settled_at_ms, settled_left, \
+             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', freed_at) DIV 1000 AS freed_at_ms FROM sales WHERE ",
             $rest
         )
     };
@@ -174,6 +179,8 @@ fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
         created_at_ms: row.try_get("created_at_ms")?,
         updated_at_ms: row.try_get("updated_at_ms")?,
         settled_at_ms: row.try_get("settled_at_ms")?,
+        settled_left: row.try_get("settled_left")?,
+        freed_at_ms: row.try_get("freed_at_ms")?,
     })
 }
 
@@ -311,22 +318,37 @@ impl Ledger {
         .await
     }
 
-    /// False if it is settled already, or CLOSE was not folded yet: until then its orders are not all here.
-    pub async fn set_settled(&self, id: SaleId) -> Result<bool, LedgerError> {
+    /// Writes down what the index had left, if there was one. False if it is settled already, which stands, or CLOSE was
+    /// not folded yet: until then its orders are not all here.
+    pub async fn set_settled(&self, id: SaleId, left: Option<u64>) -> Result<bool, LedgerError> {
         self.changes_one(
             sqlx::query(
-                "UPDATE sales SET settled_at = CURRENT_TIMESTAMP(3) \
+                "UPDATE sales SET settled_at = CURRENT_TIMESTAMP(3), settled_left = ? \
                  WHERE id = ? AND settled_at IS NULL AND closed_at IS NOT NULL",
+            )
+            .bind(left)
+            .bind(id.0),
+        )
+        .await
+    }
+
+    /// False if that was known, or it is not settled yet: until then Redis holds what is to be compared.
+    pub async fn set_freed(&self, id: SaleId) -> Result<bool, LedgerError> {
+        self.changes_one(
+            sqlx::query(
+                "UPDATE sales SET freed_at = CURRENT_TIMESTAMP(3) \
+                 WHERE id = ? AND freed_at IS NULL AND settled_at IS NOT NULL",
             )
             .bind(id.0),
         )
         .await
     }
 
-    pub async fn unsettled_sales(&self, class: &str) -> Result<Vec<Sale>, LedgerError> {
+    /// Those that the operator is not done with.
+    pub async fn unfinished_sales(&self, class: &str) -> Result<Vec<Sale>, LedgerError> {
         let rows = self
             .query(async |connection| {
-                let query = sqlx::query(select_sales!("settled_at IS NULL AND class = ? ORDER BY id")).bind(class);
+                let query = sqlx::query(select_sales!("freed_at IS NULL AND class = ? ORDER BY id")).bind(class);
                 Ok(query.fetch_all(connection).await?)
             })
             .await?;

@@ -80,10 +80,17 @@ pub struct Running {
     task: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Running {
-    pub async fn stop(self) {
+/// The worker reads on a thread of its own, for which the runtime of a failed test would wait for ever.
+impl Drop for Running {
+    fn drop(&mut self) {
         self.shutdown.cancel();
-        let ended = tokio::time::timeout(PATIENCE, self.task).await;
+    }
+}
+
+impl Running {
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        let ended = tokio::time::timeout(PATIENCE, &mut self.task).await;
         let ended = ended.unwrap_or_else(|_| panic!("the {} does not end", self.what));
         ended.expect("no panic").expect("no error");
     }

@@ -1,6 +1,7 @@
 //! The ends that a sale can come to, and what comes after them.
 use kube::api::DeleteParams;
 use seckill_crds::{FlashSale, Phase};
+use seckill_protocol::Record;
 use seckill_protocol::index::SaleState;
 use serde_json::json;
 
@@ -131,6 +132,32 @@ async fn a_difference_between_redis_and_the_ledger_is_told_and_never_healed() {
     assert!(message.contains("0 sold") && message.contains("9 left"), "{message}");
     assert!(bed.events("uneven").await.contains(&"Imbalanced".to_owned()));
     operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_settlement_found_is_told_by_whoever_goes_on_after_it() {
+    let bed = Bed::new().await;
+    let (first, worker) = (bed.operator(), bed.worker());
+    bed.apply("found", -1, 3600, json!({})).await;
+    bed.until_phase("found", Phase::Open).await;
+    first.stop().await;
+    // The one who settles finds two units too few, and dies.
+    let sale = bed.sale("found").await;
+    let close = Record::Close { sale: sale.id };
+    bed.log.append(sale.part, &close).await.expect("Kafka");
+    bed.eventually("the ledger has settled", async || {
+        bed.ledger.set_settled(sale.id, Some(8)).await.expect("MySQL")
+    })
+    .await;
+    assert!(bed.has_index("found").await);
+
+    let second = bed.operator();
+    let settled = bed.until_phase("found", Phase::Settled).await;
+    assert_eq!(reason(&settled, "LedgerBalanced"), ("False", "Imbalanced"));
+    assert!(!bed.has_index("found").await);
+    second.stop().await;
     worker.stop().await;
     bed.drop().await;
 }

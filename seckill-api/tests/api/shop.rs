@@ -374,7 +374,7 @@ impl Shop {
     pub async fn settle(&self, sale: &Sale) {
         self.append(&Record::Close { sale: sale.id }).await;
         self.store().await;
-        assert!(self.ledger.set_settled(sale.id).await.expect("MySQL answers"));
+        assert!(self.ledger.set_settled(sale.id, None).await.expect("MySQL answers"));
         self.stock.drop_sale(sale.id).await.expect("Redis answers");
     }
 

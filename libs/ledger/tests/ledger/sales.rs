@@ -98,12 +98,12 @@ async fn the_live_epoch_only_rises() {
 }
 
 #[tokio::test]
-async fn a_settled_sale_stays_in_the_catalogue_for_a_while() {
+async fn a_settled_sale_is_unfinished_until_it_is_freed_and_stays_in_the_catalogue_for_a_while() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.push(Record::Close { sale: sale.id });
     db.ledger.store(0, 0, log.end(), &log.entries).await.expect("stored");
-    let unsettled = async || db.ledger.unsettled_sales("default").await.expect("read").len();
+    let unfinished = async || db.ledger.unfinished_sales("default").await.expect("read").len();
     let shown = async |class, days: u64| {
         db.ledger
             .catalogue(class, Duration::from_secs(days * 86400))
@@ -112,23 +112,33 @@ async fn a_settled_sale_stays_in_the_catalogue_for_a_while() {
             .len()
     };
     assert_eq!(
-        (unsettled().await, shown("default", 0).await, shown("other", 9).await),
+        (unfinished().await, shown("default", 0).await, shown("other", 9).await),
         (1, 1, 0)
     );
-    assert!(db.ledger.set_settled(sale.id).await.expect("asked"));
+    assert!(!db.ledger.set_freed(sale.id).await.expect("asked"), "not settled yet");
+    assert!(db.ledger.set_settled(sale.id, Some(7)).await.expect("asked"));
     assert_eq!(
-        (unsettled().await, shown("default", 0).await, shown("default", 1).await),
-        (0, 0, 1)
+        (unfinished().await, shown("default", 0).await, shown("default", 1).await),
+        (1, 0, 1)
     );
-    assert!(
-        db.ledger
-            .sale(sale.id)
-            .await
-            .expect("read")
-            .expect("there")
-            .settled_at_ms
-            .is_some()
-    );
+    assert!(db.ledger.set_freed(sale.id).await.expect("asked"));
+    assert!(!db.ledger.set_freed(sale.id).await.expect("asked"));
+    assert_eq!((unfinished().await, shown("default", 1).await), (0, 1));
+    let sale = db.ledger.sale(sale.id).await.expect("read").expect("there");
+    assert!(sale.settled_at_ms.is_some() && sale.freed_at_ms.is_some());
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn of_two_settlements_the_first_stands() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.push(Record::Close { sale: sale.id });
+    db.ledger.store(0, 0, log.end(), &log.entries).await.expect("stored");
+    assert!(db.ledger.set_settled(sale.id, Some(7)).await.expect("asked"));
+    assert!(!db.ledger.set_settled(sale.id, None).await.expect("asked"));
+    let sale = db.ledger.sale(sale.id).await.expect("read").expect("there");
+    assert_eq!(sale.settled_left, Some(7));
     db.drop().await;
 }
 
@@ -229,11 +239,11 @@ async fn a_program_waits_for_its_migrations_and_takes_a_newer_schema() {
     db.ledger.check_schema().await.expect("newer");
     db.execute("UPDATE _sqlx_migrations SET success = FALSE").await;
     let error = db.ledger.check_schema().await.expect_err("half applied").to_string();
-    assert_eq!(error, "waiting for migration 2, found 0: run order-worker migrate");
+    assert_eq!(error, "waiting for migration 3, found 0: run order-worker migrate");
     db.execute("DROP TABLE _sqlx_migrations").await;
     assert!(matches!(
         db.ledger.check_schema().await,
-        Err(LedgerError::SchemaBehind { found: 0, wanted: 2 })
+        Err(LedgerError::SchemaBehind { found: 0, wanted: 3 })
     ));
     db.drop().await;
 }
@@ -242,7 +252,7 @@ async fn a_program_waits_for_its_migrations_and_takes_a_newer_schema() {
 async fn migrating_again_changes_nothing_also_by_several_at_once() {
     let db = Database::new().await;
     let all = futures::future::join_all((0..3).map(|_| seckill_ledger::migrate(&db.url))).await;
-    assert!(all.into_iter().all(|version| version.expect("migrated") == 2));
+    assert!(all.into_iter().all(|version| version.expect("migrated") == 3));
     db.drop().await;
 }
 
@@ -263,7 +273,7 @@ fn what_the_ledger_returns_can_be_awaited_on_any_thread(ledger: &'static Ledger,
     send(ledger.store(0, 0, 0, &[]));
     send(ledger.fold_start(SaleId(1)));
     send(ledger.reader_start(1));
-    send(ledger.unsettled_sales(""));
+    send(ledger.unfinished_sales(""));
     send(ledger.order_by_key(SaleId(1), buyer, KeyHash(1)));
     send(ledger.set_live_epoch(SaleId(1), Epoch(1)));
     send(ledger.check_schema());

@@ -371,7 +371,7 @@ async fn close_is_final_but_for_cancels_and_payments() {
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 3);
     assert!(
-        !db.ledger.set_settled(sale.id).await.expect("asked"),
+        !db.ledger.set_settled(sale.id, None).await.expect("asked"),
         "CLOSE was not stored yet"
     );
     let close = log.end();
@@ -399,8 +399,8 @@ async fn close_is_final_but_for_cancels_and_payments() {
     let after = now(&db.ledger, sale.id).await;
     assert_eq!((after.total, after.sold), (10, 2));
     assert_eq!((after.cut.cur, after.cut.closed), (Some(close), Some(close)));
-    assert!(db.ledger.set_settled(sale.id).await.expect("asked"));
-    assert!(!db.ledger.set_settled(sale.id).await.expect("asked"));
+    assert!(db.ledger.set_settled(sale.id, None).await.expect("asked"));
+    assert!(!db.ledger.set_settled(sale.id, None).await.expect("asked"));
     db.drop().await;
 }
 
