@@ -117,12 +117,12 @@ impl Operator {
         seckill_failpoint::reach("rebuild.R2");
 
         // R3: nothing points at these keys yet.
-        let holdings: Vec<_> = fold.into_holdings().into_iter().collect();
+        let holdings = fold.into_holdings();
+        let holders = holdings.len() as u64;
         self.stock.write_holdings(sale.id, epoch, &holdings).await?;
         seckill_failpoint::reach("rebuild.R3");
 
         // R4: at most once for this epoch. If its outcome is unknown, the next look finds an index in force or begins again.
-        let holders = holdings.len() as u64;
         let index = Install {
             epoch,
             total,

@@ -1,5 +1,6 @@
 //! What the log says of one sale: the fold that every view of it agrees with.
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 
 use crate::acceptance::{Acceptance, SaleCut, Verdict};
 use crate::ids::{Buyer, Epoch, KeyHash, Offset, OrderId, Quantity, SaleId, Seq};
@@ -22,7 +23,8 @@ pub struct Fold {
     sale: SaleId,
     acceptance: Acceptance,
     total: u64,
-    orders: HashMap<OrderId, Folded>,
+    /// Sorted, since they come sorted: a million of them is put in place at once.
+    orders: BTreeMap<OrderId, Folded>,
 }
 
 impl Fold {
@@ -88,7 +90,7 @@ impl Fold {
     }
 
     /// Orders of every status.
-    pub fn orders(&self) -> &HashMap<OrderId, Folded> {
+    pub fn orders(&self) -> &BTreeMap<OrderId, Folded> {
         &self.orders
     }
 
@@ -98,20 +100,31 @@ impl Fold {
         live.map(|order| u64::from(order.quantity)).sum()
     }
 
-    /// What an index of all this holds: cancelled orders too, for their keys are taken.
-    pub fn into_holdings(self) -> HashMap<Buyer, Vec<Holding>> {
-        let mut holdings: HashMap<Buyer, Vec<Holding>> = HashMap::with_capacity(self.orders.len());
-        for (id, order) in self.orders {
-            holdings.entry(order.buyer).or_default().push(Holding {
+    /// What an index of all this holds, by buyer: cancelled orders too, for their keys are taken.
+    pub fn into_holdings(self) -> Vec<(Buyer, Vec<Holding>)> {
+        // A sale that sells nothing waits for this, and most buyers have one order: only the others' are brought together.
+        let hasher = RandomState::new();
+        let hashes: Vec<u64> = self.orders.values().map(|o| hasher.hash_one(&o.buyer)).collect();
+        let mut seen = HashSet::with_capacity(hashes.len());
+        let several: HashSet<u64> = hashes.iter().copied().filter(|hash| !seen.insert(*hash)).collect();
+        let mut holdings: Vec<(Buyer, Vec<Holding>)> = Vec::with_capacity(hashes.len());
+        let mut places: HashMap<Buyer, usize> = HashMap::new();
+        for ((id, order), hash) in self.orders.into_iter().zip(hashes) {
+            let holding = Holding {
                 epoch: id.epoch,
                 seq: id.seq,
                 quantity: order.quantity,
                 key: order.key,
                 cancelled: !order.status.is_live(),
-            });
-        }
-        for held in holdings.values_mut() {
-            held.sort_by_key(|h| (h.epoch, h.seq));
+            };
+            let place = match several.contains(&hash) {
+                true => *places.entry(order.buyer.clone()).or_insert(holdings.len()),
+                false => holdings.len(),
+            };
+            match holdings.get_mut(place) {
+                Some((_, held)) => held.push(holding),
+                None => holdings.push((order.buyer, vec![holding])),
+            }
         }
         holdings
     }
@@ -181,7 +194,22 @@ mod tests {
         fold.read(8, &batch(5, 1, &["a"]));
         assert_eq!(fold.live(), 0);
         let holdings = fold.into_holdings();
-        assert!(holdings[&Buyer::anonymous("a")][0].cancelled);
+        assert_eq!(holdings[0].0, Buyer::anonymous("a"));
+        assert!(holdings[0].1[0].cancelled);
+    }
+
+    #[test]
+    fn a_buyer_s_orders_are_held_together_in_their_order() {
+        let mut fold = fold();
+        fold.read(6, &batch(5, 1, &["a", "b"]));
+        fold.read(7, &batch(5, 3, &["c", "a", "a"]));
+        let numbers = |(buyer, held): (Buyer, Vec<Holding>)| (buyer, held.iter().map(|h| h.seq).collect());
+        let held: BTreeMap<Buyer, Vec<Seq>> = fold.into_holdings().into_iter().map(numbers).collect();
+        let expected = [("a", vec![1, 4, 5]), ("b", vec![2]), ("c", vec![3])];
+        assert_eq!(
+            held,
+            expected.map(|(buyer, seqs)| (Buyer::anonymous(buyer), seqs)).into()
+        );
     }
 
     #[test]

@@ -101,7 +101,16 @@ impl Bed {
         Self::with_redis(server("SECKILL_TEST_REDIS_URL")).await
     }
 
+    /// No pod becomes ready until `pods_start` says so.
+    pub async fn without_pods() -> Self {
+        Self::with(server("SECKILL_TEST_REDIS_URL"), false).await
+    }
+
     pub async fn with_redis(redis: String) -> Self {
+        Self::with(redis, true).await
+    }
+
+    async fn with(redis: String, pods_start: bool) -> Self {
         let name = format!("seckill-operator-{:08x}", rand::random::<u32>());
         let kube = client().await;
         let mysql = server("SECKILL_TEST_MYSQL_URL");
@@ -122,7 +131,7 @@ impl Bed {
         seckill_order_log::ensure_topic(&config, 2, 1, 1)
             .await
             .expect("a topic");
-        let (pods_start, namespace) = (Arc::new(AtomicBool::new(true)), name.clone());
+        let (pods_start, namespace) = (Arc::new(AtomicBool::new(pods_start)), name.clone());
         let bed = Bed {
             kubelet: tokio::spawn(kubelet(kube.clone(), namespace, pods_start.clone())),
             pods_start,

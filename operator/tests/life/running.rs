@@ -148,8 +148,7 @@ async fn until_its_preheating_a_sale_can_be_edited_and_sells_what_was_said_last(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sale_without_its_pods_is_not_ready_and_opens_in_spite_of_that() {
-    let bed = Bed::new().await;
-    bed.pods_start.store(false, Ordering::Relaxed);
+    let bed = Bed::without_pods().await;
     let (operator, worker) = (bed.operator(), bed.worker());
     bed.apply("podless", 9, 3600, json!({})).await;
     let waiting = bed.until_reason("podless", "Ready", "WorkloadsMissing").await;
