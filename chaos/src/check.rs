@@ -18,6 +18,12 @@ pub struct Evidence {
     pub sales: Vec<Sale>,
     /// From when a sale was surely suspended, until it was told to go on.
     pub suspended: Vec<(String, At, At)>,
+    /// When the clock of Redis was wrong, and by how many milliseconds.
+    pub stepped: Vec<(At, At, u64)>,
+    /// The most memory of each program, in KiB.
+    pub peaks: BTreeMap<String, u64>,
+    /// Faults that could not be played.
+    pub unplayed: Vec<String>,
     /// When the end of a sale had surely taken effect whose end was moved.
     pub ended: HashMap<String, At>,
     pub recovery: Recovery,
@@ -81,6 +87,17 @@ pub struct Finding {
     pub violations: Vec<String>,
 }
 
+impl Evidence {
+    /// How far the clock by which Redis opens and ends sales may have been off then.
+    fn clock_off(&self, at: u64) -> u64 {
+        let around = |(from, to, _): &&(At, At, u64)| {
+            (self.begun_at + from).saturating_sub(A_MOMENT) <= at && at <= self.begun_at + to + A_MOMENT
+        };
+        let off = self.stepped.iter().filter(around).map(|(_, _, ms)| *ms);
+        off.max().unwrap_or_default()
+    }
+}
+
 pub fn check(evidence: &Evidence) -> Vec<Finding> {
     let known = Known::of(evidence);
     vec![
@@ -96,7 +113,9 @@ pub fn check(evidence: &Evidence) -> Vec<Finding> {
         sold_out(evidence, &known),
         folds(evidence),
         recovery(evidence),
+        memory(evidence),
         answered(evidence),
+        played(evidence),
     ]
 }
 
@@ -412,13 +431,13 @@ fn window(evidence: &Evidence, known: &Known) -> Finding {
                 .filter(|(id, _)| known.folds[&sale.id].orders().contains_key(id))
             {
                 orders += 1;
-                if *at < sale.opens_at {
+                if at + evidence.clock_off(*at) < sale.opens_at {
                     violations.push(format!("{}: order {id} is older than the sale", sale.name));
                 }
                 let moved = evidence.ended.get(&sale.name).map_or(0, |at| evidence.begun_at + at);
                 let end = sale.closes_at.max(moved);
                 if let Some((_, first)) = asked.get(&order.buyer)
-                    && evidence.begun_at + first > end
+                    && evidence.begun_at + first > end + evidence.clock_off(evidence.begun_at + first)
                 {
                     let late = evidence.begun_at + first - end;
                     violations.push(format!(
@@ -441,7 +460,8 @@ fn window(evidence: &Evidence, known: &Known) -> Finding {
             }
         }
     }
-    let checked = format!("{orders} orders in the log, {} suspensions", evidence.suspended.len());
+    let (suspended, stepped) = (evidence.suspended.len(), evidence.stepped.len());
+    let checked = format!("{orders} orders in the log, {suspended} suspensions, {stepped} steps of Redis's clock");
     finding(
         "I8",
         "nothing is accepted outside of its window or a suspension",
@@ -691,6 +711,32 @@ fn recovery(evidence: &Evidence) -> Finding {
         "after the last fault selling resumes and all is stored",
         checked,
         violations,
+    )
+}
+
+/// Several times what they have with a crowd like this, so that only growth comes to it.
+const MOST_KIB: u64 = 256 * 1024;
+
+fn memory(evidence: &Evidence) -> Finding {
+    let above = evidence.peaks.iter().filter(|(_, peak)| **peak > MOST_KIB);
+    let violations = above
+        .map(|(name, peak)| format!("{name}: {} MiB", peak / 1024))
+        .collect();
+    let most = evidence.peaks.iter().max_by_key(|(_, peak)| **peak);
+    let checked = most.map_or_else(String::new, |(name, peak)| {
+        format!("at most {} MiB, {name}", peak / 1024)
+    });
+    finding("I14", "memory stays bounded", checked, violations)
+}
+
+/// A fault that is not played tests nothing.
+fn played(evidence: &Evidence) -> Finding {
+    let checked = format!("{} could not", evidence.unplayed.len());
+    finding(
+        "played",
+        "every fault could be played",
+        checked,
+        evidence.unplayed.clone(),
     )
 }
 

@@ -55,6 +55,8 @@ pub enum Fault {
     RedisComesBack(Back),
     FlushAll,
     ScriptFlush,
+    /// The clock of Redis's host is wrong for some seconds.
+    ClockStep,
     /// The replica is promoted; the old primary goes on for those connected to it, and is then demoted. Every second one
     /// promotes a server that was demoted before.
     Failover,
@@ -116,6 +118,7 @@ pub fn kinds(brokers: usize) -> Vec<Fault> {
         CutMysql,
         FlushAll,
         ScriptFlush,
+        ClockStep,
         Failover,
         KafkaDown,
         MysqlDown,
@@ -233,6 +236,16 @@ impl Fault {
             ScriptFlush => {
                 world.redis(world.primary, &["SCRIPT", "FLUSH"]).await?;
                 "SCRIPT FLUSH".into()
+            }
+            ClockStep => {
+                let ms: i64 = rng.random_range(2_000..20_000);
+                let ms = if rng.random() { ms } else { -ms };
+                let from = run.history.now();
+                world.redis_clock(ms)?;
+                world.pass(Duration::from_secs(3)).await?;
+                world.redis_clock(0)?;
+                run.stepped.push((from, run.history.now(), ms.unsigned_abs()));
+                format!("the clock of Redis was {ms} ms off for 3 s")
             }
             Failover => world.fails_over(rng).await?,
             KafkaDown => {
@@ -451,6 +464,7 @@ impl World {
     /// Whatever a fault left behind, it is made good.
     pub async fn heal(&mut self) -> Result<()> {
         self.disarm();
+        self.redis_clock(0)?;
         let programs = self.api.iter_mut().chain(&mut self.worker).chain(&mut self.operator);
         let servers = self.redis.iter_mut().chain([&mut self.mysql]).chain(&mut self.kafka);
         for process in programs.chain(servers) {

@@ -13,6 +13,8 @@ pub struct Process {
     pub spec: Spec,
     log: PathBuf,
     child: Option<Child>,
+    /// The most memory that an earlier life of it had, in KiB.
+    peak: u64,
 }
 
 impl Process {
@@ -22,6 +24,7 @@ impl Process {
             spec,
             log: logs.join(format!("{name}.log")),
             child: None,
+            peak: 0,
         }
     }
 
@@ -49,6 +52,7 @@ impl Process {
 
     /// SIGKILL; returns when it is gone.
     pub fn kill(&mut self) -> Result<()> {
+        self.peak = self.peak_kib();
         if let Some(mut child) = self.child.take() {
             child.kill()?;
             child.wait()?;
@@ -75,6 +79,15 @@ impl Process {
             bail!("{}: kill {signal} {id} failed", self.name);
         }
         Ok(())
+    }
+
+    /// The most memory that it had resident, in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        let id = self.child.as_ref().map_or(0, Child::id);
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let now = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        self.peak.max(now.unwrap_or_default())
     }
 
     /// The last lines that it wrote.

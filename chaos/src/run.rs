@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::check::{Evidence, Recovery};
 use crate::crowd::{Crowd, LASTING};
-use crate::faults::{Fault, schedule};
+use crate::faults::{Fault, kinds, schedule};
 use crate::history::{At, History};
 use crate::load;
 use crate::mutants::Mutant;
@@ -32,6 +32,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// So many faults are played in any case: each kind once.
+    fn least(&self, brokers: usize) -> usize {
+        match self.quick || !self.only.is_empty() {
+            true => 0,
+            false => kinds(brokers).len(),
+        }
+    }
+
     fn patience(&self) -> Duration {
         match self.mutant {
             Some(_) => PATIENCE_WITH_MUTANTS,
@@ -50,6 +58,8 @@ pub struct Run {
     /// Held while a sale is made.
     pub making_sales: Arc<Mutex<()>>,
     pub suspended: Vec<(String, At, At)>,
+    /// When the clock of Redis was wrong, and by how many milliseconds.
+    pub stepped: Vec<(At, At, u64)>,
     /// Sales whose end was moved while they sold, and when that had surely taken effect.
     pub ended: HashMap<String, At>,
     patience: Duration,
@@ -60,6 +70,8 @@ pub struct Run {
 pub struct Played {
     pub fault: String,
     pub did: String,
+    /// It could not be played.
+    pub failed: bool,
     pub from_ms: At,
     pub healed_ms: At,
     /// The longest time without a win around it.
@@ -70,6 +82,8 @@ pub struct Played {
 
 /// Buyers a second, in all.
 const CROWD: f64 = 30.0;
+/// Playing one takes so long, on the average and with everything around it.
+const A_FAULT: Duration = Duration::from_secs(6);
 /// A short sale sells for so long, and so long after it began the next one begins.
 const SHORT: Duration = Duration::from_secs(24);
 const NEXT: Duration = Duration::from_secs(20);
@@ -95,14 +109,16 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
         current: Arc::default(),
         making_sales: Arc::default(),
         suspended: Vec::new(),
+        stepped: Vec::new(),
         ended: HashMap::new(),
         patience: options.patience(),
     };
     let crowd = Crowd::new(history.clone(), &shop.name, run.world.api_addresses);
 
     // One sale lasts, so that it comes through everything; short ones begin and end beside it.
-    let stock = (CROWD * 0.75 * options.lasts.as_secs_f64()) as u64 + 400;
-    let forever = options.lasts + Duration::from_secs(1800);
+    let lasts = options.lasts.max(A_FAULT * options.least(run.world.kafka.len()) as u32);
+    let stock = (CROWD * 0.75 * lasts.as_secs_f64()) as u64 + 400;
+    let forever = lasts + Duration::from_secs(1800);
     shop.apply(LASTING, stock, Duration::from_secs(2), forever).await?;
     shop.until(LASTING, &[Phase::Open], PATIENCE)
         .await
@@ -154,6 +170,13 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
         begun_at: history.begun_at,
         numbers: ORDER_NO_KEYS.parse().context("the keys of order numbers")?,
         suspended: run.suspended.clone(),
+        stepped: run.stepped.clone(),
+        peaks: run.world.peaks(),
+        unplayed: played
+            .iter()
+            .filter(|p| p.failed)
+            .map(|p| format!("{}: {}", p.fault, p.did))
+            .collect(),
         ended: run.ended.clone(),
         recovery,
     };
@@ -170,15 +193,16 @@ impl Run {
         let mut rng = StdRng::seed_from_u64(options.seed ^ 0xfa17);
         let mut played = Vec::new();
         let mut resumed = None;
+        let least = options.least(self.world.kafka.len());
         let faults = schedule(options.seed, self.world.kafka.len(), options.quick, &options.only);
         for fault in faults {
-            if Instant::now() >= until {
+            if Instant::now() >= until && played.len() >= least {
                 break;
             }
             let from = history.now();
-            let did = match fault.play(self, &mut rng).await {
-                Ok(did) => did,
-                Err(why) => format!("could not be played: {why:#}"),
+            let (did, failed) = match fault.play(self, &mut rng).await {
+                Ok(did) => (did, false),
+                Err(why) => (format!("could not be played: {why:#}"), true),
             };
             self.world
                 .heal()
@@ -203,6 +227,7 @@ impl Run {
             played.push(Played {
                 fault: fault.name(),
                 did,
+                failed,
                 from_ms: from,
                 healed_ms: healed,
                 stopped_ms: stopped,
@@ -245,12 +270,8 @@ impl Run {
             &format!("faults are over; {left} units are left, and more buyers than that come"),
         );
         let buyers = left as usize + 60;
-        let coming = tokio::spawn(crowd.clone().comes(
-            LASTING.into(),
-            buyers,
-            Duration::from_secs(5),
-            options.seed ^ 0xf1,
-        ));
+        let within = Duration::from_secs((buyers as u64 / 200).max(5));
+        let coming = tokio::spawn(crowd.clone().comes(LASTING.into(), buyers, within, options.seed ^ 0xf1));
         let begun = Instant::now();
         while !coming.is_finished() || (self.history.waiting() > 0 && begun.elapsed() < self.patience) {
             self.world.pass(Duration::from_millis(100)).await?;

@@ -1,5 +1,6 @@
 //! All servers and programs of a run: how they are started, and that they answer.
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -198,6 +199,26 @@ impl World {
         let started = process.start();
         process.spec.argv = plain;
         started
+    }
+
+    /// Sets the wall clock of both off by so much.
+    pub fn redis_clock(&self, ms: i64) -> Result<()> {
+        for redis in &self.redis {
+            // It is mapped there: it must not become shorter for a moment.
+            let mut file = std::fs::File::options()
+                .write(true)
+                .open(redis.spec.folder.join("clock"))?;
+            file.write_all(&ms.to_ne_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The most memory that each program had, in KiB.
+    pub fn peaks(&self) -> BTreeMap<String, u64> {
+        let programs = self.api.iter().chain(&self.worker).chain(&self.operator);
+        programs
+            .map(|program| (program.name.clone(), program.peak_kib()))
+            .collect()
     }
 
     pub async fn redis(&self, which: usize, command: &[&str]) -> Result<redis::Value> {

@@ -50,8 +50,8 @@ impl Protocol {
         match state.need(&self.rules) {
             Need::Renumber(version) => state.mysql_mut().row.version = version,
             Need::Apply => {
-                let row = state.mysql.row;
-                self.apply_row(state, row);
+                let (row, index) = (state.mysql.row, state.redis.in_force()?.epoch);
+                self.apply_row(state, index, row);
             }
             Need::Nothing | Need::Rebuild | Need::Publish(_) => return None,
         }

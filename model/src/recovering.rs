@@ -242,9 +242,8 @@ impl Protocol {
             return None;
         };
         // Another server may answer by now: of an index that has not got the terms nobody is told.
-        let is_it = state.redis.in_force().is_some_and(|index| index.epoch == epoch);
-        if is_it || self.rules.breaks(Rule::TermsReachTheIndex) {
-            self.apply_row(state, row);
+        let applied = self.apply_row(state, epoch, row);
+        if applied != Applied::NotHere || self.rules.breaks(Rule::TermsReachTheIndex) {
             state.coordinators[coordinator] = Coordinator::Publish { epoch };
         } else {
             state.coordinators[coordinator] = Coordinator::Idle;
@@ -252,17 +251,17 @@ impl Protocol {
         Some(())
     }
 
-    /// Whether the index was told something new.
-    pub(crate) fn apply_row(&self, state: &mut State, row: Row) -> bool {
+    /// Tells the index of this epoch the terms in the sale's row.
+    pub(crate) fn apply_row(&self, state: &mut State, epoch: Epoch, row: Row) -> Applied {
         let server = state.redis.server();
         let data = state.redis.data_mut();
         if let Some(index) = data.index.as_mut().filter(|_| self.rules.breaks(Rule::ApplyNewerOnly)) {
             index.terms.version = 0;
         }
-        let applied = apply(data.index.as_mut(), &server, &row.terms(self.rules.limit)) == Applied::Done;
+        let applied = apply(data.index.as_mut(), &server, epoch, &row.terms(self.rules.limit));
         // They take effect where the log lets sell.
         let sells = data.index.as_ref().map(|index| index.epoch) == state.log.view().fold.cut().epoch();
-        if applied && sells && self.rules.mysql_losses == 0 {
+        if applied == Applied::Done && sells && self.rules.mysql_losses == 0 {
             state.past.told_version = state.past.told_version.max(row.version);
         }
         applied

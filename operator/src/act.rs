@@ -75,8 +75,9 @@ impl Operator {
             (Step::Renumber(version), _, Some(sale)) => {
                 self.ledger.renumber_terms(sale.id, sale.version, *version).await?;
             }
-            (Step::ApplyTerms, _, Some(sale)) => {
-                self.stock.apply(sale.id, &sale.terms()).await?;
+            (Step::ApplyTerms(epoch), _, Some(sale)) => {
+                // If it is not in force any more, the next look says what is needed.
+                self.stock.apply(sale.id, *epoch, &sale.terms()).await?;
             }
             (Step::Close, _, Some(sale)) => {
                 let offset = self.log.append(sale.part, &Record::Close { sale: sale.id }).await?;

@@ -33,8 +33,8 @@ pub enum Step {
     Rebuild,
     /// Tell the API which index sells.
     Publish(Epoch),
-    /// Tell the index the terms.
-    ApplyTerms,
+    /// Tell the index of this epoch the terms.
+    ApplyTerms(Epoch),
     /// Give the terms in the ledger, which has lost its tail, a version that the index will take.
     Renumber(u64),
     /// Append the terminal record.
@@ -303,7 +303,7 @@ fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
     }
     if let Index::InForce(index) = &facts.index {
         match need_of(index, sale) {
-            Need::Apply => return Plan::quick(Step::ApplyTerms),
+            Need::Apply => return Plan::quick(Step::ApplyTerms(index.epoch)),
             Need::Renumber(version) => return Plan::quick(Step::Renumber(version)),
             Need::Publish(epoch) => return Plan::quick(Step::Publish(epoch)),
             Need::Nothing | Need::Rebuild => {}
@@ -406,7 +406,7 @@ fn ending(facts: &Facts, sale: &Sale) -> Plan {
     let index = facts.index.in_force();
     if sale.cut.closed.is_none() {
         return match index {
-            Some(index) if index.terms.version < sale.version => Plan::quick(Step::ApplyTerms),
+            Some(index) if index.terms.version < sale.version => Plan::quick(Step::ApplyTerms(index.epoch)),
             // What was sold before the index learnt of the end is on its way: the worker publishes what its seller did
             // not.
             Some(index) if index.outbox > 0 => ended(
@@ -990,7 +990,7 @@ mod tests {
         facts.index().terms.state = SaleState::Suspended;
         assert_eq!(plan(&facts).step, Step::Renumber(8));
         facts.sale().version = 8;
-        assert_eq!(plan(&facts).step, Step::ApplyTerms);
+        assert_eq!(plan(&facts).step, Step::ApplyTerms(Epoch(4)));
         // The same terms under a newer version are no trouble.
         facts.sale().version = 5;
         facts.index().terms.state = SaleState::Open;
@@ -1008,7 +1008,7 @@ mod tests {
         assert_eq!(terms.state, SaleState::Suspended);
         facts.sale().state = terms.state;
         facts.sale().version = 2;
-        assert_eq!(plan(&facts).step, Step::ApplyTerms);
+        assert_eq!(plan(&facts).step, Step::ApplyTerms(Epoch(4)));
         facts.index().terms.version = 2;
         facts.index().terms.state = SaleState::Suspended;
         let suspended = plan(&facts);
@@ -1044,7 +1044,7 @@ mod tests {
     fn the_end_waits_for_what_was_sold_and_then_for_the_worker() {
         let mut facts = over(3);
         facts.sale().version = 2;
-        assert_eq!(plan(&facts).step, Step::ApplyTerms);
+        assert_eq!(plan(&facts).step, Step::ApplyTerms(Epoch(4)));
         facts.index().terms.version = 2;
         facts.index().outbox = 1;
         let draining = plan(&facts);

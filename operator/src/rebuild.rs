@@ -145,7 +145,7 @@ impl Operator {
                 return Err(RebuildError::Ended);
             }
             // Of an index that has not got them nobody is told: the servers may have changed places since it was installed.
-            if self.stock.apply(sale.id, &newest.terms()).await? == Applied::NotHere {
+            if self.stock.apply(sale.id, epoch, &newest.terms()).await? == Applied::NotHere {
                 return Err(RebuildError::Refused("it is not there any more".to_owned()));
             }
         }

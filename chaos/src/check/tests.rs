@@ -126,6 +126,9 @@ fn well() -> Evidence {
             }),
         }],
         suspended: Vec::new(),
+        stepped: Vec::new(),
+        peaks: BTreeMap::from([("seckill-api-0".into(), 40_000)]),
+        unplayed: Vec::new(),
         ended: HashMap::new(),
         recovery: Recovery {
             resumed_ms: Some(100),
@@ -218,6 +221,14 @@ fn i7_one_number_for_two() {
 fn i8_an_order_before_the_start_after_the_end_or_while_suspended() {
     assert_eq!(after(|e| e.sales[0].opens_at = 1_003_050), ["I8"]);
     assert_eq!(after(|e| e.sales[0].closes_at = 1_003_050), ["I8"]);
+    let stepped = |off| {
+        after(|e| {
+            e.sales[0].opens_at = 1_003_050;
+            e.stepped.push((2500, 3050, off));
+        })
+    };
+    assert_eq!(stepped(40_000), [""; 0], "by the clock of Redis it had begun");
+    assert_eq!(stepped(1), ["I8"]);
     assert_eq!(after(|e| e.suspended.push(("s".into(), 2500, 3050))), ["I8"]);
     assert_eq!(
         after(|e| e.suspended.push(("s".into(), 3005, 3050))),
@@ -285,4 +296,17 @@ fn a_buyer_without_an_answer_or_with_an_odd_one() {
         after(|e| e.history.events[2].answer = Answer::Odd("404".into())),
         ["answered"]
     );
+}
+
+#[test]
+fn i14_a_program_that_grows() {
+    assert_eq!(
+        after(|e| e.peaks.extend([("operator-1".into(), MOST_KIB + 1)])),
+        ["I14"]
+    );
+}
+
+#[test]
+fn a_fault_that_could_not_be_played() {
+    assert_eq!(after(|e| e.unplayed.push("kill-api".into())), ["played"]);
 }

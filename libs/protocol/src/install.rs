@@ -68,14 +68,16 @@ pub enum Applied {
     Done,
     /// The same or newer terms are in force.
     Older,
-    /// No index is in force on this server.
+    /// No index of that epoch is in force on this server.
     NotHere,
 }
 
 /// Sets the terms, if they are newer than those in force. `apply.lua` does the same inside Redis.
-pub fn apply(index: Option<&mut Index>, server: &Server, terms: &Terms) -> Applied {
+///
+/// The epoch is that of the index which the caller knows: "older" of another one says nothing of this.
+pub fn apply(index: Option<&mut Index>, server: &Server, epoch: Epoch, terms: &Terms) -> Applied {
     match index {
-        Some(index) if server.is_master && server.rid == index.rid => {
+        Some(index) if server.is_master && server.rid == index.rid && index.epoch == epoch => {
             if terms.version <= index.terms.version {
                 return Applied::Older;
             }
@@ -160,14 +162,18 @@ mod tests {
     #[test]
     fn terms_change_to_newer_ones_on_the_server_of_the_index() {
         let mut index = install_one(None, &server(), 5, 0).expect("installed");
-        assert_eq!(apply(Some(&mut index), &server(), &terms(1)), Applied::Older);
-        assert_eq!(apply(Some(&mut index), &server(), &terms(2)), Applied::Done);
+        assert_eq!(apply(Some(&mut index), &server(), Epoch(5), &terms(1)), Applied::Older);
+        assert_eq!(apply(Some(&mut index), &server(), Epoch(5), &terms(2)), Applied::Done);
         let other = Server {
             rid: "s".into(),
             ..server()
         };
-        assert_eq!(apply(Some(&mut index), &other, &terms(3)), Applied::NotHere);
-        assert_eq!(apply(None, &server(), &terms(3)), Applied::NotHere);
+        assert_eq!(apply(Some(&mut index), &other, Epoch(5), &terms(3)), Applied::NotHere);
+        assert_eq!(apply(None, &server(), Epoch(5), &terms(3)), Applied::NotHere);
+        assert_eq!(
+            apply(Some(&mut index), &server(), Epoch(6), &terms(3)),
+            Applied::NotHere
+        );
         assert_eq!(index.terms.version, 2);
     }
 }

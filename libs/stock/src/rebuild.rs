@@ -76,9 +76,11 @@ impl StockClient {
         })
     }
 
-    /// Sets the terms of a sale, if they are newer than those in force. May be repeated.
-    pub async fn apply(&self, sale: SaleId, terms: &Terms) -> Result<Applied, StockError> {
-        let reply: String = call(&self.administration, &APPLY, &[keys::figures(sale)], &terms_args(terms)).await?;
+    /// Sets the terms of a sale, if the index of this epoch is in force and they are newer than its own. May be repeated.
+    pub async fn apply(&self, sale: SaleId, epoch: Epoch, terms: &Terms) -> Result<Applied, StockError> {
+        let mut args = vec![epoch.to_string()];
+        args.extend(terms_args(terms));
+        let reply: String = call(&self.administration, &APPLY, &[keys::figures(sale)], &args).await?;
         match reply.as_str() {
             "ok" => Ok(Applied::Done),
             "older" => Ok(Applied::Older),

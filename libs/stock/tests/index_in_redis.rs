@@ -133,6 +133,7 @@ async fn an_index_that_another_life_of_the_server_installed_sells_nothing() {
         client
             .apply(
                 sale,
+                Epoch(5),
                 &Terms {
                     version: 9,
                     ..open_terms()
@@ -151,7 +152,7 @@ async fn an_index_that_another_life_of_the_server_installed_sells_nothing() {
 async fn terms_change_only_to_newer_ones() {
     let (client, sale) = (connect().await, new_sale());
     assert_eq!(
-        client.apply(sale, &open_terms()).await.expect("answers"),
+        client.apply(sale, Epoch(5), &open_terms()).await.expect("answers"),
         Applied::NotHere
     );
     install(&client, sale, Epoch(5), 3, open_terms()).await;
@@ -160,9 +161,16 @@ async fn terms_change_only_to_newer_ones() {
         state: SaleState::Suspended,
         ..open_terms()
     };
-    assert_eq!(client.apply(sale, &suspended).await.expect("answers"), Applied::Done);
+    for another in [4, 6] {
+        let applied = client.apply(sale, Epoch(another), &suspended).await;
+        assert_eq!(applied.expect("answers"), Applied::NotHere);
+    }
     assert_eq!(
-        client.apply(sale, &open_terms()).await.expect("answers"),
+        client.apply(sale, Epoch(5), &suspended).await.expect("answers"),
+        Applied::Done
+    );
+    assert_eq!(
+        client.apply(sale, Epoch(5), &open_terms()).await.expect("answers"),
         Applied::Older
     );
     let (answers, _) = client

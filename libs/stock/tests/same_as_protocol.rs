@@ -17,7 +17,7 @@ use seckill_stock::StockClient;
 #[derive(Debug, Clone)]
 enum Step {
     Purchase { caller: i64, requests: Vec<Request> },
-    Apply(Terms),
+    Apply { epoch: i64, terms: Terms },
     Effect { since: i64, told: Told },
 }
 
@@ -118,9 +118,10 @@ fn terms(now: u64) -> impl Strategy<Value = Terms> {
 fn steps(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Step>)> {
     let caller = prop_oneof![12 => Just(EPOCH), 1 => Just(EPOCH - 1), 1 => Just(EPOCH + 1)];
     let since = prop_oneof![8 => Just(EPOCH), 1 => Just(EPOCH - 3), 1 => Just(EPOCH + 1)];
+    let known = prop_oneof![4 => Just(EPOCH), 1 => Just(EPOCH - 3), 1 => Just(EPOCH + 1)];
     let step = prop_oneof![
         5 => (caller, requests()).prop_map(|(caller, requests)| Step::Purchase { caller, requests }),
-        1 => terms(now).prop_map(Step::Apply),
+        1 => (known, terms(now)).prop_map(|(epoch, terms)| Step::Apply { epoch, terms }),
         4 => (since, told()).prop_map(|(since, told)| Step::Effect { since, told }),
     ];
     (0..40u64, terms(now), prop::collection::vec(step, 1..12))
@@ -157,9 +158,10 @@ fn the_scripts_decide_and_store_what_the_pure_functions_do() {
                             let by_function = index::purchase(Some(&mut index), &server, Epoch(caller), &requests);
                             prop_assert_eq!(by_script, by_function);
                         }
-                        Step::Apply(terms) => {
-                            let by_script = client.apply(sale, &terms).await.expect("answers");
-                            prop_assert_eq!(by_script, apply(Some(&mut index), &server, &terms));
+                        Step::Apply { epoch, terms } => {
+                            let by_script = client.apply(sale, Epoch(epoch), &terms).await.expect("answers");
+                            let by_function = apply(Some(&mut index), &server, Epoch(epoch), &terms);
+                            prop_assert_eq!(by_script, by_function);
                         }
                         Step::Effect { since, told } => {
                             let effect = told.effect(&index);

@@ -365,8 +365,10 @@ impl Shop {
         let now = self.row(sale).await;
         let changed = self.ledger.update_terms(sale.id, now.version, &terms).await;
         assert!(changed.expect("MySQL answers"));
-        let terms = self.row(sale).await.terms();
-        self.stock.apply(sale.id, &terms).await.expect("Redis answers");
+        let now = self.row(sale).await;
+        let epoch = now.live_epoch.expect("it sells");
+        let applied = self.stock.apply(sale.id, epoch, &now.terms()).await;
+        applied.expect("Redis answers");
         self.refresh().await;
     }
 
