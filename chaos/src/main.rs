@@ -21,7 +21,7 @@ mod setup;
 mod shop;
 mod world;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -226,10 +226,24 @@ fn show(evidence: &Evidence, played: &[Played], findings: &[Finding]) {
         history.events.len(),
         winners(evidence)
     );
-    let mut kinds: Vec<(&str, u64)> = played.iter().map(|p| (p.fault.as_str(), p.stopped_ms)).collect();
-    kinds.sort_by_key(|(_, stopped)| std::cmp::Reverse(*stopped));
-    for (kind, stopped) in kinds.iter().take(3) {
-        println!("  selling stopped longest: {:>5.1} s, {kind}", *stopped as f64 / 1000.0);
+    println!(
+        "\n  {:<36} {:>5}  selling stopped, median and longest",
+        "fault", "times"
+    );
+    let mut kinds: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for fault in played {
+        kinds.entry(&fault.fault).or_default().push(fault.stopped_ms);
+    }
+    for (kind, stopped) in &mut kinds {
+        stopped.sort_unstable();
+        let seconds = |ms: u64| ms as f64 / 1000.0;
+        let (median, longest) = (stopped[stopped.len() / 2], stopped[stopped.len() - 1]);
+        println!(
+            "  {kind:<36} {:>5}  {:>5.1} s {:>5.1} s",
+            stopped.len(),
+            seconds(median),
+            seconds(longest)
+        );
     }
     println!();
     for finding in findings {

@@ -38,9 +38,9 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "epoch-ignored",
-        breaks: "a record counts whatever its epoch",
+        breaks: "orders are stored whatever their epoch",
         faults: &[Fault::RecordBehindBarrier, Fault::Failover],
-        caught_by: &["I9"],
+        caught_by: &["I9", "I12"],
     },
     Mutant {
         name: "rebuild-without-log",

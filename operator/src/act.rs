@@ -87,13 +87,13 @@ impl Operator {
             (Step::Settle(left), _, Some(sale)) => {
                 // Whoever comes second keeps to what the first one found.
                 if self.ledger.set_settled(sale.id, *left).await? {
-                    self.memory.forget_appended(sale.id);
                     notes.push(settled(sale, *left));
                 }
             }
             (Step::Free, _, Some(sale)) => {
                 self.stock.drop_sale(sale.id).await?;
                 self.ledger.set_freed(sale.id).await?;
+                self.memory.forget_appended(sale.id);
             }
             (Step::Nothing, ..) | (_, _, None) | (Step::Create | Step::UpdateOffer, None, _) => {}
         }

@@ -72,7 +72,6 @@ impl Acceptance {
                 Verdict::Accepted
             }
             Record::Batch(batch) if cut.epoch() == Some(batch.epoch) => Verdict::Accepted,
-            Record::Batch(_) if seckill_failpoint::breaks("epoch-ignored") => Verdict::Accepted,
             Record::Batch(_) => Verdict::Void,
             Record::Total { .. } if cut.closed.is_some() => Verdict::Void,
             // Cancels and payments go on after the end.

@@ -29,6 +29,8 @@ async fn a_sale_that_was_just_opened_is_sold_at_the_first_request() {
     // The API has just looked: by itself it won't look again for half a second.
     shop.refresh().await;
     let sale = shop.write_sale(PART, 5, open(), None).await;
+    let shown = shop.get(&format!("/v1/sales/{}/{}", sale.namespace, sale.name)).await;
+    assert_eq!(shown.status, 200, "{shown:?}");
     shop.preheat_unnoticed(&sale).await;
     let bought = shop.buy(&sale, &key()).await;
     assert_eq!(bought.status, 201, "{bought:?}");
