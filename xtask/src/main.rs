@@ -48,7 +48,7 @@ enum Task {
         #[arg(last = true)]
         filter: Vec<String>,
     },
-    /// Measures, on real servers and in release builds: rebuild (a sale of a million orders whose Redis is killed)
+    /// Measures, on real servers and in release builds
     Bench {
         scenario: test::Scenario,
         /// Answer yes to all questions

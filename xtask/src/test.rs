@@ -35,6 +35,8 @@ pub enum Part {
 pub enum Scenario {
     /// how long a sale of a million orders stops selling when Redis is killed
     Rebuild,
+    /// a thousand sales, fifty of which start in the same second
+    Operator,
 }
 
 /// A part that runs longer, with nobody at a terminal to see it, is ended. Several times what any of them takes.
@@ -191,6 +193,7 @@ fn run(part: Part, filter: &[String], count: &mut Count) -> Result<()> {
 pub fn bench(scenario: Scenario) -> Result<()> {
     let (package, name) = match scenario {
         Scenario::Rebuild => ("operator", "rebuild"),
+        Scenario::Operator => ("operator", "thousand"),
     };
     let env = crate::up(crate::Up::Servers)?;
     let bench = ["bench", "--quiet", "-p", package, "--bench", name];

@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 /// Far beyond what anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn server(variable: &str) -> String {
+pub fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; run `cargo xtask test integration`"))
 }
 
@@ -270,6 +270,13 @@ impl Bed {
 
     /// Ten units, from so many seconds from now until so many later.
     pub async fn apply(&self, name: &str, starts_in: i64, lasts: i64, more: Value) -> FlashSale {
+        self.api()
+            .create(&PostParams::default(), &self.manifest(name, starts_in, lasts, more))
+            .await
+            .expect("created")
+    }
+
+    pub fn manifest(&self, name: &str, starts_in: i64, lasts: i64, more: Value) -> FlashSale {
         let at = |seconds: i64| Timestamp::from_second(Timestamp::now().as_second() + seconds).expect("a time");
         let mut manifest = json!({
             "apiVersion": "seckill.dev/v1alpha1",
@@ -288,11 +295,7 @@ impl Bed {
         if let (Some(spec), Value::Object(more)) = (manifest["spec"].as_object_mut(), more) {
             spec.extend(more);
         }
-        let object = serde_json::from_value(manifest).expect("a FlashSale");
-        self.api()
-            .create(&PostParams::default(), &object)
-            .await
-            .expect("created")
+        serde_json::from_value(manifest).expect("a FlashSale")
     }
 
     pub async fn edit(&self, name: &str, patch: Value) {
