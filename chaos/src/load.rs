@@ -24,6 +24,7 @@ pub async fn sales(mysql: &str, log: &OrderLog, class: &str, mut at_rest: HashMa
         sales.push(Sale {
             orders: orders(&mut connection, sale.id).await?,
             quarantined: usize::try_from(quarantined)?,
+            settled_without_index: sale.settled_left.is_none(),
             log: records.remove(&sale.id).unwrap_or_default(),
             at_rest: at_rest.remove(&sale.id),
             name: sale.name,

@@ -13,6 +13,8 @@ use rdkafka::types::RDKafkaRespErr;
 pub struct Assigned {
     /// Rises with each change; 0 before the first.
     pub generation: u64,
+    /// A member of the group, if perhaps one without partitions. Between two assignments it is none.
+    pub member: bool,
     pub parts: Vec<u32>,
 }
 
@@ -47,6 +49,7 @@ impl ClientContext for Assignments {
 
 impl ConsumerContext for Assignments {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, parts: &mut TopicPartitionList) {
+        let member = matches!(event, RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS);
         let (parts, done) = match event {
             // Nothing is fetched until the positions are known, which can take as long as MySQL is away.
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => (
@@ -61,6 +64,7 @@ impl ConsumerContext for Assignments {
         tracing::info!(?parts, "partitions of this worker");
         let mut assigned = self.lock();
         assigned.generation += 1;
+        assigned.member = member;
         assigned.parts = parts;
     }
 }

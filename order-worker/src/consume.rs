@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::future::join_all;
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
@@ -23,8 +24,12 @@ use crate::metrics::Metrics;
 /// A killed worker's partitions are given to others after this time. Kafka's default allows no less.
 const SESSION_TIMEOUT_MS: &str = "6000";
 const HEARTBEAT_MS: &str = "2000";
-/// The longest that a transaction may keep us from polling: longer than its time limit, with retries.
-const MAX_POLL_INTERVAL_MS: &str = "300000";
+/// The longest that a transaction may keep us from polling, and the longest that the group waits for a member that is
+/// gone while it gives out partitions anew: nothing is stored meanwhile. Whoever exceeds it loses its partitions to
+/// others and joins again.
+const MAX_POLL_INTERVAL_MS: &str = "30000";
+/// Whoever is not a member for longer than that gives this membership up and joins as another.
+const JOIN_WITHIN: Duration = Duration::from_secs(45);
 /// How long we wait for the first record of a transaction.
 const IDLE: Duration = Duration::from_millis(100);
 /// A transaction is closed when it has so many records, or orders. More brings MySQL nothing.
@@ -61,6 +66,14 @@ impl Consume {
             .set("heartbeat.interval.ms", HEARTBEAT_MS)
             .set("max.poll.interval.ms", MAX_POLL_INTERVAL_MS)
             .set("enable.partition.eof", "false");
+        while !self.shutdown.is_cancelled() {
+            self.as_a_member(&config)?;
+        }
+        Ok(())
+    }
+
+    /// Until the shutdown, or until the group is not to be had in this way.
+    fn as_a_member(&self, config: &ClientConfig) -> anyhow::Result<()> {
         let consumer: BaseConsumer<Assignments> = config
             .create_with_context(Assignments::default())
             .context("creating the consumer")?;
@@ -69,9 +82,10 @@ impl Consume {
             .context("subscribing to the topic")?;
         self.reading.not_ready("waiting for the group to give out partitions");
         let mut reader = Reader {
-            of: &self,
+            of: self,
             consumer: &consumer,
             assigned: Assigned::default(),
+            no_member_since: Some(Instant::now()),
             at_position: false,
             failures: 0,
             again_at: Instant::now(),
@@ -80,6 +94,14 @@ impl Consume {
         };
         while !self.shutdown.is_cancelled() {
             reader.turn()?;
+            if reader
+                .no_member_since
+                .is_some_and(|since| since.elapsed() > JOIN_WITHIN)
+            {
+                let seconds = JOIN_WITHIN.as_secs();
+                tracing::warn!("the group has given out no partitions for {seconds} s: joining it anew");
+                break;
+            }
         }
         reader.forget_positions();
         reader.commit();
@@ -94,6 +116,8 @@ struct Reader<'a> {
     consumer: &'a BaseConsumer<Assignments>,
     /// What the group had given us when we last looked.
     assigned: Assigned,
+    /// Since when the group has left us without an assignment, if it has.
+    no_member_since: Option<Instant>,
     /// All our partitions are assigned at their positions.
     at_position: bool,
     /// Failures in a row, and when to try again.
@@ -113,6 +137,10 @@ impl Reader<'_> {
         if self.consumer.context().generation() != self.assigned.generation {
             // What was just read may be another's by now.
             self.assigned = self.consumer.context().now();
+            self.no_member_since = match self.assigned.member {
+                true => None,
+                false => self.no_member_since.or_else(|| Some(Instant::now())),
+            };
             self.forget_positions();
             self.again_at = Instant::now();
         } else if self.at_position {
@@ -121,7 +149,7 @@ impl Reader<'_> {
         if let Some(error) = error {
             self.trouble(error)?;
         }
-        if !self.at_position && self.assigned.generation > 0 && Instant::now() >= self.again_at {
+        if !self.at_position && self.assigned.member && Instant::now() >= self.again_at {
             self.take_positions()?;
         }
         Ok(())

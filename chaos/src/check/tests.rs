@@ -110,6 +110,7 @@ fn well() -> Evidence {
             },
             orders: [(id(EPOCH, 1), stored("a", 2)), (id(EPOCH, 2), stored("b", 1))].into(),
             quarantined: 0,
+            settled_without_index: false,
             log: vec![
                 (0, 1_000_500, total),
                 (1, 1_000_600, barrier),
@@ -192,6 +193,11 @@ fn i4_a_unit_left_while_somebody_went_without() {
         (rest.total, rest.left) = (4, 1);
     };
     assert_eq!(after(unsold), ["I4"]);
+    let lost_at_the_end = after(|e| {
+        unsold(e);
+        e.sales[0].settled_without_index = true;
+    });
+    assert_eq!(lost_at_the_end, Vec::<&str>::new());
     // What came back later was not there to be sold.
     let raised = after(|e| {
         unsold(e);
