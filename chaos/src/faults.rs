@@ -311,16 +311,27 @@ impl Fault {
                 format!("{} died at {place}", world.worker[owner].name)
             }
             AbortAt(place) if place.starts_with("relay") => {
-                // An API process stands still between the script and the log. Before its buyers lose patience and ask
-                // again, which would publish it as well, the relay finds it.
-                world.arm(Which::Api, "api.before-append", "stop")?;
-                let who = world.reached(Which::Api, "api.before-append").await?;
-                world.arm(Which::Worker, place, "abort")?;
-                let came = world.reached(Which::Worker, place).await;
-                world.api[who].go_on()?;
-                let died = came?;
-                let (worker, api) = (&world.worker[died].name, &world.api[who].name);
-                format!("{api} stood still before its append; {worker} died at {place}")
+                // An API process stands still between the script and the log. If its buyers lose patience and ask again,
+                // which publishes it as well, before the relay has found it, it was for nothing.
+                let mut tries = 0;
+                loop {
+                    tries += 1;
+                    world.arm(Which::Api, "api.before-append", "stop")?;
+                    let who = world.reached(Which::Api, "api.before-append").await?;
+                    world.arm(Which::Worker, place, "abort")?;
+                    let came = world
+                        .reached_within(Which::Worker, place, Duration::from_secs(10))
+                        .await;
+                    world.api[who].go_on()?;
+                    match came {
+                        Ok(died) => {
+                            let (worker, api) = (&world.worker[died].name, &world.api[who].name);
+                            break format!("{api} stood still before its append; {worker} died at {place}");
+                        }
+                        Err(_) if tries < 5 => world.pass(Duration::from_secs(1)).await?,
+                        Err(why) => return Err(why),
+                    }
+                }
             }
             AbortAt(place) => {
                 world.arm(Which::Api, place, "abort")?;
@@ -586,6 +597,10 @@ impl World {
 
     /// Waits until one of the two came to the place, and lets the other one pass it.
     async fn reached(&mut self, which: Which, place: &str) -> Result<usize> {
+        self.reached_within(which, place, Duration::from_secs(40)).await
+    }
+
+    async fn reached_within(&mut self, which: Which, place: &str, limit: Duration) -> Result<usize> {
         let begun = Instant::now();
         loop {
             for i in 0..2 {
@@ -595,7 +610,7 @@ impl World {
                     return Ok(i);
                 }
             }
-            if begun.elapsed() > Duration::from_secs(40) {
+            if begun.elapsed() > limit {
                 self.disarm();
                 bail!("nobody came to {place}");
             }

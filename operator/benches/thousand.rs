@@ -1,6 +1,7 @@
 //! A thousand sales at once: `cargo xtask bench operator`.
 //!
 //! In 20 namespaces of a real API server: 450 sales sell, 500 are announced for later, and 50 start in the same second.
+//! (`SECKILL_BENCH_SALES` says how many there are in all.)
 //! Printed are how early these were ready, when each sold its first unit, what a look at a sale costs, what is asked of the
 //! API server, and that nothing is written while nothing changes.
 #[path = "../tests/life/bed.rs"]
@@ -29,9 +30,6 @@ use serde_json::json;
 use tower::util::MapRequestLayer;
 
 const NAMESPACES: usize = 20;
-const SELLING: usize = 450;
-const TOGETHER: usize = 50;
-const LATER: usize = 500;
 const LEAD: i64 = 30;
 /// Nothing may be written for so long.
 const STEADY: Duration = Duration::from_secs(60);
@@ -45,6 +43,9 @@ fn main() {
 type Asked = Arc<Mutex<BTreeMap<String, u64>>>;
 
 async fn bench() {
+    let sales: usize = std::env::var("SECKILL_BENCH_SALES").map_or(1000, |n| n.parse().expect("a number of sales"));
+    let (together, later) = (sales / 20, sales / 2);
+    let selling = sales - together - later;
     let bed = Bed::new().await;
     let asked = Asked::default();
     let namespaces: Vec<String> = (0..NAMESPACES).map(|n| format!("{}-{n}", bed.name)).collect();
@@ -65,18 +66,18 @@ async fn bench() {
     // All that there is before the second that counts.
     let begun = Instant::now();
     let hour = 3600;
-    let sales = (0..SELLING).map(|n| (format!("selling-{n}"), -1, hour));
-    let later = (0..LATER).map(|n| (format!("later-{n}"), hour, 2 * hour));
-    create(&bed, &namespaces, sales.chain(later)).await;
-    until(&bed, Phase::Open, SELLING).await;
-    until(&bed, Phase::Scheduled, LATER).await;
+    let open = (0..selling).map(|n| (format!("selling-{n}"), -1, hour));
+    let announced = (0..later).map(|n| (format!("later-{n}"), hour, 2 * hour));
+    create(&bed, &namespaces, open.chain(announced)).await;
+    until(&bed, Phase::Open, selling).await;
+    until(&bed, Phase::Scheduled, later).await;
     let (made, setup) = (begun.elapsed(), taken(&asked));
 
     let starts = Timestamp::now().as_second() + LEAD + 15;
     let starts_in = starts - Timestamp::now().as_second();
-    let together = (0..TOGETHER).map(|n| (format!("together-{n}"), starts_in, hour));
-    create(&bed, &namespaces, together).await;
-    let ready = until(&bed, Phase::Ready, TOGETHER).await;
+    let starting = (0..together).map(|n| (format!("together-{n}"), starts_in, hour));
+    create(&bed, &namespaces, starting).await;
+    let ready = until(&bed, Phase::Ready, together).await;
     let leads = ready.iter().map(|sale| {
         let ready = sale.status.as_ref().and_then(|status| status.ready_at.clone());
         ready.map_or(f64::NEG_INFINITY, |at| (starts - at.0.as_second()) as f64)
@@ -85,8 +86,8 @@ async fn bench() {
     let firsts = future::join_all(ready.iter().map(|sale| first_unit(&bed, sale, starts))).await;
     let early = firsts.iter().filter(|ms| **ms < 0.0).count();
     let firsts = Spread::of(firsts);
-    until(&bed, Phase::Open, SELLING + TOGETHER).await;
-    let starting = taken(&asked);
+    until(&bed, Phase::Open, selling + together).await;
+    let around = taken(&asked);
 
     // Figures that were sampled late, and conditions that turn once more.
     tokio::time::sleep(Duration::from_secs(15)).await;
@@ -104,15 +105,15 @@ async fn bench() {
     let after = resident_mib();
 
     println!(
-        "{} sales in {NAMESPACES} namespaces: {SELLING} sell, {LATER} are announced, {TOGETHER} start together",
+        "{} sales in {NAMESPACES} namespaces: {selling} sell, {later} are announced, {together} start together",
         versions.len()
     );
     println!(
-        "  {} are there and {SELLING} of them sell after   {:.1} s",
-        SELLING + LATER,
+        "  {} are there and {selling} of them sell after   {:.1} s",
+        selling + later,
         made.as_secs_f64()
     );
-    println!("  the {TOGETHER} were ready before their start ({LEAD} s asked)  {leads} s");
+    println!("  the {together} were ready before their start ({LEAD} s asked)  {leads} s");
     println!("  their first unit was sold after the start     {firsts} ms; {early} before it");
     println!("  memory of operator, worker and this benchmark {before} MiB before, {after} MiB with all sales");
     println!(
@@ -120,8 +121,8 @@ async fn bench() {
         100.0 * cpu
     );
     for (what, asked, sales) in [
-        ("until they were there", setup, SELLING + LATER),
-        ("around the common start", starting, TOGETHER),
+        ("until they were there", setup, selling + later),
+        ("around the common start", around, together),
         ("in that minute", steady, versions.len()),
     ] {
         let all: u64 = asked.values().sum();
