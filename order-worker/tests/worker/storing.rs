@@ -175,9 +175,7 @@ async fn a_worker_waits_for_the_migrations_and_says_so() {
     let bed = Bed::new().await;
     bed.execute("UPDATE _sqlx_migrations SET success = FALSE").await;
     let worker = bed.worker();
-    worker
-        .wait_until("waiting for migration 2, found 0: run order-worker migrate")
-        .await;
+    worker.wait_until(", found 0: run order-worker migrate").await;
     bed.execute("UPDATE _sqlx_migrations SET success = TRUE").await;
     worker.wait_until_ready().await;
     bed.drop().await;
