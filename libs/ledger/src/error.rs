@@ -10,6 +10,9 @@ pub enum LedgerError {
     TimedOut(u64),
     #[error("waiting for migration {wanted}, found {found}: run order-worker migrate")]
     SchemaBehind { found: i64, wanted: i64 },
+    /// The server answers, and takes no writes of ours.
+    #[error("{0}")]
+    NotWritable(String),
     #[error("migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
     /// Somebody else wrote into our tables, or a newer version did.

@@ -54,4 +54,18 @@ impl Ledger {
             Err(LedgerError::SchemaBehind { found, wanted })
         }
     }
+
+    /// Says whether the server takes what is written: a server that is a replica, or read-only for an upgrade, refuses
+    /// also what changes nothing.
+    pub async fn check_writable(&self) -> Result<(), LedgerError> {
+        self.query(async |connection| {
+            let nothing = sqlx::query("UPDATE sales SET version = version WHERE id = 0");
+            match nothing.execute(connection).await {
+                Ok(_) => Ok(()),
+                Err(sqlx::Error::Database(error)) => Err(LedgerError::NotWritable(error.message().to_owned())),
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await
+    }
 }

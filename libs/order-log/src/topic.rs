@@ -23,6 +23,8 @@ pub struct TopicFacts {
     pub min_insync: u32,
     /// How long a record is held at least; -1 = for ever.
     pub retention_ms: i64,
+    /// How many bytes of a partition are held at least; -1 = all.
+    pub retention_bytes: i64,
     pub cleanup_policy: String,
     /// True means that the log can lose what was acknowledged.
     pub unclean_election: bool,
@@ -110,6 +112,7 @@ impl OrderLog {
             replication,
             min_insync: u32::try_from(number("min.insync.replicas")?).unwrap_or(0),
             retention_ms: number("retention.ms")?,
+            retention_bytes: number("retention.bytes")?,
             cleanup_policy: read("cleanup.policy")?,
             unclean_election: read("unclean.leader.election.enable")? == "true",
         })

@@ -144,6 +144,7 @@ async fn the_topic_is_created_once_as_the_log_needs_it() {
     let facts = log.topic_facts().await.expect("answers");
     assert_eq!((facts.partitions, facts.replication, facts.min_insync), (3, 1, 1));
     assert_eq!((facts.retention_ms, facts.cleanup_policy.as_str()), (-1, "delete"));
+    assert_eq!(facts.retention_bytes, -1);
     assert!(!facts.unclean_election);
     let error = ensure_topic(&config, 4, 1, 1)
         .await

@@ -7,6 +7,7 @@
 //! - [`batcher`]: turns the callers of one sale into few script calls
 //! - [`rebuild`]: writes an index, puts it in force, changes its terms, takes it away
 //! - [`probe`]: what the server is and holds
+//! - [`settings`]: how the server is set up
 //! - [`effect`]: what the log does to an index that is in force
 //! - [`outbox`]: what was sold and may not have reached the log yet
 pub mod batcher;
@@ -18,9 +19,11 @@ pub mod outbox;
 pub mod probe;
 pub mod purchase;
 pub mod rebuild;
+pub mod settings;
 
 pub use batcher::{BatchSink, Batcher, PurchaseError};
 pub use client::{StockClient, StockError};
 pub use outbox::OutboxEntry;
 pub use probe::{IndexState, Probe};
 pub use rebuild::{Applied, Install, Installed};
+pub use settings::{BYTES_A_UNIT, ServerSettings};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use common::{connect, install, new_sale, redis_url};
 use seckill_protocol::index::{Answer, Fenced, Holding, Request, SaleState, Terms};
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash};
-use seckill_stock::{Applied, BatchSink, Batcher, Install, Installed, PurchaseError};
+use seckill_stock::{Applied, BYTES_A_UNIT, BatchSink, Batcher, Install, Installed, PurchaseError};
 use tokio::sync::watch;
 
 /// Terms that sell now.
@@ -297,4 +297,51 @@ async fn a_batcher_without_an_index_or_with_an_older_one_says_so() {
         Ok((Epoch(5), Answer::Sold { seq: 1 }))
     ));
     client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn a_sold_unit_takes_the_memory_that_is_reckoned_for_it() {
+    const UNITS: u64 = 20_000;
+    let (client, sale) = (connect().await, new_sale());
+    install(&client, sale, Epoch(1), UNITS, open_terms()).await;
+    let buyers: Vec<Request> = (0..UNITS).map(|n| request(&format!("buyer-{n}"), 1)).collect();
+    for batch in buyers.chunks(50) {
+        let decided = client.purchase(sale, Epoch(1), batch).await.expect("answers");
+        assert!(decided.expect("in force").1.is_some());
+    }
+    let mut redis = redis::Client::open(redis_url())
+        .expect("a URL")
+        .get_multiplexed_async_connection()
+        .await
+        .expect("Redis");
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg(format!("{{{sale}}}:*"))
+        .query_async(&mut redis)
+        .await
+        .expect("answers");
+    let mut bytes = 0;
+    for key in &keys {
+        let usage: u64 = redis::cmd("MEMORY")
+            .arg(&["USAGE", key, "SAMPLES", "0"])
+            .query_async(&mut redis)
+            .await
+            .expect("answers");
+        bytes += usage;
+    }
+    assert_eq!(keys.len(), 3, "{keys:?}");
+    let each = bytes / UNITS;
+    assert!((BYTES_A_UNIT / 2..=BYTES_A_UNIT).contains(&each), "{each} bytes");
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn a_server_tells_how_it_is_set_up() {
+    let settings = connect().await.settings().await.expect("answers");
+    assert_eq!((settings.eviction.as_str(), settings.max_memory), ("noeviction", 0));
+    assert!(settings.used_memory > 0 && !settings.persistence_fails);
+    // It runs on this machine.
+    assert!(
+        settings.clock_ahead_ms.unsigned_abs() <= settings.round_trip_ms + 1,
+        "{settings:?}"
+    );
 }

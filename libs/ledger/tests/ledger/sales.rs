@@ -249,6 +249,30 @@ async fn a_program_waits_for_its_migrations_and_takes_a_newer_schema() {
 }
 
 #[tokio::test]
+async fn a_server_that_takes_no_writes_is_told_from_one_that_does() {
+    let db = Database::new().await;
+    db.ledger.check_writable().await.expect("takes them");
+    let (scheme, rest) = db.url.split_once("://").expect("a URL");
+    let (_, server) = rest.split_once('@').expect("a user");
+    let reader = server.rsplit_once('/').expect("a database").1;
+    let user = &reader[reader.len() - 24..];
+    db.execute(&format!("CREATE USER '{user}'@'%' IDENTIFIED BY 'reads'"))
+        .await;
+    db.execute(&format!("GRANT SELECT ON {reader}.* TO '{user}'@'%'")).await;
+    let ledger = Ledger::connect(&format!("{scheme}://{user}:reads@{server}"), 1)
+        .await
+        .expect("connects");
+    ledger.check_schema().await.expect("reads");
+    let refused = ledger.check_writable().await;
+    assert!(
+        matches!(&refused, Err(LedgerError::NotWritable(why)) if why.contains("UPDATE command denied")),
+        "{refused:?}"
+    );
+    db.execute(&format!("DROP USER '{user}'@'%'")).await;
+    db.drop().await;
+}
+
+#[tokio::test]
 async fn migrating_again_changes_nothing_also_by_several_at_once() {
     let db = Database::new().await;
     let all = futures::future::join_all((0..3).map(|_| seckill_ledger::migrate(&db.url))).await;
