@@ -70,8 +70,8 @@ pub struct FlashSaleSpec {
     #[schemars(range(min = 0, max = 86_400))]
     pub cool_down_seconds: i32,
 
-    /// How many pods this sale asks of the release while it runs. The release has the most that any of its running
-    /// sales asks for, between its own floor and ceiling.
+    /// How many pods this sale asks of the release while it runs. What the running sales of a release ask for adds up,
+    /// between the release's own floor and ceiling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub demand: Option<Demand>,
 
@@ -80,6 +80,22 @@ pub struct FlashSaleSpec {
     /// stopped.
     #[serde(default)]
     pub suspend: bool,
+
+    /// What could spoil the sale, such as a Redis that drops stock when its memory is full, is checked before it opens,
+    /// and told by the condition Preflight. Warn: it opens all the same. Require: it is held back as long as something is
+    /// found, or can't be checked; once it has opened, nothing that is found stops it.
+    #[serde(default)]
+    pub preflight: Preflight,
+}
+
+/// Whether a sale opens when its preflight has found something.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preflight {
+    /// It opens, and says what was found.
+    #[default]
+    Warn,
+    /// It is held back until nothing is found.
+    Require,
 }
 
 /// What is sold.
@@ -143,7 +159,8 @@ pub struct FlashSaleStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
 
-    /// The truth about the sale: Accepted, StockPreheated, WorkloadsScaled, Ready, LedgerBalanced, Settled, Stalled.
+    /// The truth about the sale: Accepted, Preflight, StockPreheated, WorkloadsScaled, Ready, LedgerBalanced, Settled,
+    /// Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -49,7 +49,23 @@ pub struct RunArgs {
     #[command(flatten)]
     pub worker: WorkerArgs,
     #[command(flatten)]
+    pub topic: TopicArgs,
+    #[command(flatten)]
     pub lease: LeaseArgs,
+}
+
+/// What the preflight of a sale expects of the order log.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct TopicArgs {
+    /// Replicas that each partition of the topic should have
+    #[arg(long, env = "SECKILL_TOPIC_REPLICATION", default_value_t = 3, value_name = "3",
+        value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub topic_replication: u32,
+
+    /// How many of them should have a record before it counts as written
+    #[arg(long, env = "SECKILL_TOPIC_MIN_INSYNC", default_value_t = 2, value_name = "2",
+        value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub topic_min_insync: u32,
 }
 
 /// Of the operators that share a Lease one runs the sales.

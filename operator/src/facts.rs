@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
-use seckill_crds::{FlashSale, FlashSaleSpec};
+use seckill_crds::{FlashSale, FlashSaleSpec, Preflight};
 use seckill_ledger::{NewSale, Offer, Sale, SaleTerms};
 use seckill_protocol::index::{SaleState, Server};
 use seckill_protocol::recovery::{self, Found, Known, Need};
@@ -13,6 +13,7 @@ use seckill_stock::IndexState;
 use crate::balance::{Sample, Weighed};
 use crate::error::{OperatorError, Trouble};
 use crate::memory::{Key, Scales};
+use crate::preflight::{self, Servers, Verdict};
 use crate::run::Operator;
 use crate::scale::Workloads;
 
@@ -85,13 +86,18 @@ impl Wanted {
     }
 
     pub fn new_sale(&self, class: &str, namespace: &str, name: &str, part: u32) -> NewSale {
+        let mut terms = self.terms();
+        if self.spec.preflight == Preflight::Require {
+            // Until a plan says that nothing holds it back.
+            terms.state = SaleState::Suspended;
+        }
         NewSale {
             class: class.to_owned(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             uid: self.uid.clone(),
             part,
-            terms: self.terms(),
+            terms,
             offer: self.offer(),
         }
     }
@@ -134,6 +140,8 @@ pub struct Facts {
     pub sale: Option<Sale>,
     pub index: Index,
     pub workloads: Arc<Workloads>,
+    /// `None`: they were not looked at yet.
+    pub servers: Option<Arc<Servers>>,
     /// What the last comparison of the index with the ledger told; `None`: nothing yet.
     pub weighed: Option<Weighed>,
     /// An index has still to be told of returned units.
@@ -144,6 +152,15 @@ pub struct Facts {
     pub total_appended: bool,
     /// Why the last look at it failed.
     pub trouble: Option<Trouble>,
+}
+
+impl Facts {
+    /// Of a sale that has not ended; `None`: nothing was looked at yet.
+    pub fn preflight(&self) -> Option<Verdict> {
+        let (sale, wanted) = (self.sale.as_ref()?, self.wanted.as_ref()?);
+        let servers = self.servers.as_ref().filter(|_| sale.state != SaleState::Closed)?;
+        Some(preflight::check(servers, &self.workloads, wanted, sale.part, self.now))
+    }
 }
 
 impl Operator {
@@ -185,6 +202,7 @@ impl Operator {
             effects_owed: owed,
             total_appended,
             workloads: self.workloads.borrow().clone(),
+            servers: self.servers.borrow().clone(),
             close_appended,
             trouble: self.memory.trouble(&key),
         })

@@ -4,6 +4,7 @@
 //! - [`facts`]: everything that is known of it, read at once
 //! - [`plan`]: what is to be done about it, a pure function
 //! - [`balance`]: whether every unit is accounted for while a sale runs
+//! - [`preflight`]: what could spoil a sale before it opens
 //! - [`act`]: does it; [`rebuild`] is the one step that takes several
 //! - [`status`]: what the FlashSale's readers are told
 //!
@@ -21,6 +22,7 @@ pub mod memory;
 pub mod metrics;
 pub mod orphans;
 pub mod plan;
+pub mod preflight;
 pub mod rebuild;
 pub mod run;
 pub mod scale;

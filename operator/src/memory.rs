@@ -24,8 +24,14 @@ pub struct Scales {
 /// A CLOSE or TOTAL that the worker has not passed by then is appended again: twice is once.
 const APPEND_AGAIN: Duration = Duration::from_secs(10);
 
+/// Figures that always move are written into a status no more often than this.
+const SAMPLE: Duration = Duration::from_secs(2);
+/// And for all sales together, on average, no more often than this, of which some may come at once.
+const SAMPLE_OF_ANY: Duration = Duration::from_millis(100);
+const AT_ONCE: u32 = 10;
+
 /// `namespace/name` of a FlashSale.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
 
 impl Key {
@@ -53,6 +59,7 @@ struct Remembered {
     closes: HashMap<SaleId, Instant>,
     totals: HashMap<SaleId, (u64, Instant)>,
     any_ending: bool,
+    samples: Samples,
 }
 
 #[derive(Default)]
@@ -60,7 +67,8 @@ struct OfASale {
     standing: Option<Standing>,
     failures: u32,
     trouble: Option<Trouble>,
-    sampled: Option<Instant>,
+    /// When its figures may be written next.
+    sample_at: Option<Instant>,
     written: Option<Written>,
     scales: Scales,
 }
@@ -69,6 +77,29 @@ struct OfASale {
 struct Written {
     over: Option<String>,
     status: FlashSaleStatus,
+}
+
+/// The write budget that all sales share: each has a turn, one behind the other.
+#[derive(Default)]
+struct Samples {
+    /// When all turns that were given are over, if they come evenly.
+    given_until: Option<Instant>,
+}
+
+impl Samples {
+    fn may_sample(&mut self, turn: &mut Option<Instant>, now: Instant) -> bool {
+        let at = turn.unwrap_or_else(|| self.turn_from(now));
+        let may = at <= now;
+        *turn = Some(if may { self.turn_from(now + SAMPLE) } else { at });
+        may
+    }
+
+    fn turn_from(&mut self, earliest: Instant) -> Instant {
+        let given = self.given_until.unwrap_or(earliest);
+        let at = earliest.max(given.checked_sub(SAMPLE_OF_ANY * AT_ONCE).unwrap_or(earliest));
+        self.given_until = Some(given.max(at) + SAMPLE_OF_ANY);
+        at
+    }
 }
 
 impl Memory {
@@ -129,15 +160,16 @@ impl Memory {
     pub fn wrote(&self, object: &FlashSale, status: FlashSaleStatus) {
         let over = object.resource_version();
         self.note(&Key::of(object), |sale| {
-            sale.sampled = Some(Instant::now());
             sale.written = Some(Written { over, status });
         });
     }
 
-    /// Whether its status was written no less than so long ago.
-    pub fn may_sample(&self, key: &Key, every: Duration) -> bool {
-        let sampled = self.recall(key, |sale| sale.sampled).flatten();
-        sampled.is_none_or(|at| at.elapsed() >= every)
+    /// Whether its figures may be written now.
+    pub fn may_sample(&self, key: &Key) -> bool {
+        let mut remembered = self.lock();
+        let Remembered { sales, samples, .. } = &mut *remembered;
+        let sample_at = &mut sales.entry(key.clone()).or_default().sample_at;
+        samples.may_sample(sample_at, Instant::now())
     }
 
     pub fn close_appended(&self, sale: SaleId) -> bool {
@@ -184,5 +216,36 @@ impl Memory {
     /// Forgets the FlashSales that are gone.
     pub fn keep(&self, there: &HashSet<Key>) {
         self.lock().sales.retain(|key, _| there.contains(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks at so many sales each second for so long, and counts how often the figures of each were written.
+    fn written(sales: usize, seconds: u64) -> Vec<u64> {
+        let (mut samples, mut turns, begun) = (Samples::default(), vec![None; sales], Instant::now());
+        let mut written = vec![0; sales];
+        for second in 0..seconds {
+            for (turn, written) in turns.iter_mut().zip(&mut written) {
+                *written += u64::from(samples.may_sample(turn, begun + Duration::from_secs(second)));
+            }
+        }
+        written
+    }
+
+    #[test]
+    fn the_figures_of_a_few_sales_are_written_every_other_second() {
+        let written = written(3, 60);
+        assert!(written.iter().all(|times| (29..=30).contains(times)), "{written:?}");
+    }
+
+    #[test]
+    fn a_thousand_sales_share_ten_writes_a_second_and_each_has_its_turn() {
+        let written = written(1000, 600);
+        let all: u64 = written.iter().sum();
+        assert!((5_000..=6_010).contains(&all), "{all}");
+        assert!(written.iter().all(|times| (5..=7).contains(times)), "{written:?}");
     }
 }

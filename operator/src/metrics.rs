@@ -28,6 +28,11 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WorkloadLabel {
+    workload: &'static str,
+}
+
 /// From the round trips of a look that finds nothing to do, to the rebuild of a large index.
 const SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -38,6 +43,8 @@ pub struct Metrics {
     in_flight: Family<SaleLabels, Gauge>,
     imbalance: Family<SaleLabels, Gauge>,
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
+    preflight_problems: Family<SaleLabels, Gauge>,
+    demand: Family<WorkloadLabel, Gauge>,
     leader: Gauge,
     terms: Counter,
     lease_failures: Counter,
@@ -54,6 +61,8 @@ impl Default for Metrics {
             in_flight: Family::default(),
             imbalance: Family::default(),
             ready_lead: Family::default(),
+            preflight_problems: Family::default(),
+            demand: Family::default(),
             leader: Gauge::default(),
             terms: Counter::default(),
             lease_failures: Counter::default(),
@@ -95,6 +104,16 @@ impl Metrics {
             self.ready_lead.clone(),
         );
         registry.register(
+            "seckill_sale_preflight_problems",
+            "What the preflight found that could spoil a sale",
+            self.preflight_problems.clone(),
+        );
+        registry.register(
+            "seckill_operator_demand_pods",
+            "Pods that the sales ask for now, whatever floor and ceiling are",
+            self.demand.clone(),
+        );
+        registry.register(
             "seckill_operator_leader",
             "1: it runs the sales; 0: it stands by",
             self.leader.clone(),
@@ -119,6 +138,7 @@ impl Metrics {
     /// What it knew of the sales is another's to say.
     pub fn follows(&self) {
         self.leader.set(0);
+        self.demand.clear();
         self.keep(&HashSet::new());
     }
 
@@ -147,9 +167,25 @@ impl Metrics {
         self.ready_lead.get_or_create(&self.labels(object)).set(seconds);
     }
 
+    /// What the sales ask for: an autoscaler that has the Deployments in charge can go by it.
+    pub fn demand(&self, api: i32, worker: i32) {
+        for (workload, pods) in [("api", api), ("worker", worker)] {
+            self.demand.get_or_create(&WorkloadLabel { workload }).set(pods.into());
+        }
+    }
+
     /// The figures of a sale with an index; those of a sale without one go.
     pub fn sample(&self, object: &FlashSale, facts: &Facts) {
         let labels = self.labels(object);
+        match facts.preflight() {
+            Some(verdict) => {
+                let problems = i64::try_from(verdict.problems.len()).unwrap_or(i64::MAX);
+                self.preflight_problems.get_or_create(&labels).set(problems);
+            }
+            None => {
+                self.preflight_problems.remove(&labels);
+            }
+        }
         match (facts.index.in_force(), &facts.sale) {
             (Some(index), Some(sale)) => {
                 let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -179,6 +215,7 @@ impl Metrics {
                 self.in_flight.remove(labels);
                 self.imbalance.remove(labels);
                 self.ready_lead.remove(labels);
+                self.preflight_problems.remove(labels);
             }
             keep
         });

@@ -4,7 +4,7 @@
 //! changed, and a crash between two steps is nothing special.
 use std::time::Duration;
 
-use seckill_crds::Phase;
+use seckill_crds::{Phase, Preflight};
 use seckill_ledger::{Sale, SaleTerms};
 use seckill_protocol::Epoch;
 use seckill_protocol::index::SaleState;
@@ -13,6 +13,8 @@ use seckill_protocol::settlement::{Closing, Settlement, settle};
 
 use crate::balance::Weighed;
 use crate::facts::{Facts, Index, Millis, Wanted, need_of};
+use crate::memory::Key;
+use crate::preflight::Verdict;
 use crate::scale::{Shortage, Workloads};
 
 /// What is to be done now.
@@ -49,6 +51,7 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Type {
     Accepted,
+    Preflight,
     StockPreheated,
     WorkloadsScaled,
     Ready,
@@ -61,6 +64,7 @@ impl Type {
     pub fn as_str(self) -> &'static str {
         match self {
             Type::Accepted => "Accepted",
+            Type::Preflight => "Preflight",
             Type::StockPreheated => "StockPreheated",
             Type::WorkloadsScaled => "WorkloadsScaled",
             Type::Ready => "Ready",
@@ -96,6 +100,10 @@ pub enum Reason {
     Adopted,
     NameUsed,
     NotYetDue,
+    Passed,
+    ProblemsFound,
+    NotChecked,
+    Checking,
     Preheating,
     Preheated,
     LedgerUnavailable,
@@ -114,6 +122,7 @@ pub enum Reason {
     Selling,
     SoldOut,
     Suspended,
+    HeldByPreflight,
     Ended,
     Balanced,
     InFlight,
@@ -135,6 +144,10 @@ impl Reason {
             Reason::Adopted => "Adopted",
             Reason::NameUsed => "NameUsed",
             Reason::NotYetDue => "NotYetDue",
+            Reason::Passed => "Passed",
+            Reason::ProblemsFound => "ProblemsFound",
+            Reason::NotChecked => "NotChecked",
+            Reason::Checking => "Checking",
             Reason::Preheating => "Preheating",
             Reason::Preheated => "Preheated",
             Reason::LedgerUnavailable => "LedgerUnavailable",
@@ -153,6 +166,7 @@ impl Reason {
             Reason::Selling => "Selling",
             Reason::SoldOut => "SoldOut",
             Reason::Suspended => "Suspended",
+            Reason::HeldByPreflight => "HeldByPreflight",
             Reason::Ended => "Ended",
             Reason::Balanced => "Balanced",
             Reason::InFlight => "InFlight",
@@ -275,6 +289,12 @@ fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
     if counted {
         terms.opens_at = sale.opens_at;
     }
+    let preflight = facts.preflight();
+    let held = is_held(preflight.as_ref(), wanted, sale, now);
+    if held {
+        terms.state = SaleState::Suspended;
+    }
+    let preflight = checked(preflight);
     if now >= terms.closes_at {
         return Plan::quick(Step::UpdateTerms(closing(terms_of(sale), now)));
     }
@@ -291,15 +311,21 @@ fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
     }
     if now < wanted.preheat_at() && !counted {
         let message = "the stock is put in place, and the pods are started, at spec.startsAt less spec.leadTimeSeconds";
+        let again = if preflight.reason == Reason::Checking {
+            PROBE
+        } else {
+            LONGEST
+        };
         return Plan::telling(Step::Nothing, Phase::Scheduled)
             .finding(accepted(Some(wanted), sale))
+            .finding(preflight)
             .find(Type::StockPreheated, Is::False, Reason::NotYetDue, message)
             .find(Type::WorkloadsScaled, Is::False, Reason::NotYetDue, message)
             .find(Type::Ready, Is::False, Reason::NotYetDue, message)
             .finding(balanced_so_far(None, sale))
             .find(Type::Settled, Is::False, Reason::NotYetDue, "the sale has not begun")
             .finding(stalled(facts))
-            .next(now, wanted.preheat_at(), LONGEST);
+            .next(now, wanted.preheat_at(), again);
     }
     if let Index::InForce(index) = &facts.index {
         match need_of(index, sale) {
@@ -312,12 +338,17 @@ fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
             return Plan::quick(Step::AppendTotal);
         }
     }
-    let pods = pods(&facts.workloads, wanted);
+    let pods = pods(&facts.workloads, sale);
     let opened = now >= sale.opens_at;
     let (step, stock) = stock(&facts.index);
     let sold_out = facts.index.in_force().is_some_and(|index| index.left == 0);
     let (is, reason, message) = match stock.is {
         Is::True if !opened && pods.is != Is::True => (Is::False, Reason::WorkloadsMissing, pods.message.clone()),
+        Is::True if held && !wanted.suspended => (
+            Is::False,
+            Reason::HeldByPreflight,
+            format!("held back by spec.preflight=Require: {}", preflight.message),
+        ),
         Is::True if sale.state == SaleState::Suspended => (
             Is::False,
             Reason::Suspended,
@@ -329,7 +360,7 @@ fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
         missing => (missing, Reason::StockMissing, stock.message.clone()),
     };
     let phase = match reason {
-        Reason::Suspended => Phase::Suspended,
+        Reason::Suspended | Reason::HeldByPreflight => Phase::Suspended,
         Reason::ReadyToSell => Phase::Ready,
         Reason::SoldOut => Phase::SoldOut,
         Reason::Selling => Phase::Open,
@@ -337,6 +368,7 @@ fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
     };
     Plan::telling(step, phase)
         .finding(accepted(Some(wanted), sale))
+        .finding(preflight)
         .finding(stock)
         .finding(pods)
         .find(Type::Ready, is, reason, message)
@@ -352,6 +384,36 @@ fn running(facts: &Facts, wanted: &Wanted, sale: &Sale) -> Plan {
                 PROBE
             },
         )
+}
+
+/// Whether a sale that requires its preflight to pass may not sell yet. One that has opened is left alone, and as long as
+/// nothing is known, nothing changes.
+fn is_held(preflight: Option<&Verdict>, wanted: &Wanted, sale: &Sale, now: Millis) -> bool {
+    let has_opened = is_counted(sale) && sale.state == SaleState::Open && now >= sale.opens_at;
+    if wanted.spec.preflight != Preflight::Require || now < wanted.preheat_at() || has_opened {
+        return false;
+    }
+    preflight.map_or(sale.state == SaleState::Suspended, |verdict| !verdict.passed())
+}
+
+fn checked(preflight: Option<Verdict>) -> Finding {
+    let Some(verdict) = preflight else {
+        let message = "what could spoil the sale is being looked for";
+        return finding(Type::Preflight, Is::Unknown, Reason::Checking, message);
+    };
+    let (is, reason) = match (verdict.problems.is_empty(), verdict.unknown.is_empty()) {
+        (false, _) => (Is::False, Reason::ProblemsFound),
+        (true, false) => (Is::Unknown, Reason::NotChecked),
+        (true, true) => (Is::True, Reason::Passed),
+    };
+    let mut said = [verdict.problems, verdict.unknown].concat();
+    if said.is_empty() {
+        said.push("nothing was found that could spoil the sale".to_owned());
+    }
+    if !verdict.advice.is_empty() {
+        said.push(format!("worth a thought: {}", verdict.advice.join("; ")));
+    }
+    finding(Type::Preflight, is, reason, said.join("; "))
 }
 
 /// What is to be done about the index of a sale that runs.
@@ -578,9 +640,9 @@ fn balanced_so_far(weighed: Option<Weighed>, sale: &Sale) -> Finding {
     finding(Type::LedgerBalanced, is, reason, message)
 }
 
-fn pods(workloads: &Workloads, wanted: &Wanted) -> Finding {
+fn pods(workloads: &Workloads, sale: &Sale) -> Finding {
     let autoscalers = workloads.autoscalers();
-    let (is, reason, message) = match workloads.shortage(wanted.spec.demand.as_ref()) {
+    let (is, reason, message) = match workloads.shortage(&Key::new(&sale.namespace, &sale.name)) {
         None if autoscalers.is_empty() => (
             Is::True,
             Reason::Scaled,
@@ -726,7 +788,8 @@ mod tests {
     use super::*;
     use crate::balance::Difference;
     use crate::error::Trouble;
-    use crate::scale::Workload;
+    use crate::preflight::tests::right;
+    use crate::scale::{Needs, Workload};
 
     const START: Millis = 1_900_000_000_000;
     const END: Millis = START + 60_000;
@@ -756,6 +819,7 @@ mod tests {
             cool_down_seconds: 0,
             demand: None,
             suspend: false,
+            preflight: Preflight::Warn,
         };
         Wanted {
             uid: "u".into(),
@@ -772,6 +836,17 @@ mod tests {
             floor: 1,
             ready,
             autoscaler: None,
+            unschedulable: None,
+        })
+    }
+
+    /// So many pods each, and what the one sale needs of the API.
+    fn workloads(ready: i32, api: i32) -> Arc<Workloads> {
+        let needs = Needs { api, worker: 1 };
+        Arc::new(Workloads {
+            api: workload(ready),
+            worker: workload(1),
+            needs: [(Key::new("shop", "sale"), needs)].into(),
         })
     }
 
@@ -813,10 +888,8 @@ mod tests {
             wanted: Some(wanted),
             sale: Some(sale),
             index: Index::NotAsked,
-            workloads: Arc::new(Workloads {
-                api: workload(1),
-                worker: workload(1),
-            }),
+            workloads: workloads(1, 1),
+            servers: Some(Arc::new(right())),
             weighed: None,
             effects_owed: false,
             close_appended: false,
@@ -929,10 +1002,7 @@ mod tests {
     #[test]
     fn missing_pods_hold_readiness_up_before_the_start_and_never_after() {
         let mut facts = preheated(START - 1, 10);
-        facts.workloads = Arc::new(Workloads {
-            api: workload(0),
-            worker: workload(1),
-        });
+        facts.workloads = workloads(0, 1);
         let before = plan(&facts);
         assert_eq!(told(&before).phase, Some(Phase::Preheating));
         assert_eq!(reason(&before, Type::Ready), (Is::False, Reason::WorkloadsMissing));
@@ -943,11 +1013,7 @@ mod tests {
     #[test]
     fn more_pods_than_the_ceiling_are_named_as_such() {
         let mut facts = preheated(START - 1, 10);
-        let demand = seckill_crds::Demand {
-            api_replicas: Some(3),
-            worker_replicas: None,
-        };
-        facts.wanted.as_mut().expect("wanted").spec.demand = Some(demand);
+        facts.workloads = workloads(1, 3);
         assert_eq!(
             reason(&plan(&facts), Type::WorkloadsScaled),
             (Is::False, Reason::CeilingReached)
@@ -1253,15 +1319,15 @@ mod tests {
             cur: Some(9),
             closed: Some(9),
         };
-        // What was last found while it ran is kept until the settlement.
-        let kept = [Type::LedgerBalanced];
+        // What was last found while it ran is kept: the balance until the settlement, the preflight for good.
+        let (ended, settled_) = ([Type::LedgerBalanced, Type::Preflight], [Type::Preflight]);
         for (facts, kept) in [
             (facts(START - LEAD - 1), &[][..]),
             (facts(START - LEAD), &[]),
             (preheated(START, 3), &[]),
-            (over(3), &kept),
-            (closed, &kept),
-            (settled, &[]),
+            (over(3), &ended),
+            (closed, &ended),
+            (settled, &settled_),
         ] {
             let plan = plan(&facts);
             let mut types: Vec<Type> = told(&plan)
@@ -1273,6 +1339,7 @@ mod tests {
             types.sort();
             let all = [
                 Type::Accepted,
+                Type::Preflight,
                 Type::StockPreheated,
                 Type::WorkloadsScaled,
                 Type::Ready,
@@ -1282,5 +1349,81 @@ mod tests {
             ];
             assert_eq!(types, all, "{plan:?}");
         }
+    }
+
+    fn requiring(mut facts: Facts) -> Facts {
+        facts.wanted.as_mut().expect("wanted").spec.preflight = Preflight::Require;
+        facts
+    }
+
+    /// With a Redis that drops stock.
+    fn risky(mut facts: Facts) -> Facts {
+        let mut servers = right();
+        servers.redis.as_mut().expect("known").eviction = "allkeys-lru".into();
+        facts.servers = Some(Arc::new(servers));
+        facts
+    }
+
+    #[test]
+    fn what_could_spoil_a_sale_is_told_and_a_sale_that_only_warns_opens() {
+        let before = plan(&risky(facts(START - LEAD - 1)));
+        assert_eq!(reason(&before, Type::Preflight), (Is::False, Reason::ProblemsFound));
+        let open = plan(&risky(preheated(START, 10)));
+        assert_eq!(step_and_phase(&open), (Step::Nothing, Some(Phase::Open)));
+        assert_eq!(reason(&open, Type::Preflight), (Is::False, Reason::ProblemsFound));
+        let passed = plan(&preheated(START, 10));
+        assert_eq!(reason(&passed, Type::Preflight), (Is::True, Reason::Passed));
+    }
+
+    #[test]
+    fn a_sale_that_requires_its_preflight_is_held_back_from_its_lead_time_until_nothing_is_found() {
+        let scheduled = plan(&requiring(risky(facts(START - LEAD - 1))));
+        assert_eq!(step_and_phase(&scheduled), (Step::Nothing, Some(Phase::Scheduled)));
+        let due = plan(&requiring(risky(facts(START - LEAD))));
+        assert!(matches!(due.step, Step::UpdateTerms(terms) if terms.state == SaleState::Suspended));
+        let mut held = requiring(risky(preheated(START, 10)));
+        held.sale().state = SaleState::Suspended;
+        held.index().terms.state = SaleState::Suspended;
+        let told_of = plan(&held);
+        assert_eq!(step_and_phase(&told_of), (Step::Nothing, Some(Phase::Suspended)));
+        assert_eq!(reason(&told_of, Type::Ready), (Is::False, Reason::HeldByPreflight));
+        held.servers = Some(Arc::new(right()));
+        assert!(matches!(plan(&held).step, Step::UpdateTerms(terms) if terms.state == SaleState::Open));
+    }
+
+    #[test]
+    fn a_sale_that_has_opened_is_not_held_back_by_what_is_found_later() {
+        let open = plan(&requiring(risky(preheated(START, 10))));
+        assert_eq!(step_and_phase(&open), (Step::Nothing, Some(Phase::Open)));
+        // Resuming is opening anew.
+        let mut resumed = requiring(risky(preheated(START + 1, 10)));
+        resumed.sale().state = SaleState::Suspended;
+        resumed.index().terms.state = SaleState::Suspended;
+        assert_eq!(
+            reason(&plan(&resumed), Type::Ready),
+            (Is::False, Reason::HeldByPreflight)
+        );
+    }
+
+    #[test]
+    fn before_anything_was_checked_a_sale_that_requires_it_stays_as_it_is() {
+        let mut facts = requiring(preheated(START - 1, 10));
+        facts.servers = None;
+        let ready = plan(&facts);
+        assert_eq!(step_and_phase(&ready), (Step::Nothing, Some(Phase::Ready)));
+        assert_eq!(reason(&ready, Type::Preflight), (Is::Unknown, Reason::Checking));
+        facts.sale().state = SaleState::Suspended;
+        facts.index().terms.state = SaleState::Suspended;
+        assert_eq!(reason(&plan(&facts), Type::Ready), (Is::False, Reason::HeldByPreflight));
+    }
+
+    #[test]
+    fn a_new_sale_that_requires_its_preflight_is_entered_as_held_back() {
+        let state = |facts: Facts| {
+            let wanted = facts.wanted.expect("wanted");
+            wanted.new_sale("default", "shop", "sale", 0).terms.state
+        };
+        assert_eq!(state(facts(START)), SaleState::Open);
+        assert_eq!(state(requiring(facts(START))), SaleState::Suspended);
     }
 }

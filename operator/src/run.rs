@@ -17,11 +17,12 @@ use seckill_service::{admin, retry, telemetry};
 use seckill_stock::StockClient;
 use tokio::sync::watch;
 
-use crate::args::{LeaseArgs, Namespaces, RunArgs};
+use crate::args::{LeaseArgs, Namespaces, RunArgs, TopicArgs};
 use crate::error::OperatorError;
 use crate::lease::{Elector, Term, Times};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::preflight::{self, Servers};
 use crate::scale::{self, Scaled, Workloads};
 use crate::{controller, orphans};
 
@@ -39,6 +40,9 @@ pub struct Operator {
     pub api: Scaled,
     pub worker: Scaled,
     pub workloads: watch::Receiver<Arc<Workloads>>,
+    pub servers: watch::Receiver<Option<Arc<Servers>>>,
+    /// What is expected of the order log.
+    pub topic: TopicArgs,
     pub recorder: Recorder,
     pub metrics: Arc<Metrics>,
     pub memory: Memory,
@@ -116,10 +120,11 @@ pub async fn run_until(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyho
             ceiling: args.worker.worker_max_replicas,
         },
     );
-    let (class, namespaces) = (args.class, args.watch_namespaces);
+    let (class, namespaces, topic) = (args.class, args.watch_namespaces, args.topic);
     let standing_by = stand_by(ledger.clone(), log.clone(), stock.clone(), metrics.clone());
     let leading = elector.lead(&shutdown, |term| {
-        let (seen, workloads) = watch::channel(Arc::new(Workloads::default()));
+        let (workloads_seen, workloads) = watch::channel(Arc::new(Workloads::default()));
+        let (servers_seen, servers) = watch::channel(None);
         let operator = Operator {
             kube: kube.clone(),
             ledger: ledger.clone(),
@@ -130,12 +135,14 @@ pub async fn run_until(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyho
             api: api.clone(),
             worker: worker.clone(),
             workloads,
+            servers,
+            topic: topic.clone(),
             recorder: recorder.clone(),
             metrics: metrics.clone(),
             memory: Memory::default(),
             term,
         };
-        serve(Arc::new(operator), seen)
+        serve(Arc::new(operator), workloads_seen, servers_seen)
     });
     tokio::select! {
         led = leading => led,
@@ -157,7 +164,11 @@ fn elector(args: &LeaseArgs, kube: &Client, recorder: &Recorder, metrics: &Arc<M
 }
 
 /// Runs the sales for a term. All of it is this one future: it stops where it stands when the future is dropped.
-async fn serve(operator: Arc<Operator>, seen: watch::Sender<Arc<Workloads>>) {
+async fn serve(
+    operator: Arc<Operator>,
+    workloads: watch::Sender<Arc<Workloads>>,
+    servers: watch::Sender<Option<Arc<Servers>>>,
+) {
     let (sales, controllers) = controller::controllers(&operator);
     tracing::info!(class = operator.class, "running the sales");
     let told_to_end = async {
@@ -169,7 +180,8 @@ async fn serve(operator: Arc<Operator>, seen: watch::Sender<Arc<Workloads>>) {
     };
     tokio::select! {
         () = told_to_end => {}
-        () = scale::run(operator.clone(), sales.clone(), seen) => {}
+        () = scale::run(operator.clone(), sales.clone(), workloads) => {}
+        () = preflight::run(operator.clone(), servers) => {}
     }
 }
 

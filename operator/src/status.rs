@@ -1,6 +1,4 @@
 //! What the readers of a FlashSale are told: its status, and events.
-use std::time::Duration;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
@@ -18,8 +16,6 @@ use crate::run::Operator;
 
 /// One field manager for each concern; this one is of the status.
 const FIELD_MANAGER: &str = "seckill-operator/status";
-/// Figures that always move are written no more often than this.
-const SAMPLE: Duration = Duration::from_secs(2);
 
 /// Something worth an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +100,7 @@ fn ledger(facts: &Facts, told: &Told) -> Option<LedgerStatus> {
 
 /// What was found, and of the old conditions those of which nothing was found: what was compared at the end stays.
 fn conditions(old: &[Condition], told: &Told, generation: Option<i64>, now: &Time) -> Vec<Condition> {
-    let found = told.findings.iter().filter(|finding| !is_worse_known(old, finding));
+    let found = told.findings.iter().filter(|finding| !is_better_known(old, finding));
     let mut conditions: Vec<Condition> = found.map(|finding| condition(old, finding, generation, now)).collect();
     if told.phase.is_some() {
         let unfound = |c: &&Condition| !conditions.iter().any(|new| new.type_ == c.type_);
@@ -129,12 +125,16 @@ fn condition(old: &[Condition], finding: &Finding, generation: Option<i64>, now:
     }
 }
 
-/// A difference that was found is not taken back when at the end there is nothing left to compare with.
-fn is_worse_known(old: &[Condition], finding: &Finding) -> bool {
-    finding.reason == Reason::ComparedWithoutIndex
-        && old
-            .iter()
-            .any(|c| c.type_ == finding.type_.as_str() && c.reason == Reason::Imbalanced.as_str())
+/// A difference that was found is not taken back when at the end there is nothing left to compare with, and what a new
+/// leader has not looked at yet is as the last one found it.
+fn is_better_known(old: &[Condition], finding: &Finding) -> bool {
+    old.iter()
+        .filter(|c| c.type_ == finding.type_.as_str())
+        .any(|c| match finding.reason {
+            Reason::ComparedWithoutIndex => c.reason == Reason::Imbalanced.as_str(),
+            Reason::Checking => true,
+            _ => false,
+        })
 }
 
 impl Operator {
@@ -152,7 +152,7 @@ impl Operator {
         }
         let ledger = old.ledger.clone();
         let only_figures = FlashSaleStatus { ledger, ..new.clone() } == old;
-        if only_figures && !self.memory.may_sample(&Key::of(object), SAMPLE) {
+        if only_figures && !self.memory.may_sample(&Key::of(object)) {
             return Ok(());
         }
         self.write(object, &new).await?;
@@ -325,7 +325,7 @@ fn phase_note(phase: Phase) -> Option<Note> {
 /// Conditions that turned bad.
 fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Notes {
     let bad = |c: &&Condition| match c.type_.as_str() {
-        "LedgerBalanced" | "Accepted" => c.status == "False",
+        "LedgerBalanced" | "Accepted" | "Preflight" => c.status == "False",
         "Stalled" => c.status == "True",
         "WorkloadsScaled" => c.status == "False" && (c.reason == "CeilingReached" || c.reason == "LeftToAutoscaler"),
         _ => false,
@@ -339,8 +339,42 @@ fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Notes {
         "LedgerBalanced" => "Imbalanced",
         "Accepted" => "NotAccepted",
         "Stalled" => "Stalled",
+        "Preflight" => "PreflightFailed",
         _ => "NotScaled",
     };
     let turned = new.conditions.iter().filter(bad).filter(|c| !was(c));
     turned.map(|c| Note::warning(reason(c), c.message.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(old: Reason, new: Reason) -> String {
+        let finding = |reason| Finding {
+            type_: Type::LedgerBalanced,
+            is: Is::True,
+            reason,
+            message: String::new(),
+        };
+        let told = |reason| Told {
+            phase: Some(Phase::Open),
+            findings: vec![finding(reason)],
+            next: None,
+        };
+        let old = conditions(&[], &told(old), None, &time(0));
+        let new = conditions(&old, &told(new), None, &time(1));
+        new.into_iter().map(|condition| condition.reason).collect()
+    }
+
+    #[test]
+    fn what_is_known_is_not_replaced_by_what_was_not_looked_at() {
+        assert_eq!(after(Reason::Imbalanced, Reason::ComparedWithoutIndex), "Imbalanced");
+        assert_eq!(
+            after(Reason::Balanced, Reason::ComparedWithoutIndex),
+            "ComparedWithoutIndex"
+        );
+        assert_eq!(after(Reason::Passed, Reason::Checking), "Passed");
+        assert_eq!(after(Reason::Passed, Reason::NotChecked), "NotChecked");
+    }
 }

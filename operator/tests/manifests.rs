@@ -53,6 +53,7 @@ fn right(name: &str) -> Value {
             "coolDownSeconds": 60,
             "demand": {"apiReplicas": 2, "workerReplicas": 1},
             "suspend": false,
+            "preflight": "Warn",
         },
     })
 }
@@ -133,6 +134,8 @@ fn wrong() -> Vec<(&'static str, Value, &'static str)> {
         ("/demand/workerReplicas", json!(0), "spec.demand.workerReplicas"),
         ("/demand/workerReplicas", json!(1001), "spec.demand.workerReplicas"),
         ("/demand/pods", json!(1), "spec.demand.pods"),
+        ("/preflight", json!("Maybe"), "spec.preflight"),
+        ("/preflight", json!(true), "spec.preflight"),
         ("/suspend", json!("yes"), "spec.suspend"),
         ("/suspend", json!(1), "spec.suspend"),
         ("/limitPerBuyer", json!(1), "spec.limitPerBuyer"),

@@ -21,7 +21,7 @@ use seckill_crds::{FlashSale, FlashSaleStatus, Phase};
 use seckill_ledger::{Ledger, Sale};
 use seckill_order_log::{LogConfig, OrderLog};
 use seckill_protocol::index::{Answer, Request};
-use seckill_protocol::{Batch, Buyer, KeyHash, Record};
+use seckill_protocol::{Batch, Buyer, KeyHash, Record, SaleId};
 use seckill_service::args::parse_from;
 use seckill_service::shutdown::Shutdown;
 use seckill_stock::StockClient;
@@ -243,6 +243,8 @@ impl Bed {
             ("--api-min-replicas", "1".into()),
             ("--api-max-replicas", "3".into()),
             ("--worker-min-replicas", "1".into()),
+            ("--topic-replication", "1".into()),
+            ("--topic-min-insync", "1".into()),
             ("--lease-namespace", self.name.clone()),
             ("--lease-name", lease.to_owned()),
             ("--lease-seconds", seconds.to_string()),
@@ -425,6 +427,11 @@ impl Bed {
             .query_async(&mut connection)
             .await
             .expect("written");
+    }
+
+    /// Unix time in milliseconds by the clock of Redis.
+    pub async fn redis_now(&self) -> u64 {
+        self.stock.probe(SaleId(0)).await.expect("Redis").server.now
     }
 
     pub async fn has_index(&self, name: &str) -> bool {

@@ -2,5 +2,8 @@
 mod bed;
 mod ends;
 mod handover;
+mod preflight;
 mod recovery;
 mod running;
+mod scaling;
+mod start;

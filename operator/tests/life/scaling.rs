@@ -1,0 +1,151 @@
+//! The pods of the release, which its sales share.
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use seckill_crds::{FlashSaleStatus, Phase};
+use serde_json::json;
+
+use crate::bed::{Bed, reason};
+
+fn message(status: &FlashSaleStatus) -> &str {
+    let condition = status.conditions.iter().find(|c| c.type_ == "WorkloadsScaled");
+    &condition.expect("told").message
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demands_add_up_to_the_ceiling_where_the_sale_that_starts_first_has_its_pods() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    let asking = |pods: i32| json!({"leadTimeSeconds": 3700, "demand": {"apiReplicas": pods}});
+    bed.apply("first", 3600, 60, asking(1)).await;
+    bed.until_phase("first", Phase::Ready).await;
+    assert_eq!(bed.replicas("api").await, 1);
+    bed.apply("second", 3601, 60, asking(2)).await;
+    bed.until_phase("second", Phase::Ready).await;
+    assert_eq!(bed.replicas("api").await, 3);
+    // The ceiling is 3.
+    bed.apply("third", 3602, 60, asking(1)).await;
+    let third = bed.until_reason("third", "WorkloadsScaled", "CeilingReached").await;
+    assert!(message(&third).contains("3 ready pods of 4"), "{}", message(&third));
+    for name in ["first", "second"] {
+        assert_eq!(reason(&bed.status(name).await, "WorkloadsScaled"), ("True", "Scaled"));
+    }
+    // One that asks for less, or goes, makes room.
+    bed.edit("second", json!({"spec": {"demand": {"apiReplicas": 1}}}))
+        .await;
+    bed.until_phase("third", Phase::Ready).await;
+    assert_eq!(bed.replicas("api").await, 3);
+    bed.delete("first").await;
+    bed.eventually("a pod goes with its sale", async || bed.replicas("api").await == 2)
+        .await;
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_find_no_node_are_told_with_the_scheduler_s_words() {
+    let bed = Bed::without_pods().await;
+    // Where there is a scheduler, it says so itself.
+    let nowhere = json!({"spec": {"template": {"spec": {"nodeSelector": {"seckill.dev/no-such-node": "true"}}}}});
+    bed.api::<Deployment>()
+        .patch("api", &PatchParams::default(), &Patch::Strategic(nowhere))
+        .await
+        .expect("patched");
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("crowded", 3600, 60, json!({"leadTimeSeconds": 3700})).await;
+    bed.until_reason("crowded", "WorkloadsScaled", "Scaling").await;
+    let unschedulable = json!({"status": {"conditions": [{
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
+    }]}});
+    let pods = bed.api::<Pod>();
+    for pod in pods
+        .list(&ListParams::default().labels("app=api"))
+        .await
+        .expect("listed")
+    {
+        let name = pod.metadata.name.expect("a name");
+        // The one of the Deployment's first version may be gone by now.
+        let _ = pods
+            .patch_status(&name, &PatchParams::default(), &Patch::Strategic(&unschedulable))
+            .await;
+    }
+    let told = bed
+        .until("crowded", "told of it", |status| {
+            message(status).contains("can't be scheduled")
+        })
+        .await;
+    assert!(message(&told).contains("0/1 nodes are available"), "{}", message(&told));
+    assert_eq!(reason(&told, "WorkloadsScaled"), ("False", "Scaling"));
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+/// As much of KEDA's as matters here.
+async fn keda(bed: &Bed) -> Api<DynamicObject> {
+    let crd: CustomResourceDefinition = serde_json::from_value(json!({
+        "metadata": {"name": "scaledobjects.keda.sh"},
+        "spec": {
+            "group": "keda.sh",
+            "scope": "Namespaced",
+            "names": {"kind": "ScaledObject", "plural": "scaledobjects", "singular": "scaledobject"},
+            "versions": [{
+                "name": "v1alpha1",
+                "served": true,
+                "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    }))
+    .expect("a CRD");
+    let crds: Api<CustomResourceDefinition> = Api::all(bed.kube.clone());
+    let params = PatchParams::apply("operator-tests").force();
+    crds.patch("scaledobjects.keda.sh", &params, &Patch::Apply(crd))
+        .await
+        .expect("applied");
+    let established = kube::runtime::conditions::is_crd_established();
+    kube::runtime::wait::await_condition(crds, "scaledobjects.keda.sh", established)
+        .await
+        .expect("established");
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));
+    Api::namespaced_with(bed.kube.clone(), &bed.name, &kind)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_that_a_scaled_object_of_keda_has_in_charge_is_left_to_it_until_it_goes() {
+    let bed = Bed::new().await;
+    let scaled_objects = keda(&bed).await;
+    let object: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": {"name": "theirs"},
+        "spec": {"scaleTargetRef": {"name": "api"}, "triggers": []},
+    }))
+    .expect("an object");
+    scaled_objects
+        .create(&PostParams::default(), &object)
+        .await
+        .expect("created");
+    let (operator, worker) = (bed.operator(), bed.worker());
+    let asking = json!({"leadTimeSeconds": 3700, "demand": {"apiReplicas": 2}});
+    bed.apply("scaled", 3600, 60, asking).await;
+    let left = bed.until_reason("scaled", "WorkloadsScaled", "LeftToAutoscaler").await;
+    assert!(message(&left).contains("ScaledObject theirs"), "{}", message(&left));
+    assert_eq!(bed.replicas("api").await, 1);
+    scaled_objects
+        .delete("theirs", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    bed.until_phase("scaled", Phase::Ready).await;
+    assert_eq!(bed.replicas("api").await, 2);
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}

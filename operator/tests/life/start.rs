@@ -1,0 +1,37 @@
+//! A sale opens on time.
+use seckill_crds::Phase;
+use seckill_protocol::index::Answer;
+use serde_json::json;
+
+use crate::bed::Bed;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_unit_is_sold_before_the_start_and_from_the_start_on_it_is() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("sharp", 8, 3600, json!({})).await;
+    bed.until_phase("sharp", Phase::Ready).await;
+    let starts = bed.sale("sharp").await.opens_at;
+    let mut refused = 0;
+    // By the clock of Redis, which is the one that counts: asked before and after each try.
+    loop {
+        let before = bed.redis_now().await;
+        let (answers, _) = bed.buy("sharp", &["a"]).await;
+        match answers.as_slice() {
+            [Answer::NotStarted { .. }] => {
+                assert!(before < starts, "refused at {before}, which is not before {starts}");
+                refused += 1;
+            }
+            [Answer::Sold { .. }] => {
+                let after = bed.redis_now().await;
+                assert!(after >= starts, "sold at {after}, which is before {starts}");
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 0);
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
