@@ -60,6 +60,9 @@ impl World {
         );
         set("SECKILL_KAFKA_BROKERS", brokers(&setup));
         set("SECKILL_KAFKA_TOPIC", TOPIC.into());
+        let (replicas, least) = replicas(setup.kafka.len());
+        set("SECKILL_TOPIC_REPLICATION", replicas.to_string());
+        set("SECKILL_TOPIC_MIN_INSYNC", least.to_string());
         set("SECKILL_ADMIN_LISTEN", format!("{}:0", setup.address));
         set("SECKILL_LOG", "info".into());
         set("SECKILL_LOG_FORMAT", "text".into());
@@ -273,7 +276,7 @@ impl World {
     }
 
     async fn make_topic(&self) -> Result<()> {
-        let (replicas, least) = if self.kafka.len() > 1 { (3, 2) } else { (1, 1) };
+        let (replicas, least) = replicas(self.kafka.len());
         let config = self.log_config();
         until("the topic", async || {
             seckill_order_log::ensure_topic(&config, PARTITIONS, replicas, least).await?;
@@ -294,6 +297,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Of the topic, and how many of them must have a record.
+fn replicas(brokers: usize) -> (u32, u32) {
+    if brokers > 1 { (3, 2) } else { (1, 1) }
 }
 
 fn brokers(setup: &Setup) -> String {
