@@ -126,13 +126,12 @@ async fn reconcile(object: Arc<Guarded>, operator: Arc<Operator>) -> Result<Acti
     match &looked {
         Ok(_) => operator.memory.succeeded(&key),
         Err(error) => {
-            let trouble = error.trouble();
-            if let Some(trouble) = &trouble
-                && let Err(error) = operator.tell_trouble(object, trouble).await
+            operator.memory.failed(&key, error.trouble());
+            if let Some(trouble) = operator.memory.trouble(&key)
+                && let Err(error) = operator.tell_trouble(object, &trouble).await
             {
                 tracing::warn!(sale = %key, %error, "the status can't be written");
             }
-            operator.memory.failed(&key, trouble);
         }
     }
     looked

@@ -142,8 +142,10 @@ impl Memory {
         self.recall(key, |sale| sale.failures).unwrap_or_default()
     }
 
+    /// Why looks fail. A single one that failed is no news: the next one is due in a moment.
     pub fn trouble(&self, key: &Key) -> Option<Trouble> {
-        self.recall(key, |sale| sale.trouble.clone()).flatten()
+        self.recall(key, |sale| sale.trouble.clone().filter(|_| sale.failures > 1))
+            .flatten()
     }
 
     /// The status as it was written last, also if the watch has not shown it yet: without that, a time that says when
