@@ -16,7 +16,7 @@ pub struct Environment {
     pub sandbox: Sandbox,
     /// The folder that holds all state, and goes with `cargo xtask down`.
     pub state: PathBuf,
-    /// redis-cli, redis-server, mysql, mysqld.
+    /// redis-cli, redis-server, redis-benchmark, mysql, mysqld.
     pub servers: PathBuf,
     pub kubectl: PathBuf,
     pub helm: PathBuf,
@@ -80,6 +80,7 @@ impl Environment {
             ("SECKILL_TEST_KAFKA", self.kafka_brokers()),
             ("SECKILL_TEST_KUBECONFIG", path(&self.kubeconfig)),
             ("SECKILL_TEST_REDIS_SERVER", path(&self.servers.join("redis-server"))),
+            ("SECKILL_REDIS_BENCHMARK", path(&self.servers.join("redis-benchmark"))),
             ("SECKILL_KUBECTL", path(&self.kubectl)),
             ("SECKILL_HELM", path(&self.helm)),
             ("SECKILL_INGRESS_URL", self.ingress_url.clone()),

@@ -1,5 +1,6 @@
 //! The development environment: `cargo xtask demo`, `test`, `up`, `down`. It stands on nothing but this machine: what
 //! it needs is built or fetched from package registries, and kept in a cache.
+mod bench;
 mod cache;
 mod chaos;
 mod cluster;
@@ -50,7 +51,15 @@ enum Task {
     },
     /// Measures, on real servers and in release builds
     Bench {
-        scenario: test::Scenario,
+        /// Two with servers of their own: rebuild (how long a sale of a million orders stops selling when Redis is killed)
+        /// and operator (a thousand sales, fifty of which start in the same second). The others are measured beside
+        /// their limits: purchase, sold-out, not-started, ended, redis, store, burst, scale, promise, idle; `all` is all of
+        /// those
+        #[arg(required = true)]
+        scenarios: Vec<String>,
+        /// How often each is measured
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
         /// Answer yes to all questions
         #[arg(long)]
         yes: bool,
@@ -99,11 +108,11 @@ fn run(task: Task) -> Result<ExitCode> {
             }
             test::test(part, &filter)?;
         }
-        Task::Bench { scenario, yes } => {
+        Task::Bench { scenarios, rounds, yes } => {
             let _lock = lock()?;
             consent(yes)?;
             tools::packages()?;
-            test::bench(scenario)?;
+            bench::bench(&scenarios, rounds)?;
         }
         Task::Up { servers_only, yes } => {
             let _lock = lock()?;

@@ -31,14 +31,6 @@ pub enum Part {
     Extended,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Scenario {
-    /// how long a sale of a million orders stops selling when Redis is killed
-    Rebuild,
-    /// a thousand sales, fifty of which start in the same second
-    Operator,
-}
-
 /// A part that runs longer, with nobody at a terminal to see it, is ended. Several times what any of them takes.
 const STUCK: Duration = Duration::from_secs(30 * 60);
 /// Packages without tests of the kind that `integration` runs.
@@ -189,23 +181,6 @@ fn run(part: Part, filter: &[String], count: &mut Count) -> Result<()> {
     }
 }
 
-/// Builds and runs a benchmark.
-pub fn bench(scenario: Scenario) -> Result<()> {
-    let (package, name) = match scenario {
-        Scenario::Rebuild => ("operator", "rebuild"),
-        Scenario::Operator => ("operator", "thousand"),
-    };
-    let env = crate::up(crate::Up::Servers)?;
-    let bench = ["bench", "--quiet", "-p", package, "--bench", name];
-    cargo(&[&bench[..], &["--no-run"]].concat())?;
-    let mut command = env.command("cargo");
-    command.args(bench).arg("--offline").current_dir(workspace()?);
-    if !command.status().context("can't run cargo")?.success() {
-        bail!("{} failed", shown(&command));
-    }
-    Ok(())
-}
-
 /// Builds tests outside the namespace, which has no way out to fetch anything, and runs them inside.
 fn inside(
     env: &Environment,
@@ -228,7 +203,7 @@ fn inside(
     counted(&mut command, count)
 }
 
-fn cargo(args: &[&str]) -> Result<()> {
+pub fn cargo(args: &[&str]) -> Result<()> {
     let mut command = Command::new("cargo");
     let status = command
         .args(args)

@@ -127,6 +127,7 @@ const SERVER_PROGRAMS: &[&str] = &[
     "usr/bin/mysql",
     "usr/bin/redis-server",
     "usr/bin/redis-cli",
+    "usr/bin/redis-benchmark",
     "usr/bin/etcd",
 ];
 
@@ -135,7 +136,7 @@ fn servers() -> Result<PathBuf> {
         name: format!("servers-{DEBIAN_TREE}"),
         what: "MySQL, Redis and etcd from Debian".into(),
     };
-    item.get(|folder, log| {
+    let folder = item.get(|folder, log| {
         log.run(
             Command::new("mmdebstrap")
                 .args([
@@ -144,23 +145,26 @@ fn servers() -> Result<PathBuf> {
                 ])
                 .args(["--aptopt=Acquire::Check-Valid-Until \"false\"", "sid"])
                 .arg(folder.join("tree")),
-        )?;
-        for program in SERVER_PROGRAMS {
-            let name = program.rsplit('/').next().unwrap_or(program);
-            let script = folder.join(name);
-            fs::write(
-                &script,
-                format!(
-                    "#!/bin/sh\n\
-                     tree=$(dirname \"$(readlink -f \"$0\")\")/tree\n\
-                     exec \"$tree/lib64/ld-linux-x86-64.so.2\" --library-path \
-                     \"$tree/usr/lib/x86_64-linux-gnu:$tree/usr/lib/mysql/private\" \"$tree/{program}\" \"$@\"\n"
-                ),
-            )?;
-            fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        )
+    })?;
+    for program in SERVER_PROGRAMS {
+        let name = program.rsplit('/').next().unwrap_or(program);
+        let script = folder.join(name);
+        if script.exists() {
+            continue;
         }
-        Ok(())
-    })
+        fs::write(
+            &script,
+            format!(
+                "#!/bin/sh\n\
+                 tree=$(dirname \"$(readlink -f \"$0\")\")/tree\n\
+                 exec \"$tree/lib64/ld-linux-x86-64.so.2\" --library-path \
+                 \"$tree/usr/lib/x86_64-linux-gnu:$tree/usr/lib/mysql/private\" \"$tree/{program}\" \"$@\"\n"
+            ),
+        )?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(folder)
 }
 
 fn kafka() -> Result<PathBuf> {

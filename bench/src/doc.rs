@@ -1,0 +1,135 @@
+//! Writes docs/benchmarks.md, and its plot, from the figures of a run.
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::rounds::{Goal, Report, Row};
+
+const INTRODUCTION: &str = include_str!("benchmarks.md");
+
+pub fn write(report: &Report, folder: &Path) -> Result<()> {
+    std::fs::write(folder.join("benchmarks.md"), page(report)?)?;
+    std::fs::write(folder.join("benchmarks.svg"), plot(report)?)?;
+    Ok(())
+}
+
+fn page(report: &Report) -> Result<String> {
+    let mut page = INTRODUCTION.to_owned();
+    writeln!(
+        page,
+        "{} rounds of each, on {} cores that the buyers, the programs and all servers share; {}. Each figure is the median of \
+         the rounds, and between what they lie; the ratio is the median of the ratios of each round.\n",
+        report.rounds, report.cores, report.servers
+    )?;
+    page += "![Each round's ratio to its limit](benchmarks.svg)\n\n";
+    page += "| | figure | limit, in the same rounds | of the limit | goal | |\n|---|---|---|---|---|---|\n";
+    for row in report.scenarios.iter().flat_map(|scenario| &scenario.rows) {
+        if let Some(why) = &row.broken {
+            writeln!(page, "| {} | no figure: {why} | | | | |", row.what)?;
+            continue;
+        }
+        let limit = row.limit.as_ref().map(ToString::to_string).unwrap_or_default();
+        let ratio = row
+            .ratio()
+            .map(|ratio| format!("{:.0} %", 100.0 * ratio))
+            .unwrap_or_default();
+        let reached = match row.reached() {
+            Some(true) => "reached",
+            Some(false) => "**not reached**",
+            None => "",
+        };
+        writeln!(
+            page,
+            "| {} | {} {} | {limit} | {ratio} | {} | {reached} |",
+            row.what,
+            row.rounds,
+            row.unit,
+            row.goal_text().unwrap_or_default()
+        )?;
+    }
+    Ok(page)
+}
+
+const LEFT: f64 = 420.0;
+const WIDTH: f64 = 400.0;
+const HEIGHT: f64 = 28.0;
+
+/// A line for each row that has a limit, a dot for each of its rounds, and a stroke where the goal is.
+fn plot(report: &Report) -> Result<String> {
+    let rows: Vec<&Row> = report
+        .scenarios
+        .iter()
+        .flat_map(|scenario| &scenario.rows)
+        .filter(|row| row.unit == "/s" && row.limit.is_some() && row.broken.is_none())
+        .collect();
+    // Up to 150 % of the limit.
+    let x = |ratio: f64| LEFT + WIDTH * (ratio / 1.5).clamp(0.0, 1.0);
+    let (width, height) = (LEFT + WIDTH + 40.0, HEIGHT * (rows.len() as f64 + 1.5));
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" \
+         font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+    );
+    for percent in [0, 50, 100, 150] {
+        let at = x(f64::from(percent) / 100.0);
+        writeln!(
+            svg,
+            "<line x1=\"{at}\" y1=\"{HEIGHT}\" x2=\"{at}\" y2=\"{}\" stroke=\"#ddd\"/>\
+             <text x=\"{at}\" y=\"18\" text-anchor=\"middle\">{percent} %</text>",
+            height - 8.0
+        )?;
+    }
+    for (n, row) in rows.iter().enumerate() {
+        let y = HEIGHT * (n as f64 + 1.5);
+        let what = row.what.split([';', '(']).next().unwrap_or_default().trim();
+        let what = what.replace('&', "&amp;").replace('<', "&lt;");
+        writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{what}</text>",
+            LEFT - 12.0,
+            y + 4.0
+        )?;
+        if let Goal::RatioAtLeast(goal) = row.goal {
+            let at = x(goal);
+            writeln!(
+                svg,
+                "<line x1=\"{at}\" y1=\"{}\" x2=\"{at}\" y2=\"{}\" stroke=\"#c33\" stroke-width=\"2\"/>",
+                y - 9.0,
+                y + 9.0
+            )?;
+        }
+        for ratio in row.ratios() {
+            writeln!(
+                svg,
+                "<circle cx=\"{:.1}\" cy=\"{y}\" r=\"4\" fill=\"#2a6\" fill-opacity=\"0.6\"/>",
+                x(ratio)
+            )?;
+        }
+    }
+    svg += "</svg>\n";
+    Ok(svg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_each_row_and_says_which_goals_are_not_reached() {
+        let mut report = Report::begin(2, "Redis 8".into());
+        let row = Row::new("a < b (limit: x)", "/s", vec![40.0, 42.0]).beside(vec![100.0, 100.0]);
+        report.add(
+            "a",
+            vec![
+                row.goal(Goal::RatioAtLeast(0.5)),
+                Row::broken("c", "an order is missing".into()),
+            ],
+        );
+        let page = page(&report).expect("text");
+        assert!(page.contains("| 41 % |") || page.contains("| 42 % |"), "{page}");
+        assert!(page.contains("**not reached**") && page.contains("no figure: an order is missing"));
+        let plot = plot(&report).expect("text");
+        assert_eq!(plot.matches("<circle").count(), 2);
+        assert!(plot.contains("a &lt; b</text>"), "{plot}");
+    }
+}

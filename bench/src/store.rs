@@ -1,0 +1,157 @@
+//! Orders from the log into MySQL, by one worker, beside the same rows written by hand.
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use futures::future::try_join_all;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use seckill_protocol::index::Request;
+use seckill_protocol::{Batch, Buyer, KeyHash, Record};
+use sqlx::{AssertSqlSafe, Executor as _, MySql, QueryBuilder};
+use uuid::Uuid;
+
+use crate::rounds::{Goal, Row};
+use crate::site::{OnSale, Site, open};
+
+const ORDERS: usize = 160_000;
+/// As many as a crowd makes of them.
+const IN_A_RECORD: usize = 64;
+
+/// How rows are written by hand.
+#[derive(Debug, Clone, Copy)]
+struct ByHand {
+    rows: usize,
+    connections: usize,
+}
+
+pub async fn store(site: &Site, rounds: u32) -> Result<Vec<Row>> {
+    let _worker = site.worker().await?;
+    let mut mysql = site.mysql().await?;
+    mysql.execute("CREATE TABLE by_hand LIKE orders").await?;
+    let settings: (i64, i64, i64) = sqlx::query_as("SELECT @@innodb_flush_log_at_trx_commit, @@sync_binlog, @@log_bin")
+        .fetch_one(&mut mysql)
+        .await?;
+    let mut best = (
+        0.0,
+        ByHand {
+            rows: 1,
+            connections: 1,
+        },
+    );
+    for rows in [64, 256, 1024] {
+        for connections in [1, 2, 4] {
+            let by_hand = ByHand { rows, connections };
+            let rate = limit(site, by_hand, ORDERS / 4).await?;
+            if rate > best.0 {
+                best = (rate, by_hand);
+            }
+        }
+    }
+    let (_, by_hand) = best;
+    let what = format!(
+        "orders from the log into MySQL (limit: {} rows, {} connections)",
+        by_hand.rows, by_hand.connections
+    );
+    let (mut ours, mut limits) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        limits.push(limit(site, by_hand, ORDERS).await?);
+        match from_the_log(site).await? {
+            Ok(rate) => ours.push(rate),
+            Err(why) => return Ok(vec![Row::broken(what, why)]),
+        }
+    }
+    let (flush, sync_binlog, binlog) = settings;
+    let durability =
+        format!("{what}; innodb_flush_log_at_trx_commit={flush}, sync_binlog={sync_binlog}, log_bin={binlog}");
+    Ok(vec![
+        Row::new(durability, "/s", ours.clone())
+            .beside(limits)
+            .goal(Goal::RatioAtLeast(0.8)),
+        Row::new("the same", "/s", ours).goal(Goal::AtLeast(50_000.0)),
+    ])
+}
+
+/// What was sold beforehand, in all partitions, is appended as fast as the log takes it.
+async fn from_the_log(site: &Site) -> Result<Result<f64, String>> {
+    let parts = site.log.partitions();
+    let sales: Vec<OnSale> = try_join_all((0..parts).map(|part| site.offer_on(part, ORDERS as u64, open()))).await?;
+    let mut records = Vec::new();
+    for batch in 0..ORDERS / IN_A_RECORD {
+        let sale = &sales[batch % sales.len()];
+        records.push((sale.sale.part, Record::Batch(sold(site, sale).await?)));
+    }
+    for part in 0..parts {
+        site.stored(part).await?;
+    }
+    let begun = Instant::now();
+    stream::iter(&records)
+        .map(|(part, record)| site.log.append(*part, record))
+        .buffer_unordered(1_000)
+        .try_collect::<Vec<_>>()
+        .await?;
+    for part in 0..parts {
+        site.stored(part).await?;
+    }
+    let took = begun.elapsed();
+    for sale in &sales {
+        let checked = site.check(sale, (ORDERS / sales.len()) as u64).await;
+        site.stock.drop_sale(sale.sale.id).await?;
+        if let Err(why) = checked {
+            return Ok(Err(why));
+        }
+    }
+    Ok(Ok(ORDERS as f64 / took.as_secs_f64()))
+}
+
+async fn sold(site: &Site, sale: &OnSale) -> Result<Batch> {
+    let request = |_| {
+        let key = Uuid::new_v4().to_string();
+        Request {
+            buyer: Buyer::anonymous(&key),
+            quantity: 1,
+            tier: 0,
+            key: KeyHash::of(&key),
+        }
+    };
+    let requests: Vec<Request> = (0..IN_A_RECORD).map(request).collect();
+    let decided = site.stock.purchase(sale.sale.id, sale.epoch, &requests).await?;
+    let (_, batch) = decided.ok().context("the index is in force")?;
+    let batch = batch.context("there is stock")?;
+    // The worker's relay would publish it from the outbox, too.
+    site.stock.trim_outbox(sale.sale.id, sale.epoch, batch.last()).await?;
+    Ok(batch)
+}
+
+/// The same columns, a statement a commit, on some connections at once.
+async fn limit(site: &Site, by_hand: ByHand, orders: usize) -> Result<f64> {
+    let mut mysql = site.mysql().await?;
+    mysql
+        .execute(AssertSqlSafe("TRUNCATE TABLE by_hand".to_owned()))
+        .await?;
+    let buyers: Vec<String> = (0..orders)
+        .map(|_| Buyer::anonymous(&Uuid::new_v4().to_string()).to_string())
+        .collect();
+    let mut connections = try_join_all((0..by_hand.connections).map(|_| site.mysql())).await?;
+    let share = orders / by_hand.connections;
+    let begun = Instant::now();
+    let writing = connections.iter_mut().zip(buyers.chunks(share)).enumerate();
+    try_join_all(writing.map(async |(n, (connection, buyers))| {
+        for (at, rows) in buyers.chunks(by_hand.rows).enumerate() {
+            let mut insert = QueryBuilder::<MySql>::new(
+                "INSERT INTO by_hand (sale, epoch, seq, buyer, tier, key_hash, quantity, price, status, created_at) ",
+            );
+            insert.push_values(rows.iter().enumerate(), |mut row, (i, buyer)| {
+                let seq = (at * by_hand.rows + i) as u64;
+                row.push_bind(n as u32).push_bind(1i64).push_bind(seq).push_bind(buyer);
+                row.push_bind(0u8)
+                    .push_bind(rand::random::<u64>())
+                    .push_bind(1u32)
+                    .push_bind("499.00");
+                row.push_bind("placed").push_bind("2026-11-28 10:00:00.000");
+            });
+            insert.build().execute(&mut *connection).await?;
+        }
+        anyhow::Ok(())
+    }))
+    .await?;
+    Ok(orders as f64 / begun.elapsed().as_secs_f64())
+}
