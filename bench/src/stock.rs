@@ -112,9 +112,14 @@ async fn limit(site: &Site, program: &str, calls: Calls, purchases: usize) -> Re
     let script = redis::Script::new(include_str!("../../libs/stock/src/lua/purchase.lua"));
     let (id, epoch) = (sale.sale.id, sale.epoch);
     let requests = purchases / calls.batch;
+    let url = url::Url::parse(&site.redis_url)?;
+    let (host, port) = (url.host_str().unwrap_or("127.0.0.1"), url.port().unwrap_or(6379));
     let mut command = tokio::process::Command::new(program);
+    if let Some(password) = url.password() {
+        command.args(["-a", password]);
+    }
     command
-        .args(["-u", &site.redis_url, "--csv", "-r", "2000000000"])
+        .args(["-h", host, "-p", &port.to_string(), "--csv", "-r", "2000000000"])
         .args(["-n", &requests.to_string(), "-c", &calls.clients.to_string()])
         .args(["EVALSHA", script.get_hash(), "3"])
         .args([

@@ -27,7 +27,7 @@ pub async fn store(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     let _worker = site.worker().await?;
     let mut mysql = site.mysql().await?;
     mysql.execute("CREATE TABLE by_hand LIKE orders").await?;
-    let settings: (i64, i64, i64) = sqlx::query_as("SELECT @@innodb_flush_log_at_trx_commit, @@sync_binlog, @@log_bin")
+    let settings: (u64, u64, i64) = sqlx::query_as("SELECT @@innodb_flush_log_at_trx_commit, @@sync_binlog, @@log_bin")
         .fetch_one(&mut mysql)
         .await?;
     let mut best = (
