@@ -20,8 +20,17 @@ pub struct Release {
 }
 
 impl Release {
-    /// Installs both charts, in a namespace that lets in only pods of the restricted standard.
+    /// Installs both charts.
     pub fn install(cluster: Cluster) -> Result<Self> {
+        let release = Release::prepare(cluster)?;
+        release.upgrade(&[])?;
+        release.answers()?;
+        Ok(release)
+    }
+
+    /// All that a release needs of the cluster's administrator: a namespace, which lets in only pods of the restricted
+    /// standard, and the CRD.
+    pub fn prepare(cluster: Cluster) -> Result<Self> {
         let name = unique("e2e");
         cluster.create_namespace(&name, json!({"pod-security.kubernetes.io/enforce": "restricted"}))?;
         // The CRD may be there already, from another test.
@@ -34,27 +43,30 @@ impl Release {
             "default",
         ];
         cluster.helm(&[crds.as_slice(), &["--wait", "--take-ownership"]].concat())?;
-        let release = Release {
+        Ok(Release {
             api: Api::at(&cluster.ingress_url, &host(&name)),
             cluster,
             class: name.clone(),
             namespace: name.clone(),
             name,
-        };
-        release.helm_install()?;
-        until("the ingress to lead to the release", Duration::from_secs(60), || {
-            Ok((release.api.get("/v1/sales")?.status == 200).then_some(()))
-        })?;
-        Ok(release)
+        })
     }
 
-    fn helm_install(&self) -> Result<String> {
+    /// Waits until buyers get through.
+    pub fn answers(&self) -> Result<()> {
+        until("the ingress to lead to the release", Duration::from_secs(60), || {
+            Ok((self.api.get("/v1/sales")?.status == 200).then_some(()))
+        })
+    }
+
+    /// Installs or upgrades it with more flags of helm, which the next upgrade does not remember.
+    pub fn upgrade(&self, more: &[&str]) -> Result<String> {
         let values = self.cluster.values.display().to_string();
         let own = format!("className={},ingress.host={}", self.class, host(&self.name));
         let chart = chart("seckill");
         let to = ["upgrade", "--install", &self.name, &chart, "-n", &self.namespace];
         let with = ["-f", &values, "--set", &own, "--wait", "--timeout", "5m"];
-        self.cluster.helm(&[to.as_slice(), &with].concat())
+        self.cluster.helm(&[to.as_slice(), &with, more].concat())
     }
 
     /// A new namespace for sales.

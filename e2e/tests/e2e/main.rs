@@ -1,4 +1,5 @@
 //! The scenarios, one after another on one release. `cargo test -p e2e -- NAME` plays those whose name contains NAME.
+mod install;
 mod manifests;
 mod release;
 mod sales;
@@ -27,7 +28,13 @@ fn main() -> ExitCode {
     // They share the release, and some of them take parts of it away.
     arguments.test_threads = Some(1);
     // In this order: the last ones take the release away.
-    let scenarios = [manifests::SCENARIOS, sales::SCENARIOS, release::SCENARIOS].concat();
+    let scenarios = [
+        manifests::SCENARIOS,
+        sales::SCENARIOS,
+        install::SCENARIOS,
+        release::SCENARIOS,
+    ]
+    .concat();
     let trial = |(name, scenario): Scenario| {
         Trial::test(name, move || {
             scenario(release()?).map_err(|error| format!("{error:#}").into())

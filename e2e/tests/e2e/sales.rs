@@ -267,7 +267,7 @@ fn no_sold_unit_is_lost_when_the_api_pods_are_killed(release: &Release) -> Resul
 }
 
 /// So many winners, each with a number of its own, and all others were told that it is sold out.
-fn exactly(crowd: &Crowd, winners: usize, buyers: usize) -> Result<()> {
+pub fn exactly(crowd: &Crowd, winners: usize, buyers: usize) -> Result<()> {
     ensure!(crowd.failures.is_empty(), "unanswered: {:?}", crowd.failures);
     let counts = (crowd.count(Kind::Won), crowd.count(Kind::SoldOut));
     let others: Vec<_> = crowd
