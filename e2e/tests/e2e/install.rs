@@ -1,9 +1,9 @@
-//! Ways to install: beside another release, again, and without rights on the cluster.
+//! Ways to install: beside another release, again, without rights on the cluster, and with a guard against deletion.
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use e2e::{Cluster, Crowd, Release, Sale};
+use anyhow::{Result, bail, ensure};
+use e2e::{Cluster, Crowd, Kind, Release, Sale};
 use serde_json::Value;
 
 use super::Scenario;
@@ -21,6 +21,10 @@ pub const SCENARIOS: &[Scenario] = &[
     (
         "an_administrator_of_namespaces_installs_a_release_for_them_without_rights_on_the_cluster",
         a_release_without_rights_on_the_cluster,
+    ),
+    (
+        "the_deletion_guard_keeps_a_sale_that_is_open_and_lets_go_what_may_go",
+        the_deletion_guard,
     ),
 ];
 
@@ -296,4 +300,95 @@ fn the_rights_are_those_of_the_manual(tenant: &Release, watched: &[&String], for
         ensure!(seen.is_empty(), "{program}: {seen:#?}");
     }
     Ok(())
+}
+
+fn the_deletion_guard(release: &Release) -> Result<()> {
+    let guarded = release.upgrade(&["--set", "deletionGuard.enabled=true"]);
+    let played = guarded.and_then(|_| what_the_guard_refuses(release));
+    // It is off by default.
+    release.upgrade(&[])?;
+    let policies = "validatingadmissionpolicies,validatingadmissionpolicybindings";
+    let own = format!("app.kubernetes.io/instance={}", release.name);
+    let left = release.cluster.kubectl(&["get", policies, "-l", &own, "-o", "name"])?;
+    ensure!(left.is_empty(), "still there: {left}");
+    played
+}
+
+fn what_the_guard_refuses(release: &Release) -> Result<()> {
+    let cluster = &release.cluster;
+    let namespace = release.sales_namespace()?;
+    let manifest =
+        |class: &str, name: &str, starts: i64| Sale::manifest(class, &namespace, name, 2, starts, starts + 3600);
+    let mut to_be_kept = manifest(&release.class, "kept", -1);
+    let kept = Sale::apply(cluster, &to_be_kept)?;
+    let sold_out = Sale::apply(cluster, &manifest(&release.class, "sold-out", -1))?;
+    let let_go = Sale::apply(cluster, &manifest(&release.class, "let-go", -1))?;
+    for sale in [&kept, &sold_out, &let_go] {
+        sale.reaches("Open", LIMIT)?;
+    }
+    let path = |sale: &Sale| format!("{}/{}", sale.namespace, sale.name);
+    exactly(&Crowd::buys(&release.api, &path(&sold_out), 2), 2, 2)?;
+    sold_out.reaches("SoldOut", LIMIT)?;
+
+    // The API server takes a moment to know the policy: until then a deletion must be tried only.
+    let tried = ["delete", "flashsale", "kept", "-n", &namespace, "--dry-run=server"];
+    e2e::until("the guard to be in force", LIMIT, || {
+        Ok(cluster.kubectl(&tried).is_err().then_some(()))
+    })?;
+    for (sale, phase) in [(&kept, "Open"), (&sold_out, "SoldOut")] {
+        let said = match sale.delete() {
+            Ok(()) => bail!("{} is {phase}, and was deleted", sale.name),
+            Err(error) => format!("{error:#}"),
+        };
+        let what_to_do = [
+            &format!("the sale is {phase}"),
+            "spec.endsAt",
+            "seckill.dev/allow-deletion=true",
+        ];
+        e2e::all_named(&said, &what_to_do)?;
+    }
+    let all = format!("/apis/seckill.dev/v1alpha1/namespaces/{namespace}/flashsales");
+    match cluster.kubectl(&["delete", "--raw", &all]) {
+        Ok(_) => bail!("the whole collection was deleted"),
+        Err(error) => e2e::all_named(&format!("{error:#}"), &["the sale is"])?,
+    }
+    let bought = release.api.buy_surely(&path(&kept))?;
+    ensure!(bought.kind() == Kind::Won, "it does not sell on: {bought:?}");
+
+    // Not open yet; of another release; and with leave.
+    Sale::apply(cluster, &manifest(&release.class, "later", 7200))?.delete()?;
+    let foreign = Sale::apply(cluster, &manifest("of-another-release", "foreign", -1))?;
+    let open = r#"{"status":{"phase":"Open"}}"#;
+    let patch = [
+        "patch",
+        "flashsale",
+        "foreign",
+        "-n",
+        &namespace,
+        "--subresource=status",
+        "--type=merge",
+    ];
+    cluster.kubectl(&[&patch[..], &["-p", open]].concat())?;
+    foreign.delete()?;
+    let leave = [
+        "annotate",
+        "flashsale",
+        "let-go",
+        "-n",
+        &namespace,
+        "seckill.dev/allow-deletion=true",
+    ];
+    cluster.kubectl(&leave)?;
+    let_go.delete()?;
+
+    // Ended, as the message says.
+    to_be_kept["spec"]["endsAt"] = e2e::in_seconds(1).into();
+    cluster.apply(&to_be_kept)?;
+    kept.reaches("Ended", LIMIT)?;
+    kept.delete()?;
+
+    // Its namespace takes the one that is sold out with it.
+    let phase = sold_out.status()?["phase"].clone();
+    ensure!(phase == "SoldOut", "{phase}");
+    release.namespace_ends(&namespace)
 }
