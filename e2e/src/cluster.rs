@@ -12,6 +12,8 @@ use serde_json::Value;
 pub struct Cluster {
     kubectl: PathBuf,
     helm: PathBuf,
+    /// Whom kubectl and helm act as; None is the one whom the kubeconfig names.
+    user: Option<String>,
     pub ingress_url: String,
     pub values: PathBuf,
 }
@@ -24,22 +26,38 @@ impl Cluster {
         Ok(Cluster {
             kubectl: program("SECKILL_KUBECTL", "kubectl"),
             helm: program("SECKILL_HELM", "helm"),
+            user: None,
             ingress_url: needed("SECKILL_INGRESS_URL")?.trim_end_matches('/').into(),
             values: needed("SECKILL_HELM_VALUES")?.into(),
         })
     }
 
+    /// The same, for somebody who may have fewer rights.
+    pub fn as_user(&self, user: &str) -> Self {
+        Cluster {
+            user: Some(user.into()),
+            ..self.clone()
+        }
+    }
+
     /// What kubectl prints; an error says what it said.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        run(&self.kubectl, args, None)
+        self.run(&self.kubectl, "--as", args, None)
     }
 
     pub fn helm(&self, args: &[&str]) -> Result<String> {
-        run(&self.helm, args, None)
+        self.run(&self.helm, "--kube-as-user", args, None)
     }
 
     pub fn apply(&self, object: &Value) -> Result<String> {
-        run(&self.kubectl, &["apply", "-f", "-"], Some(&object.to_string()))
+        let apply = ["apply", "-f", "-"];
+        self.run(&self.kubectl, "--as", &apply, Some(&object.to_string()))
+    }
+
+    fn run(&self, program: &Path, user_flag: &str, args: &[&str], input: Option<&str>) -> Result<String> {
+        let user = self.user.as_ref().map(|user| format!("{user_flag}={user}"));
+        let args: Vec<_> = args.iter().copied().chain(user.as_deref()).collect();
+        run(program, &args, input)
     }
 
     /// What the API server says against the object, or an error if it takes it.

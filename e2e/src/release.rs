@@ -9,7 +9,8 @@ use uuid::Uuid;
 use crate::buyers::Api;
 use crate::cluster::{Cluster, until};
 
-/// An installed release with names of its own.
+/// A release with names of its own.
+#[derive(Clone)]
 pub struct Release {
     pub cluster: Cluster,
     pub name: String,
@@ -50,6 +51,14 @@ impl Release {
             namespace: name.clone(),
             name,
         })
+    }
+
+    /// The same release, for somebody who may have fewer rights.
+    pub fn as_user(&self, user: &str) -> Self {
+        Release {
+            cluster: self.cluster.as_user(user),
+            ..self.clone()
+        }
     }
 
     /// Waits until buyers get through.
