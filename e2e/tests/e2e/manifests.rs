@@ -135,6 +135,8 @@ fn the_chart_refuses_unknown_values(release: &Release) -> Result<()> {
         ("imagee.tag=1", "imagee"),
         ("api.replicaz=2", "replicaz"),
         ("ingress.enabled=maybe", "enabled"),
+        ("ingress.host=http://shop", "ingress.host: expected"),
+        ("kafka.brokers=kafka", "kafka.brokers: expected host:port"),
     ] {
         match release
             .cluster

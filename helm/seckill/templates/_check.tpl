@@ -5,6 +5,8 @@
 {{- if not (or $v.redis.url $v.redis.existingSecret) }}{{ fail "redis is missing: set redis.url, such as redis://:password@redis:6379, or redis.existingSecret, a Secret with the key url" }}{{ end -}}
 {{- if and $v.redis.url (not (regexMatch "^rediss?://." $v.redis.url)) }}{{ fail "redis.url: expected redis://[user][:password@]host[:port][/database], or rediss:// for TLS, such as redis://:password@redis:6379" }}{{ end -}}
 {{- if not $v.kafka.brokers }}{{ fail "kafka is missing: set kafka.brokers, such as kafka-0:9092,kafka-1:9092" }}{{ end -}}
+{{- $broker := "(\\[[0-9a-fA-F:.]+\\]|[^,:/ \\[\\]]+):[0-9]+" -}}
+{{- if not (regexMatch (printf "^%s( *, *%s)*$" $broker $broker) $v.kafka.brokers) }}{{ fail "kafka.brokers: expected host:port, separated by commas, such as kafka-0:9092,kafka-1:9092" }}{{ end -}}
 {{- if and $v.kafka.properties $v.kafka.existingSecret }}{{ fail "kafka.properties and kafka.existingSecret exclude each other: unset one" }}{{ end -}}
 {{- if gt (int $v.kafka.minInsync) (int $v.kafka.replication) }}{{ fail (printf "kafka.minInsync is %d and kafka.replication %d: no record could ever be written; minInsync must not be more than replication" (int $v.kafka.minInsync) (int $v.kafka.replication)) }}{{ end -}}
 {{- $urls := list -}}
@@ -21,6 +23,7 @@
   {{- if not (regexMatch "^$|^mysql://[^/@]+@[^/@]+/[^/?]+(\\?.*)?$" (index $v.mysql $name)) }}{{ fail (printf "mysql.%s: expected mysql://user:password@host[:port]/database; in a user or password, percent-encode what is not a letter or digit" $name) }}{{ end -}}
 {{- end -}}
 {{- if not (regexMatch "^$|^[0-9a-z]:[0-9a-fA-F]{32}(,[0-9a-z]:[0-9a-fA-F]{32})*$" $v.orderNumberKeys.keys) }}{{ fail "orderNumberKeys.keys: expected <version>:<32 hexadecimal digits>, separated by commas, such as 1:00112233445566778899aabbccddeeff" }}{{ end -}}
+{{- if regexMatch "[:/ ]" $v.ingress.host }}{{ fail (printf "ingress.host: expected a host's name without scheme, port and path, such as shop.example.com, not %s" $v.ingress.host) }}{{ end -}}
 {{- range $name := list "api" "worker" -}}
   {{- $program := index $v $name -}}
   {{- if gt (int $program.minReplicas) (int $program.maxReplicas) }}{{ fail (printf "%s.minReplicas is %d, more than %s.maxReplicas, %d" $name (int $program.minReplicas) $name (int $program.maxReplicas)) }}{{ end -}}
