@@ -278,12 +278,14 @@ fn the_rights_are_those_of_the_manual(tenant: &Release, watched: &[&String], for
     let of_its_own = expected(&[
         "deployments.apps [] [NAME-api] [get]",
         "deployments.apps [] [NAME-worker] [get]",
-        "deployments.apps/scale [] [NAME-api] [get patch]",
-        "deployments.apps/scale [] [NAME-worker] [get patch]",
+        "deployments.apps/scale [] [NAME-api] [patch]",
+        "deployments.apps/scale [] [NAME-worker] [patch]",
         "events.events.k8s.io [] [] [create patch]",
         "horizontalpodautoscalers.autoscaling [] [] [list]",
         "leases.coordination.k8s.io [] [] [create]",
         "leases.coordination.k8s.io [] [NAME-operator] [get update]",
+        "pods [] [] [list]",
+        "scaledobjects.keda.sh [] [] [list]",
     ]);
     ensure!(seen == of_its_own, "in the namespace of the release: {seen:#?}");
     // A right on the cluster would be one here too.
