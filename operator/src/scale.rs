@@ -289,7 +289,8 @@ impl Keda {
         let api: Api<DynamicObject> = Api::namespaced_with(operator.kube.clone(), namespace, &kind);
         Keda(match api.list(&ListParams::default()).await {
             Ok(list) => Ok(list.items),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+            // There is no KEDA; or no right to read them, and then what KEDA makes of them shows.
+            Err(kube::Error::Api(status)) if [403, 404].contains(&status.code) => Ok(Vec::new()),
             Err(error) => Err(format!("can't list the ScaledObjects of {namespace}: {error}")),
         })
     }

@@ -178,7 +178,7 @@ fn a_release_without_rights_on_the_cluster(release: &Release) -> Result<()> {
 
         // Then, by the owner of the namespaces.
         let tenant = admin.as_user(&owner);
-        let watched = format!("watchNamespaces={{{shop},{games}}}");
+        let watched = format!("watchNamespaces={{{shop},{games}}},operator.keda=false");
         tenant.upgrade(&["--set", &watched])?;
         tenant.answers()?;
 
@@ -285,7 +285,6 @@ fn the_rights_are_those_of_the_manual(tenant: &Release, watched: &[&String], for
         "leases.coordination.k8s.io [] [] [create]",
         "leases.coordination.k8s.io [] [NAME-operator] [get update]",
         "pods [] [] [list]",
-        "scaledobjects.keda.sh [] [] [list]",
     ]);
     ensure!(seen == of_its_own, "in the namespace of the release: {seen:#?}");
     // A right on the cluster would be one here too.
