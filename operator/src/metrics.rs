@@ -39,6 +39,7 @@ const SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 
 pub struct Metrics {
     duration: Histogram,
     failures: Family<ReasonLabel, Counter>,
+    watch_failures: Family<ReasonLabel, Counter>,
     remaining: Family<SaleLabels, Gauge>,
     in_flight: Family<SaleLabels, Gauge>,
     imbalance: Family<SaleLabels, Gauge>,
@@ -57,6 +58,7 @@ impl Default for Metrics {
         Metrics {
             duration: Histogram::new(SECONDS),
             failures: Family::default(),
+            watch_failures: Family::default(),
             remaining: Family::default(),
             in_flight: Family::default(),
             imbalance: Family::default(),
@@ -82,6 +84,11 @@ impl Metrics {
             "seckill_operator_failures",
             "Looks at a sale that failed, by reason",
             self.failures.clone(),
+        );
+        registry.register(
+            "seckill_operator_watch_failures",
+            "Lists and watches of FlashSales that failed, by reason",
+            self.watch_failures.clone(),
         );
         registry.register(
             "seckill_sale_remaining_units",
@@ -161,6 +168,10 @@ impl Metrics {
 
     pub fn failed(&self, reason: &'static str) {
         self.failures.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub fn watch_failed(&self, reason: &'static str) {
+        self.watch_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub fn ready_lead(&self, object: &FlashSale, seconds: f64) {

@@ -10,7 +10,7 @@ use seckill_ledger::{LedgerError, Sale};
 use seckill_protocol::SaleId;
 use seckill_protocol::index::SaleState;
 
-use crate::controller::Sales;
+use crate::controller::{Sales, bounded};
 use crate::error::OperatorError;
 use crate::plan::{Step, plan};
 use crate::run::Operator;
@@ -89,7 +89,7 @@ async fn end_if_gone(operator: &Operator, namespace: &str, name: &str) -> Result
 
 /// Only a live answer that this one object is not there counts: never a cache, a refusal, or a resource that is not served.
 async fn is_gone(operator: &Operator, namespace: &str, name: &str) -> Result<bool, kube::Error> {
-    let api: Api<FlashSale> = Api::namespaced(operator.kube.clone(), namespace);
+    let api: Api<FlashSale> = Api::namespaced(bounded(&operator.kube), namespace);
     match api.get_metadata(name).await {
         Ok(_) => Ok(false),
         Err(kube::Error::Api(status)) if status.code == 404 => {

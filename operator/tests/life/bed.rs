@@ -1,7 +1,7 @@
 //! A release of a test's own: class, namespace, Deployments, database and topic; the operator and the worker run in this
 //! process.
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -27,6 +27,8 @@ use seckill_service::shutdown::Shutdown;
 use seckill_stock::StockClient;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 /// Far beyond what anything here takes.
@@ -36,12 +38,15 @@ pub fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; run `cargo xtask test integration`"))
 }
 
-async fn client() -> Client {
+pub async fn config() -> Config {
     let kubeconfig = Kubeconfig::read_from(server("SECKILL_TEST_KUBECONFIG")).expect("a kubeconfig");
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
-        .expect("a context");
-    let client = Client::try_from(config).expect("a client");
+        .expect("a context")
+}
+
+async fn client() -> Client {
+    let client = Client::try_from(config().await).expect("a client");
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     let name = FlashSale::crd_name();
     crds.patch(
@@ -59,7 +64,12 @@ async fn client() -> Client {
 }
 
 pub struct Bed {
+    /// Of the release.
     pub name: String,
+    /// Where this one's sales are.
+    pub namespace: String,
+    /// All of the release.
+    pub namespaces: Arc<Mutex<Vec<String>>>,
     pub kube: Client,
     pub ledger: Ledger,
     pub log: OrderLog,
@@ -76,6 +86,7 @@ pub struct Bed {
 /// An operator or a worker of this process.
 pub struct Running {
     what: &'static str,
+    admin: String,
     shutdown: Shutdown,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -94,6 +105,33 @@ impl Running {
         let ended = ended.unwrap_or_else(|_| panic!("the {} does not end", self.what));
         ended.expect("no panic").expect("no error");
     }
+
+    /// The sum of a metric's values for a reason.
+    pub async fn counted(&self, metric: &str, reason: &str) -> u64 {
+        let text = get(&self.admin, "/metrics").await.unwrap_or_default();
+        let line = format!("{metric}{{reason=\"{reason}\"}} ");
+        let values = text.lines().filter_map(|l| l.strip_prefix(&line)?.parse::<u64>().ok());
+        values.sum()
+    }
+}
+
+pub fn free_address() -> String {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    port.local_addr().expect("an address").to_string()
+}
+
+pub async fn get(admin: &str, path: &str) -> Option<String> {
+    let answer = async {
+        let mut stream = TcpStream::connect(admin).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok::<_, std::io::Error>(text)
+    };
+    // A process that is stopped does not answer.
+    let answer = tokio::time::timeout(Duration::from_secs(2), answer).await;
+    answer.ok()?.ok()
 }
 
 impl Bed {
@@ -138,6 +176,8 @@ impl Bed {
             ledger: Ledger::connect(&database, 2).await.expect("MySQL"),
             log: OrderLog::connect(config).await.expect("Kafka"),
             stock: StockClient::connect(&redis).await.expect("Redis"),
+            namespace: name.clone(),
+            namespaces: Arc::new(Mutex::new(vec![name.clone()])),
             name,
             kube,
             mysql,
@@ -145,12 +185,7 @@ impl Bed {
             kafka,
             redis,
         };
-        let namespace: Namespace =
-            serde_json::from_value(json!({"metadata": {"name": bed.name}})).expect("a namespace");
-        Api::all(bed.kube.clone())
-            .create(&PostParams::default(), &namespace)
-            .await
-            .expect("created");
+        bed.create_namespace(&bed.name).await;
         for name in ["api", "worker"] {
             let labels = json!({"app": name});
             let container = json!({"name": "c", "image": "none.invalid/none"});
@@ -170,11 +205,46 @@ impl Bed {
         bed
     }
 
+    async fn create_namespace(&self, name: &str) {
+        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).expect("a namespace");
+        Api::all(self.kube.clone())
+            .create(&PostParams::default(), &namespace)
+            .await
+            .expect("created");
+    }
+
+    /// The same release, seen from one more namespace, which goes with it.
+    pub async fn one_more_namespace(&self) -> Bed {
+        let namespace = {
+            let mut all = self.namespaces.lock().expect("nobody panics");
+            let namespace = format!("{}-{}", self.name, all.len());
+            all.push(namespace.clone());
+            namespace
+        };
+        self.create_namespace(&namespace).await;
+        Bed {
+            name: self.name.clone(),
+            namespace,
+            namespaces: self.namespaces.clone(),
+            kube: self.kube.clone(),
+            ledger: self.ledger.clone(),
+            log: self.log.clone(),
+            stock: self.stock.clone(),
+            mysql: self.mysql.clone(),
+            database: self.database.clone(),
+            kafka: self.kafka.clone(),
+            redis: self.redis.clone(),
+            pods_start: self.pods_start.clone(),
+            // The pods are those of the release.
+            kubelet: tokio::spawn(async {}),
+        }
+    }
+
     pub fn api<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
-        Api::namespaced(self.kube.clone(), &self.name)
+        Api::namespaced(self.kube.clone(), &self.namespace)
     }
 
     /// Not called when a test fails: what it left can be looked at then.
@@ -194,10 +264,13 @@ impl Bed {
             .await
             .expect("deleted");
         let namespaces: Api<Namespace> = Api::all(self.kube.clone());
-        namespaces
-            .delete(&self.name, &DeleteParams::default())
-            .await
-            .expect("deleted");
+        let all = self.namespaces.lock().expect("nobody panics").clone();
+        for namespace in all {
+            namespaces
+                .delete(&namespace, &DeleteParams::default())
+                .await
+                .expect("deleted");
+        }
     }
 
     fn servers(&self) -> Vec<String> {
@@ -219,14 +292,21 @@ impl Bed {
 
     /// Operators that share a Lease take turns.
     pub fn operator_of(&self, lease: &str, seconds: u32) -> Running {
-        let words = self.operator_command(lease, seconds);
+        self.operator_by(&self.kube, self.operator_command(lease, seconds))
+    }
+
+    /// With another way to the API server, or other words.
+    pub fn operator_by(&self, kube: &Client, mut words: Vec<String>) -> Running {
+        let admin = free_address();
+        set(&mut words, "--admin-listen", &admin);
         let Command::Run(args) = parse_from::<Args>(words).expect("right arguments").command else {
             unreachable!("it says run")
         };
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(operator::run::run_until(*args, self.kube.clone(), shutdown.clone()));
+        let task = tokio::spawn(operator::run::run_until(*args, kube.clone(), shutdown.clone()));
         Running {
             what: "operator",
+            admin,
             shutdown,
             task,
         }
@@ -237,7 +317,10 @@ impl Bed {
         words.extend(self.servers());
         for (flag, value) in [
             ("--class", self.name.clone()),
-            ("--watch-namespaces", self.name.clone()),
+            (
+                "--watch-namespaces",
+                self.namespaces.lock().expect("nobody panics").join(","),
+            ),
             ("--api-deployment", format!("{}/api", self.name)),
             ("--worker-deployment", format!("{}/worker", self.name)),
             ("--api-min-replicas", "1".into()),
@@ -265,6 +348,7 @@ impl Bed {
         let task = tokio::spawn(order_worker::run::run_until(args, shutdown.clone()));
         Running {
             what: "worker",
+            admin: String::new(),
             shutdown,
             task,
         }
@@ -363,7 +447,7 @@ impl Bed {
     }
 
     pub async fn sale(&self, name: &str) -> Sale {
-        let sale = self.ledger.sale_by_name(&self.name, &self.name, name).await;
+        let sale = self.ledger.sale_by_name(&self.name, &self.namespace, name).await;
         sale.expect("MySQL").expect("the ledger knows it")
     }
 
@@ -456,6 +540,12 @@ impl Bed {
         events.sort_by_key(|event| event.event_time.clone().map(|time| time.0));
         events.into_iter().filter_map(|event| event.reason).collect()
     }
+}
+
+/// Gives a flag another value.
+pub fn set(words: &mut [String], flag: &str, value: &str) {
+    let flag = words.iter().position(|word| word == flag).expect("it is there");
+    words[flag + 1] = value.to_owned();
 }
 
 async fn eventually(what: &str, every: Duration, mut is: impl AsyncFnMut() -> bool) {

@@ -8,11 +8,9 @@ use seckill_crds::{FlashSale, Phase};
 use seckill_order_log::Entry;
 use seckill_protocol::Record;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::bed::{Bed, reason};
+use crate::bed::{Bed, free_address, get, reason, set};
 
 /// The program itself. It is killed when this is dropped.
 struct Process {
@@ -22,15 +20,9 @@ struct Process {
 
 impl Process {
     fn start(bed: &Bed, pod: &str, lease_seconds: u32) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let admin = port.local_addr().expect("an address").to_string();
-        drop(port);
+        let admin = free_address();
         let mut words = bed.operator_command("operator", lease_seconds);
-        let flag = words
-            .iter()
-            .position(|word| word == "--admin-listen")
-            .expect("it is there");
-        words[flag + 1] = admin.clone();
+        set(&mut words, "--admin-listen", &admin);
         words.extend(["--pod-name".to_owned(), pod.to_owned()]);
         let log = format!("{}/{}-{pod}.log", env!("CARGO_TARGET_TMPDIR"), bed.name);
         let log = std::fs::File::create(log).expect("a file");
@@ -49,17 +41,7 @@ impl Process {
     }
 
     async fn get(&self, path: &str) -> Option<String> {
-        let answer = async {
-            let mut stream = TcpStream::connect(&self.admin).await?;
-            let request = format!("GET {path} HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).await?;
-            Ok::<_, std::io::Error>(text)
-        };
-        // A process that is stopped does not answer.
-        let answer = tokio::time::timeout(Duration::from_secs(2), answer).await;
-        answer.ok()?.ok()
+        get(&self.admin, path).await
     }
 
     async fn is_ready(&self) -> bool {

@@ -1,9 +1,12 @@
 //! The whole life of sales, on real servers: Kubernetes' API, Kafka, MySQL, Redis, and the order-worker beside the operator.
 mod bed;
+mod edits;
 mod ends;
 mod handover;
 mod preflight;
+mod proxy;
 mod recovery;
 mod running;
 mod scaling;
 mod start;
+mod trouble;

@@ -1,0 +1,224 @@
+//! Between an operator and the real API server: what goes wrong there is made here.
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use kube::client::Body;
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+
+type Request = http::Request<Body>;
+type Response = http::Response<UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
+
+/// What the API server does instead of what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// Of three requests it answers one.
+    Busy,
+    /// Each answer is that late.
+    Slow(Duration),
+    /// Watches of FlashSales end with this event.
+    ExpiredEvent,
+    /// They are answered so, and what has expired stays so.
+    ExpiredAnswer,
+    /// They are answered, and then there is silence.
+    DeadWatch,
+    /// FlashSales are no resource. (The real CRD can't be deleted: all tests share the cluster.)
+    NotServed,
+    /// It lists no FlashSales, as one would whose cache is of another day.
+    EmptyLists,
+}
+
+/// What all connections know.
+struct Server {
+    upstream: Client,
+    fault: Mutex<Fault>,
+    requests: AtomicU64,
+    dead_watches: AtomicU64,
+    /// Versions, as the queries of watches have them.
+    expired: Mutex<HashSet<String>>,
+}
+
+pub struct Proxy {
+    address: String,
+    server: Arc<Server>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    pub async fn start(upstream: Client) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut proxy = Proxy {
+            address: listener.local_addr().expect("an address").to_string(),
+            server: Arc::new(Server {
+                upstream,
+                fault: Mutex::new(Fault::None),
+                requests: AtomicU64::default(),
+                dead_watches: AtomicU64::default(),
+                expired: Mutex::default(),
+            }),
+            listening: None,
+        };
+        proxy.listen(listener);
+        proxy
+    }
+
+    fn listen(&mut self, listener: TcpListener) {
+        let server = self.server.clone();
+        self.listening = Some(tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = server.clone();
+                let service = service_fn(move |request| {
+                    let server = server.clone();
+                    async move { Ok::<_, Infallible>(server.answer(request).await) }
+                });
+                let http = hyper::server::conn::http1::Builder::new();
+                connections.spawn(http.serve_connection(TokioIo::new(stream), service));
+            }
+        }));
+    }
+
+    /// As the program would have it.
+    pub fn client(&self) -> Client {
+        let url = format!("http://{}", self.address).parse().expect("a URL");
+        Client::try_from(Config::new(url)).expect("a client")
+    }
+
+    /// From now on, also for whoever is connected.
+    pub async fn set(&mut self, fault: Fault) {
+        self.set_for_new_requests(fault);
+        self.refuse().await;
+        self.accept().await;
+    }
+
+    pub fn set_for_new_requests(&self, fault: Fault) {
+        *self.server.fault.lock().expect("nobody panics") = fault;
+    }
+
+    pub fn dead_watches(&self) -> u64 {
+        self.server.dead_watches.load(Ordering::Relaxed)
+    }
+
+    /// Cuts all connections, and takes no new ones.
+    pub async fn refuse(&mut self) {
+        if let Some(listening) = self.listening.take() {
+            listening.abort();
+            let _ = listening.await;
+        }
+    }
+
+    pub async fn accept(&mut self) {
+        let listener = TcpListener::bind(&self.address).await.expect("the same port");
+        self.listen(listener);
+    }
+}
+
+impl Server {
+    async fn answer(&self, request: http::Request<Incoming>) -> Response {
+        let fault = *self.fault.lock().expect("nobody panics");
+        let nth = self.requests.fetch_add(1, Ordering::Relaxed);
+        let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let sales = path.contains("/flashsales");
+        let watch = sales && query.contains("watch=true");
+        let list = sales && path.ends_with("/flashsales") && !watch && request.method() == http::Method::GET;
+        let words = query.split('&').map(str::to_owned);
+        let version: String = words
+            .filter(|word| watch && word.starts_with("resourceVersion="))
+            .collect();
+        match fault {
+            Fault::Busy if !nth.is_multiple_of(3) => {
+                let mut busy = failure(429, "TooManyRequests");
+                busy.headers_mut()
+                    .insert("retry-after", http::HeaderValue::from_static("1"));
+                return busy;
+            }
+            Fault::Slow(by) => tokio::time::sleep(by).await,
+            Fault::ExpiredEvent if watch => {
+                let event = json!({"type": "ERROR", "object": status(410, "Expired")});
+                return json_answer(200, &event);
+            }
+            Fault::ExpiredAnswer if watch => {
+                self.expired.lock().expect("nobody panics").insert(version);
+                return failure(410, "Expired");
+            }
+            _ if self.expired.lock().expect("nobody panics").contains(&version) => return failure(410, "Expired"),
+            Fault::DeadWatch if watch => {
+                self.dead_watches.fetch_add(1, Ordering::Relaxed);
+                let silence = futures::stream::pending::<Result<Frame<Bytes>, _>>();
+                return json_answer(200, &json!({})).map(|_| StreamBody::new(silence).boxed_unsync());
+            }
+            // As it answers for a resource that it does not know.
+            Fault::NotServed if sales => {
+                return text_answer(404, b"404 page not found\n".to_vec(), "text/plain");
+            }
+            Fault::EmptyLists if list => {
+                let none = json!({
+                    "apiVersion": "seckill.dev/v1alpha1",
+                    "kind": "FlashSaleList",
+                    "metadata": {"resourceVersion": "1"},
+                    "items": [],
+                });
+                return json_answer(200, &none);
+            }
+            // It would show at once what the list lacks.
+            Fault::EmptyLists if watch => std::future::pending().await,
+            _ => {}
+        }
+        let (head, body) = request.into_parts();
+        let Ok(body) = body.collect().await else {
+            return failure(400, "BadRequest");
+        };
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = Request::new(Body::from(body.to_bytes()));
+        (*request.method_mut(), *request.headers_mut()) = (head.method, head.headers);
+        request.headers_mut().remove(http::header::HOST);
+        *request.uri_mut() = path.parse().expect("a path");
+        match self.upstream.send(request).await {
+            Ok(answer) => answer.map(|body| body.map_err(Into::into).boxed_unsync()),
+            Err(error) => failure(502, &error.to_string()),
+        }
+    }
+}
+
+fn status(code: u16, reason: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Status",
+        "metadata": {},
+        "status": "Failure",
+        "reason": reason,
+        "message": format!("{reason}, as the test wants it"),
+        "code": code,
+    })
+}
+
+fn failure(code: u16, reason: &str) -> Response {
+    json_answer(code, &status(code, reason))
+}
+
+fn json_answer(code: u16, object: &Value) -> Response {
+    let mut text = serde_json::to_vec(object).expect("serializes");
+    text.push(b'\n');
+    text_answer(code, text, "application/json")
+}
+
+fn text_answer(code: u16, text: Vec<u8>, kind: &'static str) -> Response {
+    let body = Full::from(text).map_err(|never| match never {}).boxed_unsync();
+    let mut answer = http::Response::new(body);
+    *answer.status_mut() = http::StatusCode::from_u16(code).expect("a code");
+    let kind = http::HeaderValue::from_static(kind);
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    answer
+}
