@@ -1,5 +1,6 @@
 //! Runs flash sales on time. Read in the order in which data flows:
 //!
+//! - [`watch`]: the FlashSales that are watched
 //! - [`controller`]: which sale is looked at, and when again
 //! - [`facts`]: everything that is known of it, read at once
 //! - [`plan`]: what is to be done about it, a pure function
@@ -27,3 +28,4 @@ pub mod rebuild;
 pub mod run;
 pub mod scale;
 pub mod status;
+pub mod watch;

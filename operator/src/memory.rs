@@ -39,7 +39,7 @@ impl Key {
         Key(format!("{namespace}/{name}"))
     }
 
-    pub fn of(object: &FlashSale) -> Self {
+    pub fn of(object: &impl kube::ResourceExt) -> Self {
         Key::new(&object.namespace().unwrap_or_default(), &object.name_any())
     }
 }

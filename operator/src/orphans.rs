@@ -5,15 +5,16 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use kube::Api;
+use kube::api::{ApiResource, DynamicObject};
 use seckill_crds::FlashSale;
 use seckill_ledger::{LedgerError, Sale};
 use seckill_protocol::SaleId;
 use seckill_protocol::index::SaleState;
 
-use crate::controller::{Sales, bounded};
 use crate::error::OperatorError;
 use crate::plan::{Step, plan};
 use crate::run::Operator;
+use crate::watch::{Sales, bounded};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// A FlashSale that is replaced is gone for a moment, and its sale goes on.
@@ -22,10 +23,6 @@ const AT_ONCE: usize = 16;
 
 pub async fn run(operator: Arc<Operator>, sales: Sales) {
     let ending = &operator.term.ending;
-    tokio::select! {
-        () = ending.cancelled() => return,
-        () = sales.ready() => {}
-    }
     let mut missing = HashMap::new();
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -52,7 +49,8 @@ async fn end_orphans(
     operator.memory.note_any_ending(any_ending);
     let without: Vec<Sale> = unfinished
         .into_iter()
-        .filter(|sale| operator.namespaces.contain(&sale.namespace) && !sales.has(&sale.namespace, &sale.name))
+        .filter(|sale| operator.namespaces.contain(&sale.namespace) && sales.know(&sale.namespace))
+        .filter(|sale| !sales.has(&sale.class, &sale.namespace, &sale.name))
         .collect();
     missing.retain(|id, _| without.iter().any(|sale| sale.id == *id));
     let gone = without
@@ -60,7 +58,7 @@ async fn end_orphans(
         .filter(|sale| missing.entry(sale.id).or_insert_with(Instant::now).elapsed() >= GONE_FOR_GOOD);
     futures::stream::iter(gone.collect::<Vec<_>>())
         .for_each_concurrent(AT_ONCE, async |sale| {
-            if let Err(error) = end_if_gone(operator, &sale.namespace, &sale.name).await {
+            if let Err(error) = end_if_gone(operator, sales, &sale.namespace, &sale.name).await {
                 tracing::warn!(namespace = sale.namespace, name = sale.name, %error, "a sale without a FlashSale can't be ended");
                 operator.metrics.failed(error.label());
             }
@@ -70,8 +68,8 @@ async fn end_orphans(
 }
 
 /// Gets on until there is something to wait for.
-async fn end_if_gone(operator: &Operator, namespace: &str, name: &str) -> Result<(), OperatorError> {
-    if !is_gone(operator, namespace, name).await? {
+async fn end_if_gone(operator: &Operator, sales: &Sales, namespace: &str, name: &str) -> Result<(), OperatorError> {
+    if !is_gone(operator, sales, namespace, name).await? {
         return Ok(());
     }
     loop {
@@ -87,14 +85,21 @@ async fn end_if_gone(operator: &Operator, namespace: &str, name: &str) -> Result
     }
 }
 
-/// Only a live answer that this one object is not there counts: never a cache, a refusal, or a resource that is not served.
-async fn is_gone(operator: &Operator, namespace: &str, name: &str) -> Result<bool, kube::Error> {
-    let api: Api<FlashSale> = Api::namespaced(bounded(&operator.kube), namespace);
-    match api.get_metadata(name).await {
-        Ok(_) => Ok(false),
+/// Only a live answer counts that this one object is not there, or that it is of another class and so another sale: never
+/// a cache, a refusal, or a resource that is not served. Where a refusal comes because the right went with the namespace,
+/// the watch may have seen the deletion before.
+async fn is_gone(operator: &Operator, sales: &Sales, namespace: &str, name: &str) -> Result<bool, kube::Error> {
+    let resource = ApiResource::erase::<FlashSale>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(bounded(&operator.kube), namespace, &resource);
+    match api.get(name).await {
+        Ok(object) => {
+            let class = object.data["spec"]["className"].as_str();
+            Ok(class.is_some_and(|class| class != operator.class))
+        }
         Err(kube::Error::Api(status)) if status.code == 404 => {
             Ok(status.details.as_ref().is_some_and(|details| details.name == name))
         }
+        Err(kube::Error::Api(status)) if status.code == 403 && sales.saw_deletion(namespace, name) => Ok(true),
         Err(error) => Err(error),
     }
 }

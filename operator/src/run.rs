@@ -93,11 +93,15 @@ pub async fn run_until(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyho
     let Some(stock) = stock else { return Ok(()) };
     stock_gate.ready();
     let served = retry::until_ok("FlashSales", &kube_gate, &shutdown, async || {
-        let api: Api<FlashSale> = match args.watch_namespaces.0.first() {
-            Some(namespace) => Api::namespaced(kube.clone(), namespace),
-            None => Api::all(kube.clone()),
-        };
-        api.list_metadata(&ListParams::default().limit(1)).await.map(drop)
+        let namespaces = &args.watch_namespaces.0;
+        if namespaces.is_empty() {
+            return served(Api::all(kube.clone())).await;
+        }
+        // One that is gone does not hold the others up.
+        let of = |namespace: &String| Box::pin(served(Api::namespaced(kube.clone(), namespace)));
+        futures::future::select_ok(namespaces.iter().map(of))
+            .await
+            .map(|((), _)| ())
     });
     let Some(()) = served.await else { return Ok(()) };
     kube_gate.ready();
@@ -150,6 +154,10 @@ pub async fn run_until(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyho
     }
 }
 
+async fn served(api: Api<FlashSale>) -> Result<(), kube::Error> {
+    api.list_metadata(&ListParams::default().limit(1)).await.map(drop)
+}
+
 fn elector(args: &LeaseArgs, kube: &Client, recorder: &Recorder, metrics: &Arc<Metrics>) -> Elector {
     let namespace = args.lease_namespace.as_ref().map(|name| name.0.as_str());
     let pod = args.pod_name.as_ref().map_or("operator", |name| &name.0);
@@ -178,10 +186,17 @@ async fn serve(
             orphans::run(operator.clone(), sales.clone()),
         );
     };
+    let meanwhile = async {
+        tokio::join!(
+            sales.clone().learn(),
+            sales.clone().note_deletions(operator.clone()),
+            scale::run(operator.clone(), sales.clone(), workloads),
+            preflight::run(operator.clone(), servers),
+        );
+    };
     tokio::select! {
         () = told_to_end => {}
-        () = scale::run(operator.clone(), sales.clone(), workloads) => {}
-        () = preflight::run(operator.clone(), servers) => {}
+        () = meanwhile => {}
     }
 }
 

@@ -13,11 +13,11 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 
 use crate::args::DeploymentName;
-use crate::controller::Sales;
 use crate::facts::{Millis, Wanted, now};
 use crate::memory::Key;
 use crate::plan::Standing;
 use crate::run::Operator;
+use crate::watch::Sales;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// How often KEDA's objects are looked for; what they do with a Deployment they do through an autoscaler of Kubernetes.
@@ -159,8 +159,6 @@ pub fn needs_pods(wanted: &Wanted, standing: Standing, now: Millis) -> bool {
 
 /// Runs until the term ends.
 pub async fn run(operator: Arc<Operator>, sales: Sales, seen: watch::Sender<Arc<Workloads>>) {
-    // Before all FlashSales are known, a demand that is not seen is not a demand of zero.
-    sales.ready().await;
     let partitions = i32::try_from(operator.log.partitions()).unwrap_or(i32::MAX);
     let (mut keda, mut keda_seen): (Keda, Option<Instant>) = (Keda::default(), None);
     let mut every = tokio::time::interval(EVERY);
@@ -175,6 +173,8 @@ pub async fn run(operator: Arc<Operator>, sales: Sales, seen: watch::Sender<Arc<
             keda_seen = Some(Instant::now());
         }
         let now = now();
+        // Before all FlashSales are known, a demand that is not seen is not a demand of zero.
+        let may_shrink = sales.know_all();
         let sales = sales.all(&operator.class).into_iter().filter_map(|object| {
             let (key, wanted) = (Key::of(&object), Wanted::of(&object));
             // Before it was looked at, its times alone decide.
@@ -187,8 +187,8 @@ pub async fn run(operator: Arc<Operator>, sales: Sales, seen: watch::Sender<Arc<
         let (api, worker) = (most(&needs, |n| n.api), most(&needs, |n| n.worker).max(settling));
         operator.metrics.demand(api, worker);
         let (api, worker) = tokio::join!(
-            reconcile(&operator.kube, &operator.api, api, &keda),
-            reconcile(&operator.kube, &operator.worker, worker, &keda),
+            reconcile(&operator.kube, &operator.api, api, may_shrink, &keda),
+            reconcile(&operator.kube, &operator.worker, worker, may_shrink, &keda),
         );
         let workloads = Workloads { api, worker, needs };
         seen.send_if_modified(|last| {
@@ -209,7 +209,13 @@ pub async fn run(operator: Arc<Operator>, sales: Sales, seen: watch::Sender<Arc<
 
 /// Sets the replicas of a Deployment to what is asked for, between floor and ceiling, unless an autoscaler has it in
 /// charge.
-async fn reconcile(kube: &Client, scaled: &Scaled, asked: i32, keda: &Keda) -> Result<Workload, String> {
+async fn reconcile(
+    kube: &Client,
+    scaled: &Scaled,
+    asked: i32,
+    may_shrink: bool,
+    keda: &Keda,
+) -> Result<Workload, String> {
     let DeploymentName { namespace, name } = &scaled.name;
     let said = |what: &str| {
         let what = what.to_owned();
@@ -224,7 +230,12 @@ async fn reconcile(kube: &Client, scaled: &Scaled, asked: i32, keda: &Keda) -> R
             .map_err(said("can't list the autoscalers of"))?,
     };
     let has = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let replicas = asked.max(scaled.floor).min(scaled.ceiling);
+    let least = if may_shrink {
+        scaled.floor
+    } else {
+        has.max(scaled.floor)
+    };
+    let replicas = asked.max(least).min(scaled.ceiling);
     if autoscaler.is_none() && has != replicas {
         // With the version that was read: who scaled it in between is not overruled by what we knew before.
         let patch = serde_json::json!({

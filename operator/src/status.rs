@@ -7,12 +7,12 @@ use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource as _, ResourceExt as _};
 use seckill_crds::{FlashSale, FlashSaleStatus, LedgerStatus, Phase};
 
-use crate::controller::Sales;
 use crate::error::Trouble;
 use crate::facts::{Facts, Millis, now};
 use crate::memory::Key;
 use crate::plan::{Finding, Is, Plan, Reason, Told, Type};
 use crate::run::Operator;
+use crate::watch::Sales;
 
 /// One field manager for each concern; this one is of the status.
 const FIELD_MANAGER: &str = "seckill-operator/status";
