@@ -5,6 +5,7 @@ mod ends;
 mod handover;
 mod preflight;
 mod proxy;
+mod quiet;
 mod recovery;
 mod running;
 mod scaling;
