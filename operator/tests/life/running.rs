@@ -2,7 +2,8 @@
 use std::sync::atomic::Ordering;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::Api;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use seckill_crds::{FlashSale, LedgerStatus, Phase};
 use seckill_protocol::Record;
 use seckill_protocol::index::Answer;
@@ -335,6 +336,54 @@ async fn units_that_are_not_accounted_for_are_told_with_their_numbers() {
         "{message}"
     );
     assert!(bed.events("odd").await.contains(&"Imbalanced".to_owned()));
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flash_sale_that_can_t_be_understood_harms_only_itself_and_is_told_so() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("whole", -1, 3600, json!({})).await;
+    bed.until_phase("whole", Phase::Open).await;
+    let resource = ApiResource::erase::<FlashSale>(&());
+    let objects: Api<DynamicObject> = Api::namespaced_with(bed.kube.clone(), &bed.namespace, &resource);
+    let mut odd = serde_json::to_value(bed.manifest("odd", 3600, 3600, json!({}))).expect("serializes");
+    // The API server knows this day; to us the last one is the day before.
+    odd["spec"]["startsAt"] = json!("9999-12-31T10:00:00Z");
+    odd["spec"]["endsAt"] = json!("9999-12-31T11:00:00Z");
+    let odd: DynamicObject = serde_json::from_value(odd).expect("an object");
+    objects.create(&PostParams::default(), &odd).await.expect("created");
+    bed.eventually("it is told", async || {
+        let object = objects.get("odd").await.expect("there");
+        let conditions = object.data["status"]["conditions"].as_array().cloned();
+        let accepted = conditions
+            .unwrap_or_default()
+            .into_iter()
+            .find(|c| c["type"] == "Accepted");
+        accepted.is_some_and(|c| {
+            let message = c["message"].as_str().unwrap_or_default();
+            c["status"] == "False" && c["reason"] == "Invalid" && message.contains("can't be understood: ")
+        })
+    })
+    .await;
+
+    // The others go on, also with an operator that finds it when it begins.
+    assert_eq!(bed.buy_surely("whole", &["a"]).await, 1);
+    operator.stop().await;
+    let operator = bed.operator();
+    bed.apply("next", -1, 3600, json!({})).await;
+    bed.until_phase("next", Phase::Open).await;
+    bed.ends_in("whole", 0).await;
+    bed.until_phase("whole", Phase::Settled).await;
+
+    // Once it is put right it is a sale like any other.
+    let right = bed.manifest("odd", -1, 3600, json!({})).spec;
+    bed.edit("odd", json!({"spec": right})).await;
+    let open = bed.until_phase("odd", Phase::Open).await;
+    assert_eq!(reason(&open, "Accepted"), ("True", "Accepted"));
+    assert_eq!(reason(&open, "Stalled"), ("False", "Progressing"));
     operator.stop().await;
     worker.stop().await;
     bed.drop().await;
