@@ -251,9 +251,10 @@ async fn reconcile(
     let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas);
     let ready = ready.unwrap_or_default();
     let unschedulable = match ready < has {
+        // It is only a word of explanation.
         true => unschedulable(kube, &deployment)
             .await
-            .map_err(said("can't list the pods of"))?,
+            .unwrap_or_else(|error| Some(format!("its pods can't be listed: {error}"))),
         false => None,
     };
     Ok(Workload {

@@ -106,9 +106,13 @@ impl Running {
         ended.expect("no panic").expect("no error");
     }
 
+    pub async fn metrics(&self) -> String {
+        get(&self.admin, "/metrics").await.unwrap_or_default()
+    }
+
     /// The sum of a metric's values for a reason.
     pub async fn counted(&self, metric: &str, reason: &str) -> u64 {
-        let text = get(&self.admin, "/metrics").await.unwrap_or_default();
+        let text = self.metrics().await;
         let line = format!("{metric}{{reason=\"{reason}\"}} ");
         let values = text.lines().filter_map(|l| l.strip_prefix(&line)?.parse::<u64>().ok());
         values.sum()

@@ -47,6 +47,26 @@ async fn a_sale_that_is_deleted_ends_and_settles_and_its_name_stays_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_whose_name_is_applied_anew_with_another_class_ends() {
+    let bed = Bed::new().await;
+    let (operator, worker) = (bed.operator(), bed.worker());
+    bed.apply("moves", -1, 3600, json!({})).await;
+    bed.until_phase("moves", Phase::Open).await;
+    assert_eq!(bed.buy_surely("moves", &["a", "b"]).await, 2);
+    bed.delete("moves").await;
+    bed.apply("moves", -1, 3600, json!({"className": "another"})).await;
+    bed.eventually("it is settled", async || {
+        bed.sale("moves").await.settled_at_ms.is_some()
+    })
+    .await;
+    assert_eq!(bed.sale("moves").await.sold, 2);
+    assert_eq!(bed.status("moves").await.phase, None);
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sale_that_is_replaced_goes_on_as_it_was_and_settles_under_its_new_object() {
     let bed = Bed::new().await;
     let (operator, worker) = (bed.operator(), bed.worker());

@@ -167,6 +167,7 @@ async fn with_rights(bed: &Bed) -> (Client, RoleBinding) {
     for (group, resource) in [
         ("seckill.dev", "flashsales/status"),
         ("events.k8s.io", "events"),
+        ("", "pods"),
         ("autoscaling", "horizontalpodautoscalers"),
         ("coordination.k8s.io", "leases"),
     ] {
@@ -207,7 +208,7 @@ async fn with_rights(bed: &Bed) -> (Client, RoleBinding) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rights_that_are_taken_away_close_nothing_and_given_back_all_goes_on() {
+async fn rights_that_are_taken_away_close_only_what_was_seen_to_be_deleted_and_given_back_all_goes_on() {
     let bed = Bed::new().await;
     let (client, binding) = with_rights(&bed).await;
     let mut proxy = Proxy::start(client).await;
@@ -222,8 +223,13 @@ async fn rights_that_are_taken_away_close_nothing_and_given_back_all_goes_on() {
     ] {
         bed.until_phase(name, phase).await;
     }
-    // Its deletion is seen, and before it is believed nobody may say any more whether it is there.
+    // As when a namespace goes: its deletion is seen, and then nobody may say any more whether it is there.
     bed.delete("deleted").await;
+    bed.eventually("it is seen to be deleted", async || {
+        let metrics = operator.metrics().await;
+        metrics.contains("name=\"open\"") && !metrics.contains("name=\"deleted\"")
+    })
+    .await;
     let bindings = bed.api::<RoleBinding>();
     bindings
         .delete("sales", &DeleteParams::default())
@@ -238,16 +244,41 @@ async fn rights_that_are_taken_away_close_nothing_and_given_back_all_goes_on() {
     .await;
     tokio::time::sleep(LONG_ENOUGH).await;
     assert_eq!(bed.buy_surely("open", &["a", "b", "c"]).await, 3);
-    for name in ["open", "later", "deleted"] {
+    for name in ["open", "later"] {
         assert!(is_open(&bed, name).await, "{name} was closed");
     }
-    let binding = bindings.create(&PostParams::default(), &binding).await;
-    binding.expect("created");
-    goes_on_as_ever(&bed).await;
     bed.eventually("what was deleted is settled", async || {
         bed.sale("deleted").await.settled_at_ms.is_some()
     })
     .await;
+    let binding = bindings.create(&PostParams::default(), &binding).await;
+    binding.expect("created");
+    goes_on_as_ever(&bed).await;
+    operator.stop().await;
+    worker.stop().await;
+    bed.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_can_t_be_read_holds_up_no_other() {
+    let bed = Bed::new().await;
+    let (client, _) = with_rights(&bed).await;
+    let mut words = bed.operator_command("operator", 15);
+    set(
+        &mut words,
+        "--watch-namespaces",
+        &format!("gone-{0},{0}", bed.namespace),
+    );
+    let (operator, worker) = (bed.operator_by(&client, words), bed.worker());
+    bed.apply("open", -1, 3600, json!({"demand": {"apiReplicas": 2}})).await;
+    bed.until_phase("open", Phase::Open).await;
+    bed.eventually("it has its pods", async || bed.replicas("api").await == 2)
+        .await;
+    bed.delete("open").await;
+    bed.eventually("it is settled", async || bed.sale("open").await.settled_at_ms.is_some())
+        .await;
+    // Over there may be a sale that needs them.
+    assert_eq!(bed.replicas("api").await, 2);
     operator.stop().await;
     worker.stop().await;
     bed.drop().await;
