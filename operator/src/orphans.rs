@@ -14,7 +14,7 @@ use seckill_protocol::index::SaleState;
 use crate::error::OperatorError;
 use crate::plan::{Step, plan};
 use crate::run::Operator;
-use crate::watch::{Sales, bounded};
+use crate::watch::Sales;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// A FlashSale that is replaced is gone for a moment, and its sale goes on.
@@ -90,7 +90,7 @@ async fn end_if_gone(operator: &Operator, sales: &Sales, namespace: &str, name: 
 /// the watch may have seen the deletion before.
 async fn is_gone(operator: &Operator, sales: &Sales, namespace: &str, name: &str) -> Result<bool, kube::Error> {
     let resource = ApiResource::erase::<FlashSale>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(bounded(&operator.kube), namespace, &resource);
+    let api: Api<DynamicObject> = Api::namespaced_with(operator.kube.clone(), namespace, &resource);
     match api.get(name).await {
         Ok(object) => {
             let class = object.data["spec"]["className"].as_str();

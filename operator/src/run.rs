@@ -24,6 +24,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::preflight::{self, Servers};
 use crate::scale::{self, Scaled, Workloads};
+use crate::watch as watching;
 use crate::{controller, orphans};
 
 /// How often an operator that stands by looks whether it could take over.
@@ -59,6 +60,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 
 /// Runs until the shutdown. An error means that no waiting helps.
 pub async fn run_until(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyhow::Result<()> {
+    let kube = watching::bounded(&kube);
     let health = Health::new();
     let (ledger_gate, log_gate, stock_gate, kube_gate) = (
         health.latched_gate("mysql"),

@@ -213,7 +213,11 @@ impl Operator {
             error = invalid.error,
             "a FlashSale that can't be understood"
         );
-        let message = format!("the manifest can't be understood: {}", invalid.error);
+        let message = format!(
+            "the manifest can't be understood, and nothing is sold by it: {}; write what it names as this version's \
+             `kubectl explain fsale.spec` has it, and apply it anew",
+            invalid.error
+        );
         let finding = |type_, is| Finding {
             type_,
             is,

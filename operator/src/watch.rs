@@ -80,9 +80,8 @@ impl Sales {
     /// Remembers what the API server says was deleted, where the right to ask may go with the namespace. It ends only where
     /// there is no such namespace.
     pub async fn note_deletions(self, operator: Arc<Operator>) {
-        let kube = bounded(&operator.kube);
         let watched = operator.namespaces.0.iter().map(|namespace| {
-            let api: Api<PartialObjectMeta<FlashSale>> = Api::namespaced(kube.clone(), namespace);
+            let api: Api<PartialObjectMeta<FlashSale>> = Api::namespaced(operator.kube.clone(), namespace);
             let deleted = self.deleted.clone();
             // Failures are counted where the same namespace is watched for the controller.
             let events = watcher(api, config()).backoff(WatchBackoff::default());
@@ -159,9 +158,9 @@ impl Part {
 
 /// The namespaces that are watched; `None`: all of them at once.
 pub fn apis(operator: &Operator) -> Vec<(Option<String>, Api<Guarded>)> {
-    let (namespaces, kube) = (&operator.namespaces.0, bounded(&operator.kube));
+    let (namespaces, kube) = (&operator.namespaces.0, &operator.kube);
     if namespaces.is_empty() {
-        return vec![(None, Api::all(kube))];
+        return vec![(None, Api::all(kube.clone()))];
     }
     let of = |namespace: &String| (Some(namespace.clone()), Api::namespaced(kube.clone(), namespace));
     namespaces.iter().map(of).collect()

@@ -106,13 +106,15 @@ impl Running {
         ended.expect("no panic").expect("no error");
     }
 
-    pub async fn metrics(&self) -> String {
-        get(&self.admin, "/metrics").await.unwrap_or_default()
+    /// Whether its metrics have figures of a sale: they go with the FlashSale.
+    pub async fn names(&self, name: &str) -> bool {
+        let text = get(&self.admin, "/metrics").await.expect("it answers");
+        text.contains(&format!("name=\"{name}\""))
     }
 
     /// The sum of a metric's values for a reason.
     pub async fn counted(&self, metric: &str, reason: &str) -> u64 {
-        let text = self.metrics().await;
+        let text = get(&self.admin, "/metrics").await.unwrap_or_default();
         let line = format!("{metric}{{reason=\"{reason}\"}} ");
         let values = text.lines().filter_map(|l| l.strip_prefix(&line)?.parse::<u64>().ok());
         values.sum()

@@ -145,7 +145,7 @@ impl Server {
                 return busy;
             }
             Fault::Slow(by) => tokio::time::sleep(by).await,
-            Fault::ExpiredEvent if watch => {
+            Fault::ExpiredEvent | Fault::EmptyLists if watch && version != "resourceVersion=1" => {
                 let event = json!({"type": "ERROR", "object": status(410, "Expired")});
                 return json_answer(200, &event);
             }

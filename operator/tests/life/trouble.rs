@@ -53,7 +53,11 @@ async fn comes_through(fault: Fault, counted_as: Option<&str>) {
         })
         .await;
     }
-    tokio::time::sleep(LONG_ENOUGH).await;
+    if let Fault::NotServed | Fault::EmptyLists = fault {
+        tokio::time::sleep(LONG_ENOUGH).await;
+    } else {
+        bed.until_phase("meanwhile", Phase::Open).await;
+    }
     for name in ["open", "later"] {
         assert!(is_open(&bed, name).await, "{name} was closed");
     }
@@ -225,11 +229,8 @@ async fn rights_that_are_taken_away_close_only_what_was_seen_to_be_deleted_and_g
     }
     // As when a namespace goes: its deletion is seen, and then nobody may say any more whether it is there.
     bed.delete("deleted").await;
-    bed.eventually("it is seen to be deleted", async || {
-        let metrics = operator.metrics().await;
-        metrics.contains("name=\"open\"") && !metrics.contains("name=\"deleted\"")
-    })
-    .await;
+    bed.eventually_soon("the deletion is seen", async || !operator.names("deleted").await)
+        .await;
     let bindings = bed.api::<RoleBinding>();
     bindings
         .delete("sales", &DeleteParams::default())
@@ -292,6 +293,8 @@ async fn a_deletion_is_believed_only_by_an_answer_that_names_the_flash_sale() {
     bed.apply("deleted", -1, 3600, json!({})).await;
     bed.until_phase("deleted", Phase::Open).await;
     bed.delete("deleted").await;
+    bed.eventually_soon("the deletion is seen", async || !operator.names("deleted").await)
+        .await;
     proxy.set(Fault::NotServed).await;
     tokio::time::sleep(LONG_ENOUGH).await;
     assert!(is_open(&bed, "deleted").await, "it was closed");
