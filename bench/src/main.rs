@@ -10,7 +10,7 @@
 //! - [`http`], [`burst`], [`scale`]: what buyers see
 //! - [`stock`], [`store`], [`promise`]: the three servers behind it, one by one
 //! - [`idle`]: what the programs take when nothing happens
-//! - [`doc`]: docs/benchmarks.md
+//! - [`doc`]: writes docs/benchmarks.md
 mod burst;
 mod doc;
 mod http;
