@@ -144,7 +144,9 @@ fn run(part: Part, filter: &[String], count: &mut Count) -> Result<()> {
         Part::Integration => {
             let env = crate::up(crate::Up::Servers)?;
             let tests = [&["--workspace"], &NOT_INTEGRATION[..]].concat();
-            inside(&env, &tests, filter, &[], count)
+            // They mostly wait.
+            let threads = [("RUST_TEST_THREADS", "4".to_owned())];
+            inside(&env, &tests, filter, &threads, count)
         }
         Part::E2e => {
             let env = crate::up(crate::Up::Cluster)?;

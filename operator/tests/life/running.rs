@@ -364,7 +364,10 @@ async fn a_flash_sale_that_can_t_be_understood_harms_only_itself_and_is_told_so(
             .find(|c| c["type"] == "Accepted");
         accepted.is_some_and(|c| {
             let message = c["message"].as_str().unwrap_or_default();
-            c["status"] == "False" && c["reason"] == "Invalid" && message.contains("can't be understood: ")
+            c["status"] == "False"
+                && c["reason"] == "Invalid"
+                && message.contains("can't be understood")
+                && message.contains("apply it anew")
         })
     })
     .await;
