@@ -74,10 +74,11 @@ pub async fn store(site: &Site, rounds: u32) -> Result<Vec<Row>> {
 async fn from_the_log(site: &Site) -> Result<Result<f64, String>> {
     let parts = site.log.partitions();
     let sales: Vec<OnSale> = try_join_all((0..parts).map(|part| site.offer_on(part, ORDERS as u64, open()))).await?;
-    let mut records = Vec::new();
+    let (mut records, mut promised) = (Vec::new(), vec![0; sales.len()]);
     for batch in 0..ORDERS / IN_A_RECORD {
-        let sale = &sales[batch % sales.len()];
-        records.push((sale.sale.part, Record::Batch(sold(site, sale).await?)));
+        let of = batch % sales.len();
+        records.push((sales[of].sale.part, Record::Batch(sold(site, &sales[of]).await?)));
+        promised[of] += IN_A_RECORD as u64;
     }
     for part in 0..parts {
         site.stored(part).await?;
@@ -92,8 +93,8 @@ async fn from_the_log(site: &Site) -> Result<Result<f64, String>> {
         site.stored(part).await?;
     }
     let took = begun.elapsed();
-    for sale in &sales {
-        let checked = site.check(sale, (ORDERS / sales.len()) as u64).await;
+    for (sale, promised) in sales.iter().zip(promised) {
+        let checked = site.check(sale, promised).await;
         site.stock.drop_sale(sale.sale.id).await?;
         if let Err(why) = checked {
             return Ok(Err(why));

@@ -300,7 +300,8 @@ impl Api {
 
     /// After the end the ledger answers, once it has folded the log up to CLOSE: a winner's retry is never told "ended".
     async fn by_the_ledger(&self, listed: &Listed, purchase: &Purchase) -> Answered {
-        let lookup = self.ledger.order_by_key(listed.sale.id, &purchase.buyer, purchase.key);
+        // On the heap: it is large, and rare, and every purchase would have to carry the room for it.
+        let lookup = Box::pin(self.ledger.order_by_key(listed.sale.id, &purchase.buyer, purchase.key));
         let (order, complete) = self.lookups.look_up(lookup).await?;
         match order {
             Some(order) if !purchase.fits(order.quantity) => Err(Problem::KeyReused),
