@@ -4,16 +4,17 @@ mod orders;
 mod request;
 mod sales;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures::FutureExt as _;
 use http::{Method, Uri};
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::api::Api;
 use crate::input::shortened;
@@ -38,10 +39,7 @@ pub fn v1(api: Arc<Api>) -> Router {
 }
 
 pub(crate) fn bounded_and_measured(routes: Router, metrics: Arc<Metrics>) -> Router {
-    routes
-        .layer(CatchPanicLayer::custom(|_| Problem::Internal.into_response()))
-        .layer(from_fn(within_the_limit))
-        .layer(from_fn_with_state(metrics, measured))
+    routes.layer(from_fn_with_state(metrics, answer))
 }
 
 async fn unknown_route(uri: Uri) -> Problem {
@@ -53,20 +51,22 @@ async fn unknown_method(method: Method) -> Problem {
     Problem::MethodNotAllowed(method)
 }
 
-async fn within_the_limit(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(ANSWERED_WITHIN, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::OutcomeUnknown.into_response(),
-    }
-}
-
-async fn measured(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+/// Every request is answered, in time and whatever happens, and counted. One layer does all of it: each of them costs every
+/// request some allocations.
+async fn answer(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let route = match request.extensions().get::<MatchedPath>() {
         Some(path) => path.as_str().to_owned(),
         None => "unknown".to_owned(),
     };
     let in_flight = InFlight::begin(&metrics);
-    let response = next.run(request).await;
+    // What a request changes is changed in single steps, so a panic leaves it whole.
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let response = match tokio::time::timeout(ANSWERED_WITHIN, answered).await {
+        Ok(Ok(response)) => response,
+        // Rust has written the panic to stderr.
+        Ok(Err(_)) => Problem::Internal.into_response(),
+        Err(_) => Problem::OutcomeUnknown.into_response(),
+    };
     drop(in_flight);
     let answer = Answer {
         route,
@@ -90,5 +90,36 @@ impl<'a> InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.in_flight.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http::StatusCode;
+    use seckill_service::metrics::registry::Registry;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_panics_is_answered_and_counted() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let breaks = || async {
+            if true {
+                panic!("on purpose")
+            }
+        };
+        let routes = Router::new().route("/breaks", get(breaks));
+        let request = Request::get("/breaks").body(Body::empty()).unwrap();
+        let response = bounded_and_measured(routes, metrics.clone()).oneshot(request).await;
+        assert_eq!(response.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let answer = Answer {
+            route: "/breaks".to_owned(),
+            status: 500,
+            code: "internal",
+        };
+        assert_eq!(metrics.answers.get_or_create(&answer).get(), 1);
+        assert_eq!(metrics.in_flight.get(), 0);
     }
 }
