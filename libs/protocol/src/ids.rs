@@ -1,7 +1,9 @@
 //! The names of things. Each is a type of its own, so that a sequence number can't stand where an epoch is meant.
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
@@ -131,12 +133,9 @@ impl Buyer {
         hasher.update(b"seckill anonymous buyer\0");
         hasher.update(key.as_bytes());
         let digest = hasher.finalize();
-        let mut name = String::with_capacity(34);
-        name.push_str("a:");
-        for byte in &digest[..16] {
-            name.push_str(&format!("{byte:02x}"));
-        }
-        Buyer(name)
+        let mut first = [0; 16];
+        first.copy_from_slice(&digest[..16]);
+        Buyer(format!("a:{:032x}", u128::from_be_bytes(first)))
     }
 
     pub fn as_str(&self) -> &str {
@@ -171,6 +170,21 @@ impl fmt::Display for OrderId {
     }
 }
 
+/// Reads an id from its text in JSON without a copy of that text: a record holds up to 128 buyers and as many keys.
+struct FromText<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = InvalidId>> Visitor<'_> for FromText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 macro_rules! serde_as_text {
     ($($t:ty),*) => {$(
         impl Serialize for $t {
@@ -180,8 +194,7 @@ macro_rules! serde_as_text {
         }
         impl<'de> Deserialize<'de> for $t {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let s = std::borrow::Cow::<'de, str>::deserialize(d)?;
-                s.parse().map_err(serde::de::Error::custom)
+                d.deserialize_str(FromText(PhantomData))
             }
         }
     )*};

@@ -1,11 +1,11 @@
 //! What can stand in the log. Each record is one JSON object, so that any Kafka tool shows what happened.
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ids::{Buyer, Epoch, KeyHash, OrderId, Quantity, SaleId, Seq, Tier};
 
 /// A record of the log, each naming its sale.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", try_from = "Fields")]
 pub enum Record {
     /// A new epoch begins; the record's own offset is the epoch. The nonce is how a coordinator knows its own: it
     /// never uses a barrier that it merely finds.
@@ -66,9 +66,80 @@ impl Batch {
     }
 }
 
+/// All that a record can have. Read so, and not as an enum with a tag: serde would first keep a copy of everything that
+/// stands in the record, then read that.
+#[derive(Deserialize)]
+struct Fields {
+    #[serde(rename = "type")]
+    kind: Kind,
+    sale: SaleId,
+    nonce: Option<String>,
+    epoch: Option<Epoch>,
+    first: Option<Seq>,
+    orders: Option<Vec<Order>>,
+    total: Option<u64>,
+    seq: Option<Seq>,
+    reason: Option<String>,
+    reference: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Barrier,
+    Batch,
+    Total,
+    Cancel,
+    Paid,
+    Close,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("missing field `{0}`")]
+struct Missing(&'static str);
+
+impl TryFrom<Fields> for Record {
+    type Error = Missing;
+
+    fn try_from(fields: Fields) -> Result<Self, Missing> {
+        let sale = fields.sale;
+        let epoch = fields.epoch.ok_or(Missing("epoch"));
+        let seq = fields.seq.ok_or(Missing("seq"));
+        Ok(match fields.kind {
+            Kind::Barrier => Record::Barrier {
+                sale,
+                nonce: fields.nonce.ok_or(Missing("nonce"))?,
+            },
+            Kind::Batch => Record::Batch(Batch {
+                sale,
+                epoch: epoch?,
+                first: fields.first.ok_or(Missing("first"))?,
+                orders: fields.orders.ok_or(Missing("orders"))?,
+            }),
+            Kind::Total => Record::Total {
+                sale,
+                total: fields.total.ok_or(Missing("total"))?,
+            },
+            Kind::Cancel => Record::Cancel {
+                sale,
+                epoch: epoch?,
+                seq: seq?,
+                reason: fields.reason.ok_or(Missing("reason"))?,
+            },
+            Kind::Paid => Record::Paid {
+                sale,
+                epoch: epoch?,
+                seq: seq?,
+                reference: fields.reference.ok_or(Missing("reference"))?,
+            },
+            Kind::Close => Record::Close { sale },
+        })
+    }
+}
+
 /// `[buyer, quantity, tier, key hash]`: a tuple, as the purchase script writes it into the outbox.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "OrderTuple", into = "OrderTuple")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(from = "OrderTuple")]
 pub struct Order {
     pub buyer: Buyer,
     pub quantity: Quantity,
@@ -89,9 +160,9 @@ impl From<OrderTuple> for Order {
     }
 }
 
-impl From<Order> for OrderTuple {
-    fn from(o: Order) -> Self {
-        (o.buyer, o.quantity, o.tier, o.key)
+impl Serialize for Order {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        (&self.buyer, self.quantity, self.tier, self.key).serialize(s)
     }
 }
 
@@ -213,6 +284,13 @@ mod tests {
             "null",
             r#"{"type":"refund","sale":"00000007"}"#,
             r#"{"type":"close"}"#,
+            r#"{"sale":"00000007"}"#,
+            r#"{"type":"barrier","sale":"00000007"}"#,
+            r#"{"type":"total","sale":"00000007","total":null}"#,
+            r#"{"type":"cancel","sale":"00000007","epoch":3,"reason":"buyer"}"#,
+            r#"{"type":"paid","sale":"00000007","seq":3,"reference":"r"}"#,
+            r#"{"type":"close","sale":"00000007","sale":"00000008"}"#,
+            r#"{"type":"batch","sale":"00000007","epoch":3,"orders":[["a:x",1,0,"0000000000000000"]]}"#,
             r#"{"type":"close","sale":7}"#,
             r#"{"type":"batch","sale":"00000007","epoch":3,"first":1,"orders":[]}"#,
             r#"{"type":"batch","sale":"00000007","epoch":3,"first":0,"orders":[["a:x",1,0,"0000000000000000"]]}"#,
