@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, FromRedisValue, IntoConnectionInfo, RedisError, Script};
+use redis::{Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, Script, ServerErrorKind, ToRedisArgs};
 
 /// A purchase that Redis has not answered by then is of unknown outcome. It leaves time for a second try before the
 /// buyer's own time-out.
@@ -64,14 +64,17 @@ pub(crate) async fn call<T: FromRedisValue>(
     connection: &ConnectionManager,
     script: &Script,
     keys: &[String],
-    args: &[String],
+    args: impl ToRedisArgs,
 ) -> Result<T, StockError> {
-    let mut invocation = script.prepare_invoke();
-    for key in keys {
-        invocation.key(key);
+    // Not by the library's own call of a script, which copies each argument twice.
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(script.get_hash()).arg(keys.len()).arg(keys).arg(args);
+    let mut connection = connection.clone();
+    match command.query_async(&mut connection).await {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            script.load_async(&mut connection).await?;
+            Ok(command.query_async(&mut connection).await?)
+        }
+        answered => Ok(answered?),
     }
-    for arg in args {
-        invocation.arg(arg);
-    }
-    Ok(invocation.invoke_async(&mut connection.clone()).await?)
 }

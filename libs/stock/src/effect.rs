@@ -19,11 +19,11 @@ impl StockClient {
             Effect::Return { buyer, epoch, seq } => {
                 let order = [buyer.to_string(), epoch.to_string(), seq.to_string()];
                 let args = [vec![since, keys::holdings_prefix(sale)], order.to_vec()].concat();
-                call(&self.administration, &RETURN, &keys, &args).await?
+                call(&self.administration, &RETURN, &keys, &args[..]).await?
             }
             Effect::Raise { total } => {
                 let args = [since, total.to_string()];
-                call(&self.administration, &RAISE, &keys, &args).await?
+                call(&self.administration, &RAISE, &keys, &args[..]).await?
             }
         };
         match reply.as_str() {

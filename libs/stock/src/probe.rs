@@ -42,7 +42,7 @@ impl Probe {
 impl StockClient {
     pub async fn probe(&self, sale: SaleId) -> Result<Probe, StockError> {
         let args = [keys::holdings_prefix(sale), keys::outbox_prefix(sale)];
-        let reply: Vec<String> = call(&self.administration, &SCRIPT, &[keys::figures(sale)], &args).await?;
+        let reply: Vec<String> = call(&self.administration, &SCRIPT, &[keys::figures(sale)], &args[..]).await?;
         parse_reply(&reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))
     }
 }

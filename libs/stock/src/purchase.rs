@@ -1,7 +1,7 @@
 //! One script call for a batch of purchases.
 use std::sync::LazyLock;
 
-use redis::Script;
+use redis::{RedisWrite, Script, ToRedisArgs};
 use seckill_protocol::index::{Answer, Decided, Fenced, MAX_HOLDINGS, Request};
 use seckill_protocol::{Batch, Epoch, Order, SaleId, Seq};
 
@@ -34,68 +34,93 @@ impl StockClient {
             keys::holdings(sale, epoch),
             keys::outbox(sale, epoch),
         ];
-        let mut args = Vec::with_capacity(2 + 4 * requests.len());
-        args.extend([epoch.to_string(), MAX_HOLDINGS.to_string()]);
-        for request in requests {
-            args.extend([
-                request.buyer.to_string(),
-                request.quantity.to_string(),
-                request.tier.to_string(),
-                request.key.to_string(),
-            ]);
-        }
-        let reply: Vec<String> = call(&self.purchases, &SCRIPT, &keys, &args).await?;
-        parse_reply(sale, epoch, requests, &reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))
+        let purchases = ScriptCall { sale, epoch, requests };
+        let reply: Vec<String> = call(&self.purchases, &SCRIPT, &keys, &purchases).await?;
+        purchases
+            .decided(&reply)
+            .ok_or_else(|| StockError::Reply(format!("{reply:?}")))
     }
 }
 
-fn parse_reply(sale: SaleId, epoch: Epoch, requests: &[Request], reply: &[String]) -> Option<Result<Decided, Fenced>> {
-    let (first, answers) = match reply {
-        [stale] if stale == "stale" => return Some(Err(Fenced::Stale)),
-        [refresh, epoch] if refresh == "refresh" => {
-            return Some(Err(Fenced::Refresh {
-                epoch: Epoch(epoch.parse().ok()?),
-            }));
+/// What the script is told, and what its reply means.
+#[derive(Debug, Clone, Copy)]
+pub struct ScriptCall<'a> {
+    pub sale: SaleId,
+    pub epoch: Epoch,
+    pub requests: &'a [Request],
+}
+
+impl ToRedisArgs for ScriptCall<'_> {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        self.epoch.0.write_redis_args(out);
+        MAX_HOLDINGS.write_redis_args(out);
+        for request in self.requests {
+            out.write_arg(request.buyer.as_str().as_bytes());
+            request.quantity.write_redis_args(out);
+            request.tier.write_redis_args(out);
+            out.write_arg_fmt(request.key);
         }
-        [ok, first, answers @ ..] if ok == "ok" && answers.len() == requests.len() => (first.parse().ok()?, answers),
-        _ => return None,
-    };
-    let answers = answers.iter().map(|a| parse_answer(a)).collect::<Option<Vec<_>>>()?;
-    let mut orders = Vec::new();
-    for (request, answer) in requests.iter().zip(&answers) {
-        if let Answer::Sold { seq } = answer {
-            if *seq != first + orders.len() as Seq {
-                return None;
+    }
+
+    fn num_of_args(&self) -> usize {
+        2 + 4 * self.requests.len()
+    }
+}
+
+impl ScriptCall<'_> {
+    /// None if that is no reply of the script.
+    pub fn decided(&self, reply: &[String]) -> Option<Result<Decided, Fenced>> {
+        let (first, answers) = match reply {
+            [stale] if stale == "stale" => return Some(Err(Fenced::Stale)),
+            [refresh, epoch] if refresh == "refresh" => {
+                return Some(Err(Fenced::Refresh {
+                    epoch: Epoch(epoch.parse().ok()?),
+                }));
             }
-            let Request {
-                buyer,
-                quantity,
-                tier,
-                key,
-            } = request.clone();
-            orders.push(Order {
-                buyer,
-                quantity,
-                tier,
-                key,
-            });
+            [ok, first, answers] if ok == "ok" => (first.parse().ok()?, answers),
+            _ => return None,
+        };
+        let mut decisions = Vec::with_capacity(self.requests.len());
+        let mut orders = Vec::new();
+        let mut answers = answers.split(',');
+        for request in self.requests {
+            let answer = match answers.next()? {
+                "s" => {
+                    orders.push(order(request));
+                    Answer::Sold {
+                        seq: first + orders.len() as Seq - 1,
+                    }
+                }
+                other => parse_answer(other)?,
+            };
+            decisions.push(answer);
         }
+        if answers.next().is_some() {
+            return None;
+        }
+        let batch = (!orders.is_empty()).then_some(Batch {
+            sale: self.sale,
+            epoch: self.epoch,
+            first,
+            orders,
+        });
+        Some(Ok((decisions, batch)))
     }
-    let batch = (!orders.is_empty()).then_some(Batch {
-        sale,
-        epoch,
-        first,
-        orders,
-    });
-    Some(Ok((answers, batch)))
 }
 
+fn order(request: &Request) -> Order {
+    Order {
+        buyer: request.buyer.clone(),
+        quantity: request.quantity,
+        tier: request.tier,
+        key: request.key,
+    }
+}
+
+/// Of a request that bought nothing.
 fn parse_answer(text: &str) -> Option<Answer> {
     let (letter, rest) = text.split_once(' ').unwrap_or((text, ""));
     Some(match letter {
-        "s" => Answer::Sold {
-            seq: rest.parse().ok()?,
-        },
         "h" => Answer::Held(holdings::parse(rest)?),
         "u" => Answer::Unknown,
         "n" => Answer::NotStarted {

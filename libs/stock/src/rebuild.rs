@@ -68,7 +68,7 @@ impl StockClient {
             index.left.to_string(),
         ];
         args.extend(terms_args(&index.terms));
-        let reply: String = call(&self.administration, &INSTALL, &keys, &args).await?;
+        let reply: String = call(&self.administration, &INSTALL, &keys, &args[..]).await?;
         Ok(if reply == "ok" {
             Installed::Done
         } else {
@@ -80,7 +80,7 @@ impl StockClient {
     pub async fn apply(&self, sale: SaleId, epoch: Epoch, terms: &Terms) -> Result<Applied, StockError> {
         let mut args = vec![epoch.to_string()];
         args.extend(terms_args(terms));
-        let reply: String = call(&self.administration, &APPLY, &[keys::figures(sale)], &args).await?;
+        let reply: String = call(&self.administration, &APPLY, &[keys::figures(sale)], &args[..]).await?;
         match reply.as_str() {
             "ok" => Ok(Applied::Done),
             "older" => Ok(Applied::Older),

@@ -2,10 +2,13 @@
 --
 -- KEYS  the sale's m, u:<epoch>, l:<epoch>
 -- ARGV  the caller's epoch, the most holdings of a buyer; then for each request: buyer, quantity (0 only asks), tier, key
--- Reply {'stale'} | {'refresh', epoch} | {'ok', first seq, an answer for each request}
+-- Reply {'stale'} | {'refresh', epoch} | {'ok', first seq, the answers, separated by commas}
 --
--- An answer is a letter and what belongs to it: 's <seq>' sold, 'h <holding>' held, 'u' unknown, 'n <opens>' not
--- started, 'e' ended, 'p' suspended, 'l <holding or nothing>' limit reached, 'm' too many orders, 'o <left>' sold out.
+-- An answer is a letter and what belongs to it: 's' sold, with the next seq; 'h <holding>' held, 'u' unknown,
+-- 'n <opens>' not started, 'e' ended, 'p' suspended, 'l <holding or nothing>' limit reached, 'm' too many orders,
+-- 'o <left>' sold out.
+--
+-- A seq becomes text by '..', which is exact below 10^14 (an epoch has 2^28 orders at most); what may be greater by '%.0f'.
 
 -- The fence: nothing that the index says counts before it was passed. The script cache and the run id would not notice
 -- a server that came back with an older copy; the replication id does.
@@ -33,36 +36,43 @@ local held, changed = {}, {}
 for i, buyer in ipairs(buyers) do held[buyer] = found[i] or '' end
 
 local first, orders, reply = seq + 1, {}, {}
+local not_started, sold_out = 'n ' .. m[6], nil
 
-local function decide(buyer, quantity, tier, key)
+local function decide(buyer, wanted, tier, key)
+  local holdings, quantity = held[buyer], tonumber(wanted)
   local count, units, live = 0, 0, nil
-  for holding, q, k, x in string.gmatch(held[buyer], '(%d+%.%d+%.(%d+)%.(%x+)(x?))') do
-    -- Replay first: a winner's retry is never told "ended" or "sold out".
-    if k == key then return 'h ' .. holding end
-    count = count + 1
-    if x == '' then
-      units = units + tonumber(q)
-      live = live or holding
+  if holdings ~= '' then
+    for holding, q, k, x in string.gmatch(holdings, '(%d+%.%d+%.(%d+)%.(%x+)(x?))') do
+      -- Replay first: a winner's retry is never told "ended" or "sold out".
+      if k == key then return 'h ' .. holding end
+      count = count + 1
+      if x == '' then
+        units = units + tonumber(q)
+        live = live or holding
+      end
     end
   end
   if quantity == 0 then return 'u' end
   if state == 'closed' or now >= closes then return 'e' end
-  if now < opens then return 'n ' .. m[6] end
+  if now < opens then return not_started end
   if state ~= 'open' then return 'p' end
   if count >= most then return 'm' end
   if limit > 0 and units + quantity > limit then return 'l ' .. (live or '') end
-  if left < quantity then return 'o ' .. string.format('%.0f', left) end
-  left = left - quantity
+  if left < quantity then
+    sold_out = sold_out or 'o ' .. string.format('%.0f', left)
+    return sold_out
+  end
+  left, sold_out = left - quantity, nil
   seq = seq + 1
-  local holding = string.format('%s.%.0f.%.0f.%s', epoch, seq, quantity, key)
-  if held[buyer] == '' then held[buyer] = holding else held[buyer] = held[buyer] .. ' ' .. holding end
+  local holding = epoch .. '.' .. seq .. '.' .. wanted .. '.' .. key
+  if holdings == '' then held[buyer] = holding else held[buyer] = holdings .. ' ' .. holding end
   changed[buyer] = true
-  orders[#orders + 1] = string.format('["%s",%.0f,%s,"%s"]', buyer, quantity, tier, key)
-  return string.format('s %.0f', seq)
+  orders[#orders + 1] = '["' .. buyer .. '",' .. wanted .. ',' .. tier .. ',"' .. key .. '"]'
+  return 's'
 end
 
 for i = 3, #ARGV, 4 do
-  reply[#reply + 1] = decide(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3])
+  reply[#reply + 1] = decide(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
 end
 
 if #orders > 0 then
@@ -77,4 +87,4 @@ if #orders > 0 then
   redis.call('HSET', KEYS[2], unpack(fields))
   redis.call('HSET', KEYS[1], 'left', string.format('%.0f', left), 'seq', string.format('%.0f', seq))
 end
-return {'ok', string.format('%.0f', first), unpack(reply)}
+return {'ok', string.format('%.0f', first), table.concat(reply, ',')}
