@@ -1,7 +1,8 @@
 //! Turns the callers of one sale into few script calls.
 //!
-//! There is no timer: while fewer than [`SCRIPTS_IN_FLIGHT`] calls are under way, what is queued is sent. One caller
-//! waits for nobody; a crowd fills its batches by itself, since it queues up behind the calls under way.
+//! There is no timer. One caller waits for nobody; a crowd fills its batches by itself, since it queues up behind the call
+//! under way. Large batches are what makes a purchase cheap: everything behind them, to the record in the log and the
+//! transaction in MySQL, is paid once a batch. So a second call goes out beside the first only if it is full.
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -101,20 +102,18 @@ async fn run<S: BatchSink>(
     mut queue: mpsc::Receiver<Waiting>,
 ) {
     let mut in_flight = FuturesUnordered::new();
-    let mut batch = Vec::new();
-    let mut open = true;
-    while open || !in_flight.is_empty() {
-        tokio::select! {
-            biased;
-            Some(()) = in_flight.next() => {}
-            taken = queue.recv_many(&mut batch, Batch::MAX_ORDERS), if open && in_flight.len() < SCRIPTS_IN_FLIGHT => {
-                if taken == 0 {
-                    open = false;
-                } else {
-                    let epoch = *epoch.borrow();
-                    in_flight.push(scripts.decide(epoch, std::mem::take(&mut batch)));
-                }
+    loop {
+        let one_is_full = queue.len() >= Batch::MAX_ORDERS;
+        if in_flight.is_empty() || (one_is_full && in_flight.len() < SCRIPTS_IN_FLIGHT) {
+            let mut batch = Vec::new();
+            // It waits only while nothing is under way.
+            if queue.recv_many(&mut batch, Batch::MAX_ORDERS).await == 0 {
+                return;
             }
+            let epoch = *epoch.borrow();
+            in_flight.push(scripts.decide(epoch, batch));
+        } else {
+            in_flight.next().await;
         }
     }
 }
