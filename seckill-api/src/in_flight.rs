@@ -1,109 +1,74 @@
-//! The purchases under way in this process. A second request for the same one joins it instead of running beside it.
-use std::collections::HashMap;
+//! The purchases under way in this process. A second request for the same one waits for it instead of running beside it,
+//! and then learns from the index what the first one came to.
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::FutureExt as _;
-use futures::future::{BoxFuture, Shared, WeakShared};
-use seckill_protocol::{Buyer, KeyHash, Quantity, SaleId};
+use seckill_protocol::{KeyHash, SaleId};
+use tokio::sync::oneshot;
 
-use crate::problem::Problem;
-use crate::purchase::{Answered, Purchase};
-
-type Id = (SaleId, Buyer, KeyHash);
+/// Purchases of other buyers whose keys have the same hash wait for each other, too: it does no harm.
+type Id = (SaleId, KeyHash);
 
 #[derive(Clone, Default)]
-pub struct InFlight(Arc<Mutex<Running>>);
+pub struct InFlight(Arc<Mutex<HashMap<Id, Queue>>>);
 
-#[derive(Default)]
-struct Running {
-    purchases: HashMap<Id, Entry>,
-    tickets: u64,
-}
-
-struct Entry {
-    ticket: u64,
-    quantity: Quantity,
-    /// Weak, so that it ends when all who asked for it have gone away.
-    purchase: WeakShared<BoxFuture<'static, Answered>>,
-}
+/// Those who wait for the one under way.
+type Queue = VecDeque<oneshot::Sender<Turn>>;
 
 impl InFlight {
-    /// The answer of the purchase under way, or of `run` if there is none.
-    pub async fn join<F>(&self, purchase: Purchase, run: impl FnOnce(Purchase) -> F) -> Answered
-    where
-        F: Future<Output = Answered> + Send + 'static,
-    {
-        self.find_or_begin(purchase, run)?.await
-    }
-
-    fn find_or_begin<F>(
-        &self,
-        purchase: Purchase,
-        run: impl FnOnce(Purchase) -> F,
-    ) -> Result<Shared<BoxFuture<'static, Answered>>, Problem>
-    where
-        F: Future<Output = Answered> + Send + 'static,
-    {
-        let id = (purchase.sale, purchase.buyer.clone(), purchase.key);
-        let quantity = purchase.quantity;
-        let mut running = self.lock();
-        if let Some(entry) = running.purchases.get(&id)
-            && let Some(first) = entry.purchase.upgrade()
-        {
-            return if entry.quantity == quantity {
-                Ok(first)
-            } else {
-                Err(Problem::KeyReused)
-            };
-        }
-        running.tickets += 1;
-        let ticket = running.tickets;
-        let place = Place {
-            in_flight: self.clone(),
-            id: id.clone(),
-            ticket,
+    /// Waits until nobody else is at this purchase.
+    pub async fn turn(&self, id: Id) -> Turn {
+        let handed_over = match self.lock().entry(id) {
+            Entry::Vacant(nobody) => {
+                nobody.insert(Queue::new());
+                None
+            }
+            Entry::Occupied(mut queue) => {
+                let (sender, receiver) = oneshot::channel();
+                queue.get_mut().push_back(sender);
+                Some(receiver)
+            }
         };
-        let future = run(purchase);
-        let shared = async move {
-            let _place = place;
-            future.await
+        let ours = || Turn {
+            in_flight: self.clone(),
+            id,
+        };
+        match handed_over {
+            None => ours(),
+            // A sender leaves the queue only to be sent a turn.
+            Some(turn) => turn.await.unwrap_or_else(|_| ours()),
         }
-        .boxed()
-        .shared();
-        // A future that has not ended can be referred to weakly.
-        if let Some(weak) = shared.downgrade() {
-            let entry = Entry {
-                ticket,
-                quantity,
-                purchase: weak,
-            };
-            running.purchases.insert(id, entry);
-        }
-        Ok(shared)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Running> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Queue>> {
         // Changed in single steps, so a panic elsewhere leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes a purchase out when it ends, or when nobody waits for it any longer.
-struct Place {
+/// The only one at a purchase. Goes to the next in the queue when it is dropped, also by one who went away before it came.
+pub struct Turn {
     in_flight: InFlight,
     id: Id,
-    ticket: u64,
 }
 
-impl Drop for Place {
+impl Drop for Turn {
     fn drop(&mut self) {
-        let mut running = self.in_flight.lock();
-        if running
-            .purchases
-            .get(&self.id)
-            .is_some_and(|entry| entry.ticket == self.ticket)
-        {
-            running.purchases.remove(&self.id);
+        let next = {
+            let mut running = self.in_flight.lock();
+            let queue = running.entry(self.id).or_default();
+            let next = std::iter::from_fn(|| queue.pop_front()).find(|waiting| !waiting.is_closed());
+            if next.is_none() {
+                running.remove(&self.id);
+            }
+            next
+        };
+        if let Some(next) = next {
+            let _ = next.send(Turn {
+                in_flight: self.in_flight.clone(),
+                id: self.id,
+            });
         }
     }
 }
@@ -111,48 +76,42 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::purchase::Outcome;
-    use tokio::sync::oneshot;
+    use futures::FutureExt as _;
 
-    fn purchase(quantity: Quantity) -> Purchase {
-        Purchase {
-            sale: SaleId(1),
-            buyer: Buyer::anonymous("k"),
-            key: KeyHash(1),
-            quantity,
-        }
-    }
-
-    async fn until(told: oneshot::Receiver<()>) -> Answered {
-        let _ = told.await;
-        Ok(Outcome::Pending)
-    }
+    const ID: Id = (SaleId(1), KeyHash(1));
 
     #[tokio::test]
-    async fn the_second_request_joins_the_first() {
+    async fn one_at_a_time_is_at_a_purchase_in_the_order_in_which_they_came() {
         let in_flight = InFlight::default();
-        let (tell, told) = oneshot::channel();
-        let first = in_flight.find_or_begin(purchase(1), |_| until(told)).unwrap();
-        let second = in_flight
-            .find_or_begin(purchase(1), |_| async { panic!("ran twice") })
-            .unwrap();
-        let other = in_flight.find_or_begin(purchase(2), |_| async { panic!("ran") });
-        assert!(matches!(other, Err(Problem::KeyReused)));
-        tell.send(()).unwrap();
-        assert!(matches!(first.await, Ok(Outcome::Pending)));
-        assert!(matches!(second.await, Ok(Outcome::Pending)));
-        assert!(in_flight.lock().purchases.is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_purchase_that_all_have_left_is_forgotten() {
-        let in_flight = InFlight::default();
-        let (_tell, told) = oneshot::channel();
-        let mut first = in_flight.find_or_begin(purchase(1), |_| until(told)).unwrap();
-        assert!((&mut first).now_or_never().is_none());
+        let first = in_flight.turn(ID).await;
+        let (mut second, mut third) = (Box::pin(in_flight.turn(ID)), Box::pin(in_flight.turn(ID)));
+        assert!((&mut second).now_or_never().is_none());
+        assert!((&mut third).now_or_never().is_none());
+        let other = in_flight.turn((SaleId(1), KeyHash(2))).now_or_never();
+        assert!(other.is_some());
         drop(first);
-        assert!(in_flight.lock().purchases.is_empty());
-        let again = in_flight.join(purchase(2), |_| async { Ok(Outcome::Pending) }).await;
-        assert!(matches!(again, Ok(Outcome::Pending)));
+        assert!((&mut third).now_or_never().is_none());
+        let second = second.now_or_never().expect("its turn");
+        drop(second);
+        assert!(third.now_or_never().is_some());
+        drop(other);
+        assert!(in_flight.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_turn_of_one_who_has_gone_away_goes_to_the_next() {
+        let in_flight = InFlight::default();
+        let first = in_flight.turn(ID).await;
+        let mut waiting: Vec<_> = (0..4).map(|_| Box::pin(in_flight.turn(ID))).collect();
+        for turn in &mut waiting {
+            assert!(turn.now_or_never().is_none());
+        }
+        let (last, handed, gone) = (waiting.pop(), waiting.pop(), waiting);
+        drop(gone);
+        drop(first);
+        // It has its turn, and goes away before it looks.
+        drop(handed);
+        assert!(last.expect("four").now_or_never().is_some());
+        assert!(in_flight.lock().is_empty());
     }
 }

@@ -78,14 +78,11 @@ pub type Answered = Result<Outcome, Problem>;
 
 impl Api {
     /// Buys. The same purchase again is answered with the same order, whatever happened in between.
-    pub async fn purchase(self: &Arc<Self>, purchase: Purchase) -> Answered {
+    pub async fn purchase(&self, purchase: &Purchase) -> Answered {
         let _place = self.places.try_acquire().map_err(|_| Problem::Overloaded)?;
         let began = Instant::now();
-        let api = self.clone();
-        let answered = self
-            .in_flight
-            .join(purchase, |p| async move { api.decide(&p).await })
-            .await;
+        let _turn = self.in_flight.turn((purchase.sale, purchase.key)).await;
+        let answered = self.decide(purchase).await;
         self.metrics.purchase_seconds.observe(began.elapsed().as_secs_f64());
         answered
     }

@@ -146,7 +146,7 @@ async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, Failur
 /// The key is ours, so it is for us to ask again until the outcome is known.
 async fn until_known(api: &Arc<Api>, purchase: Purchase) -> Result<Bought, Problem> {
     loop {
-        match api.purchase(purchase.clone()).await {
+        match api.purchase(&purchase).await {
             Ok(Outcome::Bought(bought)) => return Ok(bought),
             Ok(Outcome::Pending) | Err(Problem::OutcomeUnknown) => sleep(AGAIN_AFTER).await,
             Err(problem) => return Err(problem),

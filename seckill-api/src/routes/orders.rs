@@ -35,7 +35,7 @@ pub async fn buy(
         key,
         quantity,
     };
-    let outcome = api.purchase(purchase).await?;
+    let outcome = api.purchase(&purchase).await?;
     Ok(told(&listed, outcome, StatusCode::CREATED))
 }
 
