@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use http::{HeaderMap, header};
@@ -69,10 +69,10 @@ fn content_type(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// A whole body.
-pub async fn bytes(body: Body) -> Result<Vec<u8>, Problem> {
+pub async fn bytes(body: Body) -> Result<Bytes, Problem> {
     match tokio::time::timeout(BODY_WITHIN, Limited::new(body, MAX_BODY).collect()).await {
         Err(_) => Err(Problem::BodyTimeout),
-        Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),
         Ok(Err(_)) => Err(Problem::BodyInvalid("it was cut off".into())),
     }

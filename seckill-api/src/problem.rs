@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use seckill_protocol::OrderNo;
 use seckill_protocol::index::Millis;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use crate::buyer::KeyError;
 use crate::clock;
@@ -146,38 +146,61 @@ impl Problem {
             _ => None,
         }
     }
+}
 
-    /// Members beside the standard ones, for programs.
-    fn members(&self) -> Map<String, Value> {
-        let members = match self {
-            Problem::NotStarted { starts_at } => json!({ "starts_at": clock::rfc3339(*starts_at) }),
-            Problem::SoldOut { left } => json!({ "remaining": left }),
-            Problem::LimitReached { held: Some(order_no) } => json!({ "order_no": order_no.as_str() }),
-            _ => Value::Null,
-        };
-        match members {
-            Value::Object(members) => members,
-            _ => Map::new(),
+/// Problem details. What is not always there is for programs.
+#[derive(Serialize)]
+struct Details<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starts_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_no: Option<&'a str>,
+}
+
+impl<'a> Details<'a> {
+    fn of(problem: &'a Problem) -> Self {
+        let (status, code, title) = problem.facts();
+        Details {
+            r#type: format!("urn:seckill:problem:{code}"),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: problem.to_string(),
+            starts_at: match problem {
+                Problem::NotStarted { starts_at } => Some(clock::rfc3339(*starts_at)),
+                _ => None,
+            },
+            remaining: match problem {
+                Problem::SoldOut { left } => Some(*left),
+                _ => None,
+            },
+            order_no: match problem {
+                Problem::LimitReached { held: Some(order_no) } => Some(order_no.as_str()),
+                _ => None,
+            },
         }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, code, title) = self.facts();
-        let mut body = self.members();
-        body.insert("type".into(), format!("urn:seckill:problem:{code}").into());
-        body.insert("title".into(), title.into());
-        body.insert("status".into(), status.as_u16().into());
-        body.insert("code".into(), code.into());
-        body.insert("detail".into(), self.to_string().into());
+        let (status, code, _) = self.facts();
+        // Strings and numbers: nothing that could not be JSON.
+        let body = serde_json::to_string(&Details::of(&self)).unwrap_or_default();
         let mut response = (
             status,
             [
                 (header::CONTENT_TYPE, "application/problem+json"),
                 (header::CACHE_CONTROL, "no-store"),
             ],
-            Value::Object(body).to_string(),
+            body,
         )
             .into_response();
         if let Some(seconds) = self.retry_after() {
@@ -194,6 +217,7 @@ impl IntoResponse for Problem {
 mod tests {
     use super::*;
     use http_body_util::BodyExt as _;
+    use serde_json::{Value, json};
 
     async fn body(problem: Problem) -> (Response, Value) {
         let (parts, body) = problem.into_response().into_parts();
