@@ -51,14 +51,13 @@ impl Effects {
     }
 
     async fn pass(&self, stock: &mut Option<StockClient>) -> Result<(), EffectError> {
-        let parts: Vec<u32> = self.positions.borrow().keys().copied().collect();
+        // Asked of all at once: nothing is owed most of the time.
+        let mut parts = self.ledger.owing_partitions().await?;
+        parts.retain(|part| self.positions.borrow().contains_key(part));
         let mut owed = 0;
         for part in parts {
             let effects = self.ledger.owed_effects(part, PAGE).await?;
             owed += effects.len();
-            if effects.is_empty() {
-                continue;
-            }
             let stock = match stock {
                 Some(stock) => &*stock,
                 None => &*stock.insert(StockClient::connect(&self.redis_url).await?),

@@ -29,6 +29,16 @@ struct Row {
 }
 
 impl Ledger {
+    /// The partitions on which something is owed: mostly none.
+    pub async fn owing_partitions(&self) -> Result<Vec<u32>, LedgerError> {
+        self.query(async |connection| {
+            Ok(sqlx::query_scalar("SELECT DISTINCT part FROM effects")
+                .fetch_all(connection)
+                .await?)
+        })
+        .await
+    }
+
     /// The effects that are owed on a partition, in the log's order, at most so many.
     pub async fn owed_effects(&self, part: u32, most: u32) -> Result<Vec<OwedEffect>, LedgerError> {
         let rows: Vec<Row> = self

@@ -449,6 +449,7 @@ async fn what_an_index_has_to_be_told_is_written_once_and_stays_until_it_is_forg
     assert_eq!((row.total, row.sold, row.taken, row.returned), (12, 3, 4, 1));
     assert_eq!(row.left_at_rest(), 9);
 
+    assert_eq!(db.ledger.owing_partitions().await.expect("read"), [0]);
     let owed = db.ledger.owed_effects(0, 10).await.expect("read");
     let returned = Effect::Return {
         buyer: order(2).buyer,
