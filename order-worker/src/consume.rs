@@ -2,11 +2,11 @@
 //!
 //! There is one way to begin and one way out of every trouble: read the positions from MySQL and assign the partitions
 //! there. What was read and not stored is forgotten; the log still has it.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -32,9 +32,19 @@ const MAX_POLL_INTERVAL_MS: &str = "30000";
 const JOIN_WITHIN: Duration = Duration::from_secs(45);
 /// How long we wait for the first record of a transaction.
 const IDLE: Duration = Duration::from_millis(100);
-/// A transaction is closed when it has so many records, or orders. More brings MySQL nothing.
-const MAX_RECORDS: usize = 1000;
+/// A transaction is closed when it has so many orders; a record without any counts as one. More brings MySQL nothing.
 const MAX_ORDERS: usize = 1000;
+/// Kafka hands records over when there is so much, or after so long: under load that makes transactions few and large,
+/// which costs MySQL a fraction.
+const GATHERED_BYTES: &str = "32768";
+const GATHERED_WITHIN_MS: &str = "50";
+/// So many transactions run at once, each of another partition. Connections remain for what else the worker asks.
+const STORED_AT_ONCE: usize = 8;
+/// Reading goes on until so many orders are there to store, so that a partition of which much was fetched at once does
+/// not keep the others waiting.
+const MAX_UNSTORED: usize = STORED_AT_ONCE * MAX_ORDERS;
+/// What Kafka hands over of a partition in one go, at most: for the same reason, and a few transactions' worth.
+const FETCHED_AT_ONCE: &str = "262144";
 /// How often an idle worker looks whether MySQL still stands where it left it (it may have lost its tail), and how often
 /// the group is told where we are.
 const EVERY: Duration = Duration::from_secs(1);
@@ -65,6 +75,9 @@ impl Consume {
             .set("session.timeout.ms", SESSION_TIMEOUT_MS)
             .set("heartbeat.interval.ms", HEARTBEAT_MS)
             .set("max.poll.interval.ms", MAX_POLL_INTERVAL_MS)
+            .set("fetch.min.bytes", GATHERED_BYTES)
+            .set("fetch.wait.max.ms", GATHERED_WITHIN_MS)
+            .set("max.partition.fetch.bytes", FETCHED_AT_ONCE)
             .set("enable.partition.eof", "false");
         while !self.shutdown.is_cancelled() {
             self.as_a_member(&config)?;
@@ -87,6 +100,7 @@ impl Consume {
             assigned: Assigned::default(),
             no_member_since: Some(Instant::now()),
             at_position: false,
+            unstored: Unstored::default(),
             failures: 0,
             again_at: Instant::now(),
             checked_at: Instant::now(),
@@ -120,6 +134,7 @@ struct Reader<'a> {
     no_member_since: Option<Instant>,
     /// All our partitions are assigned at their positions.
     at_position: bool,
+    unstored: Unstored,
     /// Failures in a row, and when to try again.
     failures: u32,
     again_at: Instant,
@@ -127,13 +142,49 @@ struct Reader<'a> {
     committed_at: Instant,
 }
 
-/// Records of each partition.
-type Batches = BTreeMap<u32, Vec<LogEntry>>;
+/// What was read from our positions on and is not stored yet.
+#[derive(Default)]
+struct Unstored {
+    parts: BTreeMap<u32, VecDeque<LogEntry>>,
+    orders: usize,
+}
+
+impl Unstored {
+    fn add(&mut self, part: u32, entry: LogEntry) {
+        self.orders += weight(&entry);
+        self.parts.entry(part).or_default().push_back(entry);
+    }
+
+    /// Takes what goes into the next transaction of each partition.
+    fn take(&mut self) -> Vec<(u32, Vec<LogEntry>)> {
+        let mut taken = Vec::new();
+        for (part, entries) in &mut self.parts {
+            let (mut next, mut orders) = (Vec::new(), 0);
+            while orders < MAX_ORDERS
+                && let Some(entry) = entries.pop_front()
+            {
+                orders += weight(&entry);
+                next.push(entry);
+            }
+            self.orders -= orders;
+            taken.push((*part, next));
+        }
+        self.parts.retain(|_, entries| !entries.is_empty());
+        taken
+    }
+}
+
+fn weight(entry: &LogEntry) -> usize {
+    match &entry.record {
+        Ok(Record::Batch(batch)) => batch.orders.len().max(1),
+        _ => 1,
+    }
+}
 
 impl Reader<'_> {
     /// Reads what is there and stores it. Never waits for long, since the group's changes arrive while we poll.
     fn turn(&mut self) -> anyhow::Result<()> {
-        let (batches, error) = self.collect();
+        let error = self.collect();
         if self.consumer.context().generation() != self.assigned.generation {
             // What was just read may be another's by now.
             self.assigned = self.consumer.context().now();
@@ -144,7 +195,10 @@ impl Reader<'_> {
             self.forget_positions();
             self.again_at = Instant::now();
         } else if self.at_position {
-            self.store(batches);
+            self.store();
+        }
+        if !self.at_position {
+            self.unstored = Unstored::default();
         }
         if let Some(error) = error {
             self.trouble(error)?;
@@ -155,35 +209,32 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn collect(&self) -> (Batches, Option<KafkaError>) {
-        let mut batches = Batches::new();
-        let (mut records, mut orders, mut wait) = (0, 0, IDLE);
-        while records < MAX_RECORDS && orders < MAX_ORDERS {
-            match self.consumer.poll(wait) {
-                None => break,
-                Some(Err(error)) => return (batches, Some(error)),
-                Some(Ok(message)) => {
+    fn collect(&mut self) -> Option<KafkaError> {
+        while self.unstored.orders < MAX_UNSTORED {
+            let wait = match self.unstored.orders {
+                0 => IDLE,
+                _ => Duration::ZERO,
+            };
+            match self.consumer.poll(wait)? {
+                Err(error) => return Some(error),
+                Ok(message) => {
                     let entry = Entry::from_message(&message);
-                    records += 1;
-                    if let Ok(Record::Batch(batch)) = &entry.record {
-                        orders += batch.orders.len();
-                    }
-                    batches.entry(entry.part).or_default().push(log_entry(entry));
+                    self.unstored.add(entry.part, log_entry(entry));
                 }
             }
-            wait = Duration::ZERO;
         }
-        (batches, None)
+        None
     }
 
-    /// Stores each partition's records in a transaction of its own, all at once.
-    fn store(&mut self, batches: Batches) {
-        let positions = self.of.positions.borrow().clone();
-        let stores = batches.iter().filter_map(|(part, entries)| {
+    /// Stores the next records of each partition in a transaction of its own, many at once.
+    fn store(&mut self) {
+        let (next, positions) = (self.unstored.take(), self.of.positions.borrow().clone());
+        let stores = next.iter().filter_map(|(part, entries)| {
             let (from, to) = (*positions.get(part)?, entries.last()?.offset + 1);
             Some(self.store_one(*part, from, to, entries))
         });
-        let results = self.of.runtime.block_on(join_all(stores));
+        let stores = stream::iter(stores).buffer_unordered(STORED_AT_ONCE);
+        let results: Vec<_> = self.of.runtime.block_on(stores.collect());
         let idle = results.is_empty();
         for (part, to, result) in results {
             match result {

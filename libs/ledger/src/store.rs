@@ -289,20 +289,24 @@ async fn insert_orders(
     sales: &BTreeMap<SaleId, SaleRow>,
 ) -> Result<(), LedgerError> {
     let rows: Vec<_> = inserts.iter().collect();
+    // The orders of a record have its time stamp.
+    let mut time = (i64::MIN, String::new());
     for chunk in in_sizes(&rows) {
         let mut query: QueryBuilder<MySql> = QueryBuilder::new(
             "INSERT INTO orders (sale, epoch, seq, buyer, tier, key_hash, quantity, price, status, created_at) ",
         );
         query.push_values(chunk, |mut row, (id, new)| {
             let Epoch(epoch) = id.epoch;
+            if time.0 != new.created_at_ms {
+                time = (new.created_at_ms, date_time(new.created_at_ms));
+            }
             row.push_bind(id.sale.0).push_bind(epoch).push_bind(id.seq);
             row.push_bind(new.order.buyer.as_str())
                 .push_bind(new.order.tier)
                 .push_bind(new.order.key.0);
             row.push_bind(new.order.quantity)
                 .push_bind(sales[&id.sale].price.as_str());
-            row.push_bind(new.status.as_str())
-                .push_bind(date_time(new.created_at_ms));
+            row.push_bind(new.status.as_str()).push_bind(time.1.clone());
         });
         query.build().execute(&mut *connection).await?;
     }
