@@ -34,6 +34,7 @@ pub async fn crowd(target: Target, sale: &str, buyers: u32, arrival: Arrival, in
         in_flight,
         attempts: 20,
         timeout: Duration::from_secs(10),
+        tokens: Default::default(),
     };
     Ok(seckill_load::run(plan, |_| {}).await?)
 }

@@ -1,8 +1,11 @@
 //! The command line.
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
+use http::HeaderValue;
 use seckill_load::{Arrival, InvalidPlan, Plan, Route, Target};
 
 /// Sends a crowd of buyers to a flash sale, and tells what they were told and how long it took.
@@ -54,6 +57,13 @@ pub struct Args {
     /// How many of the orders to look up afterwards, 0 = none
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub check_orders: usize,
+    /// Buyers who are known: a file with a token a line, sent as "Authorization: Bearer TOKEN". Each buyer has the next
+    /// one, from the first again after the last
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Draws the answers over time and the latencies, as an SVG picture
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
     /// Writes the order numbers here, one a line
     #[arg(long, value_name = "FILE")]
     pub orders_file: Option<PathBuf>,
@@ -67,7 +77,8 @@ pub struct Args {
 
 const EXAMPLES: &str = "Examples:
   seckill-load http://127.0.0.1:8080 --sale shop/phones --buyers 20000 --in-flight 3000 --units 10000
-  seckill-load http://127.0.0.1:8080 --sale shop/phones --buyers 60000 --arrival poisson --over 1m";
+  seckill-load http://127.0.0.1:8080 --sale shop/phones --buyers 60000 --arrival poisson --over 1m
+  seckill-load http://127.0.0.1:8080 --sale shop/phones --buyers 60000 --arrival ramp --over 30s --plot ramp.svg";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ArrivalKind {
@@ -77,6 +88,8 @@ enum ArrivalKind {
     Uniform,
     /// As independent strangers come, at a steady rate: the last one somewhat before or after the time
     Poisson,
+    /// Few at first and ever more: to see from which rate on an installation falls behind
+    Ramp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,7 +99,7 @@ pub enum OutputKind {
 }
 
 impl Args {
-    pub fn plan(&self, target: Target) -> Result<Plan, InvalidPlan> {
+    pub fn plan(&self, target: Target, tokens: Arc<[HeaderValue]>) -> Result<Plan, InvalidPlan> {
         let route = match (&self.sale, self.item) {
             (_, Some(item_id)) => Route::Legacy { item_id },
             (sale, None) => Route::v1(sale.as_deref().unwrap_or_default(), self.quantity)?,
@@ -94,6 +107,7 @@ impl Args {
         let arrival = match self.arrival {
             ArrivalKind::AtOnce => Arrival::AtOnce,
             ArrivalKind::Uniform => Arrival::Uniform(self.over),
+            ArrivalKind::Ramp => Arrival::Ramp(self.over),
             ArrivalKind::Poisson => Arrival::Poisson(f64::from(self.buyers) / self.over.as_secs_f64()),
         };
         let plan = Plan {
@@ -104,9 +118,34 @@ impl Args {
             in_flight: self.in_flight,
             attempts: self.attempts,
             timeout: self.timeout,
+            tokens,
         };
         plan.check().map(|()| plan)
     }
+
+    /// The buyers' tokens, if there is a file of them.
+    pub fn tokens(&self) -> Result<Arc<[HeaderValue]>> {
+        let Some(path) = &self.tokens else {
+            return Ok(Arc::default());
+        };
+        let file = || format!("--tokens {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(file)?;
+        let tokens = authorizations(&text).with_context(file)?;
+        ensure!(!tokens.is_empty(), "{}: it is empty; expected a token a line", file());
+        Ok(tokens)
+    }
+}
+
+/// A header for each line that is not blank.
+fn authorizations(text: &str) -> Result<Arc<[HeaderValue]>> {
+    let lines = text.lines().map(str::trim).enumerate();
+    let tokens = lines.filter(|(_, token)| !token.is_empty()).map(|(n, token)| {
+        let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
+            .with_context(|| format!("line {}: not a token; expected visible ASCII", n + 1))?;
+        header.set_sensitive(true);
+        Ok(header)
+    });
+    tokens.collect()
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -125,6 +164,14 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn each_line_of_a_file_is_a_token() {
+        let tokens = authorizations("a.b.c\n\n d \r\n").expect("two tokens");
+        assert_eq!(*tokens, ["Bearer a.b.c", "Bearer d"]);
+        let error = format!("{:#}", authorizations("a\nb\u{7f}").expect_err("no token"));
+        assert!(error.contains("line 2"), "{error}");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
-use http::header::CONTENT_TYPE;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Request};
 use http_body_util::Full;
 use rand::Rng;
 use tokio::time::{Instant, sleep, timeout};
@@ -28,14 +28,29 @@ pub(crate) struct Settled {
     pub retries: u32,
 }
 
+/// What a buyer sends with each of its requests.
+struct Buyer<'a> {
+    key: String,
+    token: Option<&'a HeaderValue>,
+}
+
 /// Buys, asking again with the same key where that can't buy twice.
-pub(crate) async fn buy(plan: &Plan, connections: &Connections, places: &Places, scheduled: Instant) -> Settled {
-    let key = Uuid::new_v4().to_string();
+pub(crate) async fn buy(
+    plan: &Plan,
+    connections: &Connections,
+    places: &Places,
+    number: usize,
+    scheduled: Instant,
+) -> Settled {
+    let buyer = Buyer {
+        key: Uuid::new_v4().to_string(),
+        token: plan.tokens.get(number % plan.tokens.len().max(1)),
+    };
     let mut retries = 0;
     // Whether one of the requests may have bought without telling.
     let mut unknown = false;
     loop {
-        let (asked, from_send) = ask(plan, connections, places, &key).await;
+        let (asked, from_send) = ask(plan, connections, places, &buyer).await;
         let settled = |kind, order_no, said| Settled {
             kind,
             order_no,
@@ -68,11 +83,11 @@ async fn ask(
     plan: &Plan,
     connections: &Connections,
     places: &Places,
-    key: &str,
+    buyer: &Buyer<'_>,
 ) -> (Result<Meaning, Failure>, Duration) {
     let _place = places.take().await;
     let sent = Instant::now();
-    let answer = match timeout(plan.timeout, connections.exchange(request(&plan.route, key))).await {
+    let answer = match timeout(plan.timeout, connections.exchange(request(&plan.route, buyer))).await {
         Ok(answer) => answer,
         Err(_) => Err(Failure::Unknown(format!("no answer within {:?}", plan.timeout))),
     };
@@ -80,7 +95,7 @@ async fn ask(
     (meaning, sent.elapsed())
 }
 
-fn request(route: &Route, key: &str) -> Request<Full<Bytes>> {
+fn request(route: &Route, buyer: &Buyer<'_>) -> Request<Full<Bytes>> {
     let (path, body) = match route {
         Route::V1 {
             namespace,
@@ -94,7 +109,10 @@ fn request(route: &Route, key: &str) -> Request<Full<Bytes>> {
     };
     let mut request = Request::post(path).header(CONTENT_TYPE, "application/json");
     if matches!(route, Route::V1 { .. }) {
-        request = request.header("idempotency-key", key);
+        request = request.header("idempotency-key", &buyer.key);
+    }
+    if let Some(token) = buyer.token {
+        request = request.header(AUTHORIZATION, token);
     }
     // A checked name and a UUID: nothing in it that a header or a path could refuse.
     request.body(Full::from(body)).unwrap_or_default()
@@ -128,11 +146,19 @@ mod tests {
 
     #[test]
     fn a_v1_request_carries_the_key_and_a_legacy_one_has_none() {
-        let v1 = request(&Route::v1("shop/phones", 2).expect("valid"), "k");
+        let token = HeaderValue::from_static("Bearer t");
+        let known = Buyer {
+            key: "k".into(),
+            token: Some(&token),
+        };
+        let v1 = request(&Route::v1("shop/phones", 2).expect("valid"), &known);
         assert_eq!(v1.uri(), "/v1/sales/shop/phones/orders");
         assert_eq!(v1.headers()["idempotency-key"], "k");
-        let legacy = request(&Route::Legacy { item_id: 7 }, "k");
+        assert_eq!(v1.headers()[AUTHORIZATION], "Bearer t");
+        let anonymous = Buyer { token: None, ..known };
+        let legacy = request(&Route::Legacy { item_id: 7 }, &anonymous);
         assert_eq!(legacy.uri(), "/seckill/buy");
         assert!(!legacy.headers().contains_key("idempotency-key"));
+        assert!(!legacy.headers().contains_key(AUTHORIZATION));
     }
 }

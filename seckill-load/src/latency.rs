@@ -7,6 +7,9 @@ use serde::Serialize;
 /// The longest latency told apart from a longer one.
 const LONGEST: Duration = Duration::from_secs(3600);
 
+/// What is faster is one bucket; each one after it is twice as wide.
+const FIRST_BUCKET: Duration = Duration::from_micros(500);
+
 /// The latencies of the buyers who were answered.
 pub(crate) struct Histograms {
     from_send: Histogram<u64>,
@@ -27,6 +30,16 @@ impl Histograms {
         self.from_schedule.saturating_record(micros(from_schedule));
     }
 
+    /// From the scheduled arrival.
+    pub fn distribution(&self) -> Vec<Bucket> {
+        let buckets = self.from_schedule.iter_log(FIRST_BUCKET.as_micros() as u64, 2.0);
+        let buckets = buckets.map(|bucket| Bucket {
+            up_to_ms: (bucket.value_iterated_to() + 1) as f64 / 1000.0,
+            buyers: bucket.count_since_last_iteration(),
+        });
+        buckets.skip_while(|bucket| bucket.buyers == 0).collect()
+    }
+
     pub fn summary(&self) -> Latency {
         Latency {
             from_send: quantiles(&self.from_send),
@@ -40,6 +53,13 @@ impl Histograms {
 pub struct Latency {
     pub from_send: Quantiles,
     pub from_schedule: Quantiles,
+}
+
+/// Buyers who waited for so long: less than this, and no less than the bucket before it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Bucket {
+    pub up_to_ms: f64,
+    pub buyers: u64,
 }
 
 /// Milliseconds.
@@ -86,6 +106,20 @@ mod tests {
         near(from_send.p99_ms, 990.0);
         near(from_send.max_ms, 1000.0);
         near(from_schedule.p50_ms, 1000.0);
+    }
+
+    #[test]
+    fn every_buyer_is_in_one_bucket() {
+        let mut histograms = Histograms::new().expect("valid bounds");
+        for ms in [3, 3, 5, 40] {
+            histograms.record(Duration::from_millis(1), Duration::from_millis(ms));
+        }
+        let buckets: Vec<_> = histograms
+            .distribution()
+            .iter()
+            .map(|b| (b.up_to_ms, b.buyers))
+            .collect();
+        assert_eq!(buckets, [(4.0, 2), (8.0, 1), (16.0, 0), (32.0, 0), (64.0, 1)]);
     }
 
     #[test]

@@ -18,8 +18,8 @@ mod run;
 mod target;
 
 pub use answer::{Counts, Kind};
-pub use latency::{Latency, Quantiles};
-pub use outcome::{Outcome, Sample};
+pub use latency::{Bucket, Latency, Quantiles};
+pub use outcome::{Outcome, SLICE, Sample, Slice};
 pub use plan::{Arrival, InvalidPlan, Plan, Route};
 pub use run::{LoadError, Progress, run};
 pub use target::{InvalidTarget, Target};

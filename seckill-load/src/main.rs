@@ -1,8 +1,8 @@
 //! `seckill-load`: see how an installation stands a crowd, before the crowd comes.
 mod args;
 mod output;
+mod plot;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -33,7 +33,7 @@ async fn play(args: &Args) -> Result<bool> {
         "{target} is not on this machine. A crowd sent to somebody else's service is an attack; if the installation is \
          yours, say so with --i-own-this-target"
     );
-    let plan = args.plan(target)?;
+    let plan = args.plan(target, args.tokens()?)?;
     let output = Output::new(args.output, plan.buyers.into());
     output.begin(&plan);
     let outcome = run(plan.clone(), |progress| output.progress(progress)).await?;
@@ -43,9 +43,11 @@ async fn play(args: &Args) -> Result<bool> {
         checks.push(check::orders(&plan, &outcome, args.check_orders).await);
     }
     if let Some(path) = &args.orders_file {
-        let mut file = std::fs::File::create(path).with_context(|| format!("--orders-file {}", path.display()))?;
-        file.write_all(outcome.order_numbers.join("\n").as_bytes())
+        std::fs::write(path, outcome.order_numbers.join("\n"))
             .with_context(|| format!("--orders-file {}", path.display()))?;
+    }
+    if let Some(path) = &args.plot {
+        std::fs::write(path, plot::svg(&outcome)).with_context(|| format!("--plot {}", path.display()))?;
     }
     let passed = checks.iter().all(|check| check.passed);
     output.end(&Report::new(&plan, &outcome, checks));

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::answer::{Counts, Kind};
 use crate::buyer::Settled;
-use crate::latency::{Histograms, Latency};
+use crate::latency::{Bucket, Histograms, Latency};
 
 /// Different answers that are kept as samples.
 const MAX_SAMPLES: usize = 20;
@@ -28,12 +28,28 @@ pub struct Outcome {
     pub last_answer_at: Timestamp,
     pub took_s: f64,
     pub latency: Latency,
+    /// Buyers by the time from their scheduled arrival to the answer.
+    pub latencies: Vec<Bucket>,
+    /// What the buyers heard, by when.
+    pub timeline: Vec<Slice>,
     /// Answers of kinds that need a look, and why buyers went unanswered; how often each.
     pub samples: Vec<Sample>,
     /// In the order in which the buyers heard of them.
     #[serde(skip)]
     pub order_numbers: Vec<String>,
 }
+
+/// The buyers who heard in a stretch of the run, each [`SLICE`] long.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Slice {
+    /// From the start of the run to the slice's.
+    pub from_ms: u64,
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// How long a [`Slice`] is.
+pub const SLICE: Duration = Duration::from_millis(100);
 
 /// One answer, and how many buyers had one of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -47,6 +63,7 @@ pub(crate) struct Tally {
     pub counts: Counts,
     retries: u64,
     histograms: Histograms,
+    timeline: Vec<Slice>,
     /// By status and `code` only, so that bodies that differ in a time or an id are one sample.
     samples: HashMap<String, Sample>,
     order_numbers: Vec<String>,
@@ -58,13 +75,22 @@ impl Tally {
             counts: Counts::default(),
             retries: 0,
             histograms: Histograms::new()?,
+            timeline: Vec::new(),
             samples: HashMap::new(),
             order_numbers: Vec::new(),
         })
     }
 
-    pub fn add(&mut self, settled: Settled) {
+    /// `at`: since the start of the run.
+    pub fn add(&mut self, settled: Settled, at: Duration) {
         self.counts.add(settled.kind);
+        let slice = (at.as_millis() / SLICE.as_millis()) as usize;
+        while self.timeline.len() <= slice {
+            let from_ms = self.timeline.len() as u64 * SLICE.as_millis() as u64;
+            let counts = Counts::default();
+            self.timeline.push(Slice { from_ms, counts });
+        }
+        self.timeline[slice].counts.add(settled.kind);
         self.retries += u64::from(settled.retries);
         self.order_numbers.extend(settled.order_no);
         if settled.kind != Kind::Unanswered {
@@ -105,6 +131,8 @@ impl Tally {
             last_answer_at: facts.last_answer_at,
             took_s: facts.took.as_secs_f64(),
             latency: self.histograms.summary(),
+            latencies: self.histograms.distribution(),
+            timeline: std::mem::take(&mut self.timeline),
             samples,
             order_numbers: std::mem::take(&mut self.order_numbers),
         }
@@ -147,10 +175,11 @@ mod tests {
     #[test]
     fn answers_that_need_a_look_are_sampled_by_their_code() {
         let mut tally = Tally::new().expect("valid bounds");
-        tally.add(settled(Kind::Other, r#"503 {"code":"not_ready","instance":"1"}"#));
-        tally.add(settled(Kind::Other, r#"503 {"code":"not_ready","instance":"2"}"#));
-        tally.add(settled(Kind::Unanswered, "no connection: refused"));
-        tally.add(settled(Kind::SoldOut, r#"409 {"code":"sold_out"}"#));
+        let at = Duration::from_millis(250);
+        tally.add(settled(Kind::Other, r#"503 {"code":"not_ready","instance":"1"}"#), at);
+        tally.add(settled(Kind::Other, r#"503 {"code":"not_ready","instance":"2"}"#), at);
+        tally.add(settled(Kind::Unanswered, "no connection: refused"), at);
+        tally.add(settled(Kind::SoldOut, r#"409 {"code":"sold_out"}"#), Duration::ZERO);
         let now = Timestamp::UNIX_EPOCH;
         let outcome = tally.finish(Facts {
             connections: 1,
@@ -160,6 +189,9 @@ mod tests {
             took: Duration::ZERO,
         });
         assert_eq!((outcome.buyers, outcome.answered, outcome.retries), (4, 3, 4));
+        let told: Vec<_> = outcome.timeline.iter().map(|slice| slice.counts.settled()).collect();
+        assert_eq!(told, [1, 0, 3]);
+        assert_eq!(outcome.timeline[2].from_ms, 200);
         assert_eq!(outcome.samples.len(), 2);
         assert_eq!(outcome.samples[0].buyers, 2);
     }
@@ -168,7 +200,7 @@ mod tests {
     fn samples_are_bounded_in_number() {
         let mut tally = Tally::new().expect("valid bounds");
         for i in 0..1000 {
-            tally.add(settled(Kind::Other, &format!("500 oops {i}")));
+            tally.add(settled(Kind::Other, &format!("500 oops {i}")), Duration::ZERO);
         }
         assert_eq!(tally.samples.len(), MAX_SAMPLES);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use seckill_load::check::Check;
-use seckill_load::{Counts, Outcome, Plan, Progress, Quantiles, Route};
+use seckill_load::{Bucket, Counts, Outcome, Plan, Progress, Quantiles, Route};
 use serde::Serialize;
 
 use crate::args::OutputKind;
@@ -121,9 +121,10 @@ fn text(report: &Report) -> String {
         ),
         latency("from send to answer", &outcome.latency.from_send),
         latency("from scheduled arrival *", &outcome.latency.from_schedule),
-        "  * with waiting for a place in flight and all retries".into(),
-        String::new(),
+        "  * with waiting for a place in flight and all retries:".into(),
     ];
+    lines.extend(bars(&outcome.latencies));
+    lines.push(String::new());
     for sample in &outcome.samples {
         lines.push(format!("  {} x {}", sample.buyers, sample.said));
     }
@@ -140,6 +141,23 @@ fn latency(name: &str, q: &Quantiles) -> String {
         "  {name:<26}{:>10.1}{:>10.1}{:>10.1}{:>10.1}{:>10.1}",
         q.p50_ms, q.p90_ms, q.p99_ms, q.p999_ms, q.max_ms
     )
+}
+
+/// How many buyers waited how long, a line for each bucket.
+fn bars(buckets: &[Bucket]) -> impl Iterator<Item = String> {
+    const WIDTH: u64 = 40;
+    let all: u64 = buckets.iter().map(|bucket| bucket.buyers).sum::<u64>().max(1);
+    let most = buckets
+        .iter()
+        .map(|bucket| bucket.buyers)
+        .max()
+        .unwrap_or_default()
+        .max(1);
+    buckets.iter().map(move |Bucket { up_to_ms, buyers }| {
+        let bar = "#".repeat((WIDTH * buyers).div_ceil(most) as usize);
+        let percent = 100.0 * *buyers as f64 / all as f64;
+        format!("  {:>14} {percent:>5.1} %  {bar}", format!("< {up_to_ms} ms"))
+    })
 }
 
 /// The kinds of answers that there were.

@@ -1,6 +1,8 @@
 //! What a run does, checked before it starts.
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use rand::Rng;
 
 use crate::target::Target;
@@ -19,6 +21,8 @@ pub struct Plan {
     pub attempts: u32,
     /// How long a buyer waits for one answer.
     pub timeout: Duration,
+    /// What each buyer sends as `Authorization`, in turn; none sends nothing.
+    pub tokens: Arc<[HeaderValue]>,
 }
 
 /// By which of the two interfaces the buyers buy.
@@ -42,6 +46,8 @@ pub enum Arrival {
     Uniform(Duration),
     /// At random, this many a second on average.
     Poisson(f64),
+    /// Few at first and ever more, over this time: the last second has twice as many as an average one.
+    Ramp(Duration),
 }
 
 /// A plan that can't be run.
@@ -124,6 +130,12 @@ impl Arrival {
                 times.sort_unstable();
                 times
             }
+            Arrival::Ramp(over) => {
+                let all = f64::from(buyers);
+                // The share of the buyers who are there by t is (t / over) squared.
+                let at = |n| (f64::from(n) + rng.random::<f64>()) / all;
+                (0..buyers).map(at).map(|share| over.mul_f64(share.sqrt())).collect()
+            }
             Arrival::Poisson(rate) => {
                 let mut at = 0.0;
                 (0..buyers)
@@ -151,7 +163,12 @@ mod tests {
     #[test]
     fn each_arrival_schedules_every_buyer_in_order() {
         let second = Duration::from_secs(1);
-        for arrival in [Arrival::AtOnce, Arrival::Uniform(second), Arrival::Poisson(500.0)] {
+        for arrival in [
+            Arrival::AtOnce,
+            Arrival::Uniform(second),
+            Arrival::Poisson(500.0),
+            Arrival::Ramp(second),
+        ] {
             let times = schedule(arrival, 1_000);
             assert_eq!(times.len(), 1_000, "{arrival:?}");
             assert!(times.is_sorted(), "{arrival:?}");
@@ -164,6 +181,14 @@ mod tests {
         assert!(times[9_999] < Duration::from_secs(1));
         let first_half = times.iter().filter(|t| **t < Duration::from_millis(500)).count();
         assert!((4_700..5_300).contains(&first_half), "{first_half}");
+    }
+
+    #[test]
+    fn a_ramp_brings_a_quarter_of_the_buyers_in_the_first_half_of_its_time() {
+        let times = schedule(Arrival::Ramp(Duration::from_secs(1)), 10_000);
+        assert!(times[9_999] <= Duration::from_secs(1));
+        let first_half = times.iter().filter(|t| **t < Duration::from_millis(500)).count();
+        assert!((2_490..2_510).contains(&first_half), "{first_half}");
     }
 
     #[test]
@@ -192,6 +217,7 @@ mod tests {
             in_flight: 1,
             attempts: 1,
             timeout: Duration::from_secs(1),
+            tokens: Arc::default(),
         };
         assert_eq!(plan.check(), Ok(()));
         let wrong = [

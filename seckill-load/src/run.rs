@@ -92,7 +92,7 @@ pub async fn run(plan: Plan, mut progress: impl FnMut(Progress)) -> Result<Outco
 /// Each buyer is a task of its own from its arrival on: none waits for another, except for a place in flight.
 async fn let_arrive(shared: &Arc<Shared>, schedule: Vec<Duration>, start: Instant) {
     let mut buyers = JoinSet::new();
-    for after in schedule {
+    for (number, after) in schedule.into_iter().enumerate() {
         let scheduled = start + after;
         if scheduled > Instant::now() {
             sleep_until(scheduled).await;
@@ -100,8 +100,14 @@ async fn let_arrive(shared: &Arc<Shared>, schedule: Vec<Duration>, start: Instan
         shared.arrived.fetch_add(1, Ordering::Relaxed);
         let of_buyer = Arc::clone(shared);
         buyers.spawn(async move {
-            let settled = buy(&of_buyer.plan, &of_buyer.connections, &of_buyer.places, scheduled).await;
-            of_buyer.tally().add(settled);
+            let Shared {
+                plan,
+                connections,
+                places,
+                ..
+            } = &*of_buyer;
+            let settled = buy(plan, connections, places, number, scheduled).await;
+            of_buyer.tally().add(settled, start.elapsed());
         });
         while let Some(done) = buyers.try_join_next() {
             shared.note_lost(done);

@@ -102,6 +102,7 @@ fn plan(target: Target, buyers: u32) -> Plan {
         in_flight: 20,
         attempts: 8,
         timeout: Duration::from_secs(10),
+        tokens: Arc::default(),
     }
 }
 
