@@ -54,7 +54,7 @@ enum Task {
         /// Two with servers of their own: rebuild (how long a sale of a million orders stops selling when Redis is killed)
         /// and operator (a thousand sales, fifty of which start in the same second). The others are measured beside
         /// their limits: purchase, sold-out, not-started, ended, redis, store, burst, scale, promise, idle; `all` is all of
-        /// those
+        /// those. `compare COMMIT [SCENARIO...]` measures a commit and what is here by turns
         #[arg(required = true)]
         scenarios: Vec<String>,
         /// How often each is measured
