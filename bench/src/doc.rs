@@ -1,4 +1,5 @@
 //! Writes docs/benchmarks.md, and its plot, from the figures of a run.
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use anyhow::Result;
 use crate::rounds::{Goal, Report, Row};
 
 const INTRODUCTION: &str = include_str!("benchmarks.md");
+const WHAT_LIMITS: &str = include_str!("what-limits.md");
 
 pub fn write(report: &Report, folder: &Path) -> Result<()> {
     std::fs::write(folder.join("benchmarks.md"), page(report)?)?;
@@ -24,7 +26,7 @@ fn page(report: &Report) -> Result<String> {
     )?;
     page += "![Each round's ratio to its limit](benchmarks.svg)\n\n";
     page += "| | figure | limit, in the same rounds | of the limit | goal | |\n|---|---|---|---|---|---|\n";
-    for row in report.scenarios.iter().flat_map(|scenario| &scenario.rows) {
+    for row in report.rows() {
         if let Some(why) = &row.broken {
             writeln!(page, "| {} | no figure: {why} | | | | |", row.what)?;
             continue;
@@ -48,7 +50,36 @@ fn page(report: &Report) -> Result<String> {
             row.goal_text().unwrap_or_default()
         )?;
     }
+    if report.costs().next().is_some() {
+        page += "\n";
+        page += WHAT_LIMITS;
+        page += "\n";
+        page += &costs(report);
+    }
     Ok(page)
+}
+
+/// A line for each kind of answer, a column for each program.
+fn costs(report: &Report) -> String {
+    let programs: BTreeSet<&String> = report.costs().flat_map(|cost| cost.shares.keys()).collect();
+    let mut table = String::from("| microseconds of a core for each |");
+    for program in &programs {
+        table += &format!(" {program} |");
+    }
+    table += " all |\n|---|";
+    table += &"---|".repeat(programs.len() + 1);
+    table += "\n";
+    for cost in report.costs() {
+        table += &format!("| {} |", cost.what);
+        for program in &programs {
+            match cost.shares.get(*program) {
+                Some(us) => table += &format!(" {:.1} |", us.median()),
+                None => table += " |",
+            }
+        }
+        table += &format!(" {:.1} |\n", cost.total());
+    }
+    table
 }
 
 const LEFT: f64 = 420.0;
@@ -58,9 +89,7 @@ const HEIGHT: f64 = 28.0;
 /// A line for each row that has a limit, a dot for each of its rounds, and a stroke where the goal is.
 fn plot(report: &Report) -> Result<String> {
     let rows: Vec<&Row> = report
-        .scenarios
-        .iter()
-        .flat_map(|scenario| &scenario.rows)
+        .rows()
         .filter(|row| row.unit == "/s" && row.limit.is_some() && row.broken.is_none())
         .collect();
     // Up to 150 % of the limit.

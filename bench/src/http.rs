@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use seckill_load::{Arrival, Outcome, Plan, Route, Target};
 
+use crate::cost::{Cost, Meter};
 use crate::limit::{answer_of, status_of};
-use crate::rounds::{Goal, Row};
+use crate::rounds::{Goal, Measured, Row};
 use crate::site::{OnSale, PATIENCE, Program, Site, not_started, open, over};
 
 /// In the rounds at saturation.
@@ -74,9 +75,9 @@ pub fn all_won(outcome: &Outcome) -> Result<(), String> {
     }
 }
 
-pub async fn purchase(site: &Site, rounds: u32) -> Result<Vec<Row>> {
+pub async fn purchase(site: &Site, rounds: u32) -> Result<Measured> {
     const WHAT: &str = "purchases, HTTP to 201, at saturation";
-    let (_worker, api) = (site.worker().await?, site.api().await?);
+    let (worker, api) = (site.worker().await?, site.api().await?);
     let first = site.offer(1_000_000, open()).await?;
     known(&api, &first).await?;
     let answer = answer_of(api.address.context("no address")?, &first.path()).await?;
@@ -88,15 +89,21 @@ pub async fn purchase(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     site.stored(first.sale.part).await?;
     let (mut ours, mut limits) = (Vec::new(), Vec::new());
     let (mut p50, mut p99, mut limit_p50, mut limit_p99) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut cost, mut cost_of_limit) = (Cost::new("purchase, until it is stored"), Cost::new("its limit"));
+    let mut meter = Meter::start(&[("seckill-api", &api), ("order-worker", &worker), ("the limit", &limit)])?;
     for _ in 0..rounds {
+        meter.spent(1)?;
         let limited = saturate(limit.target().await?, "bench/limit", BUYERS).await?;
+        cost_of_limit.add(meter.spent(limited.answered)?);
         let sale = site.offer(1_000_000, open()).await?;
         known(&api, &sale).await?;
+        meter.spent(1)?;
         let won = saturate(api.target().await?, &sale.path(), BUYERS).await?;
         if let Err(why) = all_won(&won) {
-            return Ok(vec![Row::broken(WHAT, why)]);
+            return Ok(vec![Row::broken(WHAT, why)].into());
         }
         site.stored(sale.sale.part).await?;
+        cost.add(meter.spent(won.answered)?);
         let half = rate(&won) / 2.0;
         let buyers = (half * AT_HALF.as_secs_f64()) as u32;
         let arrival = Arrival::Poisson(half);
@@ -107,7 +114,7 @@ pub async fn purchase(site: &Site, rounds: u32) -> Result<Vec<Row>> {
             broken => broken,
         };
         if let Err(why) = checked {
-            return Ok(vec![Row::broken(WHAT, why)]);
+            return Ok(vec![Row::broken(WHAT, why)].into());
         }
         limits.push(rate(&limited));
         ours.push(rate(&won));
@@ -116,7 +123,7 @@ pub async fn purchase(site: &Site, rounds: u32) -> Result<Vec<Row>> {
         limit_p50.push(limited_half.latency.from_schedule.p50_ms);
         limit_p99.push(limited_half.latency.from_schedule.p99_ms);
     }
-    Ok(vec![
+    let rows = vec![
         Row::new(WHAT, "/s", ours).beside(limits).goal(Goal::RatioAtLeast(0.5)),
         Row::new("at half of that rate: from arrival to answer, p50", "ms", p50)
             .beside(limit_p50)
@@ -124,16 +131,19 @@ pub async fn purchase(site: &Site, rounds: u32) -> Result<Vec<Row>> {
         Row::new("at half of that rate: from arrival to answer, p99", "ms", p99)
             .beside(limit_p99)
             .goal(Goal::AtMost(30.0)),
-    ])
+    ];
+    let costs = vec![cost, cost_of_limit];
+    Ok(Measured { rows, costs })
 }
 
-pub async fn refusals(site: &Site, rounds: u32, refusal: Refusal) -> Result<Vec<Row>> {
-    let (what, goal) = match refusal {
-        Refusal::SoldOut => ("sold out: answers, at saturation", 0.85),
-        Refusal::NotStarted => ("before the start: answers, at saturation", 0.9),
-        Refusal::Ended => ("after the end: answers, at saturation", 0.9),
+pub async fn refusals(site: &Site, rounds: u32, refusal: Refusal) -> Result<Measured> {
+    let (when, goal) = match refusal {
+        Refusal::SoldOut => ("sold out", 0.85),
+        Refusal::NotStarted => ("before the start", 0.9),
+        Refusal::Ended => ("after the end", 0.9),
     };
-    let (_worker, api) = (site.worker().await?, site.api().await?);
+    let what = format!("{when}: answers, at saturation");
+    let (worker, api) = (site.worker().await?, site.api().await?);
     let terms = match refusal {
         Refusal::SoldOut => open(),
         Refusal::NotStarted => not_started(),
@@ -152,9 +162,13 @@ pub async fn refusals(site: &Site, rounds: u32, refusal: Refusal) -> Result<Vec<
         saturate(program.target().await?, &sale.path(), WARM_UP).await?;
     }
     let (mut ours, mut limits) = (Vec::new(), Vec::new());
+    let (mut cost, mut cost_of_limit) = (Cost::new(format!("answer, {when}")), Cost::new("its limit"));
+    let mut meter = Meter::start(&[("seckill-api", &api), ("order-worker", &worker), ("the limit", &limit)])?;
     for _ in 0..rounds {
         let limited = saturate(limit.target().await?, &sale.path(), BUYERS).await?;
+        cost_of_limit.add(meter.spent(limited.answered)?);
         let refused = saturate(api.target().await?, &sale.path(), BUYERS).await?;
+        cost.add(meter.spent(refused.answered)?);
         let counts = refused.counts;
         let told = match refusal {
             Refusal::SoldOut => counts.sold_out,
@@ -162,12 +176,12 @@ pub async fn refusals(site: &Site, rounds: u32, refusal: Refusal) -> Result<Vec<
             Refusal::Ended => counts.ended,
         };
         if told != refused.buyers {
-            return Ok(vec![Row::broken(what, format!("{counts:?}; {:?}", refused.samples))]);
+            return Ok(vec![Row::broken(what, format!("{counts:?}; {:?}", refused.samples))].into());
         }
         limits.push(rate(&limited));
         ours.push(rate(&refused));
     }
-    Ok(vec![
-        Row::new(what, "/s", ours).beside(limits).goal(Goal::RatioAtLeast(goal)),
-    ])
+    let rows = vec![Row::new(what, "/s", ours).beside(limits).goal(Goal::RatioAtLeast(goal))];
+    let costs = vec![cost, cost_of_limit];
+    Ok(Measured { rows, costs })
 }

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::cost::cpu_seconds;
 use crate::rounds::{Goal, Row};
 use crate::site::{Program, Site, not_started};
 
@@ -60,14 +61,4 @@ pub fn resident_mib(pid: u32) -> Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().next()).context("VmRSS")?;
     Ok(kib.parse::<f64>()? / 1024.0)
-}
-
-/// User and system time.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = stat.rsplit_once(')').context("stat")?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks = |at: usize| -> Result<f64> { Ok(fields.get(at).context("stat")?.parse()?) };
-    // Linux counts in hundredths here, whatever the kernel's own clock is.
-    Ok((ticks(11)? + ticks(12)?) / 100.0)
 }

@@ -9,10 +9,14 @@
 //! - [`limit`]: the HTTP server that does nothing but read a request and answer it
 //! - [`http`], [`burst`], [`scale`]: what buyers see
 //! - [`stock`], [`store`], [`promise`]: the three servers behind it, one by one
+//! - [`cost`]: whose the processors' time is
 //! - [`idle`]: what the programs take when nothing happens
+//! - [`hot_path`]: instructions, which are the same however busy the machine is, against a budget
 //! - [`doc`]: writes docs/benchmarks.md
 mod burst;
+mod cost;
 mod doc;
+mod hot_path;
 mod http;
 mod idle;
 mod limit;
@@ -29,7 +33,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::rounds::{Report, Row};
+use crate::rounds::{Measured, Report};
 use crate::site::Site;
 
 #[derive(Debug, Parser)]
@@ -50,6 +54,12 @@ enum Command {
         /// Where the page goes
         #[arg(long, default_value = "docs")]
         folder: PathBuf,
+    },
+    /// Count the instructions of the hot path's parts, with valgrind, and compare them with their budgets
+    Budget {
+        /// Only run this part so many times, for valgrind to count
+        #[arg(long, num_args = 2, value_names = ["PART", "TIMES"], hide = true)]
+        run: Option<Vec<String>>,
     },
     /// Answer every purchase with the same bytes: the limit of what an HTTP server can do here
     Limit {
@@ -102,6 +112,8 @@ async fn main() -> Result<()> {
         Command::Limit { listen, answer } => limit::serve(listen, &answer).await,
         Command::Doc { json, folder } => doc::write(&Report::read(&json)?, &folder),
         Command::Run(run) => measure(run).await,
+        Command::Budget { run: None } => hot_path::compare(),
+        Command::Budget { run: Some(part) } => hot_path::run(&part),
     }
 }
 
@@ -115,23 +127,26 @@ async fn measure(run: Run) -> Result<()> {
         let name = scenario.to_possible_value().context("a scenario without a name")?;
         eprintln!("{} ...", name.get_name());
         let site = Site::new().await?;
-        let rows: Vec<Row> = match scenario {
+        let measured: Measured = match scenario {
             Scenario::Purchase => http::purchase(&site, run.rounds).await?,
             Scenario::SoldOut => http::refusals(&site, run.rounds, http::Refusal::SoldOut).await?,
             Scenario::NotStarted => http::refusals(&site, run.rounds, http::Refusal::NotStarted).await?,
             Scenario::Ended => http::refusals(&site, run.rounds, http::Refusal::Ended).await?,
-            Scenario::Redis => stock::redis(&site, run.rounds).await?,
-            Scenario::Store => store::store(&site, run.rounds).await?,
-            Scenario::Burst => burst::burst(&site, run.rounds).await?,
-            Scenario::Scale => scale::scale(&site, run.rounds).await?,
-            Scenario::Promise => promise::promise(&site, run.rounds).await?,
-            Scenario::Idle => idle::idle(&site).await?,
+            Scenario::Redis => stock::redis(&site, run.rounds).await?.into(),
+            Scenario::Store => store::store(&site, run.rounds).await?.into(),
+            Scenario::Burst => burst::burst(&site, run.rounds).await?.into(),
+            Scenario::Scale => scale::scale(&site, run.rounds).await?.into(),
+            Scenario::Promise => promise::promise(&site, run.rounds).await?.into(),
+            Scenario::Idle => idle::idle(&site).await?.into(),
         };
         site.end().await?;
-        for row in &rows {
+        for row in &measured.rows {
             println!("{row}");
         }
-        report.add(name.get_name(), rows);
+        for cost in &measured.costs {
+            println!("{cost}");
+        }
+        report.add(name.get_name(), measured);
     }
     report.write(&run.json)?;
     ensure!(report.is_whole(), "a checker failed: see above");

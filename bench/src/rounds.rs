@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::cost::Cost;
+
 /// A figure in the rounds of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Rounds(pub Vec<f64>);
@@ -162,7 +164,22 @@ pub struct Report {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ScenarioReport {
     pub scenario: String,
+    #[serde(flatten)]
+    pub measured: Measured,
+}
+
+/// What a scenario found.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Measured {
     pub rows: Vec<Row>,
+    pub costs: Vec<Cost>,
+}
+
+impl From<Vec<Row>> for Measured {
+    fn from(rows: Vec<Row>) -> Self {
+        let costs = Vec::new();
+        Measured { rows, costs }
+    }
 }
 
 impl Report {
@@ -175,11 +192,19 @@ impl Report {
         }
     }
 
-    pub fn add(&mut self, scenario: &str, rows: Vec<Row>) {
+    pub fn add(&mut self, scenario: &str, measured: impl Into<Measured>) {
         self.scenarios.push(ScenarioReport {
             scenario: scenario.to_owned(),
-            rows,
+            measured: measured.into(),
         });
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.scenarios.iter().flat_map(|scenario| &scenario.measured.rows)
+    }
+
+    pub fn costs(&self) -> impl Iterator<Item = &Cost> {
+        self.scenarios.iter().flat_map(|scenario| &scenario.measured.costs)
     }
 
     pub fn read(path: &Path) -> Result<Self> {
@@ -189,8 +214,7 @@ impl Report {
 
     /// Every checker held.
     pub fn is_whole(&self) -> bool {
-        let mut rows = self.scenarios.iter().flat_map(|scenario| &scenario.rows);
-        rows.all(|row| row.broken.is_none())
+        self.rows().all(|row| row.broken.is_none())
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {

@@ -14,7 +14,7 @@ pub async fn scale(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     let _worker = site.worker().await?;
     let apis = try_join_all((0..4).map(|_| site.api())).await?;
     let mut variants = vec![
-        Variant::new("wins, 1 API process, 1 sale, a stock of 1,000,000", 1, 1, 1_000_000),
+        Variant::new("1 API process, 1 sale, a stock of 1,000,000", 1, 1, 1_000_000),
         Variant::new("2 API processes", 2, 1, 1_000_000),
         Variant::new("4 API processes", 4, 1, 1_000_000),
         Variant::new("2 sales", 1, 2, 1_000_000),
@@ -31,8 +31,16 @@ pub async fn scale(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     }
     let one = variants[0].wins.clone();
     let memory = try_memory(&apis)?;
+    let by_stock = |n: usize| {
+        Row::new(
+            format!("Redis: memory for each buyer with an order, {}", variants[n].what),
+            "bytes",
+            variants[n].redis_bytes.clone(),
+        )
+    };
+    let mut redis: Vec<Row> = [5, 0, 6].map(by_stock).into();
     let rows = variants.into_iter().enumerate().map(|(n, variant)| {
-        let row = Row::new(variant.what, "/s", variant.wins);
+        let row = Row::new(format!("wins, {}", variant.what), "/s", variant.wins);
         match n {
             0 => row,
             5 | 6 => row.beside(one.clone()).goal(Goal::RatioAtLeast(0.85)),
@@ -40,6 +48,7 @@ pub async fn scale(site: &Site, rounds: u32) -> Result<Vec<Row>> {
         }
     });
     let mut rows: Vec<Row> = rows.collect();
+    rows.append(&mut redis);
     rows.push(Row::new(
         "memory of the busiest seckill-api after all of that",
         "MiB",
@@ -61,6 +70,7 @@ struct Variant {
     sales: usize,
     stock: u64,
     wins: Vec<f64>,
+    redis_bytes: Vec<f64>,
 }
 
 impl Variant {
@@ -71,11 +81,13 @@ impl Variant {
             sales,
             stock,
             wins: Vec::new(),
+            redis_bytes: Vec::new(),
         }
     }
 
     /// The same number of buyers in all, whatever the variant.
     async fn round(&mut self, site: &Site, apis: &[Program]) -> Result<Result<(), String>> {
+        let empty = site.redis_memory().await?;
         let sales: Vec<OnSale> = try_join_all((0..self.sales).map(|_| site.offer(self.stock, open()))).await?;
         let mut crowds = Vec::new();
         for sale in &sales {
@@ -98,6 +110,11 @@ impl Variant {
             if let Err(why) = site.check(sale, u64::from(BUYERS) / self.sales as u64).await {
                 return Ok(Err(why));
             }
+            site.trimmed(sale).await?;
+        }
+        let holding = site.redis_memory().await?;
+        self.redis_bytes.push((holding - empty) / f64::from(BUYERS));
+        for sale in &sales {
             site.stock.drop_sale(sale.sale.id).await?;
         }
         let took = outcomes.iter().map(|outcome| outcome.took_s).fold(0.0, f64::max);

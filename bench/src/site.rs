@@ -253,6 +253,30 @@ impl Site {
         }
     }
 
+    /// Waits until the outbox holds nothing any more: all of it is stored.
+    pub async fn trimmed(&self, on_sale: &OnSale) -> Result<()> {
+        let begun = Instant::now();
+        while !self
+            .stock
+            .outbox(on_sale.sale.id, on_sale.epoch, 0, 1)
+            .await?
+            .is_empty()
+        {
+            ensure!(begun.elapsed() < PATIENCE, "order-worker does not trim the outbox");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Bytes, as Redis counts them.
+    pub async fn redis_memory(&self) -> Result<f64> {
+        let client = redis::Client::open(self.redis_url.as_str())?;
+        let mut redis = client.get_multiplexed_async_connection().await?;
+        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut redis).await?;
+        let used = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+        Ok(used.context("used_memory")?.trim().parse()?)
+    }
+
     pub async fn api(&self) -> Result<Program> {
         let (address, admin) = (free_address()?, free_address()?);
         let variables = [

@@ -27,6 +27,8 @@ pub enum Part {
     E2e,
     /// a short chaos run: real processes, faults, invariants
     Chaos,
+    /// the instructions of the hot path, in a release build, against their budgets
+    Budget,
     /// the slow ones of every part
     Extended,
 }
@@ -73,6 +75,7 @@ pub fn test(part: Option<Part>, filter: &[String]) -> Result<()> {
             Part::Integration,
             Part::Chaos,
             Part::E2e,
+            Part::Budget,
         ],
     };
     // The cluster is built first: while a part fails, the cache of what it needs is there for the next try.
@@ -163,6 +166,13 @@ fn run(part: Part, filter: &[String], count: &mut Count) -> Result<()> {
         Part::Chaos => {
             let env = crate::up(crate::Up::Servers)?;
             counted(&mut crate::chaos::quick(&env)?, count)
+        }
+        Part::Budget => {
+            let bench = ["--quiet", "--release", "-p", "seckill-bench"];
+            cargo(&[&["build"], &bench[..]].concat())?;
+            let mut command = Command::new("cargo");
+            command.arg("run").args(bench).args(["--", "budget"]);
+            counted(&mut command, count)
         }
         Part::Extended => {
             let env = crate::up(crate::Up::Cluster)?;

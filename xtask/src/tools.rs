@@ -28,6 +28,7 @@ const PACKAGES: &[&str] = &[
     "iproute2",
     "util-linux",
     "procps",
+    "valgrind",
     "mmdebstrap",
     "python3-venv",
     "openssl",
