@@ -3,17 +3,59 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::rounds::{Goal, Report, Row};
 
 const INTRODUCTION: &str = include_str!("benchmarks.md");
 const WHAT_LIMITS: &str = include_str!("what-limits.md");
 
-pub fn write(report: &Report, folder: &Path) -> Result<()> {
+/// What of the README is ours stands between these.
+const MARKS: [&str; 2] = [
+    "<!-- figures of cargo xtask bench all -->\n",
+    "<!-- end of the figures -->",
+];
+/// The scenarios whose figures a reader of the README wants to know.
+const IN_README: [&str; 5] = ["purchase", "sold-out", "redis", "store", "burst"];
+
+pub fn write(report: &Report, folder: &Path, readme: &Path) -> Result<()> {
     std::fs::write(folder.join("benchmarks.md"), page(report)?)?;
     std::fs::write(folder.join("benchmarks.svg"), plot(report)?)?;
+    let text = std::fs::read_to_string(readme).with_context(|| readme.display().to_string())?;
+    std::fs::write(readme, with_figures(&text, report)?)?;
     Ok(())
+}
+
+fn with_figures(readme: &str, report: &Report) -> Result<String> {
+    let parts = readme
+        .split_once(MARKS[0])
+        .and_then(|(before, rest)| Some((before, rest.split_once(MARKS[1])?.1)));
+    let (before, after) = parts.context("the README has no place for the figures")?;
+    let mut table =
+        String::from("\n| | median (of the rounds: least to most) | of the limit | goal |\n|---|---|---|---|\n");
+    let scenarios = report.scenarios.iter();
+    for row in scenarios
+        .filter(|scenario| IN_README.contains(&scenario.scenario.as_str()))
+        .flat_map(|scenario| &scenario.measured.rows)
+    {
+        let what = row.what.split([';', '(']).next().unwrap_or_default().trim();
+        let ratio = match (row.unit.as_str(), row.ratio()) {
+            ("/s", Some(ratio)) => format!("{:.0} %", 100.0 * ratio),
+            _ => String::new(),
+        };
+        let goal = match (row.goal_text(), row.reached()) {
+            (Some(goal), Some(false)) => format!("{goal}: **not reached**"),
+            (Some(goal), _) => goal,
+            (None, _) => String::new(),
+        };
+        writeln!(table, "| {what} | {} {} | {ratio} | {goal} |", row.rounds, row.unit)?;
+    }
+    writeln!(
+        table,
+        "\nOn {} cores that the buyers, the programs and all servers share; {}; {} rounds.\n",
+        report.cores, report.servers, report.rounds
+    )?;
+    Ok(format!("{before}{}{table}{}{after}", MARKS[0], MARKS[1]))
 }
 
 fn page(report: &Report) -> Result<String> {
@@ -157,6 +199,12 @@ mod tests {
         let page = page(&report).expect("text");
         assert!(page.contains("| 41 % |") || page.contains("| 42 % |"), "{page}");
         assert!(page.contains("**not reached**") && page.contains("no figure: an order is missing"));
+        let readme = format!("a\n{}old{}\nb\n", MARKS[0], MARKS[1]);
+        report.scenarios[0].scenario = "purchase".into();
+        let readme = with_figures(&readme, &report).expect("text");
+        assert!(readme.starts_with("a\n") && readme.ends_with("\nb\n") && !readme.contains("old"));
+        assert!(readme.contains("| 42 % | at least 50 %: **not reached** |"), "{readme}");
+        assert!(with_figures("none", &report).is_err());
         let plot = plot(&report).expect("text");
         assert_eq!(plot.matches("<circle").count(), 2);
         assert!(plot.contains("a &lt; b</text>"), "{plot}");

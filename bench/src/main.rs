@@ -47,13 +47,15 @@ struct Args {
 enum Command {
     /// Measure
     Run(Run),
-    /// Write docs/benchmarks.md from the figures of a run
+    /// Write docs/benchmarks.md, and the figures in the README, from those of a run
     Doc {
         #[arg(long, default_value = "target/bench/report.json")]
         json: PathBuf,
         /// Where the page goes
         #[arg(long, default_value = "docs")]
         folder: PathBuf,
+        #[arg(long, default_value = "README.md")]
+        readme: PathBuf,
     },
     /// Count the instructions of the hot path's parts, with valgrind, and compare them with their budgets
     Budget {
@@ -110,7 +112,7 @@ enum Scenario {
 async fn main() -> Result<()> {
     match Args::parse().command {
         Command::Limit { listen, answer } => limit::serve(listen, &answer).await,
-        Command::Doc { json, folder } => doc::write(&Report::read(&json)?, &folder),
+        Command::Doc { json, folder, readme } => doc::write(&Report::read(&json)?, &folder, &readme),
         Command::Run(run) => measure(run).await,
         Command::Budget { run: None } => hot_path::compare(),
         Command::Budget { run: Some(part) } => hot_path::run(&part),
