@@ -11,7 +11,7 @@ use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 /// What a real server answered.
@@ -50,8 +50,8 @@ pub async fn serve(listen: SocketAddr, answer: &Path) -> Result<()> {
     let router = Router::new()
         .route("/v1/sales/{namespace}/{name}/orders", post(purchase))
         .with_state(ready);
-    // Nagle's algorithm is off, as it is in ours. What can't be set shows in the figures.
-    let listener = TcpListener::bind(listen).await?.tap_io(|stream| {
+    // It listens as ours does. Nagle's algorithm is off, too; what can't be set shows in the figures.
+    let listener = seckill_api::server::listen(listen)?.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
     Ok(axum::serve(listener, router).await?)

@@ -33,9 +33,9 @@ pub async fn until_told_to_end(args: Args, shutdown: Shutdown) -> anyhow::Result
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
-    let listener = bind("SECKILL_LISTEN", args.listen).await?;
+    let listener = listen("SECKILL_LISTEN", args.listen)?;
     let legacy_listener = match args.legacy_listen {
-        Some(address) => Some(bind("SECKILL_LEGACY_LISTEN", address).await?),
+        Some(address) => Some(listen("SECKILL_LEGACY_LISTEN", address)?),
         None => None,
     };
     // The last answers need the tail and the catalogue, so these end after the server did.
@@ -144,8 +144,6 @@ async fn start(
     Ok(Some(Api::new(servers, catalogue, args.order_no_keys.clone(), metrics)))
 }
 
-async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("{variable}: can't listen on {address}"))
+fn listen(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    server::listen(address).with_context(|| format!("{variable}: can't listen on {address}"))
 }

@@ -1,4 +1,6 @@
 //! HTTP/1.1 on a socket, with bounds on what a client can hold.
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use seckill_service::Shutdown;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -17,9 +19,24 @@ const MAX_HEADERS: usize = 16 * 1024;
 /// Also how long a connection may be idle: longer than a proxy keeps one, so that it is the proxy that closes.
 const HEADERS_WITHIN: Duration = Duration::from_secs(75);
 const MAX_CONNECTIONS: usize = 20_000;
+/// Connections that the kernel makes before this process takes them. One too many is dropped, and its client tries again
+/// only after a second. The kernel has a bound of its own, net.core.somaxconn: mostly 4096.
+const BACKLOG: u32 = 16_384;
 /// After SIGTERM requests still come until every proxy has heard that this process is not ready.
 const UNREADY_BEFORE_CLOSING: Duration = Duration::from_secs(3);
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(12);
+
+/// As `TcpListener::bind`, whose backlog of 128 a crowd overflows.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // The port of a process that has just ended can be had at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves until the process is told to end; returns when the last request is answered.
 pub async fn serve(listener: TcpListener, routes: Router, shutdown: Shutdown) {
@@ -71,5 +88,24 @@ pub async fn serve(listener: TcpListener, routes: Router, shutdown: Shutdown) {
 fn without_delay(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection without TCP_NODELAY");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_crowd_that_connects_before_it_is_accepted_is_not_dropped() {
+        let bound = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux");
+        let crowd = bound.trim().parse().map_or(500, |bound: usize| bound.min(500));
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Less than the second after which a dropped one is tried again.
+        let connect = move |_| TcpStream::connect_timeout(&address, Duration::from_millis(900));
+        let connected = std::thread::spawn(move || (0..crowd).map(connect).collect::<io::Result<Vec<_>>>());
+        assert_eq!(connected.join().unwrap().expect("all of them").len(), crowd);
     }
 }

@@ -23,7 +23,6 @@ use seckill_service::metrics::registry::Registry;
 use seckill_stock::{Install, Installed, StockClient};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -504,7 +503,7 @@ pub fn request(method: Method, url: &str, headers: &[(&str, &str)], body: impl I
 }
 
 async fn serve(routes: axum::Router, ended: &Shutdown) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = server::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(server::serve(listener, routes, ended.clone()));
     format!("http://{address}")
