@@ -1,7 +1,11 @@
 //! Who buys, and under which key. Everything that a request says about that is read here.
+use axum::extract::FromRequestParts;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 use seckill_protocol::{Buyer, KeyHash};
 use uuid::Uuid;
+
+use crate::problem::Problem;
 
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -27,6 +31,14 @@ pub enum KeyError {
     Several(usize),
     #[error("Idempotency-Key: {0}; {HOW}")]
     Invalid(String),
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Ok(Caller::of(&parts.headers)?)
+    }
 }
 
 const HOW: &str = "make a random UUID (version 4) or 22 to 128 random characters of A-Z a-z 0-9 . _ ~ + / = - for \

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use seckill_ledger::{Ledger, LedgerError, Sale};
-use seckill_protocol::index::SaleState;
+use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::{Epoch, SaleId};
 use seckill_service::Shutdown;
 use seckill_stock::Batcher;
@@ -21,6 +22,10 @@ const AT_MOST_EVERY: Duration = Duration::from_millis(50);
 const READ_WITHIN: Duration = Duration::from_secs(5);
 /// How long somebody waits for a newer one.
 pub const REFRESHED_WITHIN: Duration = Duration::from_secs(1);
+/// The clocks of this process and of Redis, at most. They are kept by NTP.
+const CLOCKS_DIFFER_BY: Millis = 2_000;
+/// A start that was moved to an earlier time before the sale was preheated is known by then.
+const RECENT: Duration = Duration::from_secs(1);
 /// So long after the end a buyer is told "ended", and can ask what an earlier request came to.
 const SETTLED_WITHIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -32,6 +37,9 @@ pub struct Catalogue {
     snapshot: watch::Sender<Arc<Snapshot>>,
     wanted: Notify,
 }
+
+/// What is seldom waited for is on the heap: every purchase's future would have to hold the room for it.
+type Rare<'a> = BoxFuture<'a, bool>;
 
 /// The catalogue as of one instant.
 struct Snapshot {
@@ -165,27 +173,31 @@ impl Catalogue {
     }
 
     /// Waits for a snapshot that is newer than the call; false if there was none by then.
-    pub async fn refresh(&self, within: Duration) -> bool {
-        let asked = Instant::now();
-        let mut snapshots = self.snapshot.subscribe();
-        self.wanted.notify_one();
-        let newer = snapshots.wait_for(|snapshot| snapshot.read_at.is_some_and(|at| at >= asked));
-        matches!(timeout(within, newer).await, Ok(Ok(_)))
+    pub fn refresh(&self, within: Duration) -> Rare<'_> {
+        Box::pin(async move {
+            let asked = Instant::now();
+            let mut snapshots = self.snapshot.subscribe();
+            self.wanted.notify_one();
+            let newer = snapshots.wait_for(|snapshot| snapshot.read_at.is_some_and(|at| at >= asked));
+            matches!(timeout(within, newer).await, Ok(Ok(_)))
+        })
     }
 
     /// Waits until the index that sells is of this epoch or a newer one; false if it is not by then.
-    pub async fn epoch_reached(&self, selling: &Selling, least: Epoch, deadline: Instant) -> bool {
-        let mut epochs = selling.epoch.subscribe();
-        loop {
-            self.wanted.notify_one();
-            let until = deadline.min(Instant::now() + 2 * AT_MOST_EVERY);
-            let reached = epochs.wait_for(|epoch| *epoch >= Some(least));
-            match timeout_at(until, reached).await {
-                Ok(reached) => return reached.is_ok(),
-                Err(_) if until == deadline => return false,
-                Err(_) => {}
+    pub fn epoch_reached<'a>(&'a self, selling: &'a Selling, least: Epoch, deadline: Instant) -> Rare<'a> {
+        Box::pin(async move {
+            let mut epochs = selling.epoch.subscribe();
+            loop {
+                self.wanted.notify_one();
+                let until = deadline.min(Instant::now() + 2 * AT_MOST_EVERY);
+                let reached = epochs.wait_for(|epoch| *epoch >= Some(least));
+                match timeout_at(until, reached).await {
+                    Ok(reached) => return reached.is_ok(),
+                    Err(_) if until == deadline => return false,
+                    Err(_) => {}
+                }
             }
-        }
+        })
     }
 
     /// The sale `namespace/name`.
@@ -195,6 +207,14 @@ impl Catalogue {
 
     pub fn by_id(&self, id: SaleId) -> Option<Arc<Listed>> {
         self.snapshot.borrow().by_id.get(&id).cloned()
+    }
+
+    /// When the sale starts, if that is so far ahead that no clock may differ about it.
+    ///
+    /// Nobody needs the index to hear that: a start does not move once the stock is in place, so whoever comes before it
+    /// can't have bought. Near the start the clock of Redis decides, and so it does while the ledger can't be read.
+    pub fn starts_later(&self, id: SaleId) -> Option<Millis> {
+        self.snapshot.borrow().starts_later(id, clock::now())
     }
 
     /// All, by name.
@@ -223,6 +243,13 @@ impl Catalogue {
 }
 
 impl Snapshot {
+    fn starts_later(&self, id: SaleId, now: Millis) -> Option<Millis> {
+        let sale = &self.by_id.get(&id)?.sale;
+        let recent = self.read_at.is_some_and(|at| at.elapsed() < RECENT);
+        let later = recent && sale.state != SaleState::Closed && sale.opens_at > now + CLOCKS_DIFFER_BY;
+        later.then_some(sale.opens_at)
+    }
+
     fn followed_by(&self, sales: Vec<Sale>, read_at: Instant) -> Snapshot {
         let mut next = Snapshot {
             read_at: Some(read_at),
@@ -313,6 +340,27 @@ mod tests {
             snapshot = next(&snapshot, vec![sale(1, row)]);
             assert_eq!(epoch(&snapshot), known.map(Epoch), "{row:?}");
         }
+    }
+
+    #[test]
+    fn that_a_sale_starts_later_is_known_here_unless_it_is_near_or_the_catalogue_is_old() {
+        let snapshot = |opens_at, state, read_at| {
+            let sale = Sale {
+                opens_at,
+                state,
+                ..sale(1, None)
+            };
+            empty().followed_by(vec![sale], read_at)
+        };
+        let starts_later =
+            |opens_at| snapshot(opens_at, SaleState::Open, Instant::now()).starts_later(SaleId(1), 10_000);
+        assert_eq!(starts_later(12_001), Some(12_001));
+        assert_eq!(starts_later(12_000), None);
+        let closed = snapshot(99_000, SaleState::Closed, Instant::now());
+        assert_eq!(closed.starts_later(SaleId(1), 10_000), None);
+        let old = Instant::now().checked_sub(2 * RECENT).expect("the machine runs longer");
+        let old = snapshot(99_000, SaleState::Open, old);
+        assert_eq!(old.starts_later(SaleId(1), 10_000), None);
     }
 
     #[test]

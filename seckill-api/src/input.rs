@@ -1,10 +1,10 @@
-//! Bodies and paths, checked.
+//! Paths and bodies, checked: what the routes take as their arguments.
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::Path;
-use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use seckill_protocol::Quantity;
@@ -21,38 +21,47 @@ pub const MAX_QUANTITY: Quantity = 1000;
 /// A body of at most [`MAX_BODY`] that takes longer is held back on purpose.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 
-/// The path of a sale: `{namespace}/{name}`.
-pub type SalePath = Result<Path<(String, String)>, PathRejection>;
+/// The sale that the path names: `{namespace}/{name}`.
+pub struct NamedSale(pub Arc<Listed>);
 
-/// The sale that a path names.
-pub async fn sale(api: &Api, path: SalePath) -> Result<Arc<Listed>, Problem> {
-    let Path((namespace, name)) = path.map_err(|rejection| Problem::PathInvalid(rejection.body_text()))?;
-    let sale = format!("{namespace}/{name}");
-    let found = api.catalogue.surely(|catalogue| catalogue.by_name(&sale)).await;
-    found.ok_or_else(|| Problem::SaleUnknown(shortened(&sale)))
+impl FromRequestParts<Arc<Api>> for NamedSale {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let path = Path::<(String, String)>::from_request_parts(parts, api).await;
+        let Path((namespace, name)) = path.map_err(|rejection| Problem::PathInvalid(rejection.body_text()))?;
+        let sale = format!("{namespace}/{name}");
+        let found = api.catalogue.surely(|catalogue| catalogue.by_name(&sale)).await;
+        found.map(Self).ok_or_else(|| Problem::SaleUnknown(shortened(&sale)))
+    }
 }
 
 /// What a purchase asks for.
+pub struct Wanted(pub Quantity);
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewOrder {
     quantity: Value,
 }
 
-/// The quantity of a purchase.
-pub async fn quantity(headers: &HeaderMap, body: Body) -> Result<Quantity, Problem> {
-    content_type(headers)?;
-    let bytes = bytes(body).await?;
-    // serde would take an array for an object.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Problem::BodyInvalid("an array".into()));
-    }
-    let order: NewOrder =
-        serde_json::from_slice(&bytes).map_err(|error| Problem::BodyInvalid(shortened(&error.to_string())))?;
-    let asked = order.quantity.as_u64().and_then(|n| Quantity::try_from(n).ok());
-    match asked {
-        Some(quantity @ 1..=MAX_QUANTITY) => Ok(quantity),
-        _ => Err(Problem::QuantityInvalid(shortened(&order.quantity.to_string()))),
+impl<S: Sync> FromRequest<S> for Wanted {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        content_type(request.headers())?;
+        let bytes = bytes(request.into_body()).await?;
+        // serde would take an array for an object.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Problem::BodyInvalid("an array".into()));
+        }
+        let order: NewOrder =
+            serde_json::from_slice(&bytes).map_err(|error| Problem::BodyInvalid(shortened(&error.to_string())))?;
+        let asked = order.quantity.as_u64().and_then(|n| Quantity::try_from(n).ok());
+        match asked {
+            Some(quantity @ 1..=MAX_QUANTITY) => Ok(Wanted(quantity)),
+            _ => Err(Problem::QuantityInvalid(shortened(&order.quantity.to_string()))),
+        }
     }
 }
 
@@ -88,8 +97,9 @@ mod tests {
     use super::*;
 
     async fn quantity_of(body: &'static str) -> Result<Quantity, Problem> {
-        let headers = [(header::CONTENT_TYPE, "application/json; charset=utf-8".parse().unwrap())];
-        quantity(&HeaderMap::from_iter(headers), Body::from(body)).await
+        let request = Request::post("/").header(header::CONTENT_TYPE, "application/json; charset=utf-8");
+        let wanted = Wanted::from_request(request.body(Body::from(body)).unwrap(), &()).await;
+        wanted.map(|Wanted(quantity)| quantity)
     }
 
     #[tokio::test]

@@ -1,11 +1,14 @@
 //! Everything that can be answered but success, as problem details (RFC 9457) with a stable `code`.
 //!
 //! Two rules: a buyer is never told "sold out" for a fault, and never told "failed" when the outcome is unknown.
+use std::fmt::{self, Display, Formatter};
+
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use seckill_protocol::OrderNo;
 use seckill_protocol::index::Millis;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::buyer::KeyError;
 use crate::clock;
@@ -36,7 +39,7 @@ pub enum Problem {
     BodyTimeout,
     #[error("The sale starts at {}. Send the purchase again then, with the same key.", clock::rfc3339(*.starts_at))]
     NotStarted { starts_at: Millis },
-    #[error("{}", sold_out(*.left))]
+    #[error("{}", SoldOut(*.left))]
     SoldOut { left: u64 },
     #[error("You hold as many as one buyer may.")]
     LimitReached { held: Option<OrderNo> },
@@ -70,10 +73,17 @@ pub enum Problem {
     OutcomeUnknown,
 }
 
-fn sold_out(left: u64) -> String {
-    match left {
-        0 => "All are sold.".to_owned(),
-        left => format!("Only {left} are left, fewer than you asked for. Ask for fewer, with a new key."),
+struct SoldOut(u64);
+
+impl Display for SoldOut {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("All are sold."),
+            left => write!(
+                f,
+                "Only {left} are left, fewer than you asked for. Ask for fewer, with a new key."
+            ),
+        }
     }
 }
 
@@ -151,11 +161,11 @@ impl Problem {
 /// Problem details. What is not always there is for programs.
 #[derive(Serialize)]
 struct Details<'a> {
-    r#type: String,
+    r#type: Shown<Urn>,
     title: &'static str,
     status: u16,
     code: &'static str,
-    detail: String,
+    detail: Shown<&'a Problem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     starts_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,15 +174,33 @@ struct Details<'a> {
     order_no: Option<&'a str>,
 }
 
+/// Written as it is displayed, straight to where it goes.
+struct Shown<T>(T);
+
+impl<T: Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// By a problem's code.
+struct Urn(&'static str);
+
+impl Display for Urn {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "urn:seckill:problem:{}", self.0)
+    }
+}
+
 impl<'a> Details<'a> {
     fn of(problem: &'a Problem) -> Self {
         let (status, code, title) = problem.facts();
         Details {
-            r#type: format!("urn:seckill:problem:{code}"),
+            r#type: Shown(Urn(code)),
             title,
             status: status.as_u16(),
             code,
-            detail: problem.to_string(),
+            detail: Shown(problem),
             starts_at: match problem {
                 Problem::NotStarted { starts_at } => Some(clock::rfc3339(*starts_at)),
                 _ => None,
@@ -189,29 +217,30 @@ impl<'a> Details<'a> {
     }
 }
 
+/// Most problems' length in JSON is less.
+const USUAL_LENGTH: usize = 320;
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, code, _) = self.facts();
-        // Strings and numbers: nothing that could not be JSON.
-        let body = serde_json::to_string(&Details::of(&self)).unwrap_or_default();
-        let mut response = (
-            status,
-            [
-                (header::CONTENT_TYPE, "application/problem+json"),
-                (header::CACHE_CONTROL, "no-store"),
-            ],
-            body,
-        )
-            .into_response();
+        let mut body = Vec::with_capacity(USUAL_LENGTH);
+        // Strings and numbers, into memory: nothing that could fail.
+        let _ = serde_json::to_writer(&mut body, &Details::of(&self));
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
+        headers.insert(header::CACHE_CONTROL, NO_STORE);
         if let Some(seconds) = self.retry_after() {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(Code(code));
         response
     }
 }
+
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 #[cfg(test)]
 mod tests {

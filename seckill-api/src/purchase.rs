@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use seckill_ledger::{Sale, StoredOrder};
 use seckill_order_log::ReadBack;
 use seckill_protocol::index::{Answer, Holding, Request};
@@ -14,7 +15,7 @@ use seckill_protocol::{
     Batch, Buyer, Epoch, KeyHash, Order, OrderId, OrderNo, Quantity, Record, SaleId, Tier, Verdict,
 };
 use seckill_stock::PurchaseError;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::api::Api;
 use crate::catalogue::{Listed, REFRESHED_WITHIN};
@@ -76,9 +77,15 @@ pub struct Bought {
 
 pub type Answered = Result<Outcome, Problem>;
 
+/// On the heap: they are large, and every purchase's future would have to hold the room for what seldom happens.
+type Rare<'a> = BoxFuture<'a, Answered>;
+
 impl Api {
     /// Buys. The same purchase again is answered with the same order, whatever happened in between.
     pub async fn purchase(&self, purchase: &Purchase) -> Answered {
+        if let Some(starts_at) = self.catalogue.starts_later(purchase.sale) {
+            return Err(Problem::NotStarted { starts_at });
+        }
         let _place = self.places.try_acquire().map_err(|_| Problem::Overloaded)?;
         let began = Instant::now();
         let _turn = self.in_flight.turn((purchase.sale, purchase.key)).await;
@@ -118,9 +125,9 @@ impl Api {
             // The index decides, in a batch with whoever else waits.
             let batcher = selling.batcher(|epochs| self.spawn_batcher(sale, epochs));
             let known_epoch = selling.epoch();
-            let (epoch, answer) = match timeout_at(deadline, batcher.purchase(purchase.request())).await {
-                Ok(Ok(decided)) => decided,
-                Ok(Err(PurchaseError::Refresh(newer))) => {
+            let (epoch, answer) = match batcher.purchase(purchase.request()).await {
+                Ok(decided) => decided,
+                Err(PurchaseError::Refresh(newer)) => {
                     let until = deadline.min(Instant::now() + REFRESHED_WITHIN);
                     if self.catalogue.epoch_reached(selling, newer, until).await {
                         continue;
@@ -128,16 +135,16 @@ impl Api {
                     return Err(nothing_bought(taken, Problem::NotReady));
                 }
                 // The ledger may name a newer index, or the first one, by now.
-                Ok(Err(PurchaseError::Stale | PurchaseError::NoIndex)) => {
+                Err(PurchaseError::Stale | PurchaseError::NoIndex) => {
                     self.catalogue.refresh(REFRESHED_WITHIN).await;
                     if selling.epoch() > known_epoch && Instant::now() < deadline {
                         continue;
                     }
                     return self.without_index(purchase, taken).await;
                 }
-                Ok(Err(PurchaseError::Overloaded)) => return Err(nothing_bought(taken, Problem::Overloaded)),
+                Err(PurchaseError::Overloaded) => return Err(nothing_bought(taken, Problem::Overloaded)),
                 // The batcher has tried twice, and logged it.
-                Ok(Err(PurchaseError::Unknown(_))) | Err(_) => return Err(Problem::OutcomeUnknown),
+                Err(PurchaseError::Unknown(_)) => return Err(Problem::OutcomeUnknown),
             };
 
             // What it took, or took earlier under this key.
@@ -159,7 +166,7 @@ impl Api {
                     let order = order_id(sale.id, &held);
                     (order, held.quantity, self.publish_again(purchase, &listed, &held))
                 }
-                refusal => return self.refused(purchase, &listed, epoch, refusal).await,
+                ref refusal => return self.refused(purchase, &listed, epoch, refusal).await,
             };
             taken = true;
             if seckill_failpoint::breaks("reply-before-read-back") {
@@ -224,7 +231,7 @@ impl Api {
     }
 
     /// The index refuses. Whether that counts is for the log to say: an old primary refuses too.
-    async fn refused(&self, purchase: &Purchase, listed: &Listed, epoch: Epoch, refusal: Answer) -> Answered {
+    async fn refused(&self, purchase: &Purchase, listed: &Listed, epoch: Epoch, refusal: &Answer) -> Answered {
         let sale = &listed.sale;
         if self.tail.confirm_fresh(sale.part, FRESH).await.is_err() {
             return Err(Problem::NotReady);
@@ -236,15 +243,15 @@ impl Api {
         if !cut.lets_refuse(epoch) {
             return Err(Problem::NotReady);
         }
-        Err(match refusal {
+        Err(match *refusal {
             Answer::SoldOut { left } => Problem::SoldOut { left },
             Answer::NotStarted { opens } => Problem::NotStarted { starts_at: opens },
             Answer::Ended => Problem::Ended,
             Answer::Suspended => Problem::Suspended,
             Answer::Unknown => Problem::RequestUnknown,
             Answer::TooManyOrders => Problem::LimitReached { held: None },
-            Answer::LimitReached { held } => Problem::LimitReached {
-                held: held.and_then(|held| self.number_if_safe(listed, epoch, &held)),
+            Answer::LimitReached { ref held } => Problem::LimitReached {
+                held: held.as_ref().and_then(|held| self.number_if_safe(listed, epoch, held)),
             },
             Answer::Sold { .. } | Answer::Held(_) => Problem::Internal,
         })
@@ -261,18 +268,20 @@ impl Api {
     }
 
     /// No index of the sale is in force: not preheated yet, being rebuilt, or at its end.
-    async fn without_index(&self, purchase: &Purchase, taken: bool) -> Answered {
-        let listed = self.listed(purchase.sale)?;
-        let sale = &listed.sale;
-        let answered = if listed.selling.is_none() || self.is_closed(sale) {
-            self.by_the_ledger(&listed, purchase).await
-        } else {
-            Err(self.before_the_first_index(&listed, purchase).await)
-        };
-        match answered {
-            Err(problem) if taken && problem.may_pass() => Err(Problem::OutcomeUnknown),
-            answered => answered,
-        }
+    fn without_index<'a>(&'a self, purchase: &'a Purchase, taken: bool) -> Rare<'a> {
+        Box::pin(async move {
+            let listed = self.listed(purchase.sale)?;
+            let sale = &listed.sale;
+            let answered = if listed.selling.is_none() || self.is_closed(sale) {
+                self.by_the_ledger(&listed, purchase).await
+            } else {
+                Err(self.before_the_first_index(&listed, purchase).await)
+            };
+            match answered {
+                Err(problem) if taken && problem.may_pass() => Err(Problem::OutcomeUnknown),
+                answered => answered,
+            }
+        })
     }
 
     async fn before_the_first_index(&self, listed: &Listed, purchase: &Purchase) -> Problem {
@@ -296,17 +305,18 @@ impl Api {
     }
 
     /// After the end the ledger answers, once it has folded the log up to CLOSE: a winner's retry is never told "ended".
-    async fn by_the_ledger(&self, listed: &Listed, purchase: &Purchase) -> Answered {
-        // On the heap: it is large, and rare, and every purchase would have to carry the room for it.
-        let lookup = Box::pin(self.ledger.order_by_key(listed.sale.id, &purchase.buyer, purchase.key));
-        let (order, complete) = self.lookups.look_up(lookup).await?;
-        match order {
-            Some(order) if !purchase.fits(order.quantity) => Err(Problem::KeyReused),
-            Some(order) => self.bought_as_stored(&order),
-            None if !complete => Err(Problem::NotReady),
-            None if purchase.only_asks() => Err(Problem::RequestUnknown),
-            None => Err(Problem::Ended),
-        }
+    fn by_the_ledger<'a>(&'a self, listed: &'a Listed, purchase: &'a Purchase) -> Rare<'a> {
+        Box::pin(async move {
+            let lookup = self.ledger.order_by_key(listed.sale.id, &purchase.buyer, purchase.key);
+            let (order, complete) = self.lookups.look_up(lookup).await?;
+            match order {
+                Some(order) if !purchase.fits(order.quantity) => Err(Problem::KeyReused),
+                Some(order) => self.bought_as_stored(&order),
+                None if !complete => Err(Problem::NotReady),
+                None if purchase.only_asks() => Err(Problem::RequestUnknown),
+                None => Err(Problem::Ended),
+            }
+        })
     }
 
     fn bought_as_held(&self, sale: SaleId, held: &Holding) -> Answered {

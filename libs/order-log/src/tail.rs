@@ -160,10 +160,12 @@ impl Tail {
         };
         let now = Instant::now();
         let since = now.checked_sub(max_age).unwrap_or(now);
-        match tokio::time::timeout(FRESH_WITHIN, found.confirm(since)).await {
-            Ok(result) => result,
-            Err(_) => Err(LogError::NotFresh(part)),
+        if found.is_fresh(since) {
+            return Ok(());
         }
+        // On the heap: it is large, and under load rare, and every caller's future would have to hold the room for it.
+        let confirmed = Box::pin(tokio::time::timeout(FRESH_WITHIN, found.confirm(since)));
+        confirmed.await.unwrap_or(Err(LogError::NotFresh(part)))
     }
 
     /// The offset that this process reads next.
@@ -217,10 +219,12 @@ impl Part {
     }
 
     /// Waits until all was read that the partition held at some instant not before `since`.
+    /// Whether at some instant since then all that was in the partition had been read.
+    fn is_fresh(&self, since: Instant) -> bool {
+        lock(&self.fresh_at).is_some_and(|at| at >= since)
+    }
+
     async fn confirm(&self, since: Instant) -> Result<(), LogError> {
-        if lock(&self.fresh_at).is_some_and(|at| at >= since) {
-            return Ok(());
-        }
         let mut end = self.end.subscribe();
         self.asked.send_if_modified(|asked| {
             let newer = asked.is_none_or(|asked| since > asked);

@@ -2,11 +2,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use serde::Serialize;
 
 use crate::api::Api;
@@ -14,7 +13,7 @@ use crate::buyer::Caller;
 use crate::cancel::Cancelled;
 use crate::catalogue::Listed;
 use crate::clock;
-use crate::input::{self, SalePath};
+use crate::input::{NamedSale, Wanted};
 use crate::orders::Found;
 use crate::problem::Problem;
 use crate::purchase::{Bought, Outcome, Purchase};
@@ -22,13 +21,10 @@ use crate::purchase::{Bought, Outcome, Purchase};
 /// `POST /v1/sales/{namespace}/{name}/orders`
 pub async fn buy(
     State(api): State<Arc<Api>>,
-    path: SalePath,
-    headers: HeaderMap,
-    body: Body,
+    NamedSale(listed): NamedSale,
+    Caller { buyer, key }: Caller,
+    Wanted(quantity): Wanted,
 ) -> Result<Response, Problem> {
-    let listed = input::sale(&api, path).await?;
-    let Caller { buyer, key } = Caller::of(&headers)?;
-    let quantity = input::quantity(&headers, body).await?;
     let purchase = Purchase {
         sale: listed.sale.id,
         buyer,

@@ -14,7 +14,7 @@ use super::orders::Price;
 use crate::api::Api;
 use crate::catalogue::Listed;
 use crate::clock;
-use crate::input::{self, SalePath};
+use crate::input::NamedSale;
 use crate::problem::Problem;
 
 /// The server's time to the millisecond, for a countdown; `Date` has whole seconds only.
@@ -33,9 +33,8 @@ pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
 }
 
 /// `GET /v1/sales/{namespace}/{name}`
-pub async fn one(State(api): State<Arc<Api>>, path: SalePath, headers: HeaderMap) -> Result<Response, Problem> {
-    let listed = input::sale(&api, path).await?;
-    Ok(cacheable(&headers, &SaleView::of(api, listed).await))
+pub async fn one(State(api): State<Arc<Api>>, NamedSale(listed): NamedSale, headers: HeaderMap) -> Response {
+    cacheable(&headers, &SaleView::of(api, listed).await)
 }
 
 #[derive(Serialize)]

@@ -166,6 +166,22 @@ async fn each_refusal_has_its_code() {
 }
 
 #[tokio::test]
+async fn long_before_the_start_the_index_is_not_asked_and_near_to_it_nothing_else_is() {
+    let shop = Shop::new().await;
+    let later = shop.sell(5, not_open_yet()).await;
+    let soon = SaleTerms {
+        opens_at: now() + 1_000,
+        ..open()
+    };
+    let soon = shop.sell(5, soon).await;
+    for sale in [&later, &soon] {
+        shop.stock.drop_sale(sale.id).await.expect("Redis answers");
+    }
+    shop.buy(&later, &key()).await.is(409, "not_started");
+    shop.buy(&soon, &key()).await.is(503, "not_ready");
+}
+
+#[tokio::test]
 async fn an_earlier_request_can_be_asked_for() {
     let shop = Shop::new().await;
     let sale = shop.sell(5, open()).await;
