@@ -65,20 +65,15 @@ async fn through_the_batcher(site: &Site) -> Result<Result<f64, String>> {
     let sale = site.offer(PURCHASES as u64, open()).await?;
     let (_epoch, epoch) = watch::channel(Some(sale.epoch));
     let batcher = Batcher::spawn(site.stock.clone(), sale.sale.id, epoch, Nowhere, 2 * CALLERS);
-    let (sold, left) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(PURCHASES as u64)));
+    let sold = Arc::new(AtomicU64::new(0));
+    // Who buys is not the batcher's to know, so it is known before.
+    let mut buyers: Vec<Request> = (0..PURCHASES).map(|_| new_buyer()).collect();
     let begun = Instant::now();
-    let callers = (0..CALLERS).map(|_| {
-        let (batcher, sold, left) = (batcher.clone(), sold.clone(), left.clone());
+    let callers = (0..CALLERS).map(|caller| {
+        let (batcher, sold) = (batcher.clone(), sold.clone());
+        let buyers = buyers.split_off(buyers.len() - buyers.len() / (CALLERS - caller));
         tokio::spawn(async move {
-            let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-            while take().is_ok() {
-                let key = Uuid::new_v4().to_string();
-                let request = Request {
-                    buyer: Buyer::anonymous(&key),
-                    quantity: 1,
-                    tier: 0,
-                    key: KeyHash::of(&key),
-                };
+            for request in buyers {
                 if let Ok((_, Answer::Sold { .. })) = batcher.purchase(request).await {
                     sold.fetch_add(1, Ordering::Relaxed);
                 }
@@ -96,18 +91,21 @@ async fn through_the_batcher(site: &Site) -> Result<Result<f64, String>> {
     })
 }
 
-/// Each call with as many buyers as fit, all of them new.
-async fn limit(site: &Site, program: &str, calls: Calls, purchases: usize) -> Result<f64> {
-    let sale = site.offer(10_000_000, open()).await?;
-    // The script is loaded by whoever calls it first.
+fn new_buyer() -> Request {
     let key = Uuid::new_v4().to_string();
-    let request = Request {
+    Request {
         buyer: Buyer::anonymous(&key),
         quantity: 1,
         tier: 0,
         key: KeyHash::of(&key),
-    };
-    let loaded = site.stock.purchase(sale.sale.id, sale.epoch, &[request]).await?;
+    }
+}
+
+/// Each call with as many buyers as fit, all of them new.
+async fn limit(site: &Site, program: &str, calls: Calls, purchases: usize) -> Result<f64> {
+    let sale = site.offer(10_000_000, open()).await?;
+    // The script is loaded by whoever calls it first.
+    let loaded = site.stock.purchase(sale.sale.id, sale.epoch, &[new_buyer()]).await?;
     ensure!(loaded.is_ok(), "the index is in force");
     let script = redis::Script::new(include_str!("../../libs/stock/src/lua/purchase.lua"));
     let (id, epoch) = (sale.sale.id, sale.epoch);

@@ -2,7 +2,7 @@
 //!
 //! There is no timer. One caller waits for nobody; a crowd fills its batches by itself, since it queues up behind the call
 //! under way. Large batches are what makes a purchase cheap: everything behind them, to the record in the log and the
-//! transaction in MySQL, is paid once a batch. So a second call goes out beside the first only if it is full.
+//! transaction in MySQL, is paid once a batch. So another call goes out beside the first only if it is full.
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::client::{StockClient, StockError};
 
-/// Two keep Redis busy while the reply of one is on its way.
-const SCRIPTS_IN_FLIGHT: usize = 2;
+/// They keep Redis busy while replies are on their way, and their callers come back.
+const SCRIPTS_IN_FLIGHT: usize = 4;
 
 /// Where the records of what was sold go. Called once a script call that sold something, before the callers hear of it.
 pub trait BatchSink: Send + Sync + 'static {
