@@ -16,7 +16,7 @@ const MARKS: [&str; 2] = [
     "<!-- end of the figures -->",
 ];
 /// The scenarios whose figures a reader of the README wants to know.
-const IN_README: [&str; 5] = ["purchase", "sold-out", "redis", "store", "burst"];
+const IN_README: [&str; 5] = ["purchase", "sold-out", "not-started", "store", "burst"];
 
 pub fn write(report: &Report, folder: &Path, readme: &Path) -> Result<()> {
     std::fs::write(folder.join("benchmarks.md"), page(report)?)?;
@@ -94,9 +94,7 @@ fn page(report: &Report) -> Result<String> {
     }
     if report.costs().next().is_some() {
         page += "\n";
-        page += WHAT_LIMITS;
-        page += "\n";
-        page += &costs(report);
+        page += &WHAT_LIMITS.replace("{costs}\n", &costs(report));
     }
     Ok(page)
 }
