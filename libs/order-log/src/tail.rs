@@ -218,12 +218,12 @@ impl Part {
         lock(&self.state)
     }
 
-    /// Waits until all was read that the partition held at some instant not before `since`.
     /// Whether at some instant since then all that was in the partition had been read.
     fn is_fresh(&self, since: Instant) -> bool {
         lock(&self.fresh_at).is_some_and(|at| at >= since)
     }
 
+    /// Waits until all was read that the partition held at some instant not before `since`.
     async fn confirm(&self, since: Instant) -> Result<(), LogError> {
         let mut end = self.end.subscribe();
         self.asked.send_if_modified(|asked| {
