@@ -15,7 +15,7 @@ COPY . .
 ENV LIBZ_SYS_STATIC=1
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target \
-    cargo build --release --locked -p operator -p seckill-api -p order-worker \
+    cargo build --release --locked --bin operator --bin seckill-api --bin order-worker \
     && mkdir /image \
     && cp target/release/operator target/release/seckill-api target/release/order-worker /image/
 

@@ -1,6 +1,6 @@
 //! The FlashSale resource, as it is served by the Kubernetes API.
 //!
-//! The manifest is generated from these types: `cargo run -p operator -- crd`. What the API server can refuse, it
+//! The manifest is generated from these types: `cargo run --bin operator -- crd`. What the API server can refuse, it
 //! refuses by the rules stated here, with a message that names the field and says what to do.
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};

@@ -19,9 +19,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::client::{Body, ClientBuilder};
 use kube::{Api, Client, Config, ResourceExt as _};
-use operator::args::{Args, Command};
 use seckill_crds::{FlashSale, Phase};
 use seckill_ledger::Sale;
+use seckill_operator::args::{Args, Command};
 use seckill_protocol::index::{Answer, Request};
 use seckill_protocol::{Buyer, KeyHash};
 use seckill_service::args::parse_from;
@@ -56,7 +56,7 @@ async fn bench() {
     }
     let before = resident_mib();
     let shutdown = Shutdown::new();
-    let operator = tokio::spawn(operator::run::run_until(
+    let operator = tokio::spawn(seckill_operator::run::run_until(
         args(&bed),
         counting(asked.clone()).await,
         shutdown.clone(),
@@ -145,7 +145,7 @@ async fn bench() {
     bed.drop().await;
 }
 
-fn args(bed: &Bed) -> operator::args::RunArgs {
+fn args(bed: &Bed) -> seckill_operator::args::RunArgs {
     let mut words = bed.operator_command("operator", 15);
     let at = words
         .iter()

@@ -1,6 +1,6 @@
 //! The operator: runs flash sales on time.
-use operator::args::{Args, Command};
-use operator::{manifest, run};
+use seckill_operator::args::{Args, Command};
+use seckill_operator::{manifest, run};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -24,7 +24,7 @@ mod tests {
         for manifest in committed {
             assert!(
                 manifest == generated,
-                "run `cargo run -p operator -- crd` and write what it prints into both files"
+                "run `cargo run --bin operator -- crd` and write what it prints into both files"
             );
         }
     }

@@ -1,6 +1,6 @@
 //! The order-worker: folds the order log into MySQL, and migrates its schema.
-use order_worker::args::{Args, Command};
-use order_worker::{migrate, quarantine, run};
+use seckill_order_worker::args::{Args, Command};
+use seckill_order_worker::{migrate, quarantine, run};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -13,12 +13,12 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Config, CustomResourceExt as _, Resource};
-use operator::args::{Args, Command};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use seckill_crds::{FlashSale, FlashSaleStatus, Phase};
 use seckill_ledger::{Ledger, Sale};
+use seckill_operator::args::{Args, Command};
 use seckill_order_log::{LogConfig, OrderLog};
 use seckill_protocol::index::{Answer, Request};
 use seckill_protocol::{Batch, Buyer, KeyHash, Record, SaleId};
@@ -309,7 +309,7 @@ impl Bed {
             unreachable!("it says run")
         };
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(operator::run::run_until(*args, kube.clone(), shutdown.clone()));
+        let task = tokio::spawn(seckill_operator::run::run_until(*args, kube.clone(), shutdown.clone()));
         Running {
             what: "operator",
             admin,
@@ -346,12 +346,12 @@ impl Bed {
     pub fn worker(&self) -> Running {
         let mut words: Vec<String> = ["order-worker", "run", "--group", &self.name].map(str::to_owned).into();
         words.extend(self.servers());
-        let args = parse_from::<order_worker::args::Args>(words).expect("right arguments");
-        let order_worker::args::Command::Run(args) = args.command else {
+        let args = parse_from::<seckill_order_worker::args::Args>(words).expect("right arguments");
+        let seckill_order_worker::args::Command::Run(args) = args.command else {
             unreachable!("it says run")
         };
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(order_worker::run::run_until(args, shutdown.clone()));
+        let task = tokio::spawn(seckill_order_worker::run::run_until(args, shutdown.clone()));
         Running {
             what: "worker",
             admin: String::new(),

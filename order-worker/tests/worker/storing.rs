@@ -181,7 +181,7 @@ async fn a_worker_waits_for_the_migrations_and_says_so() {
     bed.drop().await;
 }
 
-/// `cargo test -p order-worker --test worker -- --ignored --nocapture`
+/// `cargo test -p seckill-order-worker --test worker -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn how_many_orders_a_second_are_stored() {

@@ -31,7 +31,7 @@ pub struct TelemetryArgs {
         long,
         env = "SECKILL_LOG",
         default_value = "info",
-        value_name = "info,order_worker=debug"
+        value_name = "info,seckill_order_worker=debug"
     )]
     pub log: LogFilter,
 

@@ -99,10 +99,10 @@ pub fn build_programs() -> Result<PathBuf> {
     eprintln!("  … the programs (cargo build --release)");
     let mut command = Command::new("cargo");
     command
-        .args(["build", "--release", "--quiet", "--bins"])
+        .args(["build", "--release", "--quiet", "--workspace"])
         .current_dir(workspace()?);
     for program in PROGRAMS.iter().chain(["seckill-load"].iter()) {
-        command.args(["-p", program]);
+        command.args(["--bin", program]);
     }
     let status = command.status().context("can't run cargo")?;
     anyhow::ensure!(status.success(), "cargo build --release failed");

@@ -234,8 +234,8 @@ pub fn lock() -> Result<File> {
 /// The folder of the workspace, by cargo's word at run time: several checkouts may share one build.
 pub fn workspace() -> Result<PathBuf> {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    let folder = Path::new(&manifest).parent();
-    Ok(folder.context("xtask lies in the workspace")?.to_owned())
+    let folder = Path::new(&manifest).ancestors().nth(2);
+    Ok(folder.context("xtask lies in tools/ of the workspace")?.to_owned())
 }
 
 /// Where cargo puts what it builds.

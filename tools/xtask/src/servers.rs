@@ -311,7 +311,7 @@ fn users_sql() -> String {
         sql += &format!("CREATE USER IF NOT EXISTS '{user}'@'%' IDENTIFIED BY '{MYSQL_PASSWORD}';\n");
     }
     sql += "GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;\n";
-    sql += include_str!("../../examples/grants.sql");
+    sql += include_str!("../../../examples/grants.sql");
     // A statement of an init file stands on one line.
     sql
 }

@@ -45,6 +45,7 @@ pub struct Args {
 
 /// The programs under test, and the runner.
 const PROGRAMS: &[&str] = &["seckill-api", "order-worker", "operator"];
+const PACKAGES: &[&str] = &["seckill-api", "seckill-order-worker", "seckill-operator"];
 const RUNNER: &str = "seckill-chaos";
 /// Gives Redis a clock of its own.
 const CLOCK: &str = "clock.so";
@@ -176,8 +177,8 @@ fn build() -> Result<()> {
         |log| {
             let mut command = Command::new("cargo");
             command.args(["build", "-p", RUNNER]);
-            for program in PROGRAMS {
-                command.args(["-p", program, "--features", &format!("{program}/failpoints")]);
+            for package in PACKAGES {
+                command.args(["-p", package, "--features", &format!("{package}/failpoints")]);
             }
             log.run(command.current_dir(workspace()?))?;
             let built = target_folder()?.join("debug");
@@ -194,7 +195,7 @@ fn build() -> Result<()> {
             command
                 .args(["-O2", "-shared", "-fPIC", "-o"])
                 .arg(clock.with_extension("half"));
-            log.run(command.arg(workspace()?.join("chaos/clock.c")))?;
+            log.run(command.arg(workspace()?.join("verify/chaos/clock.c")))?;
             fs::rename(clock.with_extension("half"), clock)?;
             Ok(())
         },

@@ -190,7 +190,7 @@ impl Release {
 /// The folder of a chart, by cargo's word at run time: several checkouts may share one build.
 pub fn chart(name: &str) -> String {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
-    let path = PathBuf::from(package).join("../helm").join(name);
+    let path = PathBuf::from(package).join("../../helm").join(name);
     path.display().to_string()
 }
 

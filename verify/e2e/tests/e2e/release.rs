@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{Release, Sale};
+use seckill_e2e::{Release, Sale};
 
 use super::Scenario;
 
@@ -65,7 +65,7 @@ fn the_other_operator_takes_over(release: &Release) -> Result<()> {
     ensure!(pods.contains(&leader), "{leader} leads, and is none of {pods:?}");
     let args = ["delete", "-n", &release.namespace, &leader, "--wait=false"];
     release.cluster.kubectl(&args)?;
-    e2e::until("another operator to lead", Duration::from_secs(10), || {
+    seckill_e2e::until("another operator to lead", Duration::from_secs(10), || {
         let next = release.leader()?;
         ensure!(next != leader, "{leader} still leads");
         Ok(Some(()))
@@ -96,7 +96,7 @@ fn uninstalling_leaves_the_sales(release: &Release) -> Result<()> {
         &Sale::manifest(&release.class, &namespace, "stays", 10, 3600, 7200),
     )?;
     release.uninstall()?;
-    e2e::until("everything of the release to be gone", LIMIT, || {
+    seckill_e2e::until("everything of the release to be gone", LIMIT, || {
         let left = release.left_over()?;
         ensure!(left.is_empty(), "left: {left:?}");
         Ok(Some(()))

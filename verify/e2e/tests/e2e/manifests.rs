@@ -1,6 +1,6 @@
 //! What the API server and the chart refuse, and what `kubectl explain` says.
 use anyhow::{Context, Result, bail, ensure};
-use e2e::{Release, Sale};
+use seckill_e2e::{Release, Sale};
 use serde_json::{Value, json};
 
 use super::Scenario;
@@ -23,7 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 fn kubectl_explain_names_every_field(release: &Release) -> Result<()> {
     let explained = release.cluster.kubectl(&["explain", "flashsale.spec", "--recursive"])?;
-    e2e::all_named(
+    seckill_e2e::all_named(
         &explained,
         &[
             "className",
@@ -130,7 +130,7 @@ fn what_is_fixed_can_t_be_changed(release: &Release) -> Result<()> {
 
 fn the_chart_refuses_unknown_values(release: &Release) -> Result<()> {
     let values = release.cluster.values.display().to_string();
-    let chart = e2e::chart("seckill");
+    let chart = seckill_e2e::chart("seckill");
     for (setting, named) in [
         ("imagee.tag=1", "imagee"),
         ("api.replicaz=2", "replicaz"),

@@ -12,14 +12,15 @@ use crate::test::cargo;
 use crate::{target_folder, workspace};
 
 /// What `seckill-bench` needs: itself, and the programs that it starts.
-const PROGRAMS: [&str; 8] = [
-    "-p",
+const PROGRAMS: [&str; 9] = [
+    "--workspace",
+    "--bin",
     "seckill-bench",
-    "-p",
+    "--bin",
     "seckill-api",
-    "-p",
+    "--bin",
     "order-worker",
-    "-p",
+    "--bin",
     "operator",
 ];
 /// What a change is compared by, if nothing else is said.
@@ -41,7 +42,7 @@ pub fn bench(scenarios: &[String], rounds: u32) -> Result<()> {
         .partition(|scenario| ["rebuild", "operator"].contains(scenario));
     for scenario in of_operator {
         let name = if scenario == "operator" { "thousand" } else { scenario };
-        let bench = ["bench", "--quiet", "-p", "operator", "--bench", name];
+        let bench = ["bench", "--quiet", "-p", "seckill-operator", "--bench", name];
         cargo(&[&bench[..], &["--no-run"]].concat())?;
         let mut command = env.command("cargo");
         command.args(bench).arg("--offline").current_dir(workspace()?);

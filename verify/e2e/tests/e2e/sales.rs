@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Answer, Crowd, Kind, Release, Sale, text};
+use seckill_e2e::{Answer, Crowd, Kind, Release, Sale, text};
 
 use super::Scenario;
 
@@ -150,12 +150,12 @@ fn deleting_a_sale_in_its_middle_closes_it(release: &Release) -> Result<()> {
     let crowd = Crowd::buys(&release.api, &path, 10);
     exactly(&crowd, 10, 10)?;
     sale.delete()?;
-    e2e::until("the sale to be closed", LIMIT, || {
+    seckill_e2e::until("the sale to be closed", LIMIT, || {
         let answer = release.api.buy_surely(&path)?;
         Ok((answer.kind() == Kind::Ended || answer.status == 404).then_some(()))
     })?;
     // Its orders stay.
-    e2e::until("its orders to be stored", LIMIT, || {
+    seckill_e2e::until("its orders to be stored", LIMIT, || {
         let mut placed = 0;
         for number in crowd.order_numbers() {
             let order = release.api.get(&format!("/v1/orders/{number}"))?;
@@ -173,8 +173,8 @@ fn a_suspended_sale_sells_nothing(release: &Release) -> Result<()> {
     sale.reaches("Open", LIMIT)?;
     manifest["spec"]["suspend"] = true.into();
     release.cluster.apply(&manifest)?;
-    e2e::until("the sale to be suspended", LIMIT, || {
-        let answer = release.api.buy(&path, &e2e::new_key())?;
+    seckill_e2e::until("the sale to be suspended", LIMIT, || {
+        let answer = release.api.buy(&path, &seckill_e2e::new_key())?;
         Ok((answer.status == 503 && answer.body["code"] == "suspended").then_some(()))
     })?;
     manifest["spec"]["suspend"] = false.into();
@@ -209,7 +209,7 @@ fn a_raised_stock_and_a_cancelled_order_are_sold_again(release: &Release) -> Res
         );
     }
     // Two more, and one again.
-    e2e::until("three units to be left", LIMIT, || {
+    seckill_e2e::until("three units to be left", LIMIT, || {
         let shown = release.api.get(&format!("/v1/sales/{path}"))?;
         Ok((shown.body["remaining"] == 3).then_some(()))
     })?;
@@ -219,7 +219,7 @@ fn a_raised_stock_and_a_cancelled_order_are_sold_again(release: &Release) -> Res
     let refused = release.cluster.refused(&manifest)?;
     ensure!(refused.contains("spec.stock: it can only rise"), "{refused}");
     manifest["spec"]["stock"] = 7.into();
-    manifest["spec"]["endsAt"] = e2e::in_seconds(1).into();
+    manifest["spec"]["endsAt"] = seckill_e2e::in_seconds(1).into();
     release.cluster.apply(&manifest)?;
     let status = sale.reaches("Settled", LIMIT)?;
     ensure!(

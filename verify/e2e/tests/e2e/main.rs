@@ -7,8 +7,8 @@ mod sales;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use e2e::{Cluster, Release};
 use libtest_mimic::{Arguments, Trial};
+use seckill_e2e::{Cluster, Release};
 
 /// A scenario: what it tells, and how.
 type Scenario = (&'static str, fn(&Release) -> anyhow::Result<()>);

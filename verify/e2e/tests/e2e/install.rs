@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use e2e::{Cluster, Crowd, Kind, Release, Sale};
+use seckill_e2e::{Cluster, Crowd, Kind, Release, Sale};
 use serde_json::Value;
 
 use super::Scenario;
@@ -92,7 +92,7 @@ fn two_releases_run_their_own_sales(first: &Release) -> Result<()> {
             let path = format!("{}/{}", sale.namespace, sale.name);
             exactly(&Crowd::buys(&owner.api, &path, 5), 2, 5)?;
             sale.reaches("SoldOut", LIMIT)?;
-            manifest["spec"]["endsAt"] = e2e::in_seconds(1).into();
+            manifest["spec"]["endsAt"] = seckill_e2e::in_seconds(1).into();
             owner.cluster.apply(&manifest)?;
             let status = sale.reaches("Settled", LIMIT)?;
             ensure!(status["ledger"]["sold"] == stock, "{path}: {status}");
@@ -146,7 +146,7 @@ fn a_release_that_is_installed_again(release: &Release) -> Result<()> {
             let order = again.api.get(&format!("/v1/orders/{number}"))?;
             ensure!(order.status == 200, "{number}: {order:?}");
         }
-        manifest["spec"]["endsAt"] = e2e::in_seconds(1).into();
+        manifest["spec"]["endsAt"] = seckill_e2e::in_seconds(1).into();
         again.cluster.apply(&manifest)?;
         let status = sale.reaches("Settled", LIMIT)?;
         ensure!(status["ledger"]["sold"] == 10, "{status}");
@@ -194,7 +194,7 @@ fn a_release_without_rights_on_the_cluster(release: &Release) -> Result<()> {
                 let order = tenant.api.get(&format!("/v1/orders/{number}"))?;
                 ensure!(order.status == 200, "{number}: {order:?}");
             }
-            manifest["spec"]["endsAt"] = e2e::in_seconds(1).into();
+            manifest["spec"]["endsAt"] = seckill_e2e::in_seconds(1).into();
             tenant.cluster.apply(&manifest)?;
             let status = sale.reaches("Settled", LIMIT)?;
             ensure!(status["ledger"]["sold"] == 10, "{status}");
@@ -211,13 +211,13 @@ fn a_release_without_rights_on_the_cluster(release: &Release) -> Result<()> {
         let gone = Sale::apply(&tenant.cluster, &manifest(&games, "gone"))?;
         gone.reaches("Open", LIMIT)?;
         admin.namespace_ends(&games)?;
-        e2e::until("the sale to be closed", LIMIT, || {
+        seckill_e2e::until("the sale to be closed", LIMIT, || {
             let answer = tenant.api.buy_surely(&format!("{games}/gone"))?;
             Ok((answer.kind() == Kind::Ended).then_some(()))
         })?;
 
         tenant.uninstall()?;
-        e2e::until("everything of the release to be gone", LIMIT, || {
+        seckill_e2e::until("everything of the release to be gone", LIMIT, || {
             let left = admin.left_over()?;
             ensure!(left.is_empty(), "left: {left:?}");
             Ok(Some(()))
@@ -328,7 +328,7 @@ fn what_the_guard_refuses(release: &Release) -> Result<()> {
 
     // The API server takes a moment to know the policy: until then a deletion must be tried only.
     let tried = ["delete", "flashsale", "kept", "-n", &namespace, "--dry-run=server"];
-    e2e::until("the guard to be in force", LIMIT, || {
+    seckill_e2e::until("the guard to be in force", LIMIT, || {
         Ok(cluster.kubectl(&tried).is_err().then_some(()))
     })?;
     for (sale, phase) in [(&kept, "Open"), (&sold_out, "SoldOut")] {
@@ -341,12 +341,12 @@ fn what_the_guard_refuses(release: &Release) -> Result<()> {
             "spec.endsAt",
             "seckill.dev/allow-deletion=true",
         ];
-        e2e::all_named(&said, &what_to_do)?;
+        seckill_e2e::all_named(&said, &what_to_do)?;
     }
     let all = format!("/apis/seckill.dev/v1alpha1/namespaces/{namespace}/flashsales");
     match cluster.kubectl(&["delete", "--raw", &all]) {
         Ok(_) => bail!("the whole collection was deleted"),
-        Err(error) => e2e::all_named(&format!("{error:#}"), &["the sale is"])?,
+        Err(error) => seckill_e2e::all_named(&format!("{error:#}"), &["the sale is"])?,
     }
     let bought = release.api.buy_surely(&path(&kept))?;
     ensure!(bought.kind() == Kind::Won, "it does not sell on: {bought:?}");
@@ -378,7 +378,7 @@ fn what_the_guard_refuses(release: &Release) -> Result<()> {
     let_go.delete()?;
 
     // Ended, as the message says.
-    to_be_kept["spec"]["endsAt"] = e2e::in_seconds(1).into();
+    to_be_kept["spec"]["endsAt"] = seckill_e2e::in_seconds(1).into();
     cluster.apply(&to_be_kept)?;
     kept.reaches("Ended", LIMIT)?;
     kept.delete()?;

@@ -36,7 +36,14 @@ pub enum Part {
 /// A part that runs longer, with nobody at a terminal to see it, is ended. Several times what any of them takes.
 const STUCK: Duration = Duration::from_secs(30 * 60);
 /// Packages without tests of the kind that `integration` runs.
-const NOT_INTEGRATION: [&str; 6] = ["--exclude", "e2e", "--exclude", "xtask", "--exclude", "seckill-model"];
+const NOT_INTEGRATION: [&str; 6] = [
+    "--exclude",
+    "seckill-e2e",
+    "--exclude",
+    "xtask",
+    "--exclude",
+    "seckill-model",
+];
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Count {
@@ -157,7 +164,7 @@ fn run(part: Part, filter: &[String], count: &mut Count) -> Result<()> {
             let values = crate::demo::local_values(&env, &tag)?;
             inside(
                 &env,
-                &["-p", "e2e"],
+                &["-p", "seckill-e2e"],
                 filter,
                 &[("SECKILL_HELM_VALUES", values.display().to_string())],
                 count,
@@ -282,7 +289,7 @@ mod tests {
             "seckill-api",
             "order-worker",
             "operator",
-            "e2e",
+            "verify/e2e",
             "libs/ledger",
             "libs/stock",
         ] {

@@ -107,7 +107,7 @@ async fn limit(site: &Site, program: &str, calls: Calls, purchases: usize) -> Re
     // The script is loaded by whoever calls it first.
     let loaded = site.stock.purchase(sale.sale.id, sale.epoch, &[new_buyer()]).await?;
     ensure!(loaded.is_ok(), "the index is in force");
-    let script = redis::Script::new(include_str!("../../libs/stock/src/lua/purchase.lua"));
+    let script = redis::Script::new(include_str!("../../../libs/stock/src/lua/purchase.lua"));
     let (id, epoch) = (sale.sale.id, sale.epoch);
     let requests = purchases / calls.batch;
     let url = url::Url::parse(&site.redis_url)?;
