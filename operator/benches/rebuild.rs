@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bed::Bed;
 use seckill_crds::Phase;
-use seckill_protocol::index::{Answer, Request};
+use seckill_protocol::index::{Decision, Request};
 use seckill_protocol::{Batch, Buyer, KeyHash, Record};
 use serde_json::json;
 use sqlx::{Connection, Executor, MySqlConnection};
@@ -101,7 +101,7 @@ async fn sells(bed: &Bed, buyer: &str) -> bool {
         let appended = bed.log.append(sale.part, &Record::Batch(batch)).await;
         appended.expect("Kafka");
     }
-    matches!(answers.as_slice(), [Answer::Sold { .. }])
+    matches!(answers.as_slice(), [Decision::Reserved { .. }])
 }
 
 fn request(buyer: &str) -> Request {

@@ -22,7 +22,7 @@ use kube::{Api, Client, Config, ResourceExt as _};
 use seckill_crds::{FlashSale, Phase};
 use seckill_ledger::Sale;
 use seckill_operator::args::{Args, Command};
-use seckill_protocol::index::{Answer, Request};
+use seckill_protocol::index::{Decision, Request};
 use seckill_protocol::{Buyer, KeyHash};
 use seckill_service::args::parse_from;
 use seckill_service::shutdown::Shutdown;
@@ -271,7 +271,7 @@ async fn first_unit(bed: &Bed, sale: &FlashSale, starts: i64) -> f64 {
             .await
             .expect("Redis");
         let (answers, batch) = decided.expect("in force");
-        if let [Answer::Sold { .. }] = answers.as_slice() {
+        if let [Decision::Reserved { .. }] = answers.as_slice() {
             let at = SystemTime::now();
             let record = seckill_protocol::Record::Batch(batch.expect("sold"));
             bed.log.append(row.part, &record).await.expect("Kafka");

@@ -4,7 +4,7 @@
 //! index is kept, and weighed against the ledger again and again, with the orders that came after the sample taken out:
 //! sooner or later the ledger holds all that was sold up to the sample, and then the two agree or never will. An
 //! imbalance is told with its numbers; nothing here repairs one.
-use seckill_ledger::{Sale, Weights};
+use seckill_ledger::{LedgerUnits, Sale};
 use seckill_protocol::{Epoch, SaleCut, Seq};
 use seckill_stock::IndexState;
 
@@ -58,7 +58,7 @@ impl Sample {
 
     /// `weights` are the ledger's for [`epoch`](Self::epoch) and [`seq`](Self::seq). `caught_up` says whether the ledger
     /// has read the log to its end since the sample was given up on; it is asked for only when that decides.
-    pub fn weigh(&self, now: Millis, weights: &Weights, cut: SaleCut, caught_up: Option<bool>) -> Weighed {
+    pub fn weigh(&self, now: Millis, weights: &LedgerUnits, cut: SaleCut, caught_up: Option<bool>) -> Weighed {
         let moved = weights.total != self.total || weights.returned != self.returned || weights.owed;
         if moved || cut.epoch().is_some_and(|epoch| epoch > self.epoch) || cut.closed.is_some() {
             return Weighed::Moved;
@@ -102,8 +102,8 @@ mod tests {
     }
 
     /// All of them are in the ledger.
-    fn weights() -> Weights {
-        Weights {
+    fn weights() -> LedgerUnits {
+        LedgerUnits {
             total: 10,
             taken: 9,
             returned: 2,
@@ -119,7 +119,7 @@ mod tests {
         }
     }
 
-    fn weigh(weights: Weights) -> Weighed {
+    fn weigh(weights: LedgerUnits) -> Weighed {
         sample().weigh(AT + 1000, &weights, cut(), None)
     }
 
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn orders_that_came_after_the_sample_are_left_out() {
-        let more = Weights {
+        let more = LedgerUnits {
             taken: 12,
             beyond: 3,
             ..weights()
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn units_on_their_way_are_in_flight_until_the_ledger_has_read_the_log_and_they_are_missing() {
-        let fewer = Weights { taken: 6, ..weights() };
+        let fewer = LedgerUnits { taken: 6, ..weights() };
         assert_eq!(weigh(fewer), Weighed::InFlight(3));
         let late = |caught_up| sample().weigh(AT + PATIENCE, &fewer, cut(), caught_up);
         assert_eq!(late(None), Weighed::InFlight(3));
@@ -153,19 +153,19 @@ mod tests {
 
     #[test]
     fn more_in_the_ledger_than_the_index_ever_sold_is_an_imbalance_at_once() {
-        let more = Weights { taken: 10, ..weights() };
+        let more = LedgerUnits { taken: 10, ..weights() };
         assert_eq!(weigh(more), Weighed::Imbalanced(Difference { index: 7, ledger: 8 }));
     }
 
     #[test]
     fn a_sample_that_units_returned_to_tells_nothing() {
         for moved in [
-            Weights {
+            LedgerUnits {
                 returned: 3,
                 ..weights()
             },
-            Weights { total: 11, ..weights() },
-            Weights {
+            LedgerUnits { total: 11, ..weights() },
+            LedgerUnits {
                 owed: true,
                 ..weights()
             },

@@ -171,7 +171,7 @@ impl Operator {
         let owed = match &sale {
             // At the end a raised total may be owed, too; before it that shows in the totals.
             Some(sale) if sale.settled_at_ms.is_none() && (sale.returned > 0 || sale.state == SaleState::Closed) => {
-                self.ledger.owes_effects(sale.id).await?
+                self.ledger.has_pending_adjustments(sale.id).await?
             }
             _ => false,
         };
@@ -248,7 +248,7 @@ impl Operator {
             false => None,
         };
         // After that, so that what was read of the log is in it.
-        let weighed = match self.ledger.weights(sale.id, sample.epoch, sample.seq).await? {
+        let weighed = match self.ledger.units(sale.id, sample.epoch, sample.seq).await? {
             Some(weights) => sample.weigh(now, &weights, sale.cut, caught_up),
             None => Weighed::Moved,
         };

@@ -9,9 +9,9 @@ use seckill_service::{Health, Shutdown, admin, retry, telemetry};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::adjustments::Adjuster;
 use crate::args::{RunArgs, log_config};
 use crate::consume::{Consume, Positions};
-use crate::effects::Effects;
 use crate::metrics::Metrics;
 use crate::monitor;
 use crate::relay::Relay;
@@ -63,7 +63,7 @@ pub async fn run_until(args: Box<RunArgs>, shutdown: Shutdown) -> anyhow::Result
         shutdown: shutdown.clone(),
     };
     let relay = tokio::spawn(relay.run());
-    let effects = Effects {
+    let effects = Adjuster {
         ledger: ledger.clone(),
         redis_url: args.redis.redis_url.expose().into(),
         positions: follow.clone(),

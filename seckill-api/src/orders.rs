@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use seckill_ledger::{Sale, StoredOrder};
-use seckill_protocol::{OrderId, OrderNo, Verdict};
+use seckill_protocol::{OrderId, OrderNo, RecordVerdict};
 
 use crate::api::Api;
 use crate::catalogue::Listed;
@@ -51,7 +51,7 @@ impl Api {
 
     /// Whether an order that was not found may still be stored. If not, it is there by now or will never be.
     async fn is_being_processed(&self, sale: &Sale, order: OrderId) -> Result<bool, Problem> {
-        if self.tail.read_back(sale.part, order).now_or_never() == Some(Verdict::Accepted) {
+        if self.tail.read_back(sale.part, order).now_or_never() == Some(RecordVerdict::Accepted) {
             return Ok(true);
         }
         // First the end of the log, then how far it was folded: in the other order, a record between the two is missed.

@@ -10,9 +10,9 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use seckill_ledger::{Sale, StoredOrder};
 use seckill_order_log::ReadBack;
-use seckill_protocol::index::{Answer, Holding, Request};
+use seckill_protocol::index::{Decision, Holding, Request};
 use seckill_protocol::{
-    Batch, Buyer, Epoch, KeyHash, Order, OrderId, OrderNo, Quantity, Record, SaleId, Tier, Verdict,
+    Batch, Buyer, Epoch, KeyHash, Order, OrderId, OrderNo, Quantity, Record, RecordVerdict, SaleId, Tier,
 };
 use seckill_stock::PurchaseError;
 use tokio::time::{Instant, timeout};
@@ -149,7 +149,7 @@ impl Api {
 
             // What it took, or took earlier under this key.
             let (order, quantity, read_back) = match answer {
-                Answer::Sold { seq } => {
+                Decision::Reserved { seq } => {
                     let order = OrderId {
                         sale: sale.id,
                         epoch,
@@ -157,12 +157,12 @@ impl Api {
                     };
                     (order, purchase.quantity, self.tail.read_back(sale.part, order))
                 }
-                Answer::Held(held) if !purchase.fits(held.quantity) => return Err(Problem::KeyReused),
+                Decision::AlreadyReserved(held) if !purchase.fits(held.quantity) => return Err(Problem::KeyReused),
                 // It came here through a rebuild or has been cancelled since: either way the log has it.
-                Answer::Held(held) if held.is_durable(epoch) => {
+                Decision::AlreadyReserved(held) if held.is_durable(epoch) => {
                     return self.bought_as_held(sale.id, &held);
                 }
-                Answer::Held(held) => {
+                Decision::AlreadyReserved(held) => {
                     let order = order_id(sale.id, &held);
                     (order, held.quantity, self.publish_again(purchase, &listed, &held))
                 }
@@ -178,14 +178,14 @@ impl Api {
             let verdict = timeout(READ_BACK_WITHIN, read_back).await;
             self.metrics.read_back_seconds.observe(waited.elapsed().as_secs_f64());
             match verdict {
-                Ok(Verdict::Accepted) => {
+                Ok(RecordVerdict::Accepted) => {
                     seckill_failpoint::reach("api.after-read-back");
                     return self.bought(order, quantity, "processing");
                 }
                 // Void: a barrier went before it. The same key under the new epoch, since an earlier copy may count.
-                Ok(Verdict::Void) if self.is_closed(sale) => return self.without_index(purchase, taken).await,
-                Ok(Verdict::Void) if self.newer_epoch(&listed, epoch, deadline).await => {}
-                Ok(Verdict::Void) => return Err(Problem::OutcomeUnknown),
+                Ok(RecordVerdict::Void) if self.is_closed(sale) => return self.without_index(purchase, taken).await,
+                Ok(RecordVerdict::Void) if self.newer_epoch(&listed, epoch, deadline).await => {}
+                Ok(RecordVerdict::Void) => return Err(Problem::OutcomeUnknown),
                 Err(_) => return Ok(Outcome::Pending),
             }
         }
@@ -231,7 +231,7 @@ impl Api {
     }
 
     /// The index refuses. Whether that counts is for the log to say: an old primary refuses too.
-    async fn refused(&self, purchase: &Purchase, listed: &Listed, epoch: Epoch, refusal: &Answer) -> Answered {
+    async fn refused(&self, purchase: &Purchase, listed: &Listed, epoch: Epoch, refusal: &Decision) -> Answered {
         let sale = &listed.sale;
         if self.tail.confirm_fresh(sale.part, FRESH).await.is_err() {
             return Err(Problem::NotReady);
@@ -244,16 +244,16 @@ impl Api {
             return Err(Problem::NotReady);
         }
         Err(match *refusal {
-            Answer::SoldOut { left } => Problem::SoldOut { left },
-            Answer::NotStarted { opens } => Problem::NotStarted { starts_at: opens },
-            Answer::Ended => Problem::Ended,
-            Answer::Suspended => Problem::Suspended,
-            Answer::Unknown => Problem::RequestUnknown,
-            Answer::TooManyOrders => Problem::LimitReached { held: None },
-            Answer::LimitReached { ref held } => Problem::LimitReached {
+            Decision::SoldOut { left } => Problem::SoldOut { left },
+            Decision::NotStarted { opens } => Problem::NotStarted { starts_at: opens },
+            Decision::Ended => Problem::Ended,
+            Decision::Suspended => Problem::Suspended,
+            Decision::Unknown => Problem::RequestUnknown,
+            Decision::TooManyOrders => Problem::LimitReached { held: None },
+            Decision::LimitReached { ref held } => Problem::LimitReached {
                 held: held.as_ref().and_then(|held| self.number_if_safe(listed, epoch, held)),
             },
-            Answer::Sold { .. } | Answer::Held(_) => Problem::Internal,
+            Decision::Reserved { .. } | Decision::AlreadyReserved(_) => Problem::Internal,
         })
     }
 
@@ -261,7 +261,7 @@ impl Api {
     fn number_if_safe(&self, listed: &Listed, epoch: Epoch, held: &Holding) -> Option<OrderNo> {
         let order = order_id(listed.sale.id, held);
         let read_back = self.tail.read_back(listed.sale.part, order);
-        if held.is_durable(epoch) || read_back.now_or_never() == Some(Verdict::Accepted) {
+        if held.is_durable(epoch) || read_back.now_or_never() == Some(RecordVerdict::Accepted) {
             return self.numbers.encode(order).ok();
         }
         None

@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::AddAssign;
 
 use seckill_protocol::{
-    Acceptance, Batch, Buyer, Epoch, Offset, Order, OrderId, OrderStatus, Owed, Record, RecordError, SaleCut, SaleId,
-    Seq, Verdict,
+    Acceptance, Batch, Buyer, Epoch, Offset, Order, OrderId, OrderStatus, PendingAdjustment, Record, RecordError,
+    RecordVerdict, SaleCut, SaleId, Seq,
 };
 
 /// A record of one partition, as it was read.
@@ -81,7 +81,7 @@ pub(crate) struct Changes<'a> {
     pub statuses: BTreeMap<OrderId, OrderStatus>,
     pub quarantine: Vec<Quarantined<'a>>,
     /// What the indexes have to be told.
-    pub effects: Vec<(SaleId, Owed)>,
+    pub effects: Vec<(SaleId, PendingAdjustment)>,
     pub stored: Stored,
 }
 
@@ -121,10 +121,10 @@ pub(crate) fn judge<'a>(
                         Judgement::Unreadable(format!("sale {} lives on partition {}", record.sale(), sale.part))
                     }
                     Some(_) => match (acceptance.judge(entry.offset, record), refused) {
-                        (Verdict::Void, _) if broken(record) => Judgement::Counts(record),
-                        (Verdict::Void, _) => Judgement::Void(record),
-                        (Verdict::Accepted, None) => Judgement::Counts(record),
-                        (Verdict::Accepted, Some(reason)) => Judgement::Refused(record, reason),
+                        (RecordVerdict::Void, _) if broken(record) => Judgement::Counts(record),
+                        (RecordVerdict::Void, _) => Judgement::Void(record),
+                        (RecordVerdict::Accepted, None) => Judgement::Counts(record),
+                        (RecordVerdict::Accepted, Some(reason)) => Judgement::Refused(record, reason),
                     },
                 },
             };
@@ -333,7 +333,7 @@ impl<'a> Fold<'_, 'a> {
     }
 
     fn owe(&mut self, entry: &LogEntry, record: &Record, cut: SaleCut, ended: Option<&Buyer>) {
-        let owed = Owed::of(entry.offset, record, cut, ended);
+        let owed = PendingAdjustment::of(entry.offset, record, cut, ended);
         self.changes.effects.extend(owed.map(|owed| (record.sale(), owed)));
     }
 

@@ -3,13 +3,13 @@
 //! - [`store`]: the transaction that folds records of the log into tables, exactly once
 //! - [`fold`](mod@fold): what it writes, as plain code
 //! - [`position`]: up to where the log was folded, and where readers of it start
-//! - [`effects`]: what the indexes have still to be told of it
+//! - [`adjustments`]: what the indexes have still to be told of it
 //! - [`quarantine`]: what could not be folded, and how it is once the cause is gone
 //! - [`orders`], [`sales`]: what can be asked and, of a sale, changed
 //! - [`schema`]: migrations, and the check that they were applied
 //! - [`connection`]: the pool, time limits, snapshots
+pub mod adjustments;
 pub mod connection;
-pub mod effects;
 mod error;
 mod fold;
 pub mod orders;
@@ -20,13 +20,13 @@ pub mod sales;
 pub mod schema;
 pub mod store;
 
+pub use adjustments::StoredAdjustment;
 pub use connection::Ledger;
-pub use effects::OwedEffect;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};
 pub use orders::StoredOrder;
 pub use position::FoldStart;
 pub use quarantine::{QuarantinedRecord, ReplayError};
-pub use sales::{NewSale, Offer, Sale, SaleTerms, Weights};
 pub use schema::migrate;
 pub use seckill_protocol::OrderStatus;
+pub use seckill_protocol::sale::{LedgerUnits, NewSale, Offer, Sale, SaleTerms};

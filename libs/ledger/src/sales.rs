@@ -2,10 +2,11 @@
 //! the log.
 use std::time::Duration;
 
-use seckill_protocol::index::{SaleState, Terms};
-use seckill_protocol::{Epoch, Offset, Quantity, SaleCut, SaleId, Seq};
+use seckill_protocol::index::SaleState;
+use seckill_protocol::sale::{LedgerUnits, NewSale, Offer, Sale, SaleTerms};
+use seckill_protocol::{Epoch, Offset, SaleCut, SaleId, Seq};
 use sqlx::mysql::MySqlRow;
-use sqlx::{FromRow, MySqlConnection, Row};
+use sqlx::{MySqlConnection, Row};
 
 use crate::connection::Ledger;
 use crate::error::LedgerError;
@@ -13,117 +14,6 @@ use crate::rows;
 
 /// So many taken ids in a row mean that something else is wrong: there are 2^32 of them.
 const ID_DRAWS: u32 = 32;
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sale {
-    pub id: SaleId,
-    pub class: String,
-    pub namespace: String,
-    pub name: String,
-    /// Of the FlashSale that made it.
-    pub uid: String,
-    /// Its partition of the log.
-    pub part: u32,
-    /// Rises with each change of terms or offer.
-    pub version: u64,
-    pub state: SaleState,
-    /// Unix ms, as is `closes_at`.
-    pub opens_at: u64,
-    pub closes_at: u64,
-    /// 0 = none.
-    pub limit_per_buyer: Quantity,
-    pub item: serde_json::Value,
-    pub item_id: Option<i64>,
-    pub price: String,
-    pub currency: String,
-    /// The stock as the FlashSale states it. What counts is `total`.
-    pub offered: u64,
-    pub live_epoch: Option<Epoch>,
-    pub total: u64,
-    /// Units in live orders.
-    pub sold: u64,
-    /// Units of all orders, live or not.
-    pub taken: u64,
-    /// Units of orders that ended before the sale did: they were put back on sale.
-    pub returned: u64,
-    pub cut: SaleCut,
-    pub created_at_ms: i64,
-    pub updated_at_ms: i64,
-    pub settled_at_ms: Option<i64>,
-    /// Units that the index had left at the settlement; `None`: there was no index to compare with.
-    pub settled_left: Option<u64>,
-    /// Since when Redis holds nothing of it any more.
-    pub freed_at_ms: Option<i64>,
-}
-
-/// Units of a sale by the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
-pub struct Weights {
-    pub total: u64,
-    /// Of all orders, live or not.
-    pub taken: u64,
-    /// Of orders that ended before the sale did.
-    pub returned: u64,
-    /// Of orders after the one that was asked about.
-    pub beyond: u64,
-    /// An index has still to be told of returned or added units.
-    pub owed: bool,
-}
-
-impl Sale {
-    /// What an index that knows all of this has left.
-    pub fn left_at_rest(&self) -> u64 {
-        self.total.saturating_sub(self.out())
-    }
-
-    /// Units that an index has handed out and not got back, if it knows all of this.
-    pub fn out(&self) -> u64 {
-        self.taken.saturating_sub(self.returned)
-    }
-
-    /// What the index is to sell by.
-    pub fn terms(&self) -> Terms {
-        Terms {
-            version: self.version,
-            state: self.state,
-            opens: self.opens_at,
-            closes: self.closes_at,
-            limit: self.limit_per_buyer,
-        }
-    }
-}
-
-/// A sale as a FlashSale first states it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewSale {
-    pub class: String,
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
-    pub part: u32,
-    pub terms: SaleTerms,
-    pub offer: Offer,
-}
-
-/// Whether and when a sale sells, and to whom how much.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SaleTerms {
-    pub state: SaleState,
-    pub opens_at: u64,
-    pub closes_at: u64,
-    pub limit_per_buyer: Quantity,
-}
-
-/// What is sold.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Offer {
-    pub item: serde_json::Value,
-    pub item_id: Option<i64>,
-    /// Of one unit, up to four digits after the point.
-    pub price: String,
-    pub currency: String,
-    pub offered: u64,
-}
 
 /// The columns of a sale, in a form that needs no date, decimal and JSON types.
 macro_rules! select_sales {
@@ -291,10 +181,10 @@ impl Ledger {
         .await
     }
 
-    /// What the ledger holds of a sale's units, as of one instant; `beyond` are those of orders after this one.
-    pub async fn weights(&self, id: SaleId, epoch: Epoch, seq: Seq) -> Result<Option<Weights>, LedgerError> {
+    /// The units of a sale, as of one instant; [`LedgerUnits::beyond`] are those of orders after this one.
+    pub async fn units(&self, id: SaleId, epoch: Epoch, seq: Seq) -> Result<Option<LedgerUnits>, LedgerError> {
         self.query(async |connection| {
-            let query = sqlx::query_as(
+            let query = sqlx::query_as::<_, (u64, u64, u64, u64, bool)>(
                 "SELECT s.total, s.taken, s.returned, \
                  (SELECT CAST(COALESCE(SUM(o.quantity), 0) AS UNSIGNED) FROM orders o \
                   WHERE o.sale = s.id AND (o.epoch > ? OR (o.epoch = ? AND o.seq > ?))) AS beyond, \
@@ -302,7 +192,14 @@ impl Ledger {
                  FROM sales s WHERE s.id = ?",
             );
             let query = query.bind(epoch.0).bind(epoch.0).bind(seq).bind(id.0);
-            Ok(query.fetch_optional(connection).await?)
+            let row = query.fetch_optional(connection).await?;
+            Ok(row.map(|(total, taken, returned, beyond, owed)| LedgerUnits {
+                total,
+                taken,
+                returned,
+                beyond,
+                owed,
+            }))
         })
         .await
     }

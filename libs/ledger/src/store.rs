@@ -3,7 +3,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use seckill_protocol::{Effect, Epoch, KeyHash, Offset, Order, OrderId, OrderStatus, Owed, SaleCut, SaleId};
+use seckill_protocol::{
+    Epoch, KeyHash, Offset, Order, OrderId, OrderStatus, PendingAdjustment, SaleCut, SaleId, StockAdjustment,
+};
 use sqlx::{Executor, FromRow, MySql, MySqlConnection, QueryBuilder};
 
 use crate::connection::Ledger;
@@ -405,11 +407,11 @@ async fn insert_effect(
     connection: &mut MySqlConnection,
     part: u32,
     sale: SaleId,
-    owed: &Owed,
+    owed: &PendingAdjustment,
 ) -> Result<(), LedgerError> {
     let (order, total) = match &owed.effect {
-        Effect::Return { buyer, epoch, seq } => (Some((buyer.as_str(), epoch.0, *seq)), None),
-        Effect::Raise { total } => (None, Some(*total)),
+        StockAdjustment::Return { buyer, epoch, seq } => (Some((buyer.as_str(), epoch.0, *seq)), None),
+        StockAdjustment::Raise { total } => (None, Some(*total)),
     };
     // A person may have set the position back: what is owed already stays.
     sqlx::query(

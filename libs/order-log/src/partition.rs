@@ -1,7 +1,7 @@
 //! What one process has read of one partition, and who waits for more of it.
 use std::collections::{BTreeMap, HashMap};
 
-use seckill_protocol::{Acceptance, Batch, Epoch, Offset, OrderId, Record, SaleCut, SaleId, Seq, Verdict};
+use seckill_protocol::{Acceptance, Batch, Epoch, Offset, OrderId, Record, RecordVerdict, SaleCut, SaleId, Seq};
 use tokio::sync::oneshot;
 
 use crate::seqs::Seqs;
@@ -20,14 +20,14 @@ struct Followed {
     accepted: Seqs,
     /// The same of the epoch before, for who asks just after it ended.
     ended: Option<(Epoch, Seqs)>,
-    waiting: BTreeMap<(Epoch, Seq, u64), oneshot::Sender<Verdict>>,
+    waiting: BTreeMap<(Epoch, Seq, u64), oneshot::Sender<RecordVerdict>>,
 }
 
 /// The answer to the question what became of an order.
 pub(crate) enum Asked {
-    Known(Verdict),
+    Known(RecordVerdict),
     /// It will be sent. [`Partition::forget`] the ticket if nobody waits any longer.
-    Later(u64, oneshot::Receiver<Verdict>),
+    Later(u64, oneshot::Receiver<RecordVerdict>),
 }
 
 impl Partition {
@@ -48,23 +48,25 @@ impl Partition {
         let verdict = self.acceptance.judge(offset, record);
         let sale = self.sales.entry(record.sale()).or_default();
         match (record, verdict) {
-            (Record::Barrier { .. }, Verdict::Accepted) => {
+            (Record::Barrier { .. }, RecordVerdict::Accepted) => {
                 sale.end(ended);
                 // Orders of an epoch that this process does not know yet go on waiting.
                 let newer = sale.waiting.split_off(&(Epoch(offset), 0, 0));
                 sale.void_all();
                 sale.waiting = newer;
             }
-            (Record::Close { .. }, Verdict::Accepted) => {
+            (Record::Close { .. }, RecordVerdict::Accepted) => {
                 sale.end(ended);
                 sale.void_all();
             }
-            (Record::Batch(batch), Verdict::Accepted) => {
+            (Record::Batch(batch), RecordVerdict::Accepted) => {
                 sale.accepted.insert(batch.first, batch.last());
-                sale.resolve(batch, Verdict::Accepted);
+                sale.resolve(batch, RecordVerdict::Accepted);
             }
             // An epoch that is still to come would make another copy count.
-            (Record::Batch(batch), Verdict::Void) if batch.epoch.0 <= offset => sale.resolve(batch, Verdict::Void),
+            (Record::Batch(batch), RecordVerdict::Void) if batch.epoch.0 <= offset => {
+                sale.resolve(batch, RecordVerdict::Void)
+            }
             _ => {}
         }
     }
@@ -81,11 +83,11 @@ impl Partition {
             ended.is_some_and(|(epoch, accepted)| *epoch == order.epoch && accepted.contains(order.seq))
         };
         if accepted {
-            return Asked::Known(Verdict::Accepted);
+            return Asked::Known(RecordVerdict::Accepted);
         }
         let past = order.epoch.0 < next && !current;
         if past || cut.closed.is_some() {
-            return Asked::Known(Verdict::Void);
+            return Asked::Known(RecordVerdict::Void);
         }
         self.tickets += 1;
         let (sender, receiver) = oneshot::channel();
@@ -112,11 +114,11 @@ impl Followed {
 
     fn void_all(&mut self) {
         for sender in std::mem::take(&mut self.waiting).into_values() {
-            let _ = sender.send(Verdict::Void); // nobody there: the caller has given up
+            let _ = sender.send(RecordVerdict::Void); // nobody there: the caller has given up
         }
     }
 
-    fn resolve(&mut self, batch: &Batch, verdict: Verdict) {
+    fn resolve(&mut self, batch: &Batch, verdict: RecordVerdict) {
         let range = (batch.epoch, batch.first, 0)..=(batch.epoch, batch.last(), u64::MAX);
         let tickets: Vec<_> = self.waiting.range(range).map(|(ticket, _)| *ticket).collect();
         for ticket in tickets {
@@ -177,14 +179,14 @@ mod tests {
         (partition, records.len() as Offset)
     }
 
-    fn known((mut partition, next): (Partition, Offset), order: OrderId) -> Option<Verdict> {
+    fn known((mut partition, next): (Partition, Offset), order: OrderId) -> Option<RecordVerdict> {
         match partition.ask(order, next) {
             Asked::Known(verdict) => Some(verdict),
             Asked::Later(..) => None,
         }
     }
 
-    use Verdict::{Accepted, Void};
+    use RecordVerdict::{Accepted, Void};
 
     #[test]
     fn an_order_that_was_read_is_known_at_once() {
@@ -217,7 +219,7 @@ mod tests {
         assert_eq!(known(having_read(&log), order(7, 1)), Some(Void));
     }
 
-    fn wait(partition: &mut Partition, order: OrderId, next: Offset) -> oneshot::Receiver<Verdict> {
+    fn wait(partition: &mut Partition, order: OrderId, next: Offset) -> oneshot::Receiver<RecordVerdict> {
         match partition.ask(order, next) {
             Asked::Later(_, receiver) => receiver,
             Asked::Known(verdict) => panic!("already {verdict:?}"),

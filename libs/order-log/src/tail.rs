@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use seckill_protocol::{Acceptance, Offset, OrderId, Record, SaleCut, SaleId, Verdict};
+use seckill_protocol::{Acceptance, Offset, OrderId, Record, RecordVerdict, SaleCut, SaleId};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -396,9 +396,9 @@ impl Drop for Reader {
 pub struct ReadBack(Waiting);
 
 enum Waiting {
-    Over(Verdict),
+    Over(RecordVerdict),
     For {
-        receiver: oneshot::Receiver<Verdict>,
+        receiver: oneshot::Receiver<RecordVerdict>,
         shared: Arc<Shared>,
         part: u32,
         order: OrderId,
@@ -409,9 +409,9 @@ enum Waiting {
 }
 
 impl Future for ReadBack {
-    type Output = Verdict;
+    type Output = RecordVerdict;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Verdict> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<RecordVerdict> {
         let verdict = match &mut self.0 {
             Waiting::Over(verdict) => *verdict,
             Waiting::Never => return Poll::Pending,

@@ -7,7 +7,7 @@ use common::*;
 use futures::FutureExt;
 use futures::future::join_all;
 use seckill_order_log::{LogError, OrderLog};
-use seckill_protocol::{Acceptance, Epoch, Offset, Record, SaleCut, Verdict};
+use seckill_protocol::{Acceptance, Epoch, Offset, Record, RecordVerdict, SaleCut};
 
 async fn append(log: &OrderLog, record: &Record) -> Offset {
     log.append(0, record).await.expect("appends")
@@ -21,12 +21,12 @@ async fn a_record_is_read_back_as_accepted_whoever_asks_first() {
     let epoch = append(&log, &barrier(sale)).await;
     let before = tail.read_back(0, order(sale, epoch, 2));
     append(&log, &batch(sale, epoch, 1, 3)).await;
-    assert_eq!(soon(before).await, Verdict::Accepted);
+    assert_eq!(soon(before).await, RecordVerdict::Accepted);
     // Known by now, so at once.
     for seq in 1..=3 {
         assert_eq!(
             tail.read_back(0, order(sale, epoch, seq)).now_or_never(),
-            Some(Verdict::Accepted)
+            Some(RecordVerdict::Accepted)
         );
     }
     assert_eq!(tail.read_back(0, order(sale, epoch, 4)).now_or_never(), None);
@@ -42,9 +42,12 @@ async fn a_batch_under_an_old_epoch_is_void_after_a_barrier() {
     let new = append(&log, &barrier(sale)).await;
     append(&log, &batch(sale, old, 1, 1)).await;
     append(&log, &batch(sale, new, 1, 1)).await;
-    assert_eq!(soon(waiting).await, Verdict::Void);
-    assert_eq!(soon(tail.read_back(0, order(sale, new, 1))).await, Verdict::Accepted);
-    assert_eq!(soon(tail.read_back(0, order(sale, old, 1))).await, Verdict::Void);
+    assert_eq!(soon(waiting).await, RecordVerdict::Void);
+    assert_eq!(
+        soon(tail.read_back(0, order(sale, new, 1))).await,
+        RecordVerdict::Accepted
+    );
+    assert_eq!(soon(tail.read_back(0, order(sale, old, 1))).await, RecordVerdict::Void);
     assert_eq!(
         tail.cut(0, sale),
         SaleCut {
@@ -64,10 +67,13 @@ async fn nothing_counts_after_the_end() {
     let waiting = tail.read_back(0, order(sale, epoch, 1));
     let closed = append(&log, &Record::Close { sale }).await;
     append(&log, &batch(sale, epoch, 1, 1)).await;
-    assert_eq!(soon(waiting).await, Verdict::Void);
+    assert_eq!(soon(waiting).await, RecordVerdict::Void);
     soon(tail.caught_up()).await;
     assert_eq!(tail.cut(0, sale).closed, Some(closed));
-    assert_eq!(soon(tail.read_back(0, order(sale, epoch, 1))).await, Verdict::Void);
+    assert_eq!(
+        soon(tail.read_back(0, order(sale, epoch, 1))).await,
+        RecordVerdict::Void
+    );
 }
 
 #[tokio::test]
@@ -82,7 +88,7 @@ async fn duplicates_and_disorder_are_harmless() {
     for seq in 1..=6 {
         assert_eq!(
             soon(tail.read_back(0, order(sale, epoch, seq))).await,
-            Verdict::Accepted
+            RecordVerdict::Accepted
         );
     }
 }
@@ -103,8 +109,14 @@ async fn a_tail_that_starts_in_the_middle_agrees() {
     let tail = tail_from(&log, vec![(0, middle, Acceptance::starting_from([(sale, cut)]))]);
     soon(tail.caught_up()).await;
     assert_eq!(tail.cut(0, sale), cut);
-    assert_eq!(soon(tail.read_back(0, order(sale, second, 1))).await, Verdict::Accepted);
-    assert_eq!(soon(tail.read_back(0, order(sale, first, 2))).await, Verdict::Void);
+    assert_eq!(
+        soon(tail.read_back(0, order(sale, second, 1))).await,
+        RecordVerdict::Accepted
+    );
+    assert_eq!(
+        soon(tail.read_back(0, order(sale, first, 2))).await,
+        RecordVerdict::Void
+    );
     assert_eq!(tail.position(0), Some(middle + 2));
 }
 
@@ -156,7 +168,7 @@ async fn ten_thousand_wait_and_each_is_answered() {
         log.append_now(0, &batch(sale, epoch, first, 100)).expect("queues");
     }
     for verdict in soon(join_all(waiting)).await {
-        assert_eq!(verdict.expect("does not panic"), Verdict::Accepted);
+        assert_eq!(verdict.expect("does not panic"), RecordVerdict::Accepted);
     }
     assert_eq!(tail.waiting(), 0);
 }
@@ -183,7 +195,10 @@ async fn bytes_that_are_no_record_are_skipped_and_counted() {
     let epoch = append(&log, &barrier(sale)).await;
     foreign(&log, b"{}").await;
     append(&log, &batch(sale, epoch, 1, 1)).await;
-    assert_eq!(soon(tail.read_back(0, order(sale, epoch, 1))).await, Verdict::Accepted);
+    assert_eq!(
+        soon(tail.read_back(0, order(sale, epoch, 1))).await,
+        RecordVerdict::Accepted
+    );
     assert_eq!(tail.undecodable(), 1);
 }
 

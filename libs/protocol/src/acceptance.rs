@@ -32,7 +32,7 @@ impl SaleCut {
 
 /// What a record does, given all that stands before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RecordVerdict {
     /// It counts. (A batch may still be a duplicate, and a cancel may find nothing to cancel: that is for the stores.)
     Accepted,
     /// It changes nothing, now and for every reader.
@@ -55,27 +55,27 @@ impl Acceptance {
     }
 
     /// Reads the next record of the partition.
-    pub fn judge(&mut self, offset: Offset, record: &Record) -> Verdict {
+    pub fn judge(&mut self, offset: Offset, record: &Record) -> RecordVerdict {
         let cut = self.sales.entry(record.sale()).or_default();
         match record {
-            Record::Barrier { .. } if cut.closed.is_some() => Verdict::Void,
+            Record::Barrier { .. } if cut.closed.is_some() => RecordVerdict::Void,
             Record::Barrier { .. } => {
                 cut.cur = Some(offset);
-                Verdict::Accepted
+                RecordVerdict::Accepted
             }
-            Record::Close { .. } if cut.closed.is_some() => Verdict::Void,
+            Record::Close { .. } if cut.closed.is_some() => RecordVerdict::Void,
             Record::Close { .. } => {
                 *cut = SaleCut {
                     cur: Some(offset),
                     closed: Some(offset),
                 };
-                Verdict::Accepted
+                RecordVerdict::Accepted
             }
-            Record::Batch(batch) if cut.epoch() == Some(batch.epoch) => Verdict::Accepted,
-            Record::Batch(_) => Verdict::Void,
-            Record::Total { .. } if cut.closed.is_some() => Verdict::Void,
+            Record::Batch(batch) if cut.epoch() == Some(batch.epoch) => RecordVerdict::Accepted,
+            Record::Batch(_) => RecordVerdict::Void,
+            Record::Total { .. } if cut.closed.is_some() => RecordVerdict::Void,
             // Cancels and payments go on after the end.
-            Record::Total { .. } | Record::Cancel { .. } | Record::Paid { .. } => Verdict::Accepted,
+            Record::Total { .. } | Record::Cancel { .. } | Record::Paid { .. } => RecordVerdict::Accepted,
         }
     }
 
@@ -116,7 +116,7 @@ mod tests {
         })
     }
 
-    fn verdicts(records: &[Record]) -> Vec<Verdict> {
+    fn verdicts(records: &[Record]) -> Vec<RecordVerdict> {
         let mut acceptance = Acceptance::default();
         records
             .iter()
@@ -125,7 +125,7 @@ mod tests {
             .collect()
     }
 
-    use Verdict::{Accepted, Void};
+    use RecordVerdict::{Accepted, Void};
 
     #[test]
     fn a_batch_counts_only_under_the_latest_barrier() {

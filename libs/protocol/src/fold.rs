@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
-use crate::acceptance::{Acceptance, SaleCut, Verdict};
+use crate::acceptance::{Acceptance, RecordVerdict, SaleCut};
 use crate::ids::{Buyer, Epoch, KeyHash, Offset, OrderId, Quantity, SaleId, Seq};
 use crate::index::Holding;
 use crate::record::Record;
@@ -50,7 +50,7 @@ impl Fold {
 
     /// Reads the next record of the sale's partition.
     pub fn read(&mut self, offset: Offset, record: &Record) {
-        if record.sale() != self.sale || self.acceptance.judge(offset, record) == Verdict::Void {
+        if record.sale() != self.sale || self.acceptance.judge(offset, record) == RecordVerdict::Void {
             return;
         }
         match record {

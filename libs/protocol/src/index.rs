@@ -86,6 +86,21 @@ pub struct Index {
     pub holdings: Holdings,
 }
 
+/// What an index says of itself, without its holdings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexState {
+    pub epoch: Epoch,
+    pub rid: String,
+    pub terms: Terms,
+    pub total: u64,
+    pub left: u64,
+    pub seq: Seq,
+    /// Buyers with holdings.
+    pub holders: u64,
+    /// Batches in the outbox.
+    pub outbox: u64,
+}
+
 /// The server that runs the decision, by its own word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -105,13 +120,13 @@ pub struct Request {
 
 /// What one request came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum Decision {
     /// Sold now, under this number of the index's epoch. Not yet a promise: the log decides.
-    Sold {
+    Reserved {
         seq: Seq,
     },
     /// The same buyer and key were here before; this is the order that they hold.
-    Held(Holding),
+    AlreadyReserved(Holding),
     /// Asked only, and nothing is known under that key: send the purchase again.
     Unknown,
     NotStarted {
@@ -142,7 +157,7 @@ pub enum Fenced {
 }
 
 /// What a batch came to: an answer for each request, and what was sold, as the record for the log.
-pub type Decided = (Vec<Answer>, Option<Batch>);
+pub type BatchDecision = (Vec<Decision>, Option<Batch>);
 
 /// The fence. Nothing of the index counts before it was passed.
 pub fn fence(index: Option<&Index>, server: &Server, caller: Epoch) -> Result<(), Fenced> {
@@ -162,7 +177,7 @@ pub fn purchase(
     server: &Server,
     caller: Epoch,
     requests: &[Request],
-) -> Result<Decided, Fenced> {
+) -> Result<BatchDecision, Fenced> {
     fence(index.as_deref(), server, caller)?;
     let index = index.ok_or(Fenced::Stale)?;
     let first = index.seq + 1;
@@ -170,7 +185,7 @@ pub fn purchase(
     let mut answers = Vec::with_capacity(requests.len());
     for request in requests {
         let answer = decide(index, server.now, request);
-        if let Answer::Sold { .. } = answer {
+        if let Decision::Reserved { .. } = answer {
             let Request {
                 buyer,
                 quantity,
@@ -195,7 +210,7 @@ pub fn purchase(
     Ok((answers, batch))
 }
 
-fn decide(index: &mut Index, now: Millis, request: &Request) -> Answer {
+fn decide(index: &mut Index, now: Millis, request: &Request) -> Decision {
     let held = index
         .holdings
         .get(&request.buyer)
@@ -203,35 +218,35 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Answer {
         .unwrap_or_default();
     // Replay first: a winner's retry is never told "ended" or "sold out".
     if let Some(holding) = held.iter().find(|h| h.key == request.key) {
-        return Answer::Held(*holding);
+        return Decision::AlreadyReserved(*holding);
     }
     if request.quantity == 0 {
-        return Answer::Unknown;
+        return Decision::Unknown;
     }
     let terms = &index.terms;
     if terms.state == SaleState::Closed || now >= terms.closes {
-        return Answer::Ended;
+        return Decision::Ended;
     }
     if now < terms.opens {
-        return Answer::NotStarted { opens: terms.opens };
+        return Decision::NotStarted { opens: terms.opens };
     }
     if terms.state == SaleState::Suspended {
-        return Answer::Suspended;
+        return Decision::Suspended;
     }
     if held.len() >= MAX_HOLDINGS {
-        return Answer::TooManyOrders;
+        return Decision::TooManyOrders;
     }
     if terms.limit > 0 {
         let live = || held.iter().filter(|h| !h.cancelled);
         let units: u64 = live().map(|h| u64::from(h.quantity)).sum();
         if units + u64::from(request.quantity) > u64::from(terms.limit) {
-            return Answer::LimitReached {
+            return Decision::LimitReached {
                 held: live().next().copied(),
             };
         }
     }
     if index.left < u64::from(request.quantity) {
-        return Answer::SoldOut { left: index.left };
+        return Decision::SoldOut { left: index.left };
     }
     index.left -= u64::from(request.quantity);
     index.seq += 1;
@@ -243,7 +258,7 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Answer {
         cancelled: false,
     };
     index.holdings.entry(request.buyer.clone()).or_default().push(holding);
-    Answer::Sold { seq: index.seq }
+    Decision::Reserved { seq: index.seq }
 }
 
 #[cfg(test)]
@@ -287,7 +302,7 @@ mod tests {
         }
     }
 
-    fn one(index: &mut Index, now: Millis, r: Request) -> Answer {
+    fn one(index: &mut Index, now: Millis, r: Request) -> Decision {
         purchase(Some(index), &server(now), Epoch(5), &[r])
             .expect("not fenced")
             .0[0]
@@ -298,11 +313,11 @@ mod tests {
         let mut index = index();
         assert_eq!(
             one(&mut index, 99, request("b", 1, 1)),
-            Answer::NotStarted { opens: 100 }
+            Decision::NotStarted { opens: 100 }
         );
-        assert_eq!(one(&mut index, 100, request("b", 1, 1)), Answer::Sold { seq: 1 });
-        assert_eq!(one(&mut index, 199, request("c", 1, 1)), Answer::Sold { seq: 2 });
-        assert_eq!(one(&mut index, 200, request("d", 1, 1)), Answer::Ended);
+        assert_eq!(one(&mut index, 100, request("b", 1, 1)), Decision::Reserved { seq: 1 });
+        assert_eq!(one(&mut index, 199, request("c", 1, 1)), Decision::Reserved { seq: 2 });
+        assert_eq!(one(&mut index, 200, request("d", 1, 1)), Decision::Ended);
     }
 
     #[test]
@@ -310,7 +325,7 @@ mod tests {
         let mut index = index();
         one(&mut index, 100, request("b", 1, 1));
         for now in [0, 150, 900] {
-            let Answer::Held(holding) = one(&mut index, now, request("b", 1, 1)) else {
+            let Decision::AlreadyReserved(holding) = one(&mut index, now, request("b", 1, 1)) else {
                 panic!("not held")
             };
             assert_eq!((holding.epoch, holding.seq), (Epoch(5), 1));
@@ -328,10 +343,10 @@ mod tests {
             request("c", 1, 1),
         ];
         let (answers, batch) = purchase(Some(&mut index), &server(100), Epoch(5), &requests).expect("not fenced");
-        assert_eq!(answers[0], Answer::Sold { seq: 1 });
-        assert_eq!(answers[1], Answer::SoldOut { left: 1 });
-        assert!(matches!(answers[2], Answer::Held(h) if h.seq == 1));
-        assert_eq!(answers[3], Answer::Sold { seq: 2 });
+        assert_eq!(answers[0], Decision::Reserved { seq: 1 });
+        assert_eq!(answers[1], Decision::SoldOut { left: 1 });
+        assert!(matches!(answers[2], Decision::AlreadyReserved(h) if h.seq == 1));
+        assert_eq!(answers[3], Decision::Reserved { seq: 2 });
         let batch = batch.expect("something was sold");
         assert_eq!((batch.first, batch.last(), batch.orders.len()), (1, 2, 2));
         assert_eq!(index.left, 0);
@@ -340,34 +355,34 @@ mod tests {
     #[test]
     fn a_buyer_can_t_hold_more_than_the_limit() {
         let mut index = index();
-        assert_eq!(one(&mut index, 100, request("b", 1, 2)), Answer::Sold { seq: 1 });
+        assert_eq!(one(&mut index, 100, request("b", 1, 2)), Decision::Reserved { seq: 1 });
         assert!(
-            matches!(one(&mut index, 100, request("b", 2, 1)), Answer::LimitReached { held: Some(h) } if h.seq == 1)
+            matches!(one(&mut index, 100, request("b", 2, 1)), Decision::LimitReached { held: Some(h) } if h.seq == 1)
         );
-        assert_eq!(one(&mut index, 100, request("c", 2, 1)), Answer::Sold { seq: 2 });
+        assert_eq!(one(&mut index, 100, request("c", 2, 1)), Decision::Reserved { seq: 2 });
     }
 
     #[test]
     fn a_suspended_sale_sells_nothing_and_a_closed_one_has_ended() {
         let mut index = index();
         index.terms.state = SaleState::Suspended;
-        assert_eq!(one(&mut index, 150, request("b", 1, 1)), Answer::Suspended);
-        assert_eq!(one(&mut index, 200, request("b", 1, 1)), Answer::Ended);
+        assert_eq!(one(&mut index, 150, request("b", 1, 1)), Decision::Suspended);
+        assert_eq!(one(&mut index, 200, request("b", 1, 1)), Decision::Ended);
         index.terms.state = SaleState::Closed;
-        assert_eq!(one(&mut index, 50, request("b", 1, 1)), Answer::Ended);
+        assert_eq!(one(&mut index, 50, request("b", 1, 1)), Decision::Ended);
     }
 
     #[test]
     fn asking_takes_nothing() {
         let mut index = index();
-        assert_eq!(one(&mut index, 150, request("b", 1, 0)), Answer::Unknown);
+        assert_eq!(one(&mut index, 150, request("b", 1, 0)), Decision::Unknown);
         assert_eq!((index.left, index.seq), (3, 0));
     }
 
     #[test]
     fn only_what_an_earlier_epoch_sold_or_a_cancel_ended_needs_no_read_back() {
         let mut index = index();
-        assert_eq!(one(&mut index, 100, request("b", 1, 1)), Answer::Sold { seq: 1 });
+        assert_eq!(one(&mut index, 100, request("b", 1, 1)), Decision::Reserved { seq: 1 });
         let mut held = index.holdings[&Buyer::new("b").expect("valid")][0];
         assert!(!held.is_durable(Epoch(5)));
         assert!(held.is_durable(Epoch(6)));

@@ -8,11 +8,11 @@
 //! - [`status`]: what becomes of an order
 //! - [`fold`](mod@fold): what the log says of a sale
 //! - [`index`]: what a purchase decides on the index of a sale, as a plain function; the Lua script does the same
-//! - [`install`](mod@install): how an index is put in force; [`effect`]: what the log does to it later
+//! - [`install`](mod@install): how an index is put in force; [`adjustment`]: what the log does to it later
 //! - [`recovery`]: what a sale's index needs; [`settlement`]: what its end compares
 //! - [`order_no`]: the number that a buyer is given
 pub mod acceptance;
-pub mod effect;
+pub mod adjustment;
 pub mod fold;
 pub mod ids;
 pub mod index;
@@ -20,11 +20,12 @@ pub mod install;
 pub mod order_no;
 pub mod record;
 pub mod recovery;
+pub mod sale;
 pub mod settlement;
 pub mod status;
 
-pub use acceptance::{Acceptance, SaleCut, Verdict};
-pub use effect::{Effect, Effected, Owed};
+pub use acceptance::{Acceptance, RecordVerdict, SaleCut};
+pub use adjustment::{AdjustmentOutcome, PendingAdjustment, StockAdjustment};
 pub use fold::Fold;
 pub use ids::{Buyer, Epoch, InvalidId, KeyHash, Offset, OrderId, Quantity, SaleId, Seq, Tier};
 pub use order_no::{OrderNo, OrderNoError, OrderNoKeys};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use seckill_protocol::index::{Answer, Fenced, Request};
+use seckill_protocol::index::{Decision, Fenced, Request};
 use seckill_protocol::{Batch, Epoch, SaleId};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -44,11 +44,11 @@ pub enum PurchaseError {
     Unknown(Arc<StockError>),
 }
 
-type Decision = Result<(Epoch, Answer), PurchaseError>;
+type Reply = Result<(Epoch, Decision), PurchaseError>;
 
 struct Waiting {
     request: Request,
-    answer: oneshot::Sender<Decision>,
+    answer: oneshot::Sender<Reply>,
 }
 
 /// The batcher of one sale in this process. Clones share it; it ends when the last one is dropped.
@@ -79,8 +79,8 @@ impl Batcher {
         Batcher { queue: sender }
     }
 
-    /// Decides one request, in a batch with others that wait at the same time. [`Answer::Sold`] is not a promise yet.
-    pub async fn purchase(&self, request: Request) -> Decision {
+    /// Decides one request, in a batch with others that wait at the same time. [`Decision::Reserved`] is not a promise yet.
+    pub async fn purchase(&self, request: Request) -> Reply {
         let (answer, decision) = oneshot::channel();
         self.queue
             .try_send(Waiting { request, answer })
@@ -121,7 +121,7 @@ async fn run<S: BatchSink>(
 impl<S: BatchSink> Scripts<S> {
     async fn decide(&self, epoch: Option<Epoch>, batch: Vec<Waiting>) {
         let (requests, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.request, w.answer)).unzip();
-        let tell_all = |answers: Vec<oneshot::Sender<Decision>>, error: PurchaseError| {
+        let tell_all = |answers: Vec<oneshot::Sender<Reply>>, error: PurchaseError| {
             for answer in answers {
                 let _ = answer.send(Err(error.clone())); // a caller that has gone away needs no answer
             }

@@ -8,11 +8,11 @@
 //! - [`rebuild`]: writes an index, puts it in force, changes its terms, takes it away
 //! - [`probe`]: what the server is and holds
 //! - [`settings`]: how the server is set up
-//! - [`effect`]: what the log does to an index that is in force
+//! - [`adjustment`]: what the log does to an index that is in force
 //! - [`outbox`]: what was sold and may not have reached the log yet
+pub mod adjustment;
 pub mod batcher;
 pub mod client;
-pub mod effect;
 mod holdings;
 mod keys;
 pub mod outbox;
@@ -24,6 +24,7 @@ pub mod settings;
 pub use batcher::{BatchSink, Batcher, PurchaseError};
 pub use client::{StockClient, StockError};
 pub use outbox::OutboxEntry;
-pub use probe::{IndexState, Probe};
+pub use probe::Probe;
 pub use rebuild::{Applied, Install, Installed};
+pub use seckill_protocol::index::IndexState;
 pub use settings::{BYTES_A_UNIT, ServerSettings};

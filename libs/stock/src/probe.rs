@@ -2,8 +2,8 @@
 use std::sync::LazyLock;
 
 use redis::Script;
-use seckill_protocol::index::{SaleState, Server, Terms};
-use seckill_protocol::{Epoch, SaleId, Seq};
+use seckill_protocol::index::{IndexState, SaleState, Server, Terms};
+use seckill_protocol::{Epoch, SaleId};
 
 use crate::client::{StockClient, StockError, call};
 use crate::keys;
@@ -14,20 +14,6 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua
 pub struct Probe {
     pub server: Server,
     pub index: Option<IndexState>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndexState {
-    pub epoch: Epoch,
-    pub rid: String,
-    pub terms: Terms,
-    pub total: u64,
-    pub left: u64,
-    pub seq: Seq,
-    /// Buyers with holdings.
-    pub holders: u64,
-    /// Batches in the outbox.
-    pub outbox: u64,
 }
 
 impl Probe {

@@ -2,7 +2,7 @@
 use std::sync::LazyLock;
 
 use redis::{RedisWrite, Script, ToRedisArgs};
-use seckill_protocol::index::{Answer, Decided, Fenced, MAX_HOLDINGS, Request};
+use seckill_protocol::index::{BatchDecision, Decision, Fenced, MAX_HOLDINGS, Request};
 use seckill_protocol::{Batch, Epoch, Order, SaleId, Seq};
 
 use crate::client::{StockClient, StockError, call};
@@ -27,7 +27,7 @@ impl StockClient {
         sale: SaleId,
         epoch: Epoch,
         requests: &[Request],
-    ) -> Result<Result<Decided, Fenced>, StockError> {
+    ) -> Result<Result<BatchDecision, Fenced>, StockError> {
         debug_assert!((1..=Batch::MAX_ORDERS).contains(&requests.len()));
         let keys = [
             keys::figures(sale),
@@ -69,7 +69,7 @@ impl ToRedisArgs for ScriptCall<'_> {
 
 impl ScriptCall<'_> {
     /// None if that is no reply of the script.
-    pub fn decided(&self, reply: &[String]) -> Option<Result<Decided, Fenced>> {
+    pub fn decided(&self, reply: &[String]) -> Option<Result<BatchDecision, Fenced>> {
         let (first, answers) = match reply {
             [stale] if stale == "stale" => return Some(Err(Fenced::Stale)),
             [refresh, epoch] if refresh == "refresh" => {
@@ -87,7 +87,7 @@ impl ScriptCall<'_> {
             let answer = match answers.next()? {
                 "s" => {
                     orders.push(order(request));
-                    Answer::Sold {
+                    Decision::Reserved {
                         seq: first + orders.len() as Seq - 1,
                     }
                 }
@@ -118,22 +118,22 @@ fn order(request: &Request) -> Order {
 }
 
 /// Of a request that bought nothing.
-fn parse_answer(text: &str) -> Option<Answer> {
+fn parse_answer(text: &str) -> Option<Decision> {
     let (letter, rest) = text.split_once(' ').unwrap_or((text, ""));
     Some(match letter {
-        "h" => Answer::Held(holdings::parse(rest)?),
-        "u" => Answer::Unknown,
-        "n" => Answer::NotStarted {
+        "h" => Decision::AlreadyReserved(holdings::parse(rest)?),
+        "u" => Decision::Unknown,
+        "n" => Decision::NotStarted {
             opens: rest.parse().ok()?,
         },
-        "e" => Answer::Ended,
-        "p" => Answer::Suspended,
-        "l" if rest.is_empty() => Answer::LimitReached { held: None },
-        "l" => Answer::LimitReached {
+        "e" => Decision::Ended,
+        "p" => Decision::Suspended,
+        "l" if rest.is_empty() => Decision::LimitReached { held: None },
+        "l" => Decision::LimitReached {
             held: Some(holdings::parse(rest)?),
         },
-        "m" => Answer::TooManyOrders,
-        "o" => Answer::SoldOut {
+        "m" => Decision::TooManyOrders,
+        "o" => Decision::SoldOut {
             left: rest.parse().ok()?,
         },
         _ => return None,

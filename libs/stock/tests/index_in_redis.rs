@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use common::{connect, install, new_sale, redis_url};
-use seckill_protocol::index::{Answer, Fenced, Holding, Request, SaleState, Terms};
+use seckill_protocol::index::{Decision, Fenced, Holding, Request, SaleState, Terms};
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash};
 use seckill_stock::{Applied, BYTES_A_UNIT, BatchSink, Batcher, Install, Installed, PurchaseError};
 use tokio::sync::watch;
@@ -103,7 +103,7 @@ async fn an_index_with_missing_holdings_is_refused() {
         .await
         .expect("answers")
         .expect("in force");
-    assert_eq!((answers, sold), (vec![Answer::Held(holding)], None));
+    assert_eq!((answers, sold), (vec![Decision::AlreadyReserved(holding)], None));
     client.drop_sale(sale).await.expect("answers");
 }
 
@@ -178,7 +178,7 @@ async fn terms_change_only_to_newer_ones() {
         .await
         .expect("answers")
         .expect("in force");
-    assert_eq!(answers, [Answer::Suspended]);
+    assert_eq!(answers, [Decision::Suspended]);
     client.drop_sale(sale).await.expect("answers");
 }
 
@@ -259,8 +259,8 @@ async fn a_crowd_gets_exactly_the_stock_and_every_unit_is_handed_to_the_log_once
     let mut sold_out = 0;
     for buyer in buyers.collect::<Vec<_>>() {
         match buyer.await.expect("no panic") {
-            Answer::Sold { seq } => assert!(won.insert(seq), "{seq} twice"),
-            Answer::SoldOut { .. } => sold_out += 1,
+            Decision::Reserved { seq } => assert!(won.insert(seq), "{seq} twice"),
+            Decision::SoldOut { .. } => sold_out += 1,
             other => panic!("{other:?}"),
         }
     }
@@ -294,7 +294,7 @@ async fn a_batcher_without_an_index_or_with_an_older_one_says_so() {
     known.send_replace(Some(Epoch(5)));
     assert!(matches!(
         batcher.purchase(request("k", 1)).await,
-        Ok((Epoch(5), Answer::Sold { seq: 1 }))
+        Ok((Epoch(5), Decision::Reserved { seq: 1 }))
     ));
     client.drop_sale(sale).await.expect("answers");
 }

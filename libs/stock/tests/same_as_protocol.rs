@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use common::{connect, new_sale, redis_url};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use seckill_protocol::effect::take_effect;
+use seckill_protocol::adjustment::apply_adjustment;
 use seckill_protocol::index::{self, Holding, Index, Request, SaleState, Server, Terms};
 use seckill_protocol::install::apply;
-use seckill_protocol::{Buyer, Effect, Epoch, KeyHash};
+use seckill_protocol::{Buyer, Epoch, KeyHash, StockAdjustment};
 use seckill_stock::StockClient;
 
 /// What happens to an index, one after the other.
@@ -18,7 +18,7 @@ use seckill_stock::StockClient;
 enum Step {
     Purchase { caller: i64, requests: Vec<Request> },
     Apply { epoch: i64, terms: Terms },
-    Effect { since: i64, told: Told },
+    StockAdjustment { since: i64, told: Told },
 }
 
 const EPOCH: i64 = 40;
@@ -59,7 +59,7 @@ enum Told {
 }
 
 impl Told {
-    fn effect(&self, index: &Index) -> Effect {
+    fn effect(&self, index: &Index) -> StockAdjustment {
         match *self {
             Told::Cancelled(pick) => {
                 let mut held: Vec<_> = index
@@ -70,19 +70,19 @@ impl Told {
                 held.sort();
                 match held.get(pick % held.len().max(1)) {
                     None => Told::CancelledUnknown(0, EPOCH, 1).effect(index),
-                    Some(&(seq, buyer)) => Effect::Return {
+                    Some(&(seq, buyer)) => StockAdjustment::Return {
                         buyer: buyer.clone(),
                         epoch: Epoch(EPOCH),
                         seq,
                     },
                 }
             }
-            Told::CancelledUnknown(number, epoch, seq) => Effect::Return {
+            Told::CancelledUnknown(number, epoch, seq) => StockAdjustment::Return {
                 buyer: buyer(number),
                 epoch: Epoch(epoch),
                 seq,
             },
-            Told::Total(total) => Effect::Raise { total },
+            Told::Total(total) => StockAdjustment::Raise { total },
         }
     }
 }
@@ -122,7 +122,7 @@ fn steps(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Step>)> {
     let step = prop_oneof![
         5 => (caller, requests()).prop_map(|(caller, requests)| Step::Purchase { caller, requests }),
         1 => (known, terms(now)).prop_map(|(epoch, terms)| Step::Apply { epoch, terms }),
-        4 => (since, told()).prop_map(|(since, told)| Step::Effect { since, told }),
+        4 => (since, told()).prop_map(|(since, told)| Step::StockAdjustment { since, told }),
     ];
     (0..40u64, terms(now), prop::collection::vec(step, 1..12))
 }
@@ -163,10 +163,13 @@ fn the_scripts_decide_and_store_what_the_pure_functions_do() {
                             let by_function = apply(Some(&mut index), &server, Epoch(epoch), &terms);
                             prop_assert_eq!(by_script, by_function);
                         }
-                        Step::Effect { since, told } => {
+                        Step::StockAdjustment { since, told } => {
                             let effect = told.effect(&index);
-                            let by_script = client.take_effect(sale, Epoch(since), &effect).await.expect("answers");
-                            let by_function = take_effect(Some(&mut index), &server, Epoch(since), &effect);
+                            let by_script = client
+                                .apply_adjustment(sale, Epoch(since), &effect)
+                                .await
+                                .expect("answers");
+                            let by_function = apply_adjustment(Some(&mut index), &server, Epoch(since), &effect);
                             prop_assert_eq!(by_script, by_function);
                         }
                     }

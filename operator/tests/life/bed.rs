@@ -20,7 +20,7 @@ use seckill_crds::{FlashSale, FlashSaleStatus, Phase};
 use seckill_ledger::{Ledger, Sale};
 use seckill_operator::args::{Args, Command};
 use seckill_order_log::{LogConfig, OrderLog};
-use seckill_protocol::index::{Answer, Request};
+use seckill_protocol::index::{Decision, Request};
 use seckill_protocol::{Batch, Buyer, KeyHash, Record, SaleId};
 use seckill_service::args::parse_from;
 use seckill_service::shutdown::Shutdown;
@@ -458,14 +458,14 @@ impl Bed {
     }
 
     /// One script call in which each buyer buys a unit. Its record, if there is one, is for the caller to append.
-    pub async fn buy(&self, name: &str, buyers: &[&str]) -> (Vec<Answer>, Option<Batch>) {
+    pub async fn buy(&self, name: &str, buyers: &[&str]) -> (Vec<Decision>, Option<Batch>) {
         self.try_buy(name, buyers)
             .await
             .expect("the ledger's epoch is the index's")
     }
 
     /// `None`: no index is in force under the epoch that the ledger names.
-    async fn try_buy(&self, name: &str, buyers: &[&str]) -> Option<(Vec<Answer>, Option<Batch>)> {
+    async fn try_buy(&self, name: &str, buyers: &[&str]) -> Option<(Vec<Decision>, Option<Batch>)> {
         let sale = self.sale(name).await;
         let request = |buyer: &&str| Request {
             buyer: Buyer::anonymous(buyer),
@@ -479,7 +479,7 @@ impl Bed {
     }
 
     /// Buyers who ask again, with the key that they had, whatever they were told.
-    pub async fn insist(&self, name: &str, buyers: &[&str]) -> Vec<Answer> {
+    pub async fn insist(&self, name: &str, buyers: &[&str]) -> Vec<Decision> {
         let Some((answers, batch)) = self.try_buy(name, buyers).await else {
             return Vec::new();
         };
@@ -497,7 +497,10 @@ impl Bed {
             let part = self.sale(name).await.part;
             self.log.append(part, &Record::Batch(batch)).await.expect("Kafka");
         }
-        answers.iter().filter(|a| matches!(a, Answer::Sold { .. })).count()
+        answers
+            .iter()
+            .filter(|a| matches!(a, Decision::Reserved { .. }))
+            .count()
     }
 
     pub async fn orders(&self, name: &str) -> usize {

@@ -3,7 +3,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use seckill_crds::Phase;
-use seckill_protocol::index::Answer;
+use seckill_protocol::index::Decision;
 use serde_json::json;
 
 use crate::bed::{Bed, reason, server};
@@ -64,7 +64,7 @@ async fn a_sale_that_requires_its_preflight_opens_when_what_was_found_is_mended_
     bed.apply("strict", -1, 3600, json!({"preflight": "Require"})).await;
     let held = bed.until_reason("strict", "Ready", "HeldByPreflight").await;
     assert_eq!(held.phase, Some(Phase::Suspended));
-    assert_eq!(bed.buy("strict", &["a"]).await.0, [Answer::Suspended]);
+    assert_eq!(bed.buy("strict", &["a"]).await.0, [Decision::Suspended]);
     may_lose(&bed, false).await;
     bed.until_phase("strict", Phase::Open).await;
     assert_eq!(bed.buy_surely("strict", &["a"]).await, 1);

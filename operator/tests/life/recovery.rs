@@ -1,7 +1,7 @@
 //! What a sale comes through.
 use seckill_crds::Phase;
 use seckill_protocol::Record;
-use seckill_protocol::index::Answer;
+use seckill_protocol::index::Decision;
 use serde_json::json;
 
 use crate::bed::{Bed, reason};
@@ -25,7 +25,9 @@ async fn an_index_that_redis_lost_is_rebuilt_with_every_order() {
     assert_eq!(reason(&rebuilt, "Ready"), ("True", "Selling"));
     let (answers, _) = bed.buy("lost", &["a", "b", "c"]).await;
     assert!(
-        answers.iter().all(|answer| matches!(answer, Answer::Held(_))),
+        answers
+            .iter()
+            .all(|answer| matches!(answer, Decision::AlreadyReserved(_))),
         "{answers:?}"
     );
     let buyers: Vec<String> = (0..10).map(|n| format!("new-{n}")).collect();
@@ -86,8 +88,11 @@ async fn two_operators_at_once_offer_the_stock_once() {
     bed.stock.drop_sale(bed.sale("twice").await.id).await.expect("Redis");
     bed.eventually("ten hold an order and two are told that there is none", async || {
         let answers = bed.insist("twice", &buyers).await;
-        let held = answers.iter().filter(|a| matches!(a, Answer::Held(_))).count();
-        let refused = answers.iter().filter(|a| matches!(a, Answer::SoldOut { .. })).count();
+        let held = answers
+            .iter()
+            .filter(|a| matches!(a, Decision::AlreadyReserved(_)))
+            .count();
+        let refused = answers.iter().filter(|a| matches!(a, Decision::SoldOut { .. })).count();
         (held, refused, bed.orders("twice").await) == (10, 2, 10)
     })
     .await;

@@ -6,7 +6,7 @@ use kube::Api;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use seckill_crds::{FlashSale, LedgerStatus, Phase};
 use seckill_protocol::Record;
-use seckill_protocol::index::Answer;
+use seckill_protocol::index::Decision;
 use serde_json::json;
 
 use crate::bed::{Bed, reason};
@@ -31,7 +31,7 @@ async fn a_sale_is_ready_before_its_start_sells_what_it_has_and_settles_behind_i
     let ready_at = ready.ready_at.expect("said").0.as_millisecond();
     assert!(u64::try_from(ready_at).expect("after 1970") < starts);
     let (answers, _) = bed.buy("life", &["early"]).await;
-    assert_eq!(answers, [Answer::NotStarted { opens: starts }]);
+    assert_eq!(answers, [Decision::NotStarted { opens: starts }]);
 
     bed.until_phase("life", Phase::Open).await;
     assert_eq!(bed.buy_surely("life", &["a", "b", "c"]).await, 3);
@@ -46,7 +46,7 @@ async fn a_sale_is_ready_before_its_start_sells_what_it_has_and_settles_behind_i
     // Whoever sold these dies before the log has them.
     let (answers, batch) = bed.buy("life", &["d", "e", "f", "g", "h", "i", "j", "k"]).await;
     assert!(batch.is_some());
-    assert_eq!(answers.last(), Some(&Answer::SoldOut { left: 0 }));
+    assert_eq!(answers.last(), Some(&Decision::SoldOut { left: 0 }));
     bed.until_phase("life", Phase::SoldOut).await;
 
     let settled = bed.until_phase("life", Phase::Settled).await;
@@ -102,7 +102,7 @@ async fn a_sale_is_held_back_by_field_or_annotation_until_neither_says_so() {
     let (operator, worker) = (bed.operator(), bed.worker());
     bed.apply("held", -1, 3600, json!({"suspend": true})).await;
     bed.until_phase("held", Phase::Suspended).await;
-    assert_eq!(bed.buy("held", &["a"]).await.0, [Answer::Suspended]);
+    assert_eq!(bed.buy("held", &["a"]).await.0, [Decision::Suspended]);
     let annotation = |value| json!({"metadata": {"annotations": {"seckill.dev/suspend": value}}});
     bed.edit("held", annotation(Some("true"))).await;
     bed.edit("held", json!({"spec": {"suspend": false}})).await;
@@ -116,7 +116,7 @@ async fn a_sale_is_held_back_by_field_or_annotation_until_neither_says_so() {
     assert_eq!(bed.buy_surely("held", &["a"]).await, 1);
     bed.edit("held", json!({"spec": {"suspend": true}})).await;
     bed.until_phase("held", Phase::Suspended).await;
-    assert_eq!(bed.buy("held", &["b"]).await.0, [Answer::Suspended]);
+    assert_eq!(bed.buy("held", &["b"]).await.0, [Decision::Suspended]);
     operator.stop().await;
     worker.stop().await;
     bed.drop().await;
@@ -239,11 +239,11 @@ async fn a_raised_stock_is_sold_too_and_a_lowered_one_is_not_taken_back() {
     bed.edit("more", json!({"spec": {"stock": 13}})).await;
     bed.until_phase("more", Phase::Open).await;
     let (answers, batch) = bed.buy("more", &buyers).await;
-    let count = |is: fn(&Answer) -> bool| answers.iter().filter(|a| is(a)).count();
-    let held = count(|a| matches!(a, Answer::Held(_)));
+    let count = |is: fn(&Decision) -> bool| answers.iter().filter(|a| is(a)).count();
+    let held = count(|a| matches!(a, Decision::AlreadyReserved(_)));
     let (sold, refused) = (
-        count(|a| matches!(a, Answer::Sold { .. })),
-        count(|a| matches!(a, Answer::SoldOut { .. })),
+        count(|a| matches!(a, Decision::Reserved { .. })),
+        count(|a| matches!(a, Decision::SoldOut { .. })),
     );
     assert_eq!((held, sold, refused), (10, 3, 1));
     let part = bed.sale("more").await.part;

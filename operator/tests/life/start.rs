@@ -1,6 +1,6 @@
 //! A sale opens on time.
 use seckill_crds::Phase;
-use seckill_protocol::index::Answer;
+use seckill_protocol::index::Decision;
 use serde_json::json;
 
 use crate::bed::Bed;
@@ -18,11 +18,11 @@ async fn no_unit_is_sold_before_the_start_and_from_the_start_on_it_is() {
         let before = bed.redis_now().await;
         let (answers, _) = bed.buy("sharp", &["a"]).await;
         match answers.as_slice() {
-            [Answer::NotStarted { .. }] => {
+            [Decision::NotStarted { .. }] => {
                 assert!(before < starts, "refused at {before}, which is not before {starts}");
                 refused += 1;
             }
-            [Answer::Sold { .. }] => {
+            [Decision::Reserved { .. }] => {
                 let after = bed.redis_now().await;
                 assert!(after >= starts, "sold at {after}, which is before {starts}");
                 break;

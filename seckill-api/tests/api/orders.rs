@@ -1,5 +1,5 @@
 use http::Method;
-use seckill_protocol::{Effect, Epoch, OrderId, OrderNoKeys, Record};
+use seckill_protocol::{Epoch, OrderId, OrderNoKeys, Record, StockAdjustment};
 
 use crate::shop::*;
 
@@ -71,10 +71,10 @@ async fn cancelling_an_order_ends_it_once() {
         assert_eq!((row.sold, row.taken, row.returned), (0, 2, 2));
     }
     // The index is told by the worker, once.
-    let owed = shop.ledger.owed_effects(PART, 10).await.expect("MySQL answers");
+    let owed = shop.ledger.pending_adjustments(PART, 10).await.expect("MySQL answers");
     let returned = owed
         .iter()
-        .filter(|owed| matches!(owed.owed.effect, Effect::Return { .. }));
+        .filter(|owed| matches!(owed.owed.effect, StockAdjustment::Return { .. }));
     assert_eq!(returned.count(), 1);
 }
 

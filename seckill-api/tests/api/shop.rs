@@ -17,7 +17,7 @@ use seckill_api::{routes, server};
 use seckill_ledger::{Ledger, LogEntry, NewSale, Offer, Sale, SaleTerms};
 use seckill_order_log::{Entry, LogConfig, OrderLog, Tail, ensure_topic};
 use seckill_protocol::index::{Holding, SaleState};
-use seckill_protocol::{Acceptance, Buyer, Epoch, Offset, OrderId, OrderNoKeys, Record, Verdict};
+use seckill_protocol::{Acceptance, Buyer, Epoch, Offset, OrderId, OrderNoKeys, Record, RecordVerdict};
 use seckill_service::Shutdown;
 use seckill_service::metrics::registry::Registry;
 use seckill_stock::{Install, Installed, StockClient};
@@ -322,7 +322,7 @@ impl Shop {
         }
         let each = |entry: Entry| {
             let record = entry.record.expect("a record");
-            if record.sale() != sale.id || acceptance.judge(entry.offset, &record) == Verdict::Void {
+            if record.sale() != sale.id || acceptance.judge(entry.offset, &record) == RecordVerdict::Void {
                 return;
             }
             match record {

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 use seckill_order_log::Tail;
 use seckill_protocol::index::Request;
-use seckill_protocol::{Buyer, KeyHash, Record, Verdict};
+use seckill_protocol::{Buyer, KeyHash, Record, RecordVerdict};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -49,7 +49,7 @@ pub async fn promise(site: &Site, rounds: u32) -> Result<Vec<Row>> {
             };
             let ((verdict, read), appended) = tokio::join!(read_back, append);
             let appended = appended?;
-            if verdict != Verdict::Accepted {
+            if verdict != RecordVerdict::Accepted {
                 return Ok(vec![Row::broken("read-back", format!("{verdict:?}"))]);
             }
             acks.saturating_record(micros(appended));

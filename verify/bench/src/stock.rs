@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
-use seckill_protocol::index::{Answer, MAX_HOLDINGS, Request};
+use seckill_protocol::index::{Decision, MAX_HOLDINGS, Request};
 use seckill_protocol::{Batch, Buyer, KeyHash};
 use seckill_stock::{BatchSink, Batcher};
 use tokio::sync::watch;
@@ -74,7 +74,7 @@ async fn through_the_batcher(site: &Site) -> Result<Result<f64, String>> {
         let buyers = buyers.split_off(buyers.len() - buyers.len() / (CALLERS - caller));
         tokio::spawn(async move {
             for request in buyers {
-                if let Ok((_, Answer::Sold { .. })) = batcher.purchase(request).await {
+                if let Ok((_, Decision::Reserved { .. })) = batcher.purchase(request).await {
                     sold.fetch_add(1, Ordering::Relaxed);
                 }
             }

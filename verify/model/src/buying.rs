@@ -1,7 +1,7 @@
 //! Buyers, API processes and the relay.
 use std::sync::Arc;
 
-use seckill_protocol::index::{Answer, Request, SaleState, Server, fence, purchase};
+use seckill_protocol::index::{Decision, Request, SaleState, Server, fence, purchase};
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, Order, OrderId, Record};
 
 use crate::configuration::Rule;
@@ -152,7 +152,7 @@ impl Protocol {
         let closed = data.index.as_ref()?.terms.state == SaleState::Closed;
         let (mut answers, batch) = purchase(data.index.as_mut(), &seen, caller, &requests).ok()?;
         if closed && self.rules.breaks(Rule::ReplayBeforeState) {
-            answers.fill(Answer::Ended);
+            answers.fill(Decision::Ended);
         }
         if let Some(batch) = batch {
             if state.apis[api].pending.len() == self.rules.pending {
@@ -170,15 +170,17 @@ impl Protocol {
         }
         for (request, answer) in requests.iter().zip(answers) {
             match answer {
-                Answer::Sold { seq } => {
+                Decision::Reserved { seq } => {
                     if self.rules.breaks(Rule::AnswerAfterPublishing) {
                         self.tell(state, order_id(epoch, seq), &request.buyer, request.key);
                     }
                 }
-                Answer::Held(held) if held.is_durable(epoch) || self.rules.breaks(Rule::ReplayAfterReadBack) => {
+                Decision::AlreadyReserved(held)
+                    if held.is_durable(epoch) || self.rules.breaks(Rule::ReplayAfterReadBack) =>
+                {
                     self.tell(state, order_id(held.epoch, held.seq), &request.buyer, request.key);
                 }
-                Answer::Held(held) => {
+                Decision::AlreadyReserved(held) => {
                     let order = Order {
                         buyer: request.buyer.clone(),
                         quantity: held.quantity,
@@ -195,13 +197,13 @@ impl Protocol {
                         self.hold(state, api, again);
                     }
                 }
-                Answer::Unknown
-                | Answer::NotStarted { .. }
-                | Answer::Ended
-                | Answer::Suspended
-                | Answer::LimitReached { .. }
-                | Answer::TooManyOrders
-                | Answer::SoldOut { .. } => self.refused(state, request, epoch),
+                Decision::Unknown
+                | Decision::NotStarted { .. }
+                | Decision::Ended
+                | Decision::Suspended
+                | Decision::LimitReached { .. }
+                | Decision::TooManyOrders
+                | Decision::SoldOut { .. } => self.refused(state, request, epoch),
             }
         }
         let changed = before != (state.apis[api].pending.len(), state.promised.len()) || state.wrong.is_some();

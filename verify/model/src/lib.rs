@@ -3,8 +3,8 @@
 //!
 //! The transitions are the product's own decisions, the pure functions of `libs/protocol`, called and not copied:
 //! `Acceptance::judge` and `Fold` (the log, the ledger, a rebuild), `purchase` with its fence (the script in Redis),
-//! `Holding::is_durable` and `SaleCut::lets_refuse` (what an API process may answer), `install` and `apply`, `Owed::of`
-//! and `take_effect` (what the worker owes to the index), `recovery::needed` (R0) and `settlement::settle`. What is
+//! `Holding::is_durable` and `SaleCut::lets_refuse` (what an API process may answer), `install` and `apply`, `PendingAdjustment::of`
+//! and `apply_adjustment` (what the worker owes to the index), `recovery::needed` (R0) and `settlement::settle`. What is
 //! modelled is what lies between them: who calls them when, and on which copy of the data.
 //!
 //! # What is covered

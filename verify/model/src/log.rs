@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use seckill_protocol::fold::Folded;
 use seckill_protocol::index::Holdings;
 use seckill_protocol::{
-    Acceptance, Batch, Buyer, Epoch, Fold, KeyHash, Offset, OrderId, OrderStatus, Owed, Record, SaleCut, SaleId,
-    Verdict,
+    Acceptance, Batch, Buyer, Epoch, Fold, KeyHash, Offset, OrderId, OrderStatus, PendingAdjustment, Record,
+    RecordVerdict, SaleCut, SaleId,
 };
 
 use crate::configuration::{Configuration, Rule};
@@ -45,7 +45,7 @@ pub struct View {
     /// Orders of void records.
     pub void: BTreeSet<OrderId>,
     /// What the index has to be told of the last record.
-    pub owed: Option<Owed>,
+    pub owed: Option<PendingAdjustment>,
     pub barriers: usize,
     /// Where the latest barrier stands that was appended before CLOSE.
     pub latest_barrier: Option<Epoch>,
@@ -160,7 +160,7 @@ impl View {
             Record::Batch(batch) => {
                 for (id, _) in batch.iter() {
                     *copies.entry(id).or_default() += 1;
-                    if verdict == Verdict::Void {
+                    if verdict == RecordVerdict::Void {
                         void.insert(id);
                     }
                 }
@@ -185,8 +185,8 @@ impl View {
             }
             _ => None,
         };
-        let owed = Owed::of(offset, record, cut, ended.as_ref().map(|order| &order.buyer))
-            .filter(|_| verdict == Verdict::Accepted);
+        let owed = PendingAdjustment::of(offset, record, cut, ended.as_ref().map(|order| &order.buyer))
+            .filter(|_| verdict == RecordVerdict::Accepted);
         let by_key = fold.orders().iter().map(|(id, o)| ((o.buyer.clone(), o.key), *id));
         let mut view = View {
             record: Some(record.clone()),
@@ -215,7 +215,7 @@ impl View {
 }
 
 /// The next record, by the rules or by broken ones.
-fn read(fold: &mut Fold, log: &Log, record: &Record, rules: &Configuration) -> Verdict {
+fn read(fold: &mut Fold, log: &Log, record: &Record, rules: &Configuration) -> RecordVerdict {
     let (offset, cut) = (log.end(), fold.cut());
     let verdict = Acceptance::starting_from([(SALE, cut)]).judge(offset, record);
     if rules.broken.is_empty() {
@@ -224,12 +224,12 @@ fn read(fold: &mut Fold, log: &Log, record: &Record, rules: &Configuration) -> V
     }
     match record {
         Record::Batch(batch) => {
-            let counts = verdict == Verdict::Accepted
+            let counts = verdict == RecordVerdict::Accepted
                 || rules.breaks(Rule::BarrierEndsEpoch)
                 || (rules.breaks(Rule::EpochEquals) && Some(batch.epoch) >= cut.cur.map(Epoch));
             if !counts {
                 fold.read(offset, record);
-                return Verdict::Void;
+                return RecordVerdict::Void;
             }
             let batch = distinguished(fold, log, batch, rules);
             // As if its epoch were the one that sells.
@@ -241,7 +241,7 @@ fn read(fold: &mut Fold, log: &Log, record: &Record, rules: &Configuration) -> V
             *fold = Fold::starting_from(SALE, selling, fold.total(), orders);
             fold.read(offset, &Record::Batch(batch));
             *fold = Fold::starting_from(SALE, cut, fold.total(), fold.orders().clone());
-            return Verdict::Accepted;
+            return RecordVerdict::Accepted;
         }
         Record::Barrier { .. } if cut.closed.is_some() && rules.breaks(Rule::CloseIsFinal) => {
             let selling = SaleCut {
@@ -249,9 +249,9 @@ fn read(fold: &mut Fold, log: &Log, record: &Record, rules: &Configuration) -> V
                 closed: None,
             };
             *fold = Fold::starting_from(SALE, selling, fold.total(), fold.orders().clone());
-            return Verdict::Accepted;
+            return RecordVerdict::Accepted;
         }
-        Record::Total { total, .. } if rules.breaks(Rule::TotalOnlyRises) && verdict == Verdict::Accepted => {
+        Record::Total { total, .. } if rules.breaks(Rule::TotalOnlyRises) && verdict == RecordVerdict::Accepted => {
             *fold = Fold::starting_from(SALE, cut, *total, fold.orders().clone());
         }
         _ => fold.read(offset, record),

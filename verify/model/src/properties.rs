@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use seckill_protocol::index::{Index, SaleState};
 use seckill_protocol::recovery::{self, Known, Need};
-use seckill_protocol::{Batch, Record, Verdict};
+use seckill_protocol::{Batch, Record, RecordVerdict};
 use stateright::Property;
 
 use crate::configuration::{Configuration, Rule};
@@ -38,7 +38,7 @@ pub fn of_the_log(
     before: &View,
     after: &View,
     record: &Record,
-    verdict: Verdict,
+    verdict: RecordVerdict,
     rules: &Configuration,
 ) -> Option<&'static str> {
     let orders = after.fold.orders();
@@ -58,7 +58,7 @@ pub fn of_the_log(
     if after.by_key.len() < orders.len() {
         return Some(KEY);
     }
-    if let (Record::Batch(batch), Verdict::Accepted) = (record, verdict)
+    if let (Record::Batch(batch), RecordVerdict::Accepted) = (record, verdict)
         && batch
             .iter()
             .any(|(id, order)| orders.contains_key(&id) && !after.has(id, &order.buyer, order.key))

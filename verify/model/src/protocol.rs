@@ -63,7 +63,7 @@ pub enum Action {
     /// The worker stores what it read, with the effects that it owes.
     Store,
     /// The index is told of an effect.
-    Effect {
+    StockAdjustment {
         on: Side,
         owed: usize,
     },
@@ -276,7 +276,7 @@ impl Protocol {
             Cancel(order) => self.cancel(state, order),
             Total(total) => self.append(state, Record::Total { sale: SALE, total }),
             Store => self.store(state),
-            Effect { on, owed } => self.effect(state, on, owed),
+            StockAdjustment { on, owed } => self.effect(state, on, owed),
             Forget { owed } => self.forget(state, owed),
             WorkerCrashes => {
                 state.worker.clear();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use seckill_protocol::index::{Holdings, Index, SaleState, Server, Terms};
 use seckill_protocol::recovery::Found;
-use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, Owed};
+use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, PendingAdjustment};
 
 use crate::log::{Log, View};
 
@@ -25,7 +25,7 @@ pub struct State {
     /// In order, since they are alike.
     pub apis: Vec<Api>,
     /// What the worker remembers: effects that the index has answered, and whose rows are still there.
-    pub worker: Vec<Owed>,
+    pub worker: Vec<PendingAdjustment>,
     /// Numbers that were told and are not in the log. There are none, unless a rule is broken.
     pub promised: Vec<(OrderId, Buyer, KeyHash)>,
     pub past: Past,
@@ -80,7 +80,7 @@ pub struct MySql {
     pub live_epoch: Option<Epoch>,
     pub row: Row,
     pub settled: bool,
-    pub owed: Vec<Owed>,
+    pub owed: Vec<PendingAdjustment>,
 }
 
 /// The terms in the sale's row.

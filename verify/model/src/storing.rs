@@ -1,8 +1,8 @@
 //! The worker, its effects on the index, and those who append cancels and totals.
 use std::collections::BTreeSet;
 
-use seckill_protocol::effect::{Effect, Effected, take_effect};
-use seckill_protocol::{Epoch, OrderId, Owed, Record};
+use seckill_protocol::adjustment::{AdjustmentOutcome, StockAdjustment, apply_adjustment};
+use seckill_protocol::{Epoch, OrderId, PendingAdjustment, Record};
 
 use crate::configuration::{Configuration, Rule};
 use crate::properties;
@@ -51,7 +51,7 @@ impl Protocol {
         }
         for owed in 0..self.due(state).len() {
             for on in state.sides() {
-                actions.push(Action::Effect { on, owed });
+                actions.push(Action::StockAdjustment { on, owed });
             }
         }
         for (i, owed) in state.mysql.owed.iter().enumerate() {
@@ -79,7 +79,7 @@ impl Protocol {
     }
 
     /// The effects that the index has still to be told of.
-    fn due(&self, state: &State) -> Vec<Owed> {
+    fn due(&self, state: &State) -> Vec<PendingAdjustment> {
         if self.rules.breaks(Rule::EffectsAreRows) {
             return state.worker.clone();
         }
@@ -89,7 +89,7 @@ impl Protocol {
                 .flatten();
             return next.into_iter().filter(|owed| !state.worker.contains(owed)).collect();
         }
-        let answered = |owed: &&Owed| !state.worker.contains(owed);
+        let answered = |owed: &&PendingAdjustment| !state.worker.contains(owed);
         state.mysql.owed.iter().filter(answered).cloned().collect()
     }
 
@@ -135,7 +135,7 @@ impl Protocol {
         };
         let mut data = (*server.data).clone();
         let mut effect = owed.effect.clone();
-        if let (Effect::Return { buyer, epoch, seq }, Some(index)) = (&mut effect, &data.index)
+        if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&mut effect, &data.index)
             && self.rules.breaks(Rule::ReturnByEpochAndSeq)
         {
             // The first of the buyer's orders with this number, whatever its epoch.
@@ -147,12 +147,12 @@ impl Protocol {
                 .find(|held| held.seq == *seq && !held.cancelled);
             *epoch = held.map_or(*epoch, |held| held.epoch);
         }
-        match take_effect(data.index.as_mut(), &seen, since, &effect) {
-            Effected::NotYet => return None,
-            Effected::NoSuchOrder => state.wrong = Some(properties::KNOWN),
-            Effected::Done | Effected::Already => {}
+        match apply_adjustment(data.index.as_mut(), &seen, since, &effect) {
+            AdjustmentOutcome::NotYet => return None,
+            AdjustmentOutcome::NoSuchOrder => state.wrong = Some(properties::KNOWN),
+            AdjustmentOutcome::Done | AdjustmentOutcome::Already => {}
         }
-        if let (Effect::Return { buyer, epoch, seq }, Some(index)) = (&effect, &mut data.index)
+        if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&effect, &mut data.index)
             && self.rules.breaks(Rule::ReturnMarks)
         {
             let held = index.holdings.get_mut(buyer).into_iter().flatten();

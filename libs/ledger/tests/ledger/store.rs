@@ -2,7 +2,7 @@
 
 use crate::common::{Database, Log, order};
 use seckill_ledger::{Ledger, OrderStatus, ReplayError, Sale, StoreError, Stored};
-use seckill_protocol::{Batch, Buyer, Effect, Epoch, KeyHash, OrderId, Record, SaleId};
+use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, Record, SaleId, StockAdjustment};
 
 async fn store_all(ledger: &Ledger, log: &Log) -> Stored {
     store_from(ledger, log, 0).await
@@ -449,14 +449,20 @@ async fn what_an_index_has_to_be_told_is_written_once_and_stays_until_it_is_forg
     assert_eq!((row.total, row.sold, row.taken, row.returned), (12, 3, 4, 1));
     assert_eq!(row.left_at_rest(), 9);
 
-    assert_eq!(db.ledger.owing_partitions().await.expect("read"), [0]);
-    let owed = db.ledger.owed_effects(0, 10).await.expect("read");
-    let returned = Effect::Return {
+    assert_eq!(
+        db.ledger.partitions_with_pending_adjustments().await.expect("read"),
+        [0]
+    );
+    let owed = db.ledger.pending_adjustments(0, 10).await.expect("read");
+    let returned = StockAdjustment::Return {
         buyer: order(2).buyer,
         epoch: log.epoch,
         seq: 2,
     };
-    let expected = [(cancelled_at, returned), (raised_at, Effect::Raise { total: 12 })];
+    let expected = [
+        (cancelled_at, returned),
+        (raised_at, StockAdjustment::Raise { total: 12 }),
+    ];
     let found: Vec<_> = owed.iter().map(|e| (e.owed.offset, e.owed.effect.clone())).collect();
     assert_eq!(found, expected);
     assert!(
@@ -464,11 +470,11 @@ async fn what_an_index_has_to_be_told_is_written_once_and_stays_until_it_is_forg
             .all(|e| e.owed.since == log.epoch && e.sale == sale.id && !e.settled)
     );
 
-    db.ledger.forget_effect(0, cancelled_at).await.expect("forgotten");
-    assert_eq!(db.ledger.owed_effects(0, 10).await.expect("read"), owed[1..]);
-    assert!(db.ledger.owes_effects(sale.id).await.expect("read"));
-    db.ledger.forget_effect(0, raised_at).await.expect("forgotten");
-    assert!(!db.ledger.owes_effects(sale.id).await.expect("read"));
+    db.ledger.delete_adjustment(0, cancelled_at).await.expect("forgotten");
+    assert_eq!(db.ledger.pending_adjustments(0, 10).await.expect("read"), owed[1..]);
+    assert!(db.ledger.has_pending_adjustments(sale.id).await.expect("read"));
+    db.ledger.delete_adjustment(0, raised_at).await.expect("forgotten");
+    assert!(!db.ledger.has_pending_adjustments(sale.id).await.expect("read"));
     db.drop().await;
 }
 
@@ -480,7 +486,7 @@ async fn after_the_end_and_before_the_first_index_nobody_has_to_be_told() {
     log.push(Record::Close { sale: sale.id });
     log.cancel(1);
     store_all(&db.ledger, &log).await;
-    assert!(!db.ledger.owes_effects(sale.id).await.expect("read"));
+    assert!(!db.ledger.has_pending_adjustments(sale.id).await.expect("read"));
     let row = now(&db.ledger, sale.id).await;
     // The unit is free, and no index has it: what an index had left at the end does not change any more.
     assert_eq!((row.sold, row.taken, row.returned), (3, 4, 0));
@@ -489,7 +495,7 @@ async fn after_the_end_and_before_the_first_index_nobody_has_to_be_told() {
 }
 
 #[tokio::test]
-async fn the_weights_of_a_sale_leave_out_what_came_after() {
+async fn the_units_of_a_sale_leave_out_later_orders() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 20).await;
     log.batch(1, 6);
@@ -499,11 +505,11 @@ async fn the_weights_of_a_sale_leave_out_what_came_after() {
     log.cancel(1);
     store_all(&db.ledger, &log).await;
     for (epoch, seq, beyond) in [(old, 0, 9), (old, 4, 5), (log.epoch, 1, 2), (log.epoch, 3, 0)] {
-        let weights = db.ledger.weights(sale.id, epoch, seq).await.expect("read");
-        let weights = weights.expect("the sale is there");
-        assert_eq!(weights.beyond, beyond, "{epoch} {seq}");
-        assert_eq!((weights.total, weights.taken, weights.returned), (20, 9, 1));
-        assert!(weights.owed);
+        let units = db.ledger.units(sale.id, epoch, seq).await.expect("read");
+        let units = units.expect("the sale is there");
+        assert_eq!(units.beyond, beyond, "{epoch} {seq}");
+        assert_eq!((units.total, units.taken, units.returned), (20, 9, 1));
+        assert!(units.owed);
     }
     db.drop().await;
 }

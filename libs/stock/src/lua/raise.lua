@@ -1,4 +1,4 @@
--- Adds units, if the total is greater than the one in force. The same as `Effect::Raise` in libs/protocol/src/effect.rs.
+-- Adds units, if the total is greater than the one in force. The same as `StockAdjustment::Raise` in libs/protocol/src/adjustment.rs.
 --
 -- KEYS  the sale's m
 -- ARGV  the epoch at the total's place in the log, total

@@ -1,4 +1,4 @@
--- Gives the units of a cancelled order back, once. The same as `Effect::Return` in libs/protocol/src/effect.rs.
+-- Gives the units of a cancelled order back, once. The same as `StockAdjustment::Return` in libs/protocol/src/adjustment.rs.
 --
 -- KEYS  the sale's m
 -- ARGV  the epoch at the cancellation's place in the log, the prefix of the sale's u:<epoch>, buyer, the order's epoch

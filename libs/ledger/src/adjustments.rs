@@ -1,6 +1,6 @@
 //! What the indexes have still to be told of the log. The rows are written by [`store`](crate::store), in the transaction
 //! that moves the position.
-use seckill_protocol::{Effect, Epoch, Offset, Owed, SaleId, Seq};
+use seckill_protocol::{Epoch, Offset, PendingAdjustment, SaleId, Seq, StockAdjustment};
 use sqlx::FromRow;
 
 use crate::connection::Ledger;
@@ -8,10 +8,10 @@ use crate::error::LedgerError;
 use crate::rows;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwedEffect {
+pub struct StoredAdjustment {
     pub part: u32,
     pub sale: SaleId,
-    pub owed: Owed,
+    pub owed: PendingAdjustment,
     /// The sale is settled: there is no index any more.
     pub settled: bool,
 }
@@ -30,7 +30,7 @@ struct Row {
 
 impl Ledger {
     /// The partitions on which something is owed: mostly none.
-    pub async fn owing_partitions(&self) -> Result<Vec<u32>, LedgerError> {
+    pub async fn partitions_with_pending_adjustments(&self) -> Result<Vec<u32>, LedgerError> {
         self.query(async |connection| {
             Ok(sqlx::query_scalar("SELECT DISTINCT part FROM effects")
                 .fetch_all(connection)
@@ -40,7 +40,7 @@ impl Ledger {
     }
 
     /// The effects that are owed on a partition, in the log's order, at most so many.
-    pub async fn owed_effects(&self, part: u32, most: u32) -> Result<Vec<OwedEffect>, LedgerError> {
+    pub async fn pending_adjustments(&self, part: u32, most: u32) -> Result<Vec<StoredAdjustment>, LedgerError> {
         let rows: Vec<Row> = self
             .query(async |connection| {
                 let query = sqlx::query_as(
@@ -54,7 +54,7 @@ impl Ledger {
     }
 
     /// The index has answered; it may be told again if this gets lost.
-    pub async fn forget_effect(&self, part: u32, offset: Offset) -> Result<(), LedgerError> {
+    pub async fn delete_adjustment(&self, part: u32, offset: Offset) -> Result<(), LedgerError> {
         self.query(async |connection| {
             let query = sqlx::query("DELETE FROM effects WHERE part = ? AND off = ?");
             query.bind(part).bind(offset).execute(connection).await?;
@@ -64,7 +64,7 @@ impl Ledger {
     }
 
     /// Whether an index of the sale has still to be told something.
-    pub async fn owes_effects(&self, sale: SaleId) -> Result<bool, LedgerError> {
+    pub async fn has_pending_adjustments(&self, sale: SaleId) -> Result<bool, LedgerError> {
         self.query(async |connection| {
             let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM effects WHERE sale = ?)");
             Ok(query.bind(sale.0).fetch_one(connection).await?)
@@ -74,14 +74,14 @@ impl Ledger {
 }
 
 impl Row {
-    fn owed_effect(self, part: u32) -> Result<OwedEffect, LedgerError> {
+    fn owed_effect(self, part: u32) -> Result<StoredAdjustment, LedgerError> {
         let effect = match (self.buyer, self.epoch, self.seq, self.total) {
-            (Some(buyer), Some(epoch), Some(seq), None) => Effect::Return {
+            (Some(buyer), Some(epoch), Some(seq), None) => StockAdjustment::Return {
                 buyer: rows::buyer(buyer)?,
                 epoch: Epoch(epoch),
                 seq,
             },
-            (None, None, None, Some(total)) => Effect::Raise { total },
+            (None, None, None, Some(total)) => StockAdjustment::Raise { total },
             other => {
                 return Err(LedgerError::Content {
                     column: "effects",
@@ -89,10 +89,10 @@ impl Row {
                 });
             }
         };
-        Ok(OwedEffect {
+        Ok(StoredAdjustment {
             part,
             sale: SaleId(self.sale),
-            owed: Owed {
+            owed: PendingAdjustment {
                 offset: self.off,
                 since: Epoch(self.since),
                 effect,

@@ -2,7 +2,7 @@
 use std::sync::LazyLock;
 
 use redis::Script;
-use seckill_protocol::{Effect, Effected, Epoch, SaleId};
+use seckill_protocol::{AdjustmentOutcome, Epoch, SaleId, StockAdjustment};
 
 use crate::client::{StockClient, StockError, call};
 use crate::keys;
@@ -12,25 +12,30 @@ static RAISE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/
 
 impl StockClient {
     /// Tells the index an effect of the log. `since` is the epoch in force at the effect's offset. May be repeated.
-    pub async fn take_effect(&self, sale: SaleId, since: Epoch, effect: &Effect) -> Result<Effected, StockError> {
+    pub async fn apply_adjustment(
+        &self,
+        sale: SaleId,
+        since: Epoch,
+        effect: &StockAdjustment,
+    ) -> Result<AdjustmentOutcome, StockError> {
         let keys = [keys::figures(sale)];
         let since = since.to_string();
         let reply: String = match effect {
-            Effect::Return { buyer, epoch, seq } => {
+            StockAdjustment::Return { buyer, epoch, seq } => {
                 let order = [buyer.to_string(), epoch.to_string(), seq.to_string()];
                 let args = [vec![since, keys::holdings_prefix(sale)], order.to_vec()].concat();
                 call(&self.administration, &RETURN, &keys, &args[..]).await?
             }
-            Effect::Raise { total } => {
+            StockAdjustment::Raise { total } => {
                 let args = [since, total.to_string()];
                 call(&self.administration, &RAISE, &keys, &args[..]).await?
             }
         };
         match reply.as_str() {
-            "done" => Ok(Effected::Done),
-            "already" => Ok(Effected::Already),
-            "notyet" => Ok(Effected::NotYet),
-            "nosuchorder" => Ok(Effected::NoSuchOrder),
+            "done" => Ok(AdjustmentOutcome::Done),
+            "already" => Ok(AdjustmentOutcome::Already),
+            "notyet" => Ok(AdjustmentOutcome::NotYet),
+            "nosuchorder" => Ok(AdjustmentOutcome::NoSuchOrder),
             _ => Err(StockError::Reply(reply)),
         }
     }

@@ -9,7 +9,7 @@ use crate::index::{Index, Server};
 use crate::record::Record;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Effect {
+pub enum StockAdjustment {
     /// A CANCEL ended this order: its units return, once.
     Return { buyer: Buyer, epoch: Epoch, seq: Seq },
     /// A TOTAL raised the total.
@@ -18,37 +18,37 @@ pub enum Effect {
 
 /// An effect that the index has to be told of, remembered until it answers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Owed {
+pub struct PendingAdjustment {
     /// Where its record stands in the log.
     pub offset: Offset,
     /// The epoch in force there: an index of an older one is not told.
     pub since: Epoch,
-    pub effect: Effect,
+    pub effect: StockAdjustment,
 }
 
-impl Owed {
+impl PendingAdjustment {
     /// What is owed to the index for a record that counts. `cut` is the sale's where the record stands; `ended` is the
     /// buyer of the order that the record ended, if it ended one.
     ///
     /// After CLOSE nothing is owed: nothing is sold any more, and the index goes.
-    pub fn of(offset: Offset, record: &Record, cut: SaleCut, ended: Option<&Buyer>) -> Option<Owed> {
+    pub fn of(offset: Offset, record: &Record, cut: SaleCut, ended: Option<&Buyer>) -> Option<PendingAdjustment> {
         let since = cut.epoch()?;
         let effect = match record {
-            Record::Cancel { epoch, seq, .. } => Effect::Return {
+            Record::Cancel { epoch, seq, .. } => StockAdjustment::Return {
                 buyer: ended?.clone(),
                 epoch: *epoch,
                 seq: *seq,
             },
-            Record::Total { total, .. } => Effect::Raise { total: *total },
+            Record::Total { total, .. } => StockAdjustment::Raise { total: *total },
             Record::Barrier { .. } | Record::Batch(_) | Record::Paid { .. } | Record::Close { .. } => return None,
         };
-        Some(Owed { offset, since, effect })
+        Some(PendingAdjustment { offset, since, effect })
     }
 }
 
 /// What came of an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effected {
+pub enum AdjustmentOutcome {
     Done,
     /// It, or a greater one, was there before.
     Already,
@@ -62,31 +62,38 @@ pub enum Effected {
 /// or that it has to be told to.
 ///
 /// The scripts `return.lua` and `raise.lua` in libs/stock do the same inside Redis.
-pub fn take_effect(index: Option<&mut Index>, server: &Server, since: Epoch, effect: &Effect) -> Effected {
-    let Some(index) = index else { return Effected::NotYet };
+pub fn apply_adjustment(
+    index: Option<&mut Index>,
+    server: &Server,
+    since: Epoch,
+    effect: &StockAdjustment,
+) -> AdjustmentOutcome {
+    let Some(index) = index else {
+        return AdjustmentOutcome::NotYet;
+    };
     if !server.is_master || server.rid != index.rid || index.epoch < since {
-        return Effected::NotYet;
+        return AdjustmentOutcome::NotYet;
     }
     match effect {
-        Effect::Return { buyer, epoch, seq } => {
+        StockAdjustment::Return { buyer, epoch, seq } => {
             let mut held = index.holdings.get_mut(buyer).into_iter().flatten();
             // Both: under another epoch the same number is another order.
             match held.find(|h| (h.epoch, h.seq) == (*epoch, *seq)) {
-                None => Effected::NoSuchOrder,
-                Some(holding) if holding.cancelled => Effected::Already,
+                None => AdjustmentOutcome::NoSuchOrder,
+                Some(holding) if holding.cancelled => AdjustmentOutcome::Already,
                 Some(holding) => {
                     holding.cancelled = true;
                     index.left += u64::from(holding.quantity);
-                    Effected::Done
+                    AdjustmentOutcome::Done
                 }
             }
         }
-        Effect::Raise { total } if *total > index.total => {
+        StockAdjustment::Raise { total } if *total > index.total => {
             index.left += total - index.total;
             index.total = *total;
-            Effected::Done
+            AdjustmentOutcome::Done
         }
-        Effect::Raise { .. } => Effected::Already,
+        StockAdjustment::Raise { .. } => AdjustmentOutcome::Already,
     }
 }
 
@@ -94,7 +101,7 @@ pub fn take_effect(index: Option<&mut Index>, server: &Server, since: Epoch, eff
 mod tests {
     use super::*;
     use crate::ids::{KeyHash, SaleId};
-    use crate::index::{Answer, Request, SaleState, Terms, purchase};
+    use crate::index::{Decision, Request, SaleState, Terms, purchase};
 
     fn server() -> Server {
         Server {
@@ -122,11 +129,11 @@ mod tests {
             seq: 0,
             holdings: Default::default(),
         };
-        assert_eq!(buy(&mut index, 1), Answer::Sold { seq: 1 });
+        assert_eq!(buy(&mut index, 1), Decision::Reserved { seq: 1 });
         index
     }
 
-    fn buy(index: &mut Index, key: u64) -> Answer {
+    fn buy(index: &mut Index, key: u64) -> Decision {
         let request = Request {
             buyer: a(),
             quantity: 2,
@@ -142,38 +149,38 @@ mod tests {
         Buyer::anonymous("a")
     }
 
-    fn returned() -> Effect {
-        Effect::Return {
+    fn returned() -> StockAdjustment {
+        StockAdjustment::Return {
             buyer: a(),
             epoch: Epoch(5),
             seq: 1,
         }
     }
 
-    fn take(index: &mut Index, since: i64, effect: &Effect) -> Effected {
-        take_effect(Some(index), &server(), Epoch(since), effect)
+    fn take(index: &mut Index, since: i64, effect: &StockAdjustment) -> AdjustmentOutcome {
+        apply_adjustment(Some(index), &server(), Epoch(since), effect)
     }
 
     #[test]
     fn a_cancelled_order_returns_its_units_once_and_keeps_its_key() {
         let mut index = index();
-        assert_eq!(take(&mut index, 5, &returned()), Effected::Done);
-        assert_eq!(take(&mut index, 5, &returned()), Effected::Already);
+        assert_eq!(take(&mut index, 5, &returned()), AdjustmentOutcome::Done);
+        assert_eq!(take(&mut index, 5, &returned()), AdjustmentOutcome::Already);
         assert_eq!(index.left, 10);
-        assert!(matches!(buy(&mut index, 1), Answer::Held(h) if h.cancelled));
+        assert!(matches!(buy(&mut index, 1), Decision::AlreadyReserved(h) if h.cancelled));
         // The limit counts live orders.
-        assert_eq!(buy(&mut index, 2), Answer::Sold { seq: 2 });
+        assert_eq!(buy(&mut index, 2), Decision::Reserved { seq: 2 });
     }
 
     #[test]
     fn the_same_number_under_another_epoch_is_another_order() {
         let mut index = index();
-        let other = Effect::Return {
+        let other = StockAdjustment::Return {
             buyer: a(),
             epoch: Epoch(4),
             seq: 1,
         };
-        assert_eq!(take(&mut index, 5, &other), Effected::NoSuchOrder);
+        assert_eq!(take(&mut index, 5, &other), AdjustmentOutcome::NoSuchOrder);
         assert_eq!(index.left, 8);
     }
 
@@ -191,24 +198,24 @@ mod tests {
             cur: Some(5),
             closed: None,
         };
-        let owed = Owed::of(8, &cancel, open, Some(&a())).expect("owed");
-        let effect = Effect::Return {
+        let owed = PendingAdjustment::of(8, &cancel, open, Some(&a())).expect("owed");
+        let effect = StockAdjustment::Return {
             buyer: a(),
             epoch: Epoch(4),
             seq: 2,
         };
         assert_eq!((owed.offset, owed.since, owed.effect), (8, Epoch(5), effect));
         // The second CANCEL of an order ends nothing.
-        assert_eq!(Owed::of(9, &cancel, open, None), None);
-        assert!(Owed::of(9, &total, open, None).is_some());
+        assert_eq!(PendingAdjustment::of(9, &cancel, open, None), None);
+        assert!(PendingAdjustment::of(9, &total, open, None).is_some());
         let closed = SaleCut {
             cur: Some(7),
             closed: Some(7),
         };
         // Neither after the end nor before the first epoch: the index that comes contains it.
         for cut in [closed, SaleCut::default()] {
-            assert_eq!(Owed::of(9, &cancel, cut, Some(&a())), None);
-            assert_eq!(Owed::of(9, &total, cut, None), None);
+            assert_eq!(PendingAdjustment::of(9, &cancel, cut, Some(&a())), None);
+            assert_eq!(PendingAdjustment::of(9, &total, cut, None), None);
         }
     }
 
@@ -216,11 +223,15 @@ mod tests {
     fn a_total_only_rises() {
         let mut index = index();
         for (total, effected, left) in [
-            (12, Effected::Done, 10),
-            (12, Effected::Already, 10),
-            (11, Effected::Already, 10),
+            (12, AdjustmentOutcome::Done, 10),
+            (12, AdjustmentOutcome::Already, 10),
+            (11, AdjustmentOutcome::Already, 10),
         ] {
-            assert_eq!(take(&mut index, 5, &Effect::Raise { total }), effected, "{total}");
+            assert_eq!(
+                take(&mut index, 5, &StockAdjustment::Raise { total }),
+                effected,
+                "{total}"
+            );
             assert_eq!((index.total, index.left), (12, left));
         }
     }
@@ -228,7 +239,7 @@ mod tests {
     #[test]
     fn an_index_that_is_behind_or_not_in_force_is_left_alone() {
         let mut index = index();
-        assert_eq!(take(&mut index, 6, &returned()), Effected::NotYet);
+        assert_eq!(take(&mut index, 6, &returned()), AdjustmentOutcome::NotYet);
         let others = [
             Server {
                 is_master: false,
@@ -240,10 +251,13 @@ mod tests {
             },
         ];
         for other in others {
-            let effected = take_effect(Some(&mut index), &other, Epoch(5), &returned());
-            assert_eq!(effected, Effected::NotYet);
+            let effected = apply_adjustment(Some(&mut index), &other, Epoch(5), &returned());
+            assert_eq!(effected, AdjustmentOutcome::NotYet);
         }
-        assert_eq!(take_effect(None, &server(), Epoch(5), &returned()), Effected::NotYet);
+        assert_eq!(
+            apply_adjustment(None, &server(), Epoch(5), &returned()),
+            AdjustmentOutcome::NotYet
+        );
         assert_eq!(index.left, 8);
     }
 }

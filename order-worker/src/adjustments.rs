@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use seckill_ledger::{Ledger, LedgerError, OwedEffect};
-use seckill_protocol::{Effected, Owed};
+use seckill_ledger::{Ledger, LedgerError, StoredAdjustment};
+use seckill_protocol::{AdjustmentOutcome, PendingAdjustment};
 use seckill_service::Shutdown;
 use seckill_stock::{StockClient, StockError};
 use tokio::sync::watch;
@@ -21,14 +21,14 @@ const EVERY: Duration = Duration::from_millis(100);
 const PAGE: u32 = 500;
 
 #[derive(Debug, thiserror::Error)]
-enum EffectError {
+enum AdjustError {
     #[error(transparent)]
     Stock(#[from] StockError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
 
-pub struct Effects {
+pub struct Adjuster {
     pub ledger: Ledger,
     pub redis_url: String,
     pub positions: watch::Receiver<Positions>,
@@ -36,7 +36,7 @@ pub struct Effects {
     pub shutdown: Shutdown,
 }
 
-impl Effects {
+impl Adjuster {
     /// Until the shutdown. Whatever fails is tried again in the next pass; storing does not wait for it.
     pub async fn run(self) {
         let mut stock = None;
@@ -50,13 +50,13 @@ impl Effects {
         }
     }
 
-    async fn pass(&self, stock: &mut Option<StockClient>) -> Result<(), EffectError> {
+    async fn pass(&self, stock: &mut Option<StockClient>) -> Result<(), AdjustError> {
         // Asked of all at once: nothing is owed most of the time.
-        let mut parts = self.ledger.owing_partitions().await?;
+        let mut parts = self.ledger.partitions_with_pending_adjustments().await?;
         parts.retain(|part| self.positions.borrow().contains_key(part));
         let mut owed = 0;
         for part in parts {
-            let effects = self.ledger.owed_effects(part, PAGE).await?;
+            let effects = self.ledger.pending_adjustments(part, PAGE).await?;
             owed += effects.len();
             let stock = match stock {
                 Some(stock) => &*stock,
@@ -75,26 +75,26 @@ impl Effects {
     }
 
     /// False: not yet.
-    async fn tell(&self, stock: &StockClient, owed: &OwedEffect) -> Result<bool, EffectError> {
-        let OwedEffect {
+    async fn tell(&self, stock: &StockClient, owed: &StoredAdjustment) -> Result<bool, AdjustError> {
+        let StoredAdjustment {
             part,
             sale,
             settled,
             owed,
         } = owed;
-        let Owed { offset, since, effect } = owed;
+        let PendingAdjustment { offset, since, effect } = owed;
         if !settled {
-            match stock.take_effect(*sale, *since, effect).await? {
-                Effected::NotYet => return Ok(false),
-                Effected::Done | Effected::Already => {}
-                Effected::NoSuchOrder => {
+            match stock.apply_adjustment(*sale, *since, effect).await? {
+                AdjustmentOutcome::NotYet => return Ok(false),
+                AdjustmentOutcome::Done | AdjustmentOutcome::Already => {}
+                AdjustmentOutcome::NoSuchOrder => {
                     // It shows in the balance of the sale too; here is where it comes from.
                     tracing::error!(%sale, offset, ?effect, "the index does not know an order that was cancelled");
                     self.metrics.effects_unknown.inc();
                 }
             }
         }
-        self.ledger.forget_effect(*part, *offset).await?;
+        self.ledger.delete_adjustment(*part, *offset).await?;
         self.metrics.effects_told.inc();
         Ok(true)
     }

@@ -1,0 +1,115 @@
+//! A sale as the ledger keeps it: data only. The ledger reads and writes these types; the planner decides by them.
+use crate::acceptance::SaleCut;
+use crate::ids::{Epoch, Quantity, SaleId};
+use crate::index::{SaleState, Terms};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sale {
+    pub id: SaleId,
+    pub class: String,
+    pub namespace: String,
+    pub name: String,
+    /// Of the FlashSale that made it.
+    pub uid: String,
+    /// Its partition of the log.
+    pub part: u32,
+    /// Rises with each change of terms or offer.
+    pub version: u64,
+    pub state: SaleState,
+    /// Unix ms, as is `closes_at`.
+    pub opens_at: u64,
+    pub closes_at: u64,
+    /// 0 = none.
+    pub limit_per_buyer: Quantity,
+    pub item: serde_json::Value,
+    pub item_id: Option<i64>,
+    pub price: String,
+    pub currency: String,
+    /// The stock as the FlashSale states it. What counts is `total`.
+    pub offered: u64,
+    pub live_epoch: Option<Epoch>,
+    pub total: u64,
+    /// Units in live orders.
+    pub sold: u64,
+    /// Units of all orders, live or not.
+    pub taken: u64,
+    /// Units of orders that ended before the sale did: they were put back on sale.
+    pub returned: u64,
+    pub cut: SaleCut,
+    pub created_at_ms: i64,
+    pub updated_at_ms: i64,
+    pub settled_at_ms: Option<i64>,
+    /// Units that the index had left at the settlement; `None`: there was no index to compare with.
+    pub settled_left: Option<u64>,
+    /// Since when Redis holds nothing of it any more.
+    pub freed_at_ms: Option<i64>,
+}
+
+/// Units of a sale by the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerUnits {
+    pub total: u64,
+    /// Of all orders, live or not.
+    pub taken: u64,
+    /// Of orders that ended before the sale did.
+    pub returned: u64,
+    /// Of orders after the one that was asked about.
+    pub beyond: u64,
+    /// An index has still to be told of returned or added units.
+    pub owed: bool,
+}
+
+impl Sale {
+    /// What an index that knows all of this has left.
+    pub fn left_at_rest(&self) -> u64 {
+        self.total.saturating_sub(self.out())
+    }
+
+    /// Units that an index has handed out and not got back, if it knows all of this.
+    pub fn out(&self) -> u64 {
+        self.taken.saturating_sub(self.returned)
+    }
+
+    /// What the index is to sell by.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            version: self.version,
+            state: self.state,
+            opens: self.opens_at,
+            closes: self.closes_at,
+            limit: self.limit_per_buyer,
+        }
+    }
+}
+
+/// A sale as a FlashSale first states it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewSale {
+    pub class: String,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub part: u32,
+    pub terms: SaleTerms,
+    pub offer: Offer,
+}
+
+/// Whether and when a sale sells, and to whom how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SaleTerms {
+    pub state: SaleState,
+    pub opens_at: u64,
+    pub closes_at: u64,
+    pub limit_per_buyer: Quantity,
+}
+
+/// What is sold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    pub item: serde_json::Value,
+    pub item_id: Option<i64>,
+    /// Of one unit, up to four digits after the point.
+    pub price: String,
+    pub currency: String,
+    pub offered: u64,
+}
