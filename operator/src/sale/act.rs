@@ -15,7 +15,7 @@ pub async fn act(stores: &Stores, cache: &ReconcileCache, step: &Step) -> Result
         Step::Nothing => {}
         Step::Create(new) => {
             let sale = ledger.create_sale(new).await?;
-            let message = format!("the sale is recorded in the ledger as {}", sale.id);
+            let message = format!("added to the ledger as sale {}", sale.id);
             return Ok(Some(Note::normal("Accepted", message)));
         }
         Step::UpdateOffer { sale, offer } => {
@@ -74,7 +74,7 @@ pub async fn act(stores: &Stores, cache: &ReconcileCache, step: &Step) -> Result
 
 fn rebuilt_note(rebuilt: &Rebuilt, cause: RebuildCause) -> Note {
     let figures = format!(
-        "epoch {}: {} units, {} left, {} orders, built in {:.1} s",
+        "epoch {}: {} units, {} left, {} orders, in {:.1} s",
         rebuilt.epoch,
         rebuilt.total,
         rebuilt.left,

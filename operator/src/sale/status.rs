@@ -256,14 +256,11 @@ fn ready_late(lead: f64, observed: &Observation) -> Option<Note> {
 
 fn phase_note(phase: Phase) -> Option<Note> {
     let (reason, message) = match phase {
-        Phase::Ready => ("Ready", "stock and pods are ready; the sale opens at spec.startsAt"),
-        Phase::Open => ("Opened", "buyers can buy"),
-        Phase::SoldOut => ("SoldOut", "all units are sold"),
+        Phase::Ready => ("Ready", "stock and pods are ready; the sale opens at its start time"),
+        Phase::Open => ("Opened", "the sale is open"),
+        Phase::SoldOut => ("SoldOut", "every unit is sold"),
         Phase::Suspended => ("Suspended", "the sale sells nothing until it is resumed"),
-        Phase::Ended => (
-            "Ended",
-            "the sale has ended; its last orders are being written to the ledger",
-        ),
+        Phase::Ended => ("Ended", "the sale has ended; the ledger is storing the last orders"),
         Phase::Scheduled | Phase::Preheating | Phase::Settled => return None,
     };
     Some(Note::normal(reason, message))
