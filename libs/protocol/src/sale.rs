@@ -70,7 +70,23 @@ impl Sale {
         self.taken.saturating_sub(self.returned)
     }
 
-    /// What the index is to sell by.
+    /// Whether units of the sale are counted: then a FlashSale that is created anew under its name can't change what is
+    /// sold, and when.
+    pub fn is_counted(&self) -> bool {
+        self.live_epoch.is_some() || self.cut.cur.is_some()
+    }
+
+    /// The terms that the FlashSale decides.
+    pub fn sale_terms(&self) -> SaleTerms {
+        SaleTerms {
+            state: self.state,
+            opens_at: self.opens_at,
+            closes_at: self.closes_at,
+            limit_per_buyer: self.limit_per_buyer,
+        }
+    }
+
+    /// The terms that the index sells by.
     pub fn terms(&self) -> Terms {
         Terms {
             version: self.version,
