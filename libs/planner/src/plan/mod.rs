@@ -16,7 +16,7 @@ mod tests;
 use std::time::Duration;
 
 use seckill_protocol::index::{IndexState, SaleState, Server, Terms};
-use seckill_protocol::recovery::{self, Found, Known, Need};
+use seckill_protocol::recovery::{self, FoundIndex, LedgerView, Need};
 use seckill_protocol::sale::{NewSale, Offer, Sale, SaleTerms};
 use seckill_protocol::{Epoch, SaleId};
 use strum::IntoStaticStr;
@@ -181,7 +181,7 @@ fn terms_of(sale: &Sale) -> SaleTerms {
 
 /// What a valid index needs, by the protocol.
 pub fn need_of(index: &IndexState, sale: &Sale) -> Need {
-    let found = Found {
+    let found = FoundIndex {
         epoch: index.epoch,
         rid: &index.rid,
         terms: &index.terms,
@@ -192,7 +192,7 @@ pub fn need_of(index: &IndexState, sale: &Sale) -> Need {
         rid: index.rid.clone(),
         now: 0,
     };
-    let known = Known {
+    let known = LedgerView {
         cut: sale.cut,
         live_epoch: sale.live_epoch,
         terms: sale.terms(),
