@@ -56,7 +56,7 @@ async fn bench() {
     }
     let before = resident_mib();
     let shutdown = Shutdown::new();
-    let operator = tokio::spawn(seckill_operator::run::run_until(
+    let operator = tokio::spawn(seckill_operator::run::run_until_shutdown(
         args(&harness),
         counting(asked.clone()).await,
         shutdown.clone(),

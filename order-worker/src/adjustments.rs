@@ -1,24 +1,23 @@
-//! Tells the indexes what the log did after the sale of a unit: a cancelled order returns its units, a raised total adds
-//! some. The log first, the index after.
+//! Applies pending stock adjustments to the indexes: a cancelled order returns its units, a raised total adds units. The
+//! log comes first, the index after it.
 //!
-//! What is owed stands in the ledger, written in the transaction that moved the position, so nothing is forgotten by a
-//! worker that dies; an index that is told twice answers that it knew.
+//! The ledger holds the pending adjustments. The transaction that moves the position writes them, so a worker that dies
+//! forgets none. An index that gets an adjustment twice answers that it has it already.
 use std::collections::HashSet;
 use std::time::Duration;
 
 use seckill_ledger::{Ledger, LedgerError, StoredAdjustment};
 use seckill_protocol::{AdjustmentOutcome, PendingAdjustment};
-use seckill_service::Shutdown;
+use seckill_service::{FailureLog, Shutdown};
 use seckill_stock::{StockClient, StockError};
 use tokio::sync::watch;
 
 use crate::consume::Positions;
 use crate::metrics::Metrics;
-use crate::passes::Passes;
 
-const EVERY: Duration = Duration::from_millis(100);
-/// Effects that are read at once.
-const PAGE: u32 = 500;
+const ADJUST_INTERVAL: Duration = Duration::from_millis(100);
+/// Adjustments in one read of a partition.
+const PAGE_SIZE: u32 = 500;
 
 #[derive(Debug, thiserror::Error)]
 enum AdjustError {
@@ -37,65 +36,69 @@ pub struct Adjuster {
 }
 
 impl Adjuster {
-    /// Until the shutdown. Whatever fails is tried again in the next pass; storing does not wait for it.
+    /// Runs until shutdown. A failure is retried in the next pass. Storing does not wait for it.
     pub async fn run(self) {
         let mut stock = None;
-        let mut passes = Passes::of("telling the indexes of the log");
+        let mut failures = FailureLog::first_only();
         loop {
-            passes.note(self.pass(&mut stock).await);
+            failures.note("applying stock adjustments", self.pass(&mut stock).await);
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(ADJUST_INTERVAL) => {}
             }
         }
     }
 
     async fn pass(&self, stock: &mut Option<StockClient>) -> Result<(), AdjustError> {
-        // Asked of all at once: nothing is owed most of the time.
+        // One query for all partitions: most of the time nothing is pending.
         let mut parts = self.ledger.partitions_with_pending_adjustments().await?;
         parts.retain(|part| self.positions.borrow().contains_key(part));
-        let mut owed = 0;
+        let mut pending = 0;
         for part in parts {
-            let effects = self.ledger.pending_adjustments(part, PAGE).await?;
-            owed += effects.len();
+            let adjustments = self.ledger.pending_adjustments(part, PAGE_SIZE).await?;
+            pending += adjustments.len();
             let stock = match stock {
                 Some(stock) => &*stock,
                 None => &*stock.insert(StockClient::connect(&self.redis_url).await?),
             };
-            // In the log's order for each sale; one without an index does not hold the others up.
+            // In the log's order for each sale. A sale without an index does not delay the others.
             let mut waiting = HashSet::new();
-            for effect in effects {
-                if !waiting.contains(&effect.sale) && !self.tell(stock, &effect).await? {
-                    waiting.insert(effect.sale);
+            for adjustment in adjustments {
+                if !waiting.contains(&adjustment.sale) && !self.apply(stock, &adjustment).await? {
+                    waiting.insert(adjustment.sale);
                 }
             }
         }
-        self.metrics.effects_owed.set(owed as i64);
+        self.metrics.adjustments_pending.set(pending as i64);
         Ok(())
     }
 
-    /// False: not yet.
-    async fn tell(&self, stock: &StockClient, owed: &StoredAdjustment) -> Result<bool, AdjustError> {
+    /// False: the index can't take it yet.
+    async fn apply(&self, stock: &StockClient, stored: &StoredAdjustment) -> Result<bool, AdjustError> {
         let StoredAdjustment {
             part,
             sale,
             settled,
-            owed,
-        } = owed;
-        let PendingAdjustment { offset, since, effect } = owed;
+            pending,
+        } = stored;
+        let PendingAdjustment {
+            offset,
+            since,
+            adjustment,
+        } = pending;
         if !settled {
-            match stock.apply_adjustment(*sale, *since, effect).await? {
+            match stock.apply_adjustment(*sale, *since, adjustment).await? {
                 AdjustmentOutcome::NotYet => return Ok(false),
                 AdjustmentOutcome::Done | AdjustmentOutcome::Already => {}
                 AdjustmentOutcome::NoSuchOrder => {
-                    // It shows in the balance of the sale too; here is where it comes from.
-                    tracing::error!(%sale, offset, ?effect, "the index does not know an order that was cancelled");
-                    self.metrics.effects_unknown.inc();
+                    // The balance check of the sale finds it too. This line names the cause.
+                    tracing::error!(%sale, offset, ?adjustment, "index does not have the cancelled order");
+                    self.metrics.adjustments_unknown.inc();
                 }
             }
         }
         self.ledger.delete_adjustment(*part, *offset).await?;
-        self.metrics.effects_told.inc();
+        self.metrics.adjustments_applied.inc();
         Ok(true)
     }
 }

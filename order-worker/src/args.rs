@@ -2,7 +2,6 @@
 use std::ffi::OsString;
 
 use clap::Parser;
-use seckill_order_log::LogConfig;
 use seckill_service::args::parse_from;
 use seckill_service::config::{AdminArgs, KafkaArgs, MysqlArgs, MysqlUrl, RedisArgs, TelemetryArgs};
 
@@ -16,11 +15,11 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Store the order log in MySQL; this is what happens without a subcommand
+    /// Store the order log in MySQL. This is the default without a subcommand
     Run(Box<RunArgs>),
-    /// Bring MySQL's schema up to date and, if asked for, create the topic; then end. Harmless to repeat
+    /// Bring the schema of MySQL up to date and, with --create-topic, create the topic. Safe to repeat
     Migrate(Box<MigrateArgs>),
-    /// Look at records that could not be stored, and store them once the cause is gone
+    /// Show records that could not be stored, and store them once the cause is removed
     Quarantine(QuarantineArgs),
 }
 
@@ -34,21 +33,21 @@ pub struct QuarantineArgs {
 
 #[derive(Debug, clap::Subcommand)]
 pub enum QuarantineCommand {
-    /// One line a record: where it stands in the log, the sale and the orders that were promised, and the reason
+    /// One line per record: partition and offset, sale, number of promised orders, reason
     List,
-    /// The reason and the record itself
+    /// Show the reason and the record
     Show(QuarantinedAt),
-    /// Store it as if it were read now; if that does not work, all stays as it was
+    /// Store the record as if it were read now. If that fails, nothing changes
     Replay(QuarantinedAt),
-    /// Throw it away; refused if buyers were promised something by it
+    /// Remove the record. Refused if it promises orders to buyers
     Dismiss(QuarantinedAt),
 }
 
 #[derive(Debug, clap::Args)]
 pub struct QuarantinedAt {
-    /// As `list` says it
+    /// Partition, as shown by `list`
     pub partition: u32,
-    /// As `list` says it
+    /// Offset, as shown by `list`
     #[arg(value_parser = clap::value_parser!(i64).range(0..))]
     pub offset: i64,
 }
@@ -66,7 +65,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub mysql: MysqlArgs,
 
-    /// The consumer group of the workers. Those with one name share the partitions
+    /// Consumer group of the workers. Workers of the same group share the partitions
     #[arg(long, env = "SECKILL_WORKER_GROUP", default_value = "seckill-order-worker", value_name = "seckill-order-worker",
         value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub group: String,
@@ -77,7 +76,7 @@ pub struct MigrateArgs {
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
 
-    /// MySQL, as a user that may create and change tables
+    /// URL of MySQL, with a user that may create and change tables
     #[arg(
         long,
         env = "SECKILL_MIGRATE_MYSQL_URL",
@@ -89,11 +88,11 @@ pub struct MigrateArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
 
-    /// Create the topic of the order log too, if it does not exist
+    /// Also create the topic of the order log if it does not exist
     #[arg(long)]
     pub create_topic: bool,
 
-    /// Partitions of a new topic: the most workers that can share the work
+    /// Partitions of a new topic. It limits the number of workers that share the work
     #[arg(long, env = "SECKILL_TOPIC_PARTITIONS", default_value_t = 8, value_name = "8",
         value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub topic_partitions: u32,
@@ -103,12 +102,12 @@ pub struct MigrateArgs {
         value_parser = clap::value_parser!(u32).range(1..=100))]
     pub topic_replication: u32,
 
-    /// Replicas that must have a record before it counts as written
+    /// In-sync replicas that must have a record before Kafka acknowledges it
     #[arg(long, env = "SECKILL_TOPIC_MIN_INSYNC", default_value_t = 2, value_name = "2",
         value_parser = clap::value_parser!(u32).range(1..=100))]
     pub topic_min_insync: u32,
 
-    /// How long to wait for servers that are away
+    /// Time limit for the whole command, including waiting for servers, in seconds
     #[arg(
         long,
         env = "SECKILL_MIGRATE_TIMEOUT_SECONDS",
@@ -131,22 +130,14 @@ impl Args {
     }
 }
 
-/// Says `run` where no subcommand was said.
+/// Inserts `run` if the command line has no subcommand.
 fn with_default_command(mut words: Vec<OsString>) -> Vec<OsString> {
     let first = words.get(1).and_then(|word| word.to_str()).unwrap_or("--");
-    let is_about_the_program = matches!(first, "-h" | "--help" | "-V" | "--version");
-    if first.starts_with('-') && !is_about_the_program {
+    let asks_for_help_or_version = matches!(first, "-h" | "--help" | "-V" | "--version");
+    if first.starts_with('-') && !asks_for_help_or_version {
         words.insert(1.min(words.len()), "run".into());
     }
     words
-}
-
-pub fn log_config(args: &KafkaArgs) -> LogConfig {
-    LogConfig {
-        brokers: args.kafka_brokers.as_str().into(),
-        topic: args.kafka_topic.as_str().into(),
-        properties: args.kafka_properties.expose().to_vec(),
-    }
 }
 
 #[cfg(test)]
@@ -158,8 +149,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_subcommand_it_runs() {
-        for (said, meant) in [
+    fn run_is_the_default_subcommand() {
+        for (given, expected) in [
             ("order-worker", "order-worker run"),
             ("order-worker --group g", "order-worker run --group g"),
             ("order-worker run", "order-worker run"),
@@ -169,12 +160,12 @@ mod tests {
             ),
             ("order-worker --help", "order-worker --help"),
         ] {
-            assert_eq!(with_default_command(words(said)), words(meant));
+            assert_eq!(with_default_command(words(given)), words(expected));
         }
     }
 
     #[test]
-    fn wrong_values_are_refused_with_their_names() {
+    fn invalid_values_are_named() {
         let servers = "--kafka-brokers k:1 --migrate-mysql-url mysql://u:p@h/d";
         for (wrong, named) in [
             ("--topic-partitions 0", "--topic-partitions"),

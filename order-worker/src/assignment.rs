@@ -1,4 +1,4 @@
-//! Which partitions are ours. The group decides that; where we read from in them is MySQL's word alone.
+//! Partitions that the consumer group has assigned to this worker. The offsets to read from come from MySQL alone.
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::client::ClientContext;
@@ -8,22 +8,22 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
-/// What the group has given us.
+/// The latest assignment by the group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Assigned {
     /// Rises with each change; 0 before the first.
     pub generation: u64,
-    /// A member of the group, if perhaps one without partitions. Between two assignments it is none.
+    /// This worker is a member of the group, perhaps without partitions. False between two assignments.
     pub member: bool,
     pub parts: Vec<u32>,
 }
 
-/// The consumer's callbacks. They run inside of its `poll`, on the thread that calls it.
+/// Callbacks of the consumer. They run inside of its `poll`, on the thread that calls it.
 #[derive(Debug, Default)]
 pub struct Assignments(Mutex<Assigned>);
 
 impl Assignments {
-    pub fn now(&self) -> Assigned {
+    pub fn current(&self) -> Assigned {
         self.lock().clone()
     }
 
@@ -51,7 +51,7 @@ impl ConsumerContext for Assignments {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, parts: &mut TopicPartitionList) {
         let member = matches!(event, RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS);
         let (parts, done) = match event {
-            // Nothing is fetched until the positions are known, which can take as long as MySQL is away.
+            // Nothing is fetched until the positions are known. That can take as long as MySQL is away.
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => (
                 parts.elements().iter().map(|part| part.partition() as u32).collect(),
                 consumer.assign(&TopicPartitionList::new()),
@@ -59,9 +59,9 @@ impl ConsumerContext for Assignments {
             _ => (Vec::new(), consumer.unassign()),
         };
         if let Err(error) = done {
-            tracing::warn!(%error, "the change of partitions was not taken; the group will time it out");
+            tracing::warn!(%error, "rebalance not confirmed; the group will time out this member");
         }
-        tracing::info!(?parts, "partitions of this worker");
+        tracing::info!(?parts, "partitions assigned");
         let mut assigned = self.lock();
         assigned.generation += 1;
         assigned.member = member;

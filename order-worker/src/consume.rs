@@ -1,7 +1,7 @@
 //! The loop that reads the log and stores it.
 //!
-//! There is one way to begin and one way out of every trouble: read the positions from MySQL and assign the partitions
-//! there. What was read and not stored is forgotten; the log still has it.
+//! There is one way to start and to recover from every failure: read the positions from MySQL and assign the partitions
+//! at these offsets. Entries that were read and not stored are dropped; the log still holds them.
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -14,42 +14,41 @@ use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use seckill_ledger::{Ledger, LedgerError, LogEntry, StoreError, Stored};
 use seckill_order_log::{Entry, LogConfig};
 use seckill_protocol::{Offset, Record};
-use seckill_service::{Gate, Shutdown, retry};
+use seckill_service::{FailureLog, Gate, Shutdown, retry};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::assignment::{Assigned, Assignments};
 use crate::metrics::Metrics;
 
-/// A killed worker's partitions are given to others after this time. Kafka's default allows no less.
+/// The group reassigns the partitions of a killed worker after this time. Brokers allow no less by default.
 const SESSION_TIMEOUT_MS: &str = "6000";
 const HEARTBEAT_MS: &str = "2000";
-/// The longest that a transaction may keep us from polling, and the longest that the group waits for a member that is
-/// gone while it gives out partitions anew: nothing is stored meanwhile. Whoever exceeds it loses its partitions to
-/// others and joins again.
+/// Limit of the time between two polls, and so of a transaction. During a rebalance the group waits this long for a member
+/// that is gone, and nothing is stored meanwhile. A worker that exceeds it loses its partitions and joins again.
 const MAX_POLL_INTERVAL_MS: &str = "30000";
-/// Whoever is not a member for longer than that gives this membership up and joins as another.
-const JOIN_WITHIN: Duration = Duration::from_secs(45);
-/// How long we wait for the first record of a transaction.
-const IDLE: Duration = Duration::from_millis(100);
-/// A transaction is closed when it has so many orders; a record without any counts as one. More brings MySQL nothing.
-const MAX_ORDERS: usize = 1000;
-/// Kafka hands records over when there is so much, or after so long: under load that makes transactions few and large,
+/// After this time without an assignment the worker leaves the group and joins as a new member.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(45);
+/// Limit of one poll while nothing waits to be stored.
+const IDLE_POLL: Duration = Duration::from_millis(100);
+/// Orders in one transaction. A record without orders counts as one. Larger transactions do not make MySQL faster.
+const MAX_ORDERS_PER_TRANSACTION: usize = 1000;
+/// Kafka answers a fetch when it has this much, or after this long. Under load this makes transactions few and large,
 /// which costs MySQL a fraction.
-const GATHERED_BYTES: &str = "32768";
-const GATHERED_WITHIN_MS: &str = "50";
-/// So many transactions run at once, each of another partition. Connections remain for what else the worker asks.
-const STORED_AT_ONCE: usize = 8;
-/// Reading goes on until so many orders are there to store, so that a partition of which much was fetched at once does
-/// not keep the others waiting.
-const MAX_UNSTORED: usize = STORED_AT_ONCE * MAX_ORDERS;
-/// What Kafka hands over of a partition in one go, at most: for the same reason, and a few transactions' worth.
-const FETCHED_AT_ONCE: &str = "262144";
-/// How often an idle worker looks whether MySQL still stands where it left it (it may have lost its tail), and how often
-/// the group is told where we are.
-const EVERY: Duration = Duration::from_secs(1);
+const FETCH_MIN_BYTES: &str = "32768";
+const FETCH_MAX_WAIT_MS: &str = "50";
+/// Concurrent transactions, each of another partition. The pool has more connections, for the other queries.
+const MAX_CONCURRENT_STORES: usize = 8;
+/// Orders that are read before storing starts. A partition of which much was fetched then does not delay the others.
+const MAX_UNSTORED_ORDERS: usize = MAX_CONCURRENT_STORES * MAX_ORDERS_PER_TRANSACTION;
+/// Limit of one partition in one fetch, for the same reason. It is worth a few transactions.
+const MAX_PARTITION_FETCH_BYTES: &str = "262144";
+/// How often an idle worker checks its positions in MySQL, which may have lost its tail.
+const POSITION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the positions are committed to the consumer group.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Our partitions and the offset to store next in each. Empty while we don't know.
+/// The partitions of this worker and the offset to store next in each. Empty while these are unknown.
 pub type Positions = BTreeMap<u32, Offset>;
 
 pub struct Consume {
@@ -57,7 +56,7 @@ pub struct Consume {
     pub log: LogConfig,
     pub group: String,
     pub mysql: Gate,
-    /// Ready when we are a member of the group and read from where we should.
+    /// Ready while this worker is a member of the group and reads at the positions of MySQL.
     pub reading: Gate,
     pub metrics: Metrics,
     pub positions: watch::Sender<Positions>,
@@ -66,7 +65,7 @@ pub struct Consume {
 }
 
 impl Consume {
-    /// Blocks until the shutdown; then the batch under way is finished and the group is left.
+    /// Blocks until shutdown. Then it finishes the current transactions and leaves the group.
     pub fn run(self) -> anyhow::Result<()> {
         let mut config = self.log.consumer()?;
         config
@@ -75,74 +74,74 @@ impl Consume {
             .set("session.timeout.ms", SESSION_TIMEOUT_MS)
             .set("heartbeat.interval.ms", HEARTBEAT_MS)
             .set("max.poll.interval.ms", MAX_POLL_INTERVAL_MS)
-            .set("fetch.min.bytes", GATHERED_BYTES)
-            .set("fetch.wait.max.ms", GATHERED_WITHIN_MS)
-            .set("max.partition.fetch.bytes", FETCHED_AT_ONCE)
+            .set("fetch.min.bytes", FETCH_MIN_BYTES)
+            .set("fetch.wait.max.ms", FETCH_MAX_WAIT_MS)
+            .set("max.partition.fetch.bytes", MAX_PARTITION_FETCH_BYTES)
             .set("enable.partition.eof", "false");
         while !self.shutdown.is_cancelled() {
-            self.as_a_member(&config)?;
+            self.run_membership(&config)?;
         }
         Ok(())
     }
 
-    /// Until the shutdown, or until the group is not to be had in this way.
-    fn as_a_member(&self, config: &ClientConfig) -> anyhow::Result<()> {
+    /// Runs one group membership: until shutdown, or until the group gives no assignment for too long.
+    fn run_membership(&self, config: &ClientConfig) -> anyhow::Result<()> {
         let consumer: BaseConsumer<Assignments> = config
             .create_with_context(Assignments::default())
-            .context("creating the consumer")?;
+            .context("create the consumer")?;
         consumer
             .subscribe(&[&self.log.topic])
-            .context("subscribing to the topic")?;
-        self.reading.not_ready("waiting for the group to give out partitions");
-        let mut reader = Reader {
-            of: self,
+            .context("subscribe to the topic")?;
+        self.reading.not_ready("waiting for a partition assignment");
+        let mut membership = Membership {
+            worker: self,
             consumer: &consumer,
             assigned: Assigned::default(),
-            no_member_since: Some(Instant::now()),
+            unassigned_since: Some(Instant::now()),
             at_position: false,
             unstored: Unstored::default(),
-            failures: 0,
-            again_at: Instant::now(),
+            failures: FailureLog::first_only(),
+            retry_at: Instant::now(),
             checked_at: Instant::now(),
             committed_at: Instant::now(),
         };
         while !self.shutdown.is_cancelled() {
-            reader.turn()?;
-            if reader
-                .no_member_since
-                .is_some_and(|since| since.elapsed() > JOIN_WITHIN)
+            membership.turn()?;
+            if membership
+                .unassigned_since
+                .is_some_and(|since| since.elapsed() > JOIN_TIMEOUT)
             {
-                let seconds = JOIN_WITHIN.as_secs();
-                tracing::warn!("the group has given out no partitions for {seconds} s: joining it anew");
+                let seconds = JOIN_TIMEOUT.as_secs();
+                tracing::warn!(seconds, "no partition assignment, joining the group again");
                 break;
             }
         }
-        reader.forget_positions();
-        reader.commit();
-        // Leaves the group, so that others need not wait for the session's time-out.
+        membership.forget_positions();
+        membership.commit();
+        // Leaves the group, so that the other workers need not wait for the session timeout.
         drop(consumer);
         Ok(())
     }
 }
 
-struct Reader<'a> {
-    of: &'a Consume,
+struct Membership<'a> {
+    worker: &'a Consume,
     consumer: &'a BaseConsumer<Assignments>,
-    /// What the group had given us when we last looked.
+    /// The assignment that this struct has acted on.
     assigned: Assigned,
-    /// Since when the group has left us without an assignment, if it has.
-    no_member_since: Option<Instant>,
-    /// All our partitions are assigned at their positions.
+    /// Start of the time without an assignment.
+    unassigned_since: Option<Instant>,
+    /// All partitions of this worker are assigned at their positions.
     at_position: bool,
     unstored: Unstored,
-    /// Failures in a row, and when to try again.
-    failures: u32,
-    again_at: Instant,
+    failures: FailureLog,
+    /// No retry before this time.
+    retry_at: Instant,
     checked_at: Instant,
     committed_at: Instant,
 }
 
-/// What was read from our positions on and is not stored yet.
+/// Entries that were read and are not stored yet.
 #[derive(Default)]
 struct Unstored {
     parts: BTreeMap<u32, VecDeque<LogEntry>>,
@@ -155,12 +154,12 @@ impl Unstored {
         self.parts.entry(part).or_default().push_back(entry);
     }
 
-    /// Takes what goes into the next transaction of each partition.
+    /// Takes the entries of the next transaction of each partition.
     fn take(&mut self) -> Vec<(u32, Vec<LogEntry>)> {
         let mut taken = Vec::new();
         for (part, entries) in &mut self.parts {
             let (mut next, mut orders) = (Vec::new(), 0);
-            while orders < MAX_ORDERS
+            while orders < MAX_ORDERS_PER_TRANSACTION
                 && let Some(entry) = entries.pop_front()
             {
                 orders += weight(&entry);
@@ -181,19 +180,19 @@ fn weight(entry: &LogEntry) -> usize {
     }
 }
 
-impl Reader<'_> {
-    /// Reads what is there and stores it. Never waits for long, since the group's changes arrive while we poll.
+impl Membership<'_> {
+    /// Reads available entries and stores them. It never waits long, because rebalances arrive during polls.
     fn turn(&mut self) -> anyhow::Result<()> {
         let error = self.collect();
         if self.consumer.context().generation() != self.assigned.generation {
-            // What was just read may be another's by now.
-            self.assigned = self.consumer.context().now();
-            self.no_member_since = match self.assigned.member {
+            // Another worker may own the partitions of these entries by now.
+            self.assigned = self.consumer.context().current();
+            self.unassigned_since = match self.assigned.member {
                 true => None,
-                false => self.no_member_since.or_else(|| Some(Instant::now())),
+                false => self.unassigned_since.or_else(|| Some(Instant::now())),
             };
             self.forget_positions();
-            self.again_at = Instant::now();
+            self.retry_at = Instant::now();
         } else if self.at_position {
             self.store();
         }
@@ -201,18 +200,18 @@ impl Reader<'_> {
             self.unstored = Unstored::default();
         }
         if let Some(error) = error {
-            self.trouble(error)?;
+            self.handle_kafka_error(error)?;
         }
-        if !self.at_position && self.assigned.member && Instant::now() >= self.again_at {
-            self.take_positions()?;
+        if !self.at_position && self.assigned.member && Instant::now() >= self.retry_at {
+            self.assign_positions()?;
         }
         Ok(())
     }
 
     fn collect(&mut self) -> Option<KafkaError> {
-        while self.unstored.orders < MAX_UNSTORED {
+        while self.unstored.orders < MAX_UNSTORED_ORDERS {
             let wait = match self.unstored.orders {
-                0 => IDLE,
+                0 => IDLE_POLL,
                 _ => Duration::ZERO,
             };
             match self.consumer.poll(wait)? {
@@ -226,35 +225,35 @@ impl Reader<'_> {
         None
     }
 
-    /// Stores the next records of each partition in a transaction of its own, many at once.
+    /// Stores the next entries of each partition in a transaction of its own, several concurrently.
     fn store(&mut self) {
-        let (next, positions) = (self.unstored.take(), self.of.positions.borrow().clone());
+        let (next, positions) = (self.unstored.take(), self.worker.positions.borrow().clone());
         let stores = next.iter().filter_map(|(part, entries)| {
             let (from, to) = (*positions.get(part)?, entries.last()?.offset + 1);
             Some(self.store_one(*part, from, to, entries))
         });
-        let stores = stream::iter(stores).buffer_unordered(STORED_AT_ONCE);
-        let results: Vec<_> = self.of.runtime.block_on(stores.collect());
+        let stores = stream::iter(stores).buffer_unordered(MAX_CONCURRENT_STORES);
+        let results: Vec<_> = self.worker.runtime.block_on(stores.collect());
         let idle = results.is_empty();
         for (part, to, result) in results {
             match result {
                 Ok(_) => {
-                    self.failures = 0;
-                    self.of.mysql.ready();
-                    // Unless another partition's failure made us forget all of them.
+                    self.failures.succeeded();
+                    self.worker.mysql.ready();
+                    // A failure of another partition makes this worker forget all positions.
                     if self.at_position {
-                        self.of.positions.send_modify(|positions| {
+                        self.worker.positions.send_modify(|positions| {
                             positions.insert(part, to);
                         });
                     }
                 }
-                Err(error) => self.not_stored(&error),
+                Err(error) => self.store_failed(&error),
             }
         }
-        if idle && self.at_position && self.checked_at.elapsed() >= EVERY {
+        if idle && self.at_position && self.checked_at.elapsed() >= POSITION_CHECK_INTERVAL {
             self.check_positions();
         }
-        if self.at_position && self.committed_at.elapsed() >= EVERY {
+        if self.at_position && self.committed_at.elapsed() >= COMMIT_INTERVAL {
             self.commit();
         }
     }
@@ -267,137 +266,137 @@ impl Reader<'_> {
         entries: &[LogEntry],
     ) -> (u32, Offset, Result<Stored, StoreError>) {
         let begun = Instant::now();
-        let result = self.of.ledger.store(part, from, to, entries).await;
+        let result = self.worker.ledger.store(part, from, to, entries).await;
         if let Ok(stored) = &result {
-            self.of.metrics.stored(*stored, begun.elapsed().as_secs_f64());
+            self.worker.metrics.stored(*stored, begun.elapsed().as_secs_f64());
         }
         (part, to, result)
     }
 
-    fn not_stored(&mut self, error: &StoreError) {
+    fn store_failed(&mut self, error: &StoreError) {
         match error {
             StoreError::PositionMoved { .. } => {
-                tracing::info!(%error, "somebody else stored, or an answer of MySQL was lost");
+                tracing::info!(%error, "position moved: another worker stored, or an answer of MySQL was lost");
                 self.forget_positions();
-                self.again_at = Instant::now();
+                self.retry_at = Instant::now();
             }
-            StoreError::Ledger(error) => self.ledger_is_away("storing orders", error),
+            StoreError::Ledger(error) => self.ledger_failed("storing orders", error),
         }
     }
 
-    /// MySQL may have lost its tail in a failover. Then it stands before us, and what it lost must be stored again.
+    /// MySQL may have lost its tail in a failover. Then its positions are lower, and the lost records are stored again.
     fn check_positions(&mut self) {
         self.checked_at = Instant::now();
-        match self.of.runtime.block_on(self.of.ledger.positions()) {
-            Ok(found) => {
-                self.failures = 0;
-                self.of.mysql.ready();
-                let found: Positions = found.into_iter().collect();
+        match self.worker.runtime.block_on(self.worker.ledger.positions()) {
+            Ok(stored) => {
+                self.failures.succeeded();
+                self.worker.mysql.ready();
+                let stored: Positions = stored.into_iter().collect();
                 let differs = self
-                    .of
+                    .worker
                     .positions
                     .borrow()
                     .iter()
-                    .any(|(part, at)| found.get(part) != Some(at));
+                    .any(|(part, at)| stored.get(part) != Some(at));
                 if differs {
-                    tracing::warn!("MySQL does not stand where it was left: reading on from where it is");
+                    tracing::warn!("positions in MySQL changed, reading again from these");
                     self.forget_positions();
-                    self.again_at = Instant::now();
+                    self.retry_at = Instant::now();
                 }
             }
-            Err(error) => self.ledger_is_away("reading positions", &error),
+            Err(error) => self.ledger_failed("reading positions", &error),
         }
     }
 
-    /// Asks MySQL where to read from, and begins there.
-    fn take_positions(&mut self) -> anyhow::Result<()> {
-        let positions = match self.of.runtime.block_on(self.read_positions()) {
+    /// Reads the positions from MySQL and assigns the partitions there.
+    fn assign_positions(&mut self) -> anyhow::Result<()> {
+        let positions = match self.worker.runtime.block_on(self.read_positions()) {
             Ok(positions) => positions,
             Err(error) => {
-                self.ledger_is_away("reading positions", &error);
+                self.ledger_failed("reading positions", &error);
                 return Ok(());
             }
         };
-        self.of.mysql.ready();
+        self.worker.mysql.ready();
         let mut list = TopicPartitionList::new();
         for (part, at) in &positions {
-            list.add_partition_offset(&self.of.log.topic, *part as i32, At::Offset(*at))
-                .context("a position")?;
+            list.add_partition_offset(&self.worker.log.topic, *part as i32, At::Offset(*at))
+                .context("add a position to the assignment")?;
         }
-        self.consumer.assign(&list).context("assigning partitions")?;
-        tracing::info!(?positions, "reading on");
-        self.of.positions.send_replace(positions);
+        self.consumer.assign(&list).context("assign partitions")?;
+        tracing::info!(?positions, "reading from positions");
+        self.worker.positions.send_replace(positions);
         self.at_position = true;
         self.checked_at = Instant::now();
-        self.of.reading.ready();
+        self.worker.reading.ready();
         Ok(())
     }
 
     async fn read_positions(&self) -> Result<Positions, LedgerError> {
         let mut positions = Positions::new();
         for part in &self.assigned.parts {
-            positions.insert(*part, self.of.ledger.ensure_position(*part).await?);
+            positions.insert(*part, self.worker.ledger.ensure_position(*part).await?);
         }
         Ok(positions)
     }
 
-    /// Stops reading, until [`take_positions`](Self::take_positions).
+    /// Stops reading, until [`assign_positions`](Self::assign_positions).
     fn forget_positions(&mut self) {
         if self.at_position {
             self.at_position = false;
-            self.of.positions.send_replace(Positions::new());
-            // It fails when the group is about to take the partitions away: then they are not fetched any longer either.
+            self.worker.positions.send_replace(Positions::new());
+            // It fails during a rebalance that revokes the partitions. Then they are not fetched any more either.
             if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
-                tracing::debug!(%error, "the partitions were not let go of");
+                tracing::debug!(%error, "unassigning the partitions failed");
             }
         }
     }
 
-    fn ledger_is_away(&mut self, what: &str, error: &LedgerError) {
-        if self.failures == 0 {
-            tracing::warn!(what, %error, "MySQL failed, trying again until it works");
+    fn ledger_failed(&mut self, what: &str, error: &LedgerError) {
+        if self.failures.failed(error) {
+            tracing::warn!(task = what, %error, "MySQL failed, retrying");
         }
-        self.of.mysql.not_ready(format!("{what}: {error}"));
+        self.worker.mysql.not_ready(format!("{what}: {error}"));
         self.back_off();
     }
 
-    fn trouble(&mut self, error: KafkaError) -> anyhow::Result<()> {
+    fn handle_kafka_error(&mut self, error: KafkaError) -> anyhow::Result<()> {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Fatal) => {
                 let fatal = self.consumer.client().fatal_error();
-                anyhow::bail!("Kafka's client can't go on: {fatal:?}");
+                anyhow::bail!("fatal error of the Kafka client: {fatal:?}");
             }
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                let positions = self.of.positions.borrow().clone();
+                let positions = self.worker.positions.borrow().clone();
                 let why = format!(
-                    "the log does not hold a position that MySQL has, {positions:?}: retention removed it, or the log \
-                     was replaced"
+                    "the log does not hold a position of MySQL, {positions:?}: retention removed it, or the log was replaced"
                 );
-                if self.failures == 0 {
+                if self.failures.failed(&error) {
                     tracing::error!(%error, "{why}");
                 }
-                self.of.reading.not_ready(why);
+                self.worker.reading.not_ready(why);
                 self.back_off();
             }
-            // Connections come and go; the client makes them again, and the monitor says when Kafka is away.
-            _ => tracing::debug!(%error, "Kafka's client reports"),
+            // The client reconnects by itself, and the monitor reports when Kafka is away.
+            _ => tracing::debug!(%error, "Kafka client error"),
         }
         Ok(())
     }
 
+    /// Call it after the failure was counted.
     fn back_off(&mut self) {
         self.forget_positions();
-        self.again_at = Instant::now() + retry::full_jitter(self.failures);
-        self.failures = self.failures.saturating_add(1);
+        let failures_before = self.failures.count().saturating_sub(1);
+        self.retry_at = Instant::now() + retry::full_jitter(failures_before);
     }
 
-    /// Tells the group where we are. Only people look at it, through lag tools.
+    /// Commits the positions to the group. Nothing depends on it: it is for lag tools.
     fn commit(&mut self) {
         self.committed_at = Instant::now();
         let mut list = TopicPartitionList::new();
-        for (part, at) in self.of.positions.borrow().iter() {
+        for (part, at) in self.worker.positions.borrow().iter() {
             if list
-                .add_partition_offset(&self.of.log.topic, *part as i32, At::Offset(*at))
+                .add_partition_offset(&self.worker.log.topic, *part as i32, At::Offset(*at))
                 .is_err()
             {
                 return;
@@ -406,7 +405,7 @@ impl Reader<'_> {
         if list.count() > 0
             && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
         {
-            tracing::debug!(%error, "the group was not told the positions");
+            tracing::debug!(%error, "committing the positions to the group failed");
         }
     }
 }

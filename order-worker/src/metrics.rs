@@ -1,4 +1,4 @@
-//! What the worker counts.
+//! Metrics of the worker.
 use seckill_ledger::Stored;
 use seckill_service::metrics::encoding::EncodeLabelSet;
 use seckill_service::metrics::metrics::counter::Counter;
@@ -8,7 +8,7 @@ use seckill_service::metrics::metrics::histogram::{Histogram, exponential_bucket
 use seckill_service::metrics::registry::Registry;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Part {
+pub struct PartitionLabel {
     pub partition: u32,
 }
 
@@ -20,12 +20,12 @@ pub struct Metrics {
     quarantined: Counter,
     batches: Counter,
     store_seconds: Histogram,
-    pub lag: Family<Part, Gauge>,
+    pub lag: Family<PartitionLabel, Gauge>,
     pub republished: Counter,
     pub trimmed: Counter,
-    pub effects_told: Counter,
-    pub effects_unknown: Counter,
-    pub effects_owed: Gauge,
+    pub adjustments_applied: Counter,
+    pub adjustments_unknown: Counter,
+    pub adjustments_pending: Gauge,
 }
 
 impl Metrics {
@@ -40,60 +40,64 @@ impl Metrics {
             lag: Family::default(),
             republished: Counter::default(),
             trimmed: Counter::default(),
-            effects_told: Counter::default(),
-            effects_unknown: Counter::default(),
-            effects_owed: Gauge::default(),
+            adjustments_applied: Counter::default(),
+            adjustments_unknown: Counter::default(),
+            adjustments_pending: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("seckill_worker");
         let mut counter = |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
-        counter("orders_stored", "Orders that became rows", &metrics.orders);
-        counter("orders_void", "Orders of batches that don't count", &metrics.void);
+        counter("orders_stored", "Orders inserted into the ledger", &metrics.orders);
+        counter("orders_void", "Orders of void batches", &metrics.void);
         counter(
             "orders_duplicate",
-            "Orders that were stored before",
+            "Orders that were already in the ledger",
             &metrics.duplicates,
         );
         counter(
             "records_quarantined",
-            "Records that could not be folded; someone has to look",
+            "Records that could not be folded and need an operator",
             &metrics.quarantined,
         );
         counter(
             "batches",
-            "Transactions that stored a stretch of a partition",
+            "Transactions that stored a range of a partition",
             &metrics.batches,
         );
         counter(
             "relay_republished",
-            "Outbox entries that did not reach the log and were published again",
+            "Outbox entries that the relay published because they were missing from the log",
             &metrics.republished,
         );
         counter(
             "relay_trimmed",
-            "Outbox entries that were stored and removed",
+            "Outbox entries removed after they were stored",
             &metrics.trimmed,
         );
         counter(
             "effects_told",
-            "Cancellations and raised totals that an index took",
-            &metrics.effects_told,
+            "Stock adjustments (cancellations and raised totals) applied to an index",
+            &metrics.adjustments_applied,
         );
         counter(
             "effects_unknown",
-            "Cancelled orders that an index did not know; someone has to look",
-            &metrics.effects_unknown,
+            "Cancelled orders that were missing from an index and need an operator",
+            &metrics.adjustments_unknown,
         );
         registry.register(
             "effects_owed",
-            "Cancellations and raised totals that an index has still to take",
-            metrics.effects_owed.clone(),
+            "Stock adjustments that still wait for an index",
+            metrics.adjustments_pending.clone(),
         );
         registry.register(
             "store_seconds",
-            "Duration of those transactions",
+            "Duration of the transactions that store records",
             metrics.store_seconds.clone(),
         );
-        registry.register("lag", "Records of the log that are not stored yet", metrics.lag.clone());
+        registry.register(
+            "lag",
+            "Records of a partition that are not stored yet",
+            metrics.lag.clone(),
+        );
         metrics
     }
 

@@ -1,13 +1,15 @@
-//! The schema and the topic, before anything runs. A Job: it waits for servers that come up beside it, and ends.
+//! `order-worker migrate`: brings the schema up to date and creates the topic. It runs as a Job that waits for servers
+//! that start at the same time.
 use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use seckill_order_log::{LogError, ensure_topic};
+use seckill_service::connect::log_config;
 use seckill_service::health::Health;
 use seckill_service::{Shutdown, retry, telemetry};
 
-use crate::args::{MigrateArgs, log_config};
+use crate::args::MigrateArgs;
 
 pub async fn migrate(args: Box<MigrateArgs>) -> anyhow::Result<()> {
     telemetry::init(&args.telemetry, "order-worker");
@@ -15,8 +17,8 @@ pub async fn migrate(args: Box<MigrateArgs>) -> anyhow::Result<()> {
     let limit = Duration::from_secs(args.timeout_seconds);
     let work = async {
         let url = args.migrate_mysql_url.expose();
-        let version = patiently("migrating", &shutdown, || seckill_ledger::migrate(url)).await?;
-        tracing::info!(version, "the schema is up to date");
+        let version = retry_until_ok("migrating the schema", &shutdown, || seckill_ledger::migrate(url)).await?;
+        tracing::info!(version, "schema is up to date");
         if args.create_topic {
             create_topic(&args, &shutdown).await?;
         }
@@ -25,7 +27,7 @@ pub async fn migrate(args: Box<MigrateArgs>) -> anyhow::Result<()> {
     match tokio::time::timeout(limit, work).await {
         Ok(result) => result,
         Err(_) => bail!(
-            "not done within {} s: see the failures above, or give --timeout-seconds more",
+            "timed out after {} s: see the failures above, or raise --timeout-seconds",
             limit.as_secs()
         ),
     }
@@ -42,24 +44,24 @@ async fn create_topic(args: &MigrateArgs, shutdown: &Shutdown) -> anyhow::Result
         )
         .await
         {
-            // Waiting does not heal these.
+            // Retrying does not help against these.
             Err(error @ (LogError::Config(_) | LogError::Topic { .. })) => Ok(Err(error)),
             other => other.map(Ok),
         }
     };
-    let ensured = patiently("creating the topic", shutdown, create).await??;
-    tracing::info!(topic = config.topic, ?ensured, "the topic is there");
+    let ensured = retry_until_ok("creating the topic", shutdown, create).await??;
+    tracing::info!(topic = config.topic, ?ensured, "topic is ready");
     Ok(())
 }
 
-async fn patiently<T, E: Display, F: Future<Output = Result<T, E>>>(
+async fn retry_until_ok<T, E: Display, F: Future<Output = Result<T, E>>>(
     what: &str,
     shutdown: &Shutdown,
     attempt: impl FnMut() -> F,
 ) -> anyhow::Result<T> {
-    // Nobody asks a Job whether it is ready.
+    // Nothing probes the readiness of a Job.
     let gate = Health::new().gate("migrate");
     retry::until_ok(what, &gate, shutdown, attempt)
         .await
-        .context("told to end before it was done")
+        .context("shut down before the migration ended")
 }

@@ -1,17 +1,17 @@
-//! How far behind we are, and whether Kafka answers.
+//! Measures the lag of each partition and whether Kafka answers.
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use seckill_order_log::OrderLog;
-use seckill_service::{Gate, Shutdown};
+use seckill_service::{FailureLog, Gate, Shutdown};
 use tokio::sync::watch;
 
 use crate::consume::Positions;
-use crate::metrics::{Metrics, Part};
+use crate::metrics::{Metrics, PartitionLabel};
 
-const EVERY: Duration = Duration::from_secs(1);
+const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Until the shutdown.
+/// Runs until shutdown.
 pub async fn run(
     log: OrderLog,
     positions: watch::Receiver<Positions>,
@@ -20,32 +20,37 @@ pub async fn run(
     shutdown: Shutdown,
 ) {
     let mut shown = BTreeSet::new();
+    let mut failures = FailureLog::first_only();
     loop {
         let positions = positions.borrow().clone();
         for part in shown.iter().filter(|part| !positions.contains_key(part)) {
-            metrics.lag.remove(&Part { partition: *part });
+            metrics.lag.remove(&PartitionLabel { partition: *part });
         }
         shown = positions.keys().copied().collect();
-        match show_lag(&log, &positions, &metrics).await {
+        let result = measure_lag(&log, &positions, &metrics).await;
+        match &result {
             Ok(()) => kafka.ready(),
-            Err(error) => {
-                if kafka.is_ready() {
-                    tracing::warn!(%error, "Kafka is away");
-                }
-                kafka.not_ready(error.to_string());
-            }
+            Err(error) => kafka.not_ready(error.to_string()),
         }
+        failures.note("measuring the lag in Kafka", result);
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(MONITOR_INTERVAL) => {}
         }
     }
 }
 
-async fn show_lag(log: &OrderLog, positions: &Positions, metrics: &Metrics) -> Result<(), seckill_order_log::LogError> {
+async fn measure_lag(
+    log: &OrderLog,
+    positions: &Positions,
+    metrics: &Metrics,
+) -> Result<(), seckill_order_log::LogError> {
     for (part, position) in positions {
         let lag = log.end_offset(*part).await? - position;
-        metrics.lag.get_or_create(&Part { partition: *part }).set(lag.max(0));
+        metrics
+            .lag
+            .get_or_create(&PartitionLabel { partition: *part })
+            .set(lag.max(0));
     }
     if positions.is_empty() {
         log.end_offset(0).await?;

@@ -1,4 +1,4 @@
-//! `order-worker quarantine`: for the person who is told of a record that could not be folded.
+//! `order-worker quarantine`: shows, replays and dismisses records that could not be folded.
 use std::io::Write;
 
 use anyhow::Context;
@@ -6,8 +6,8 @@ use seckill_ledger::{Ledger, QuarantinedRecord};
 
 use crate::args::{QuarantineArgs, QuarantineCommand, QuarantinedAt};
 
-/// More are not listed at once.
-const MOST: u32 = 1000;
+/// Limit of one list.
+const MAX_LISTED: u32 = 1000;
 
 pub async fn quarantine(args: QuarantineArgs) -> anyhow::Result<()> {
     let ledger = Ledger::connect(args.mysql.mysql_url.expose(), 1)
@@ -17,9 +17,9 @@ pub async fn quarantine(args: QuarantineArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match args.command {
         QuarantineCommand::List => {
-            let records = ledger.quarantined(MOST).await?;
+            let records = ledger.quarantined(MAX_LISTED).await?;
             if records.is_empty() {
-                writeln!(out, "Nothing is in quarantine.")?;
+                writeln!(out, "The quarantine is empty.")?;
                 return Ok(());
             }
             writeln!(
@@ -30,15 +30,17 @@ pub async fn quarantine(args: QuarantineArgs) -> anyhow::Result<()> {
             for record in &records {
                 writeln!(out, "{}", line(record))?;
             }
-            if records.len() == MOST as usize {
-                writeln!(out, "... and perhaps more: the first {MOST} are listed")?;
+            if records.len() == MAX_LISTED as usize {
+                writeln!(out, "... only the first {MAX_LISTED} records are listed")?;
             }
         }
         QuarantineCommand::Show(QuarantinedAt { partition, offset }) => {
-            let records = ledger.quarantined(MOST).await?;
+            let records = ledger.quarantined(MAX_LISTED).await?;
             let record = records.iter().find(|r| (r.part, r.offset) == (partition, offset));
             let record = record.with_context(|| {
-                format!("there is nothing in quarantine at partition {partition}, offset {offset}; list what is there")
+                format!(
+                    "no quarantined record at partition {partition}, offset {offset}; see order-worker quarantine list"
+                )
             })?;
             writeln!(out, "{}", record.reason)?;
             writeln!(out, "{}", String::from_utf8_lossy(&record.payload))?;
@@ -47,13 +49,13 @@ pub async fn quarantine(args: QuarantineArgs) -> anyhow::Result<()> {
             let stored = ledger.replay(partition, offset).await?;
             writeln!(
                 out,
-                "Folded: {} new orders, {} that were there before.",
+                "Replayed: {} new orders, {} already stored.",
                 stored.orders, stored.duplicates
             )?;
         }
         QuarantineCommand::Dismiss(QuarantinedAt { partition, offset }) => {
             ledger.dismiss(partition, offset).await?;
-            writeln!(out, "Thrown away. The log still has it.")?;
+            writeln!(out, "Dismissed. The log still holds the record.")?;
         }
     }
     Ok(())

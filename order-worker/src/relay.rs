@@ -1,26 +1,25 @@
-//! Publishes what was sold and did not reach the log, because the process that sold it died in between; and trims the
-//! outbox of what is stored.
+//! Publishes orphaned batches: batches that were sold and did not reach the log because the selling process died in
+//! between. It also trims stored batches from the outbox.
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use seckill_ledger::{Ledger, LedgerError, Sale};
 use seckill_order_log::{LogError, OrderLog};
 use seckill_protocol::{Batch, Epoch, Offset, Record, SaleId, Seq};
-use seckill_service::Shutdown;
+use seckill_service::{FailureLog, Shutdown};
 use seckill_stock::{OutboxEntry, StockClient, StockError};
 use tokio::sync::watch;
 
 use crate::consume::Positions;
 use crate::metrics::Metrics;
-use crate::passes::Passes;
 
-const EVERY: Duration = Duration::from_millis(200);
-/// Whoever sold it has published it by then, or never will.
-const ORPHANED: Duration = Duration::from_millis(500);
-/// A record that was published is given this time to be stored.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Entries that are read at once.
-const PAGE: usize = 500;
+const RELAY_INTERVAL: Duration = Duration::from_millis(200);
+/// The selling process has published its batch by this age, or never will.
+const ORPHAN_AGE: Duration = Duration::from_millis(500);
+/// Time limit for a published record to be stored, before it is published again.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Outbox entries in one read.
+const PAGE_SIZE: usize = 500;
 
 #[derive(Debug, thiserror::Error)]
 enum RelayError {
@@ -42,23 +41,23 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Until the shutdown. Whatever fails is tried again in the next pass; storing does not wait for it.
+    /// Runs until shutdown. A failure is retried in the next pass. Storing does not wait for it.
     pub async fn run(self) {
         let mut stock = None;
         let mut orphans = Orphans::default();
-        let mut passes = Passes::of("the relay");
+        let mut failures = FailureLog::first_only();
         loop {
-            passes.note(self.pass(&mut stock, &mut orphans).await);
+            failures.note("relaying the outbox", self.pass(&mut stock, &mut orphans).await);
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(RELAY_INTERVAL) => {}
             }
         }
     }
 
-    /// Looks at each sale once. One that fails does not keep the others from being looked at.
+    /// Checks each sale once. A failure of one sale does not stop the others.
     async fn pass(&self, stock: &mut Option<StockClient>, orphans: &mut Orphans) -> Result<(), RelayError> {
-        // Before the stored orders are looked at: what stands before it in the log is among them then.
+        // Read before the stored orders: these then contain all that the log holds below the positions.
         let positions = self.positions.borrow().clone();
         if positions.is_empty() {
             return Ok(());
@@ -71,7 +70,7 @@ impl Relay {
         orphans.begin_pass();
         for sale in self.ledger.selling_sales().await? {
             if let (Some(position), Some(epoch)) = (positions.get(&sale.part), sale.live_epoch)
-                && let Err(error) = self.sale(stock, &sale, epoch, *position, orphans).await
+                && let Err(error) = self.relay_sale(stock, &sale, epoch, *position, orphans).await
             {
                 result = Err(error);
             }
@@ -80,7 +79,7 @@ impl Relay {
         result
     }
 
-    async fn sale(
+    async fn relay_sale(
         &self,
         stock: &StockClient,
         sale: &Sale,
@@ -90,26 +89,28 @@ impl Relay {
     ) -> Result<(), RelayError> {
         let mut after = 0;
         loop {
-            let entries = stock.outbox(sale.id, epoch, after, PAGE).await?;
+            let entries = stock.outbox(sale.id, epoch, after, PAGE_SIZE).await?;
             let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
                 return Ok(());
             };
             let (first, last) = (first.batch.first, last.batch.last());
             let stored = self.ledger.folded_seqs(sale.id, epoch, first, last).await?;
-            let done = entries
+            let stored_count = entries
                 .iter()
                 .take_while(|entry| is_stored(&entry.batch, &stored))
                 .count();
-            if let Some(through) = entries[..done].last() {
+            if let Some(through) = entries[..stored_count].last() {
                 let trimmed = stock.trim_outbox(sale.id, epoch, through.batch.last()).await?;
                 self.metrics.trimmed.inc_by(trimmed);
             }
-            // After CLOSE what is missing is void, whoever publishes it.
+            // After CLOSE a missing batch is void, so nobody publishes it.
             if sale.cut.closed.is_none() {
-                let rest = entries[done..].iter().filter(|entry| !is_stored(&entry.batch, &stored));
-                self.publish(sale.part, rest, position, orphans).await?;
+                let missing = entries[stored_count..]
+                    .iter()
+                    .filter(|entry| !is_stored(&entry.batch, &stored));
+                self.publish(sale.part, missing, position, orphans).await?;
             }
-            if done < PAGE {
+            if stored_count < PAGE_SIZE {
                 return Ok(());
             }
             after = last;
@@ -124,18 +125,18 @@ impl Relay {
         orphans: &mut Orphans,
     ) -> Result<(), RelayError> {
         let mut end = None;
-        for entry in missing.filter(|entry| entry.age >= ORPHANED) {
-            match orphans.next_step(&entry.batch, position, Instant::now()) {
-                Step::Wait => {}
-                Step::NoteEnd => {
+        for entry in missing.filter(|entry| entry.age >= ORPHAN_AGE) {
+            match orphans.next_action(&entry.batch, position, Instant::now()) {
+                OrphanAction::Wait => {}
+                OrphanAction::NoteEnd => {
                     let end = match end {
                         Some(end) => end,
                         None => *end.insert(self.log.end_offset(part).await?),
                     };
                     orphans.note_end(&entry.batch, end);
                 }
-                Step::Publish if seckill_failpoint::breaks("no-relay") => {}
-                Step::Publish => {
+                OrphanAction::Publish if seckill_failpoint::breaks("no-relay") => {}
+                OrphanAction::Publish => {
                     seckill_failpoint::reach("relay.before-append");
                     self.log.append_now(part, &Record::Batch(entry.batch.clone()))?;
                     seckill_failpoint::reach("relay.after-append");
@@ -150,36 +151,36 @@ impl Relay {
     }
 }
 
-/// All orders of the batch are among the stored ones, which are in order and without repetition.
+/// Whether all orders of the batch are stored. `stored` is sorted and has no duplicates.
 fn is_stored(batch: &Batch, stored: &[Seq]) -> bool {
     let from = stored.partition_point(|seq| *seq < batch.first);
     let to = stored.partition_point(|seq| *seq <= batch.last());
     to - from == batch.orders.len()
 }
 
-type Key = (SaleId, Epoch, Seq);
+type BatchKey = (SaleId, Epoch, Seq);
 
-fn key(batch: &Batch) -> Key {
+fn key(batch: &Batch) -> BatchKey {
     (batch.sale, batch.epoch, batch.first)
 }
 
-/// Old entries that are not stored. That alone does not make them orphans: while the worker is behind, they may well be
-/// in the log, and publishing all of them again would put it behind for ever. So the end of the log is noted, and an
-/// entry is published when all up to there is stored and it is still missing.
+/// Old entries that are not stored. Age alone does not make them orphans: while the worker is behind, they may be in the
+/// log, and publishing all of them again would keep it behind forever. So the relay notes the end of the log. It publishes
+/// an entry that is still missing when everything up to that end is stored.
 #[derive(Debug, Default)]
 struct Orphans {
-    known: HashMap<Key, Noted>,
-    seen: HashSet<Key>,
+    known: HashMap<BatchKey, OrphanState>,
+    seen: HashSet<BatchKey>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Noted {
+enum OrphanState {
     End(Offset),
     Published(Instant),
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+enum OrphanAction {
     Wait,
     NoteEnd,
     Publish,
@@ -190,27 +191,27 @@ impl Orphans {
         self.seen.clear();
     }
 
-    /// Forgets what was not seen in this pass: it is stored, or of an epoch that is over.
+    /// Forgets entries that this pass did not see: they are stored, or their epoch has ended.
     fn end_pass(&mut self) {
         self.known.retain(|key, _| self.seen.contains(key));
     }
 
-    fn next_step(&mut self, batch: &Batch, position: Offset, now: Instant) -> Step {
+    fn next_action(&mut self, batch: &Batch, position: Offset, now: Instant) -> OrphanAction {
         self.seen.insert(key(batch));
         match self.known.get(&key(batch)) {
-            None => Step::NoteEnd,
-            Some(Noted::End(end)) if position >= *end => Step::Publish,
-            Some(Noted::Published(at)) if now.duration_since(*at) >= PATIENCE => Step::NoteEnd,
-            Some(_) => Step::Wait,
+            None => OrphanAction::NoteEnd,
+            Some(OrphanState::End(end)) if position >= *end => OrphanAction::Publish,
+            Some(OrphanState::Published(at)) if now.duration_since(*at) >= STORE_TIMEOUT => OrphanAction::NoteEnd,
+            Some(_) => OrphanAction::Wait,
         }
     }
 
     fn note_end(&mut self, batch: &Batch, end: Offset) {
-        self.known.insert(key(batch), Noted::End(end));
+        self.known.insert(key(batch), OrphanState::End(end));
     }
 
     fn note_published(&mut self, batch: &Batch, now: Instant) {
-        self.known.insert(key(batch), Noted::Published(now));
+        self.known.insert(key(batch), OrphanState::Published(now));
     }
 }
 
@@ -245,29 +246,32 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_published_only_once_all_that_was_in_the_log_is_stored() {
+    fn an_entry_is_published_after_the_whole_log_is_stored() {
         let (mut orphans, now) = (Orphans::default(), Instant::now());
-        assert_eq!(orphans.next_step(&batch(1, 1), 10, now), Step::NoteEnd);
+        assert_eq!(orphans.next_action(&batch(1, 1), 10, now), OrphanAction::NoteEnd);
         orphans.note_end(&batch(1, 1), 20);
-        assert_eq!(orphans.next_step(&batch(1, 1), 19, now), Step::Wait);
-        assert_eq!(orphans.next_step(&batch(1, 1), 20, now), Step::Publish);
+        assert_eq!(orphans.next_action(&batch(1, 1), 19, now), OrphanAction::Wait);
+        assert_eq!(orphans.next_action(&batch(1, 1), 20, now), OrphanAction::Publish);
     }
 
     #[test]
-    fn a_published_entry_is_left_alone_for_a_while() {
+    fn a_published_entry_waits_for_the_store_timeout() {
         let (mut orphans, now) = (Orphans::default(), Instant::now());
         orphans.note_published(&batch(1, 1), now);
-        assert_eq!(orphans.next_step(&batch(1, 1), 99, now), Step::Wait);
-        assert_eq!(orphans.next_step(&batch(1, 1), 99, now + PATIENCE), Step::NoteEnd);
+        assert_eq!(orphans.next_action(&batch(1, 1), 99, now), OrphanAction::Wait);
+        assert_eq!(
+            orphans.next_action(&batch(1, 1), 99, now + STORE_TIMEOUT),
+            OrphanAction::NoteEnd
+        );
     }
 
     #[test]
-    fn what_is_no_longer_in_the_outbox_is_forgotten() {
+    fn entries_gone_from_the_outbox_are_forgotten() {
         let (mut orphans, now) = (Orphans::default(), Instant::now());
         orphans.note_end(&batch(1, 1), 20);
         orphans.note_end(&batch(2, 1), 20);
         orphans.begin_pass();
-        orphans.next_step(&batch(2, 1), 0, now);
+        orphans.next_action(&batch(2, 1), 0, now);
         orphans.end_pass();
         assert_eq!(orphans.known.len(), 1);
     }

@@ -1,54 +1,43 @@
-//! Puts the parts together, and takes them apart at the end.
+//! Starts the parts of the worker and stops them in order.
 use std::time::Duration;
 
 use anyhow::Context;
-use seckill_ledger::Ledger;
-use seckill_order_log::OrderLog;
 use seckill_service::metrics::registry::Registry;
-use seckill_service::{Health, Shutdown, admin, retry, telemetry};
+use seckill_service::{Health, Shutdown, admin, connect, telemetry};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::adjustments::Adjuster;
-use crate::args::{RunArgs, log_config};
+use crate::args::RunArgs;
 use crate::consume::{Consume, Positions};
 use crate::metrics::Metrics;
 use crate::monitor;
 use crate::relay::Relay;
 
-/// A partition's transaction each, as far as they go, and the questions of the relay and the effects.
-const CONNECTIONS: u32 = 10;
-/// What the relay published last is given so long to arrive.
-const FLUSH: Duration = Duration::from_secs(5);
+/// One connection for each concurrent transaction, and two for the queries of the relay and the adjuster.
+const MYSQL_CONNECTIONS: u32 = 10;
+/// Time limit for the last records of the relay to reach Kafka.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     telemetry::init(&args.telemetry, "order-worker");
-    run_until(args, Shutdown::on_signal()).await
+    run_until_shutdown(args, Shutdown::on_signal()).await
 }
 
-/// Runs until the shutdown. An error means that no waiting helps.
-pub async fn run_until(args: Box<RunArgs>, shutdown: Shutdown) -> anyhow::Result<()> {
+/// Runs until shutdown. An error means that retrying does not help.
+pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyhow::Result<()> {
     let health = Health::new();
-    let (schema, mysql) = (health.gate("schema"), health.gate("mysql"));
-    let (kafka, reading) = (health.gate("kafka"), health.gate("order log"));
+    let (mysql, kafka, reading) = (health.gate("mysql"), health.gate("kafka"), health.gate("order log"));
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
 
-    let url = args.mysql.mysql_url.expose();
-    let connect = || Ledger::connect(url, CONNECTIONS);
-    let Some(ledger) = retry::until_ok("connecting to MySQL", &mysql, &shutdown, connect).await else {
+    let Some(ledger) = connect::ledger(&args.mysql, MYSQL_CONNECTIONS, &mysql, &shutdown).await else {
         return Ok(());
     };
     mysql.ready();
-    let check = || ledger.check_schema();
-    let Some(()) = retry::until_ok("checking the schema", &schema, &shutdown, check).await else {
-        return Ok(());
-    };
-    schema.ready();
-    let config = log_config(&args.kafka);
-    let connect = || OrderLog::connect(config.clone());
-    let Some(log) = retry::until_ok("connecting to Kafka", &kafka, &shutdown, connect).await else {
+    let config = connect::log_config(&args.kafka);
+    let Some(log) = connect::order_log(&config, &kafka, &shutdown).await else {
         return Ok(());
     };
     kafka.ready();
@@ -63,14 +52,14 @@ pub async fn run_until(args: Box<RunArgs>, shutdown: Shutdown) -> anyhow::Result
         shutdown: shutdown.clone(),
     };
     let relay = tokio::spawn(relay.run());
-    let effects = Adjuster {
+    let adjuster = Adjuster {
         ledger: ledger.clone(),
         redis_url: args.redis.redis_url.expose().into(),
         positions: follow.clone(),
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
     };
-    let effects = tokio::spawn(effects.run());
+    let adjuster = tokio::spawn(adjuster.run());
     let monitor = tokio::spawn(monitor::run(
         log.clone(),
         follow,
@@ -89,17 +78,17 @@ pub async fn run_until(args: Box<RunArgs>, shutdown: Shutdown) -> anyhow::Result
         shutdown: shutdown.clone(),
         runtime: Handle::current(),
     };
-    // A thread of its own: the consumer blocks.
+    // On a thread of its own, because the consumer blocks.
     let result = tokio::task::spawn_blocking(move || consume.run())
         .await
-        .context("storing orders")?;
+        .context("the thread that stores orders panicked")?;
     shutdown.cancel();
-    relay.await.context("the relay")?;
-    effects.await.context("the effects")?;
-    monitor.await.context("the monitor")?;
-    if let Err(error) = log.flush(FLUSH).await {
-        tracing::warn!(%error, "what the relay published last may be missing; the next one will see");
+    relay.await.context("the relay task panicked")?;
+    adjuster.await.context("the adjuster task panicked")?;
+    monitor.await.context("the monitor task panicked")?;
+    if let Err(error) = log.flush(FLUSH_TIMEOUT).await {
+        tracing::warn!(%error, "flush failed; the next relay publishes missing batches again");
     }
-    tracing::info!("ended");
+    tracing::info!("stopped");
     result
 }

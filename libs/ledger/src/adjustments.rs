@@ -1,5 +1,4 @@
-//! What the indexes have still to be told of the log. The rows are written by [`store`](crate::store), in the transaction
-//! that moves the position.
+//! Pending stock adjustments. [`store`](crate::store) writes the rows, in the transaction that moves the position.
 use seckill_protocol::{Epoch, Offset, PendingAdjustment, SaleId, Seq, StockAdjustment};
 use sqlx::FromRow;
 
@@ -11,8 +10,8 @@ use crate::rows;
 pub struct StoredAdjustment {
     pub part: u32,
     pub sale: SaleId,
-    pub owed: PendingAdjustment,
-    /// The sale is settled: there is no index any more.
+    pub pending: PendingAdjustment,
+    /// The sale is settled, so it has no index any more.
     pub settled: bool,
 }
 
@@ -29,7 +28,7 @@ struct Row {
 }
 
 impl Ledger {
-    /// The partitions on which something is owed: mostly none.
+    /// The partitions with pending adjustments. Most of the time there are none.
     pub async fn partitions_with_pending_adjustments(&self) -> Result<Vec<u32>, LedgerError> {
         self.query(async |connection| {
             Ok(sqlx::query_scalar("SELECT DISTINCT part FROM effects")
@@ -39,21 +38,21 @@ impl Ledger {
         .await
     }
 
-    /// The effects that are owed on a partition, in the log's order, at most so many.
-    pub async fn pending_adjustments(&self, part: u32, most: u32) -> Result<Vec<StoredAdjustment>, LedgerError> {
+    /// The pending adjustments of a partition, in the order of the log, at most `limit`.
+    pub async fn pending_adjustments(&self, part: u32, limit: u32) -> Result<Vec<StoredAdjustment>, LedgerError> {
         let rows: Vec<Row> = self
             .query(async |connection| {
                 let query = sqlx::query_as(
                     "SELECT e.off, e.sale, e.since, e.buyer, e.epoch, e.seq, e.total, s.settled_at IS NOT NULL AS settled \
                      FROM effects e JOIN sales s ON s.id = e.sale WHERE e.part = ? ORDER BY e.off LIMIT ?",
                 );
-                Ok(query.bind(part).bind(most).fetch_all(connection).await?)
+                Ok(query.bind(part).bind(limit).fetch_all(connection).await?)
             })
             .await?;
-        rows.into_iter().map(|row| row.owed_effect(part)).collect()
+        rows.into_iter().map(|row| row.into_adjustment(part)).collect()
     }
 
-    /// The index has answered; it may be told again if this gets lost.
+    /// Deletes an adjustment that the index has confirmed. If this gets lost, the index gets the adjustment again.
     pub async fn delete_adjustment(&self, part: u32, offset: Offset) -> Result<(), LedgerError> {
         self.query(async |connection| {
             let query = sqlx::query("DELETE FROM effects WHERE part = ? AND off = ?");
@@ -63,7 +62,7 @@ impl Ledger {
         .await
     }
 
-    /// Whether an index of the sale has still to be told something.
+    /// Whether the sale has pending adjustments.
     pub async fn has_pending_adjustments(&self, sale: SaleId) -> Result<bool, LedgerError> {
         self.query(async |connection| {
             let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM effects WHERE sale = ?)");
@@ -74,8 +73,8 @@ impl Ledger {
 }
 
 impl Row {
-    fn owed_effect(self, part: u32) -> Result<StoredAdjustment, LedgerError> {
-        let effect = match (self.buyer, self.epoch, self.seq, self.total) {
+    fn into_adjustment(self, part: u32) -> Result<StoredAdjustment, LedgerError> {
+        let adjustment = match (self.buyer, self.epoch, self.seq, self.total) {
             (Some(buyer), Some(epoch), Some(seq), None) => StockAdjustment::Return {
                 buyer: rows::buyer(buyer)?,
                 epoch: Epoch(epoch),
@@ -92,10 +91,10 @@ impl Row {
         Ok(StoredAdjustment {
             part,
             sale: SaleId(self.sale),
-            owed: PendingAdjustment {
+            pending: PendingAdjustment {
                 offset: self.off,
                 since: Epoch(self.since),
-                effect,
+                adjustment,
             },
             settled: self.settled,
         })

@@ -1,4 +1,4 @@
-//! The pool, time limits, snapshots.
+//! The connection pool, time limits and snapshots.
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -10,9 +10,9 @@ use sqlx::{ConnectOptions, Connection, Executor, MySql, MySqlConnection, MySqlPo
 use crate::error::LedgerError;
 
 /// How long a caller waits for a connection.
-const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
-/// A query that takes longer never ends: the server's host is gone. It is also what a rebuild may take to read a sale.
-const QUERY_LIMIT: Duration = Duration::from_secs(60);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A query that takes longer never ends: the host of the server is gone. It also limits how long a rebuild reads a sale.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A handle on the ledger. Clones share their connections.
 #[derive(Clone)]
@@ -27,38 +27,38 @@ impl std::fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Connects to `mysql://user:password@host:port/database`. Later, connections that break are replaced by themselves.
+    /// Connects to `mysql://user:password@host:port/database`. The pool replaces broken connections.
     pub async fn connect(url: &str, max_connections: u32) -> Result<Self, LedgerError> {
         let options = connect_options(url)?;
-        // The pool hides why it can't connect behind a time-out of its own, so one connection is made without it.
-        within(ACQUIRE_LIMIT, async { Ok(options.connect().await?.close().await?) }).await?;
+        // The pool hides connection errors behind its own timeout, so the first connection is made without it.
+        within(ACQUIRE_TIMEOUT, async { Ok(options.connect().await?.close().await?) }).await?;
         let pool = MySqlPoolOptions::new()
             .max_connections(max_connections)
-            .acquire_timeout(ACQUIRE_LIMIT)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
             .after_connect(|connection, _| Box::pin(set_up(connection)))
             .connect_lazy_with(options);
         Ok(Ledger { pool })
     }
 
-    pub(crate) async fn lease(&self) -> Result<Lease, LedgerError> {
-        Ok(Lease {
+    pub(crate) async fn acquire(&self) -> Result<LedgerConnection, LedgerError> {
+        Ok(LedgerConnection {
             connection: self.pool.acquire().await?,
             clean: false,
         })
     }
 
-    /// Runs what needs no transaction.
+    /// Runs queries without a transaction.
     pub(crate) async fn query<T>(
         &self,
         run: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
-        let mut lease = self.lease().await?;
-        let answer = within(QUERY_LIMIT, run(&mut lease)).await;
-        lease.clean = answer.is_ok();
+        let mut connection = self.acquire().await?;
+        let answer = within(QUERY_TIMEOUT, run(&mut connection)).await;
+        connection.clean = answer.is_ok();
         answer
     }
 
-    /// Runs queries that all see the ledger as it was at one instant.
+    /// Runs queries that all see the ledger at one instant.
     pub(crate) async fn snapshot<T>(
         &self,
         run: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, LedgerError>,
@@ -78,20 +78,20 @@ impl Ledger {
     }
 }
 
-/// A connection that goes back to the pool only when all went well. Whatever else happens, it is closed, and the server
-/// rolls back: an error, a time-out, a caller that was dropped in the middle.
-pub(crate) struct Lease {
+/// A connection that returns to the pool only after success. After an error, a timeout or a dropped caller it is closed, and
+/// the server rolls back.
+pub(crate) struct LedgerConnection {
     connection: PoolConnection<MySql>,
     clean: bool,
 }
 
-impl Lease {
+impl LedgerConnection {
     pub(crate) fn give_back(mut self) {
         self.clean = true;
     }
 }
 
-impl Drop for Lease {
+impl Drop for LedgerConnection {
     fn drop(&mut self) {
         if !self.clean {
             self.connection.close_on_drop();
@@ -99,14 +99,14 @@ impl Drop for Lease {
     }
 }
 
-impl Deref for Lease {
+impl Deref for LedgerConnection {
     type Target = MySqlConnection;
     fn deref(&self) -> &MySqlConnection {
         &self.connection
     }
 }
 
-impl DerefMut for Lease {
+impl DerefMut for LedgerConnection {
     fn deref_mut(&mut self) -> &mut MySqlConnection {
         &mut self.connection
     }
@@ -117,7 +117,7 @@ pub(crate) fn connect_options(url: &str) -> Result<MySqlConnectOptions, LedgerEr
     Ok(options.disable_statement_logging())
 }
 
-/// The server's own settings may differ. A value that does not fit must be refused, not cut off.
+/// The defaults of the server may differ. A value that does not fit must be refused, not truncated.
 async fn set_up(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
     connection
         .execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")

@@ -5,30 +5,30 @@ use sqlx::mysql::MySqlDatabaseError;
 pub enum LedgerError {
     #[error("MySQL: {0}")]
     Database(#[from] sqlx::Error),
-    /// What was asked may have happened.
+    /// The query may have run.
     #[error("MySQL: no answer within {0} s")]
     TimedOut(u64),
     #[error("waiting for migration {wanted}, found {found}: run order-worker migrate")]
     SchemaBehind { found: i64, wanted: i64 },
-    /// The server answers, and takes no writes of ours.
+    /// The server answers and refuses writes.
     #[error("{0}")]
     NotWritable(String),
     #[error("migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
-    /// Somebody else wrote into our tables, or a newer version did.
+    /// Another program or a newer version wrote into the tables.
     #[error("column {column} holds {value:?}, which this version never writes")]
     Content { column: &'static str, value: String },
     #[error("no sale {0} in the ledger")]
     NoSale(SaleId),
-    #[error("total or sold of sale {0} was changed by somebody else while its orders were stored")]
+    #[error("another writer changed total or sold of sale {0} while its orders were stored")]
     SaleChanged(SaleId),
-    #[error("found no free sale id in {0} draws")]
+    #[error("no free sale id found in {0} random draws")]
     NoFreeId(u32),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another process stored for this partition, or an earlier call of this one whose outcome was unknown.
+    /// Another process stored for this partition, or an earlier call with an unknown outcome did.
     #[error("the position of partition {part} is no longer {from}: read it again")]
     PositionMoved { part: u32, from: Offset },
     #[error(transparent)]
@@ -41,14 +41,14 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// What a failure of MySQL says about trying again.
+/// Whether and how to retry after a failure of MySQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// Somebody else's transaction was in the way: the whole transaction again.
+    /// A deadlock or a lock timeout: run the whole transaction again.
     AtOnce,
-    /// The server refuses what was written, and will refuse it again.
+    /// The server refuses the content and will refuse it again.
     Refused(String),
-    /// Anything else: the server is away, full, read-only.
+    /// Any other failure: the server is away, full or read-only.
     Later,
 }
 

@@ -1,4 +1,4 @@
-//! What a stretch of the log changes in the tables. Plain code: what it needs to know of them is read before.
+//! Decides what a range of the log changes in the tables. It is plain code: the caller reads the rows that it needs before.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::AddAssign;
 
@@ -18,14 +18,14 @@ pub struct LogEntry {
     pub payload: Vec<u8>,
 }
 
-/// What storing came to.
+/// Counts of one call of `store`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
     /// Orders that are new in the ledger.
     pub orders: u64,
-    /// Orders of batches that don't count.
+    /// Orders of void batches.
     pub void: u64,
-    /// Orders that were there before.
+    /// Orders that were in the ledger before.
     pub duplicates: u64,
     /// Records that could not be folded.
     pub quarantined: u64,
@@ -40,7 +40,7 @@ impl AddAssign for Stored {
     }
 }
 
-/// What of a sale's row follows the log, and what an order takes from it.
+/// The columns of a sale's row that follow the log, and the price that an order takes from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SaleRow {
     pub part: u32,
@@ -70,39 +70,39 @@ pub(crate) struct NewOrder<'a> {
 pub(crate) struct Quarantined<'a> {
     pub entry: &'a LogEntry,
     pub reason: String,
-    /// Its orders count and are not stored.
+    /// A batch that counts and whose orders are not stored.
     pub promised: Option<&'a Batch>,
 }
 
-/// All that the transaction has to write.
+/// All rows that the transaction has to write.
 #[derive(Debug, Default)]
 pub(crate) struct Changes<'a> {
     pub inserts: BTreeMap<OrderId, NewOrder<'a>>,
     pub statuses: BTreeMap<OrderId, OrderStatus>,
     pub quarantine: Vec<Quarantined<'a>>,
-    /// What the indexes have to be told.
-    pub effects: Vec<(SaleId, PendingAdjustment)>,
+    /// Adjustments for the indexes.
+    pub adjustments: Vec<(SaleId, PendingAdjustment)>,
     pub stored: Stored,
 }
 
-/// A record and what it is, given all that stands before it.
+/// A record with its judgement, which depends on all records before it.
 pub(crate) struct Judged<'a> {
     entry: &'a LogEntry,
     judgement: Judgement<'a>,
-    /// The sale's, at this place.
+    /// The cut of the sale after this record.
     cut: SaleCut,
 }
 
 enum Judgement<'a> {
     Counts(&'a Record),
     Void(&'a Record),
-    /// The server refuses what it would write.
+    /// The server refuses the rows of this record.
     Refused(&'a Record, &'a str),
     Unreadable(String),
 }
 
-/// Says of each entry whether it counts, and moves the sales' cuts. `refused` condemns what may hold content that the
-/// server does not take; it is given with a single entry.
+/// Judges whether each entry counts, and moves the cuts of the sales. `refused` is the error of a server that refuses the
+/// content of the entry; it is given with a single entry.
 pub(crate) fn judge<'a>(
     part: u32,
     sales: &mut BTreeMap<SaleId, SaleRow>,
@@ -121,7 +121,7 @@ pub(crate) fn judge<'a>(
                         Judgement::Unreadable(format!("sale {} lives on partition {}", record.sale(), sale.part))
                     }
                     Some(_) => match (acceptance.judge(entry.offset, record), refused) {
-                        (RecordVerdict::Void, _) if broken(record) => Judgement::Counts(record),
+                        (RecordVerdict::Void, _) if ignores_epoch(record) => Judgement::Counts(record),
                         (RecordVerdict::Void, _) => Judgement::Void(record),
                         (RecordVerdict::Accepted, None) => Judgement::Counts(record),
                         (RecordVerdict::Accepted, Some(reason)) => Judgement::Refused(record, reason),
@@ -139,12 +139,12 @@ pub(crate) fn judge<'a>(
     judged
 }
 
-/// For the chaos run: a batch is stored whatever its epoch.
-fn broken(record: &Record) -> bool {
+/// For the chaos run: a batch is stored whatever its epoch is.
+fn ignores_epoch(record: &Record) -> bool {
     matches!(record, Record::Batch(_)) && seckill_failpoint::breaks("epoch-ignored")
 }
 
-/// A record of which it is known that it counts.
+/// A record that is known to count.
 pub(crate) fn as_accepted<'a>(entry: &'a LogEntry, record: &'a Record, sale: &SaleRow) -> Judged<'a> {
     Judged {
         entry,
@@ -153,7 +153,7 @@ pub(crate) fn as_accepted<'a>(entry: &'a LogEntry, record: &'a Record, sale: &Sa
     }
 }
 
-/// The orders that the fold has to know about: those that a record would make or change.
+/// The orders that the fold has to know: those that a record would create or change.
 pub(crate) fn named_orders(judged: &[Judged<'_>]) -> BTreeSet<OrderId> {
     let mut ids = BTreeSet::new();
     for Judged { judgement, .. } in judged {
@@ -166,7 +166,7 @@ pub(crate) fn named_orders(judged: &[Judged<'_>]) -> BTreeSet<OrderId> {
     ids
 }
 
-/// Ranges that cover the ids and few others: a late copy of an early order must not make it one range over all orders.
+/// Ranges that cover the ids and few others. A late copy of an early order must not make one range over all orders.
 pub(crate) fn ranges(ids: &BTreeSet<OrderId>) -> Vec<(SaleId, Epoch, Seq, Seq)> {
     const GAP: Seq = Batch::MAX_ORDERS as Seq;
     let mut ranges: Vec<(SaleId, Epoch, Seq, Seq)> = Vec::new();
@@ -191,13 +191,13 @@ fn changed_order(record: &Record) -> Option<OrderId> {
     }
 }
 
-/// Folds what was judged. `known` holds those of the [`named_orders`] that are in the ledger.
+/// Folds judged records. `known` holds those of the [`named_orders`] that are in the ledger.
 pub(crate) fn fold<'a>(
     judged: &[Judged<'a>],
     sales: &mut BTreeMap<SaleId, SaleRow>,
     known: HashMap<OrderId, KnownOrder>,
 ) -> Changes<'a> {
-    let mut fold = Fold {
+    let mut fold = LedgerFold {
         sales,
         known,
         changes: Changes::default(),
@@ -213,7 +213,7 @@ pub(crate) fn fold<'a>(
                 } else {
                     None
                 };
-                fold.quarantine(entry, format!("MySQL refuses it: {reason}"), promised);
+                fold.quarantine(entry, format!("refused by MySQL: {reason}"), promised);
             }
             Judgement::Unreadable(reason) => fold.quarantine(entry, reason.clone(), None),
         }
@@ -221,23 +221,23 @@ pub(crate) fn fold<'a>(
     fold.changes
 }
 
-struct Fold<'s, 'a> {
+struct LedgerFold<'s, 'a> {
     sales: &'s mut BTreeMap<SaleId, SaleRow>,
     known: HashMap<OrderId, KnownOrder>,
     changes: Changes<'a>,
 }
 
-impl<'a> Fold<'_, 'a> {
+impl<'a> LedgerFold<'_, 'a> {
     fn record(&mut self, entry: &'a LogEntry, record: &'a Record, cut: SaleCut) {
         let Some(sale) = self.sales.get_mut(&record.sale()) else {
             return; // judged unreadable
         };
         match record {
-            // They moved the cut when they were judged.
+            // These moved the cut when they were judged.
             Record::Barrier { .. } | Record::Close { .. } => {}
             Record::Total { total, .. } if *total > sale.total => {
                 sale.total = *total;
-                self.owe(entry, record, cut, None);
+                self.add_adjustment(entry, record, cut, None);
             }
             Record::Total { .. } => {}
             Record::Batch(batch) => self.batch(entry, batch),
@@ -268,7 +268,7 @@ impl<'a> Fold<'_, 'a> {
         let units: u64 = new.iter().map(|(_, order)| u64::from(order.quantity)).sum();
         if units > sale.total.saturating_sub(sale.sold) {
             let reason = format!(
-                "oversold: {} of {} units are sold, and here are {units} more",
+                "oversold: {} of {} units are sold, and the batch has {units} more",
                 sale.sold, sale.total
             );
             self.quarantine(entry, reason, Some(batch));
@@ -306,7 +306,7 @@ impl<'a> Fold<'_, 'a> {
         change: impl FnOnce(OrderStatus) -> Option<OrderStatus>,
     ) {
         let Some((id, known)) = changed_order(record).and_then(|id| Some((id, self.known.get_mut(&id)?))) else {
-            self.quarantine(entry, "it changes an order that is not in the ledger".into(), None);
+            self.quarantine(entry, "changes an order that is not in the ledger".into(), None);
             return;
         };
         let Some(status) = change(known.status) else {
@@ -318,11 +318,11 @@ impl<'a> Fold<'_, 'a> {
             && let Some(sale) = self.sales.get_mut(&id.sale)
         {
             sale.sold = sale.sold.saturating_sub(units);
-            // After the end there is nothing that the units could return to.
+            // After CLOSE no index can take the units back.
             if cut.closed.is_none() {
                 sale.returned += units;
             }
-            self.owe(entry, record, cut, Some(&buyer));
+            self.add_adjustment(entry, record, cut, Some(&buyer));
         }
         match self.changes.inserts.get_mut(&id) {
             Some(new) => new.status = status,
@@ -332,14 +332,16 @@ impl<'a> Fold<'_, 'a> {
         }
     }
 
-    fn owe(&mut self, entry: &LogEntry, record: &Record, cut: SaleCut, ended: Option<&Buyer>) {
-        let owed = PendingAdjustment::of(entry.offset, record, cut, ended);
-        self.changes.effects.extend(owed.map(|owed| (record.sale(), owed)));
+    fn add_adjustment(&mut self, entry: &LogEntry, record: &Record, cut: SaleCut, ended: Option<&Buyer>) {
+        let pending = PendingAdjustment::of(entry.offset, record, cut, ended);
+        self.changes
+            .adjustments
+            .extend(pending.map(|pending| (record.sale(), pending)));
     }
 
     fn quarantine(&mut self, entry: &'a LogEntry, reason: String, promised: Option<&'a Batch>) {
         self.changes.stored.quarantined += 1;
-        // One row an entry: the promise is what must not get lost.
+        // One row per entry. The promised batch must not get lost.
         match self.changes.quarantine.last_mut() {
             Some(last) if last.entry.offset == entry.offset => {
                 self.changes.stored.quarantined -= 1;
@@ -360,7 +362,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_copy_of_an_early_order_does_not_make_one_range_over_all() {
+    fn a_late_copy_does_not_make_one_range_over_all_orders() {
         let id = |sale, epoch, seq| OrderId {
             sale: SaleId(sale),
             epoch: Epoch(epoch),

@@ -1,13 +1,15 @@
-//! The ledger in MySQL: a view of the order log, and the only place that remembers what a sale was meant to be.
+//! The ledger in MySQL: a view of the order log, and the only store of the desired state of a sale.
 //!
 //! - [`store`]: the transaction that folds records of the log into tables, exactly once
-//! - [`fold`](mod@fold): what it writes, as plain code
-//! - [`position`]: up to where the log was folded, and where readers of it start
-//! - [`adjustments`]: what the indexes have still to be told of it
-//! - [`quarantine`]: what could not be folded, and how it is once the cause is gone
-//! - [`orders`], [`sales`]: what can be asked and, of a sale, changed
+//! - [`fold`](mod@fold): decides the rows that it writes, as plain code
+//! - [`position`]: the offset up to which the log was folded, and where readers of the log start
+//! - [`adjustments`]: pending stock adjustments for the indexes
+//! - [`quarantine`]: records that could not be folded, and their replay
+//! - [`orders`], [`sales`]: queries, and updates of a sale
 //! - [`schema`]: migrations, and the check that they were applied
 //! - [`connection`]: the pool, time limits, snapshots
+//!
+//! Terms: docs/glossary.md.
 pub mod adjustments;
 pub mod connection;
 mod error;

@@ -1,4 +1,4 @@
-//! Orders, as they can be asked for.
+//! Queries for orders.
 use seckill_protocol::{Buyer, Epoch, KeyHash, OrderId, OrderStatus, Quantity, SaleId, Seq, Tier};
 use sqlx::mysql::MySqlRow;
 use sqlx::{FromRow, Row};
@@ -14,7 +14,7 @@ pub struct StoredOrder {
     pub tier: Tier,
     pub key: KeyHash,
     pub quantity: Quantity,
-    /// Of one unit.
+    /// Price of one unit.
     pub price: String,
     pub status: OrderStatus,
     pub created_at_ms: i64,
@@ -79,8 +79,8 @@ impl Ledger {
         row.map(StoredOrder::try_from).transpose()
     }
 
-    /// The order that a buyer made with this key, and whether all orders of the sale are here, as of one instant: if they
-    /// are and there is no order, there never will be one. They are once CLOSE was folded, but for those in quarantine.
+    /// The order that a buyer made with this key, and whether the ledger has all orders of the sale, at one instant. If it has
+    /// all and there is no order, there never will be one. It has all after CLOSE was folded, except those in quarantine.
     pub async fn order_by_key(
         &self,
         sale: SaleId,
@@ -110,7 +110,7 @@ impl Ledger {
         Ok((order, row.try_get("complete")?))
     }
 
-    /// Whether the order was promised and lies in quarantine. To its buyer it is still being processed.
+    /// Whether the order was promised and is in quarantine. Its buyer still sees it as processing.
     pub async fn is_quarantined(&self, id: OrderId) -> Result<bool, LedgerError> {
         self.query(async |connection| {
             let query = sqlx::query_scalar(
@@ -122,7 +122,7 @@ impl Ledger {
         .await
     }
 
-    /// Which of the orders `first..=last` of an epoch need nothing any more: stored, or in quarantine. In order.
+    /// The orders among `first..=last` of an epoch that are stored or in quarantine, in order.
     pub async fn folded_seqs(
         &self,
         sale: SaleId,

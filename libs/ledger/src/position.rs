@@ -1,8 +1,8 @@
-//! Up to where the log was folded, and where readers of it start.
+//! The offset up to which the log was folded, and where readers of the log start.
 use std::collections::HashSet;
 
 use futures::TryStreamExt;
-use seckill_protocol::fold::Folded;
+use seckill_protocol::fold::FoldedOrder;
 use seckill_protocol::{Acceptance, Epoch, Fold, KeyHash, Offset, OrderId, OrderStatus, Record, SaleCut, SaleId};
 use sqlx::{MySqlConnection, Row as _};
 
@@ -10,19 +10,19 @@ use crate::connection::Ledger;
 use crate::error::LedgerError;
 use crate::rows;
 
-/// All that the ledger knows of one sale, as of one instant. What the log holds from `position` on is not in it.
+/// The state of one sale in the ledger at one instant. It contains nothing from offset `position` on.
 #[derive(Debug, Clone)]
 pub struct FoldStart {
     pub position: Offset,
     pub cut: SaleCut,
     pub total: u64,
     pub live_epoch: Option<Epoch>,
-    /// Orders of every status, those in quarantine too: they were promised, so they still take their units.
-    pub orders: Vec<(OrderId, Folded)>,
+    /// Orders of every status, including those in quarantine: they were promised, so they still take their units.
+    pub orders: Vec<(OrderId, FoldedOrder)>,
 }
 
 impl FoldStart {
-    /// The fold so far; the log from `position` on is to be read into it.
+    /// The fold so far. The caller reads the log into it from `position` on.
     pub fn fold(self, sale: SaleId) -> Fold {
         Fold::starting_from(sale, self.cut, self.total, self.orders)
     }
@@ -33,7 +33,7 @@ impl Ledger {
         self.query(async |connection| positions(connection).await).await
     }
 
-    /// The position of a partition, which is 0 when it was never stored from.
+    /// The position of a partition. It is 0 before the first store.
     pub async fn ensure_position(&self, part: u32) -> Result<Offset, LedgerError> {
         self.query(async |connection| {
             sqlx::query("INSERT INTO log_position (part, off) VALUES (?, 0) ON DUPLICATE KEY UPDATE part = part")
@@ -46,7 +46,7 @@ impl Ledger {
         .await
     }
 
-    /// Where a reader of the log starts: each partition's position and the cuts of its sales, as of one instant.
+    /// Where a reader of the log starts: the position of each partition and the cuts of its sales, at one instant.
     pub async fn reader_start(&self, partitions: u32) -> Result<Vec<(u32, Offset, Acceptance)>, LedgerError> {
         let (positions, cuts) = self
             .snapshot(async |connection| {
@@ -104,8 +104,12 @@ async fn fold_start(connection: &mut MySqlConnection, sale: SaleId) -> Result<Fo
     })
 }
 
-/// There may be millions, and a sale that sells nothing waits for them: columns by their place, and no more than needed.
-async fn stored_orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<Vec<(OrderId, Folded)>, LedgerError> {
+/// There may be millions of orders, and the sale does not sell until they are read. So it reads columns by index, and only
+/// those that it needs.
+async fn stored_orders(
+    connection: &mut MySqlConnection,
+    sale: SaleId,
+) -> Result<Vec<(OrderId, FoldedOrder)>, LedgerError> {
     let query = sqlx::query("SELECT epoch, seq, buyer, quantity, key_hash, status FROM orders WHERE sale = ?");
     let mut stream = query.bind(sale.0).fetch(connection);
     let mut orders = Vec::new();
@@ -115,7 +119,7 @@ async fn stored_orders(connection: &mut MySqlConnection, sale: SaleId) -> Result
             epoch: Epoch(row.try_get(0)?),
             seq: row.try_get(1)?,
         };
-        let folded = Folded {
+        let folded = FoldedOrder {
             buyer: rows::buyer(row.try_get(2)?)?,
             quantity: row.try_get(3)?,
             key: KeyHash(row.try_get(4)?),
@@ -126,11 +130,11 @@ async fn stored_orders(connection: &mut MySqlConnection, sale: SaleId) -> Result
     Ok(orders)
 }
 
-/// Adds the promised orders that lie in quarantine and are not stored as well.
+/// Adds the promised orders that are in quarantine and not stored.
 async fn add_quarantined(
     connection: &mut MySqlConnection,
     sale: SaleId,
-    orders: &mut Vec<(OrderId, Folded)>,
+    orders: &mut Vec<(OrderId, FoldedOrder)>,
 ) -> Result<(), LedgerError> {
     let payloads: Vec<Vec<u8>> = sqlx::query_scalar("SELECT payload FROM quarantine WHERE sale = ? ORDER BY part, off")
         .bind(sale.0)
@@ -148,7 +152,7 @@ async fn add_quarantined(
             });
         };
         for (id, order) in batch.iter().filter(|(id, _)| seen.insert(*id)) {
-            let folded = Folded {
+            let folded = FoldedOrder {
                 buyer: order.buyer.clone(),
                 quantity: order.quantity,
                 key: order.key,

@@ -1,4 +1,4 @@
-//! Records that could not be folded: looked at by a person, and folded once the cause is gone.
+//! Quarantine: records that could not be folded. A person inspects them and replays them after removing the cause.
 use std::collections::BTreeSet;
 
 use seckill_protocol::{Offset, Record, SaleId, Seq};
@@ -15,25 +15,25 @@ pub struct QuarantinedRecord {
     pub part: u32,
     pub offset: Offset,
     pub reason: String,
-    /// The record as it stands in the log, its first MiB.
+    /// The first MiB of the record.
     pub payload: Vec<u8>,
-    /// The sale and the first and last of the orders that count and are not stored: they were promised to buyers.
+    /// The sale and the first and last order of a batch that counts and is not stored: it was promised to buyers.
     pub promised: Option<(SaleId, Seq, Seq)>,
     pub quarantined_at_ms: i64,
 }
 
-/// Why a record stays where it is.
+/// Why a record stays in quarantine.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    #[error("there is nothing in quarantine at partition {part}, offset {offset}; list what is there")]
+    #[error("no quarantined record at partition {part}, offset {offset}; see order-worker quarantine list")]
     NotThere { part: u32, offset: Offset },
-    #[error("it is no record that can be folded: {0}")]
+    #[error("the record can't be decoded: {0}")]
     Unreadable(String),
-    #[error("nobody knows whether this batch counts, since it was quarantined before that was judged")]
+    #[error("unknown whether this batch counts: it was quarantined before it was judged")]
     NotJudged,
-    #[error("its orders were promised to buyers, so it can't be thrown away; remove the cause and replay it")]
+    #[error("can't dismiss the record: its orders were promised to buyers; remove the cause and replay it")]
     Promised,
-    #[error("it can't be folded yet: {0}")]
+    #[error("the record can't be folded yet: {0}")]
     Refused(String),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -85,42 +85,42 @@ macro_rules! select_quarantine {
 }
 
 impl Ledger {
-    /// What is in quarantine, in the log's order, at most so many.
-    pub async fn quarantined(&self, most: u32) -> Result<Vec<QuarantinedRecord>, LedgerError> {
+    /// Quarantined records in the order of the log, at most `limit`.
+    pub async fn quarantined(&self, limit: u32) -> Result<Vec<QuarantinedRecord>, LedgerError> {
         self.query(async |connection| {
             let query = sqlx::query_as::<_, Row>(select_quarantine!("ORDER BY part, off LIMIT ?"));
-            let rows = query.bind(most).fetch_all(connection).await?;
+            let rows = query.bind(limit).fetch_all(connection).await?;
             Ok(rows.into_iter().map(QuarantinedRecord::from).collect())
         })
         .await
     }
 
-    /// Folds a quarantined record as if it were read now, and takes it out of quarantine; or leaves all as it was.
+    /// Folds a quarantined record as if it were read now, and removes it from quarantine. After an error nothing changed.
     pub async fn replay(&self, part: u32, offset: Offset) -> Result<Stored, ReplayError> {
-        let mut lease = self.lease().await?;
-        let stored = replay(&mut lease, part, offset).await?;
-        lease.give_back();
+        let mut connection = self.acquire().await?;
+        let stored = replay(&mut connection, part, offset).await?;
+        connection.give_back();
         Ok(stored)
     }
 
-    /// Throws a quarantined record away that promised nothing to anybody.
+    /// Removes a quarantined record that promised nothing.
     pub async fn dismiss(&self, part: u32, offset: Offset) -> Result<(), ReplayError> {
-        let mut lease = self.lease().await?;
-        lease.execute("START TRANSACTION").await?;
-        let record = locked(&mut lease, part, offset).await?;
+        let mut connection = self.acquire().await?;
+        connection.execute("START TRANSACTION").await?;
+        let record = locked(&mut connection, part, offset).await?;
         if record.promised.is_some() {
             return Err(ReplayError::Promised);
         }
-        remove(&mut lease, part, offset).await?;
-        lease.execute("COMMIT").await?;
-        lease.give_back();
+        remove(&mut connection, part, offset).await?;
+        connection.execute("COMMIT").await?;
+        connection.give_back();
         Ok(())
     }
 }
 
 async fn replay(connection: &mut MySqlConnection, part: u32, offset: Offset) -> Result<Stored, ReplayError> {
     connection.execute("START TRANSACTION").await?;
-    // As in `store`: its lock keeps every other writer of this partition out.
+    // As in `store`: its lock excludes every other writer of this partition.
     sqlx::query("SELECT off FROM log_position WHERE part = ? FOR UPDATE")
         .bind(part)
         .execute(&mut *connection)
@@ -130,7 +130,7 @@ async fn replay(connection: &mut MySqlConnection, part: u32, offset: Offset) -> 
     if matches!(record, Record::Batch(_)) && quarantined.promised.is_none() {
         return Err(ReplayError::NotJudged);
     }
-    // Out first: a batch that stays refused is told from its own row then.
+    // Remove it first, so that the fold does not find the row of this batch.
     remove(connection, part, offset).await?;
     let entry = LogEntry {
         offset,

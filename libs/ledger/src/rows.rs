@@ -1,4 +1,4 @@
-//! From columns to the types of the protocol.
+//! Converts columns to the types of the protocol.
 use seckill_protocol::{Buyer, OrderStatus};
 
 use crate::error::LedgerError;
@@ -14,7 +14,7 @@ pub(crate) fn status(value: String) -> Result<OrderStatus, LedgerError> {
     })
 }
 
-/// A DECIMAL(18,4) without the zeros that nobody wrote: two digits after the point stay.
+/// The text of a DECIMAL(18,4) without trailing zeros, but with at least two digits after the point.
 pub(crate) fn price(value: String) -> String {
     match value.split_once('.') {
         Some((whole, fraction)) => format!("{whole}.{:0<2}", fraction.trim_end_matches('0')),
@@ -27,7 +27,7 @@ mod tests {
     use super::price;
 
     #[test]
-    fn a_price_keeps_two_digits_and_what_is_not_zero() {
+    fn prices_keep_two_digits_and_drop_trailing_zeros() {
         for (stored, shown) in [
             ("9.9000", "9.90"),
             ("1999.0000", "1999.00"),

@@ -1,5 +1,5 @@
-//! Sales. The operator writes all of a row but `total`, `sold`, `taken`, `returned`, `cur` and `closed_at`, which follow
-//! the log.
+//! Sales. The operator writes all columns of a row except `total`, `sold`, `taken`, `returned`, `cur` and `closed_at`, which
+//! follow the log.
 use std::time::Duration;
 
 use seckill_protocol::index::SaleState;
@@ -12,10 +12,10 @@ use crate::connection::Ledger;
 use crate::error::LedgerError;
 use crate::rows;
 
-/// So many taken ids in a row mean that something else is wrong: there are 2^32 of them.
-const ID_DRAWS: u32 = 32;
+/// There are 2^32 ids. This many taken ids in a row mean that something else is wrong.
+const MAX_ID_DRAWS: u32 = 32;
 
-/// The columns of a sale, in a form that needs no date, decimal and JSON types.
+/// The columns of a sale as numbers and text, without date, decimal and JSON types.
 macro_rules! select_sales {
     ($rest:literal) => {
         concat!(
@@ -94,33 +94,33 @@ impl Ledger {
             .await
     }
 
-    /// Writes a sale down under an id drawn at random. If the name is taken, the sale that has it is returned as it is.
+    /// Inserts a sale under a random id. If the name is taken, it returns the existing sale unchanged.
     pub async fn create_sale(&self, new: &NewSale) -> Result<Sale, LedgerError> {
         self.query(async |connection| {
-            for _ in 0..ID_DRAWS {
+            for _ in 0..MAX_ID_DRAWS {
                 match insert(connection, SaleId(rand::random()), new).await {
                     Ok(()) => {}
                     Err(sqlx::Error::Database(e)) if e.is_unique_violation() => {}
                     Err(e) => return Err(e.into()),
                 }
-                // Nothing is found only if it was the id that was taken.
+                // If no sale has the name, the id was taken.
                 if let Some(sale) = by_name(connection, &new.class, &new.namespace, &new.name).await? {
                     return Ok(sale);
                 }
             }
-            Err(LedgerError::NoFreeId(ID_DRAWS))
+            Err(LedgerError::NoFreeId(MAX_ID_DRAWS))
         })
         .await
     }
 
-    /// False if the version is another one by now, or the sale is closed and should open again.
+    /// False if the version has changed, or the sale is closed and the new state is not.
     pub async fn update_terms(
         &self,
         id: SaleId,
         expected_version: u64,
         terms: &SaleTerms,
     ) -> Result<bool, LedgerError> {
-        self.changes_one(
+        self.updates_one_row(
             sqlx::query(
                 "UPDATE sales SET state = ?, opens_at = ?, closes_at = ?, limit_per_buyer = ?, version = version + 1 \
                  WHERE id = ? AND version = ? AND (state <> 'closed' OR ? = 'closed')",
@@ -136,9 +136,9 @@ impl Ledger {
         .await
     }
 
-    /// False if the version is another one by now. Orders that are stored keep their price.
+    /// False if the version has changed. Stored orders keep their price.
     pub async fn update_offer(&self, id: SaleId, expected_version: u64, offer: &Offer) -> Result<bool, LedgerError> {
-        self.changes_one(
+        self.updates_one_row(
             sqlx::query(
                 "UPDATE sales SET item = ?, item_id = ?, price = ?, currency = ?, offered = ?, version = version + 1 \
                  WHERE id = ? AND version = ?",
@@ -154,9 +154,9 @@ impl Ledger {
         .await
     }
 
-    /// Gives the terms as they are a newer version. False if the version is another one by now.
+    /// Gives the unchanged terms a newer version. False if the version has changed.
     pub async fn renumber_terms(&self, id: SaleId, expected_version: u64, version: u64) -> Result<bool, LedgerError> {
-        self.changes_one(
+        self.updates_one_row(
             sqlx::query("UPDATE sales SET version = ? WHERE id = ? AND version = ? AND version < ?")
                 .bind(version)
                 .bind(id.0)
@@ -166,10 +166,10 @@ impl Ledger {
         .await
     }
 
-    /// Offers more units than before; they count once a TOTAL in the log says so. False if the version is another one by
-    /// now, or no fewer are offered already.
+    /// Offers more units. They count after a TOTAL in the log. False if the version has changed, or at least as many units
+    /// are offered already.
     pub async fn raise_offered(&self, id: SaleId, expected_version: u64, units: u64) -> Result<bool, LedgerError> {
-        self.changes_one(
+        self.updates_one_row(
             sqlx::query(
                 "UPDATE sales SET offered = ?, version = version + 1 WHERE id = ? AND version = ? AND offered < ?",
             )
@@ -181,32 +181,34 @@ impl Ledger {
         .await
     }
 
-    /// The units of a sale, as of one instant; [`LedgerUnits::beyond`] are those of orders after this one.
+    /// The units of a sale at one instant. [`LedgerUnits::beyond`] counts those of orders after the given one.
     pub async fn units(&self, id: SaleId, epoch: Epoch, seq: Seq) -> Result<Option<LedgerUnits>, LedgerError> {
         self.query(async |connection| {
             let query = sqlx::query_as::<_, (u64, u64, u64, u64, bool)>(
                 "SELECT s.total, s.taken, s.returned, \
                  (SELECT CAST(COALESCE(SUM(o.quantity), 0) AS UNSIGNED) FROM orders o \
                   WHERE o.sale = s.id AND (o.epoch > ? OR (o.epoch = ? AND o.seq > ?))) AS beyond, \
-                 EXISTS (SELECT 1 FROM effects e WHERE e.sale = s.id) AS owed \
+                 EXISTS (SELECT 1 FROM effects e WHERE e.sale = s.id) AS pending \
                  FROM sales s WHERE s.id = ?",
             );
             let query = query.bind(epoch.0).bind(epoch.0).bind(seq).bind(id.0);
             let row = query.fetch_optional(connection).await?;
-            Ok(row.map(|(total, taken, returned, beyond, owed)| LedgerUnits {
-                total,
-                taken,
-                returned,
-                beyond,
-                owed,
-            }))
+            Ok(
+                row.map(|(total, taken, returned, beyond, adjustments_pending)| LedgerUnits {
+                    total,
+                    taken,
+                    returned,
+                    beyond,
+                    adjustments_pending,
+                }),
+            )
         })
         .await
     }
 
     /// False if this epoch or a newer one is live already.
     pub async fn set_live_epoch(&self, id: SaleId, epoch: Epoch) -> Result<bool, LedgerError> {
-        self.changes_one(
+        self.updates_one_row(
             sqlx::query("UPDATE sales SET live_epoch = ? WHERE id = ? AND (live_epoch IS NULL OR live_epoch < ?)")
                 .bind(epoch.0)
                 .bind(id.0)
@@ -215,10 +217,10 @@ impl Ledger {
         .await
     }
 
-    /// Writes down what the index had left, if there was one. False if it is settled already, which stands, or CLOSE was
-    /// not folded yet: until then its orders are not all here.
+    /// Stores the units that the index had left, if there was one. False if the sale is settled already, or CLOSE is not
+    /// folded yet: until then some of its orders may be missing.
     pub async fn set_settled(&self, id: SaleId, left: Option<u64>) -> Result<bool, LedgerError> {
-        self.changes_one(
+        self.updates_one_row(
             sqlx::query(
                 "UPDATE sales SET settled_at = CURRENT_TIMESTAMP(3), settled_left = ? \
                  WHERE id = ? AND settled_at IS NULL AND closed_at IS NOT NULL",
@@ -229,9 +231,9 @@ impl Ledger {
         .await
     }
 
-    /// False if that was known, or it is not settled yet: until then Redis holds what is to be compared.
+    /// False if it was set before, or the sale is not settled yet: until then the settlement needs the data in Redis.
     pub async fn set_freed(&self, id: SaleId) -> Result<bool, LedgerError> {
-        self.changes_one(
+        self.updates_one_row(
             sqlx::query(
                 "UPDATE sales SET freed_at = CURRENT_TIMESTAMP(3) \
                  WHERE id = ? AND freed_at IS NULL AND settled_at IS NOT NULL",
@@ -241,7 +243,7 @@ impl Ledger {
         .await
     }
 
-    /// Those that the operator is not done with.
+    /// Sales that the operator still has work with.
     pub async fn unfinished_sales(&self, class: &str) -> Result<Vec<Sale>, LedgerError> {
         let rows = self
             .query(async |connection| {
@@ -252,7 +254,7 @@ impl Ledger {
         sales_of(rows)
     }
 
-    /// Unsettled sales that have an index, of every class: whose outbox has to be looked after.
+    /// Unsettled sales of every class that have an index. The relay reads their outboxes.
     pub async fn selling_sales(&self) -> Result<Vec<Sale>, LedgerError> {
         let rows = self
             .query(async |connection| {
@@ -265,7 +267,7 @@ impl Ledger {
         sales_of(rows)
     }
 
-    /// All sales of a class that are unsettled, or were settled less than so long ago.
+    /// All sales of a class that are unsettled or were settled less than `settled_within` ago.
     pub async fn catalogue(&self, class: &str, settled_within: Duration) -> Result<Vec<Sale>, LedgerError> {
         let seconds = settled_within.as_secs().min(i64::MAX as u64) as i64;
         let rows = self
@@ -280,11 +282,11 @@ impl Ledger {
         sales_of(rows)
     }
 
-    async fn changes_one(
+    async fn updates_one_row(
         &self,
         query: sqlx::query::Query<'_, sqlx::MySql, sqlx::mysql::MySqlArguments>,
     ) -> Result<bool, LedgerError> {
-        // "Affected" means matched here, also where a row had these values before: sqlx asks the server for it.
+        // "Affected" means matched rows, even if a row had these values before: sqlx sets CLIENT_FOUND_ROWS.
         self.query(async |connection| Ok(query.execute(connection).await?.rows_affected() == 1))
             .await
     }

@@ -1,4 +1,4 @@
-//! Migrations, and the check that they were applied.
+//! Runs migrations and checks that they were applied.
 use sqlx::migrate::Migrator;
 use sqlx::{ConnectOptions, Connection};
 
@@ -10,7 +10,7 @@ const NO_SUCH_TABLE: &str = "42S02";
 static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
 /// The schema version that this program needs.
-fn wanted() -> i64 {
+fn required_version() -> i64 {
     MIGRATOR
         .iter()
         .map(|migration| migration.version)
@@ -18,23 +18,24 @@ fn wanted() -> i64 {
         .unwrap_or_default()
 }
 
-/// Applies what is missing and returns the version that the schema has then. Several may run at once, one works.
+/// Applies missing migrations and returns the version of the schema. Several processes may call it at once; one of them
+/// does the work.
 pub async fn migrate(url: &str) -> Result<i64, LedgerError> {
     let mut connection = connect_options(url)?.connect().await?;
     let migrator = Migrator {
-        // A newer release was here before; its changes are such that this one can live with them.
+        // A newer release has migrated before. Its changes are compatible with this one.
         ignore_missing: true,
         ..Migrator::with_migrations(MIGRATOR.iter().cloned().collect())
     };
     migrator.run(&mut connection).await?;
     connection.close().await?;
-    Ok(wanted())
+    Ok(required_version())
 }
 
 impl Ledger {
-    /// Says whether the migrations that this program needs were applied. A newer schema is fine.
+    /// Checks that the migrations of this version were applied. A newer schema is accepted.
     pub async fn check_schema(&self) -> Result<(), LedgerError> {
-        let wanted = wanted();
+        let wanted = required_version();
         let found = self
             .query(async |connection| {
                 let found: Result<Option<i64>, sqlx::Error> =
@@ -55,12 +56,12 @@ impl Ledger {
         }
     }
 
-    /// Says whether the server takes what is written: a server that is a replica, or read-only for an upgrade, refuses
-    /// also what changes nothing.
+    /// Checks that the server accepts writes. A replica, or a server that is read-only for an upgrade, refuses even an update
+    /// that changes no row.
     pub async fn check_writable(&self) -> Result<(), LedgerError> {
         self.query(async |connection| {
-            let nothing = sqlx::query("UPDATE sales SET version = version WHERE id = 0");
-            match nothing.execute(connection).await {
+            let no_change = sqlx::query("UPDATE sales SET version = version WHERE id = 0");
+            match no_change.execute(connection).await {
                 Ok(_) => Ok(()),
                 Err(sqlx::Error::Database(error)) => Err(LedgerError::NotWritable(error.message().to_owned())),
                 Err(error) => Err(error.into()),

@@ -13,58 +13,58 @@ use crate::error::{LedgerError, Retry, StoreError};
 use crate::fold::{self, Changes, KnownOrder, LogEntry, NewOrder, Quarantined, SaleRow, Stored};
 use crate::rows;
 
-/// A transaction that takes longer never ends: the server's host is gone.
-const STORE_LIMIT: Duration = Duration::from_secs(30);
-/// How often a transaction is run again when another one was in its way.
+/// A transaction that takes longer never ends: the host of the server is gone.
+const STORE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a transaction is retried after a deadlock or a lock timeout.
 const LOCK_RETRIES: u32 = 5;
-/// Rows of one INSERT. Each size is a statement of its own to the server, so they are few. The largest fits into one TLS
-/// record of 16 KiB with the longest buyers: sqlx leaves Nagle's algorithm on, and a second record would wait up to 40 ms
-/// for the acknowledgement of the first.
+/// Numbers of rows in one INSERT. Each is a statement of its own to the server, so there are few. The largest fits into one
+/// TLS record of 16 KiB with the longest buyers: sqlx leaves Nagle's algorithm on, and a second record would wait up to
+/// 40 ms for the acknowledgement of the first.
 const INSERT_SIZES: [usize; 4] = [64, 16, 4, 1];
-/// Ids in one IN list; a shorter list is filled up with its last one.
+/// Numbers of ids in one IN list. A shorter list is padded with its last id.
 const IN_SIZES: [usize; 3] = [1, 16, 256];
-/// More of a record is not kept in quarantine: MySQL refuses packets beyond a limit of its own.
-const PAYLOAD_KEPT: usize = 1 << 20;
+/// Bytes of a record that quarantine keeps. MySQL refuses larger packets.
+const MAX_QUARANTINED_BYTES: usize = 1 << 20;
 
 impl Ledger {
-    /// Stores the entries of `from..to` of a partition. The position moves from `from` to `to` in the same transaction,
-    /// which is what makes it happen once, whoever tries it and however often.
+    /// Stores the entries of `from..to` of a partition. The position moves from `from` to `to` in the same transaction, so
+    /// the entries are stored exactly once, whoever tries it and however often.
     ///
     /// A record that can't be stored is put into quarantine, so that one record never stops a partition. After an error
-    /// some entries may be stored or not: read the position again and go on from there. The future may not be dropped
-    /// before it ends without doing the same.
+    /// some entries may be stored: read the position again and continue from there. Do the same if the future is dropped
+    /// before it ends.
     pub async fn store(&self, part: u32, from: Offset, to: Offset, entries: &[LogEntry]) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
-        let mut stretches = vec![(from, to, entries)];
-        while let Some((from, to, entries)) = stretches.pop() {
-            let error = match self.store_stretch(part, from, to, entries, None).await {
+        let mut ranges = vec![(from, to, entries)];
+        while let Some((from, to, entries)) = ranges.pop() {
+            let error = match self.store_range(part, from, to, entries, None).await {
                 Ok(part_stored) => {
                     stored += part_stored;
                     continue;
                 }
                 Err(error) => error,
             };
-            let reason = match &error {
+            let retry = match &error {
                 StoreError::Ledger(error) => Retry::of(error),
                 StoreError::PositionMoved { .. } => return Err(error),
             };
-            match reason {
+            match retry {
                 // Halve until the record that the server refuses stands alone.
                 Retry::Refused(_) if entries.len() > 1 => {
                     let (first, second) = entries.split_at(entries.len() / 2);
                     let middle = second[0].offset;
-                    stretches.push((middle, to, second));
-                    stretches.push((from, middle, first));
+                    ranges.push((middle, to, second));
+                    ranges.push((from, middle, first));
                 }
-                Retry::Refused(reason) => stored += self.store_stretch(part, from, to, entries, Some(&reason)).await?,
+                Retry::Refused(reason) => stored += self.store_range(part, from, to, entries, Some(&reason)).await?,
                 Retry::AtOnce | Retry::Later => return Err(error),
             }
         }
         Ok(stored)
     }
 
-    /// One transaction, again if another one was in its way.
-    async fn store_stretch(
+    /// One transaction, retried after a deadlock or a lock timeout.
+    async fn store_range(
         &self,
         part: u32,
         from: Offset,
@@ -74,22 +74,22 @@ impl Ledger {
     ) -> Result<Stored, StoreError> {
         let mut retries = 0;
         loop {
-            let mut lease = self.lease().await?;
-            let run = transaction(&mut lease, part, from, to, entries, refused);
-            let result = match tokio::time::timeout(STORE_LIMIT, run).await {
+            let mut connection = self.acquire().await?;
+            let run = transaction(&mut connection, part, from, to, entries, refused);
+            let result = match tokio::time::timeout(STORE_TIMEOUT, run).await {
                 Ok(result) => result,
-                Err(_) => Err(LedgerError::TimedOut(STORE_LIMIT.as_secs()).into()),
+                Err(_) => Err(LedgerError::TimedOut(STORE_TIMEOUT.as_secs()).into()),
             };
             match result {
                 Ok(changes) => {
-                    lease.give_back();
-                    alarm(part, &changes.quarantine);
+                    connection.give_back();
+                    log_quarantined(part, &changes.quarantine);
                     return Ok(changes.stored);
                 }
                 Err(StoreError::Ledger(error)) if retries < LOCK_RETRIES && Retry::of(&error) == Retry::AtOnce => {
-                    drop(lease);
+                    drop(connection);
                     retries += 1;
-                    tracing::debug!(part, from, %error, "another transaction was in the way, storing again");
+                    tracing::debug!(part, from, %error, "lock conflict, storing again");
                     tokio::time::sleep(Duration::from_millis(rand::random_range(1..=20 << retries))).await;
                 }
                 Err(error) => return Err(error),
@@ -98,7 +98,7 @@ impl Ledger {
     }
 }
 
-fn alarm(part: u32, quarantine: &[Quarantined<'_>]) {
+fn log_quarantined(part: u32, quarantine: &[Quarantined<'_>]) {
     for Quarantined {
         entry,
         reason,
@@ -106,17 +106,11 @@ fn alarm(part: u32, quarantine: &[Quarantined<'_>]) {
     } in quarantine
     {
         let (offset, promised) = (entry.offset, promised.map_or(0, |batch| batch.orders.len()));
-        tracing::error!(
-            part,
-            offset,
-            promised,
-            reason,
-            "a record of the order log was put into quarantine"
-        );
+        tracing::error!(part, offset, promised, reason, "record quarantined");
     }
 }
 
-/// Ends with COMMIT, or leaves the connection to be closed.
+/// Ends with COMMIT. After an error the caller must close the connection.
 async fn transaction<'a>(
     connection: &mut MySqlConnection,
     part: u32,
@@ -127,7 +121,7 @@ async fn transaction<'a>(
 ) -> Result<Changes<'a>, StoreError> {
     seckill_failpoint::reach("worker.before-transaction");
     connection.execute("START TRANSACTION").await?;
-    // First of all: its lock keeps every other writer of this partition out, so what is read below stays true.
+    // This statement is first: its lock excludes every other writer of the partition, so the rows read below stay valid.
     let moved = sqlx::query("UPDATE log_position SET off = ? WHERE part = ? AND off = ?")
         .bind(to)
         .bind(part)
@@ -180,8 +174,8 @@ pub(crate) async fn write(
     for quarantined in &changes.quarantine {
         insert_quarantined(connection, part, quarantined).await?;
     }
-    for (sale, owed) in &changes.effects {
-        insert_effect(connection, part, *sale, owed).await?;
+    for (sale, pending) in &changes.adjustments {
+        insert_adjustment(connection, part, *sale, pending).await?;
     }
     Ok(())
 }
@@ -238,7 +232,7 @@ pub(crate) async fn read_sales(
     Ok(sales)
 }
 
-/// Those of these orders that are stored (and a few beside them).
+/// The stored ones among these orders, and perhaps a few others.
 pub(crate) async fn read_orders(
     connection: &mut MySqlConnection,
     ids: &BTreeSet<OrderId>,
@@ -291,7 +285,7 @@ async fn insert_orders(
     sales: &BTreeMap<SaleId, SaleRow>,
 ) -> Result<(), LedgerError> {
     let rows: Vec<_> = inserts.iter().collect();
-    // The orders of a record have its time stamp.
+    // All orders of a record have its timestamp.
     let mut time = (i64::MIN, String::new());
     for chunk in in_sizes(&rows) {
         let mut query: QueryBuilder<MySql> = QueryBuilder::new(
@@ -315,7 +309,7 @@ async fn insert_orders(
     Ok(())
 }
 
-/// Cuts rows into pieces of [`INSERT_SIZES`].
+/// Splits rows into pieces of [`INSERT_SIZES`].
 fn in_sizes<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
         let size = INSERT_SIZES.into_iter().find(|size| *size <= rows.len())?;
@@ -325,7 +319,7 @@ fn in_sizes<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// As MySQL writes a DATETIME(3). A time stamp that no calendar has is the log's word for "none".
+/// The text of a DATETIME(3). The log writes a missing timestamp as one that no calendar has; it becomes the current time.
 fn date_time(unix_ms: i64) -> String {
     let at = match Timestamp::from_millisecond(unix_ms) {
         Ok(at) if at >= Timestamp::UNIX_EPOCH => at,
@@ -345,8 +339,8 @@ async fn update_status(connection: &mut MySqlConnection, id: OrderId, status: Or
     Ok(())
 }
 
-/// Only the owner of the partition writes these columns, so a row that is not as it was read was changed by hand. The
-/// fold never sells more than the total; the table has a CHECK of its own.
+/// Only the owner of the partition writes these columns. A row that changed since it was read was changed by hand. The
+/// fold never sells more than the total, and the table has a CHECK too.
 async fn update_sale(
     connection: &mut MySqlConnection,
     id: SaleId,
@@ -384,8 +378,8 @@ async fn insert_quarantined(
         reason,
         promised,
     } = quarantined;
-    let kept = &entry.payload[..entry.payload.len().min(PAYLOAD_KEPT)];
-    // A person may have set the position back: what lies there already stays.
+    let kept = &entry.payload[..entry.payload.len().min(MAX_QUARANTINED_BYTES)];
+    // A person may have set the position back. An existing row stays.
     sqlx::query(
         "INSERT INTO quarantine (part, off, reason, payload, sale, epoch, first_seq, last_seq) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE part = part",
@@ -403,25 +397,25 @@ async fn insert_quarantined(
     Ok(())
 }
 
-async fn insert_effect(
+async fn insert_adjustment(
     connection: &mut MySqlConnection,
     part: u32,
     sale: SaleId,
-    owed: &PendingAdjustment,
+    pending: &PendingAdjustment,
 ) -> Result<(), LedgerError> {
-    let (order, total) = match &owed.effect {
+    let (order, total) = match &pending.adjustment {
         StockAdjustment::Return { buyer, epoch, seq } => (Some((buyer.as_str(), epoch.0, *seq)), None),
         StockAdjustment::Raise { total } => (None, Some(*total)),
     };
-    // A person may have set the position back: what is owed already stays.
+    // A person may have set the position back. An existing row stays.
     sqlx::query(
         "INSERT INTO effects (part, off, sale, since, buyer, epoch, seq, total) VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
          ON DUPLICATE KEY UPDATE part = part",
     )
     .bind(part)
-    .bind(owed.offset)
+    .bind(pending.offset)
     .bind(sale.0)
-    .bind(owed.since.0)
+    .bind(pending.since.0)
     .bind(order.map(|(buyer, ..)| buyer))
     .bind(order.map(|(_, epoch, _)| epoch))
     .bind(order.map(|(.., seq)| seq))
@@ -436,7 +430,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_cut_into_few_sizes() {
+    fn rows_are_split_into_few_sizes() {
         let rows = vec![0; 151];
         let sizes: Vec<usize> = in_sizes(&rows).map(<[i32]>::len).collect();
         assert_eq!(sizes, [64, 64, 16, 4, 1, 1, 1]);
@@ -444,13 +438,13 @@ mod tests {
     }
 
     #[test]
-    fn a_time_stamp_is_written_in_utc_with_milliseconds() {
+    fn timestamps_are_written_in_utc_with_milliseconds() {
         assert_eq!(date_time(1_795_396_511_045), "2026-11-23 01:15:11.045");
         assert_eq!(date_time(0), "1970-01-01 00:00:00.000");
     }
 
     #[test]
-    fn a_time_stamp_that_is_none_becomes_the_present() {
+    fn a_missing_timestamp_becomes_the_current_time() {
         for none in [-1, i64::MAX] {
             assert!(date_time(none).starts_with("20"), "{none}");
         }

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_protocol_depends_on_cannot_be_set() {
+    fn properties_of_the_protocol_cannot_be_set() {
         for name in ["acks", "request.required.acks", "auto.offset.reset", "isolation.level"] {
             let error = config(&[(name, "1")]).producer().expect_err(name).to_string();
             assert!(error.contains(name) && error.contains("remove it"), "{error}");
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_s_own_properties_reach_every_client() {
+    fn cluster_properties_reach_every_client() {
         let config = config(&[("security.protocol", "ssl"), ("socket.timeout.ms", "7000")]);
         for client in [config.producer(), config.consumer(), config.observer(), config.admin()] {
             let client = client.expect("valid");

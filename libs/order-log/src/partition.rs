@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_order_stays_accepted_for_who_asks_just_after_its_epoch() {
+    fn orders_of_the_previous_epoch_stay_accepted() {
         for end in [barrier(), close()] {
             let log = [barrier(), batch(0, 1, 1), end];
             assert_eq!(known(having_read(&log), order(0, 1)), Some(Accepted));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_that_is_still_to_come_waits_and_one_that_was_none_is_void() {
+    fn a_future_epoch_waits_and_a_non_epoch_is_void() {
         let log = [barrier(), batch(0, 1, 1), barrier()];
         assert_eq!(known(having_read(&log), order(3, 1)), None);
         assert_eq!(known(having_read(&log), order(1, 1)), Some(Void));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_awaited_after_the_end() {
+    fn nothing_waits_after_close() {
         let log = [barrier(), close()];
         assert_eq!(known(having_read(&log), order(7, 1)), Some(Void));
     }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_answers_all_who_wait_for_its_orders() {
+    fn a_batch_answers_all_waiters_of_its_orders() {
         let (mut partition, next) = having_read(&[barrier()]);
         let mut first = wait(&mut partition, order(0, 1), next);
         let mut again = wait(&mut partition, order(0, 1), next);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_under_an_epoch_that_was_never_a_barrier_is_void() {
+    fn a_batch_of_a_non_epoch_is_void() {
         let (mut partition, _) = having_read(&[barrier()]);
         let mut waiting = wait(&mut partition, order(1, 1), 1);
         partition.read(1, &Record::Total { sale: SALE, total: 1 });
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_leaves_nothing_behind() {
+    fn a_cancelled_waiter_leaves_nothing_behind() {
         let (mut partition, next) = having_read(&[barrier()]);
         let Asked::Later(ticket, _receiver) = partition.ask(order(0, 1), next) else {
             panic!("known");

@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_that_touch_become_one_in_any_order() {
+    fn adjacent_ranges_merge_in_any_order() {
         let mut seqs = Seqs::default();
         for (first, last) in [(5, 6), (1, 2), (9, 9), (3, 4), (2, 5), (7, 8)] {
             seqs.insert(first, last);
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn it_holds_what_was_inserted_and_nothing_else() {
+    fn a_set_contains_exactly_the_inserted_numbers() {
         let mut seqs = Seqs::default();
         let mut plain = std::collections::BTreeSet::new();
         for i in 0..200u64 {

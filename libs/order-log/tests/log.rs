@@ -18,7 +18,7 @@ async fn read(log: &OrderLog, part: u32, from: Offset, to: Offset) -> Vec<(Offse
 }
 
 #[tokio::test]
-async fn what_was_appended_is_read_in_order_from_its_partition() {
+async fn appended_records_are_read_in_order() {
     let log = new_log(2).await;
     let sale = sale();
     let mut expected = vec![(log.append(1, &barrier(sale)).await.expect("appends"), barrier(sale))];
@@ -38,7 +38,7 @@ async fn what_was_appended_is_read_in_order_from_its_partition() {
 }
 
 #[tokio::test]
-async fn who_does_not_wait_finds_the_records_after_a_flush() {
+async fn append_now_is_complete_after_a_flush() {
     let log = new_log(1).await;
     let sale = sale();
     for i in 0..500 {
@@ -50,7 +50,7 @@ async fn who_does_not_wait_finds_the_records_after_a_flush() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_record_are_handed_over_as_such() {
+async fn undecodable_bytes_are_returned_as_errors() {
     let log = new_log(1).await;
     log.append(0, &barrier(sale())).await.expect("appends");
     foreign(&log, b"hello").await;
@@ -63,7 +63,7 @@ async fn bytes_that_are_no_record_are_handed_over_as_such() {
 }
 
 #[tokio::test]
-async fn an_offset_that_the_log_does_not_hold_is_an_error() {
+async fn an_offset_out_of_range_is_an_error() {
     let log = new_log(1).await;
     log.append(0, &barrier(sale())).await.expect("appends");
     match log.read(0, 5, 9, |_| panic!("nothing is there")).await {
@@ -73,7 +73,7 @@ async fn an_offset_that_the_log_does_not_hold_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_record_that_does_not_come_is_an_error() {
+async fn a_missing_record_is_an_error() {
     let log = new_log(1).await;
     log.append(0, &barrier(sale())).await.expect("appends");
     let mut count = 0;
@@ -85,7 +85,7 @@ async fn a_record_that_does_not_come_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_topic_that_does_not_exist_is_a_clear_error_and_is_not_created() {
+async fn a_missing_topic_is_an_error_and_not_created() {
     let config = config(&new_topic_name());
     for _ in 0..2 {
         let error = OrderLog::connect(config.clone()).await.err().expect("no such topic");
@@ -95,7 +95,7 @@ async fn a_topic_that_does_not_exist_is_a_clear_error_and_is_not_created() {
 }
 
 #[tokio::test]
-async fn a_partition_that_does_not_exist_is_a_clear_error() {
+async fn a_missing_partition_is_an_error() {
     let log = new_log(2).await;
     let error = log.append(2, &barrier(sale())).await.expect_err("there are two");
     assert!(
@@ -115,7 +115,7 @@ async fn a_partition_that_does_not_exist_is_a_clear_error() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_away_is_an_error() {
+async fn an_unreachable_broker_is_an_error() {
     let mut config = config("orders");
     config.brokers = "127.0.0.1:1".into();
     let error = OrderLog::connect(config).await.err().expect("nobody listens there");
@@ -123,7 +123,7 @@ async fn a_broker_that_is_away_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_wrong_property_is_named() {
+async fn an_invalid_property_is_named() {
     let mut config = config("orders");
     config.properties = vec![("securty.protocol".into(), "ssl".into())];
     let error = OrderLog::connect(config)

@@ -14,7 +14,7 @@ async fn append(log: &OrderLog, record: &Record) -> Offset {
 }
 
 #[tokio::test]
-async fn a_record_is_read_back_as_accepted_whoever_asks_first() {
+async fn read_back_works_before_and_after_the_record() {
     let log = new_log(1).await;
     let tail = tail_of(&log);
     let sale = sale();
@@ -59,7 +59,7 @@ async fn a_batch_under_an_old_epoch_is_void_after_a_barrier() {
 }
 
 #[tokio::test]
-async fn nothing_counts_after_the_end() {
+async fn nothing_counts_after_close() {
     let log = new_log(1).await;
     let tail = tail_of(&log);
     let sale = sale();
@@ -141,7 +141,7 @@ async fn a_fresh_tail_knows_all_that_was_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_that_asks_for_freshness_is_answered_together() {
+async fn concurrent_freshness_checks_share_one_request() {
     let log = new_log(1).await;
     let tail = tail_of(&log);
     append(&log, &barrier(sale())).await;
@@ -155,7 +155,7 @@ async fn a_crowd_that_asks_for_freshness_is_answered_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_wait_and_each_is_answered() {
+async fn ten_thousand_waiters_are_all_answered() {
     const CALLERS: u64 = 10_000;
     let log = new_log(1).await;
     let tail = tail_of(&log);
@@ -174,7 +174,7 @@ async fn ten_thousand_wait_and_each_is_answered() {
 }
 
 #[tokio::test]
-async fn who_gives_up_waiting_leaves_nothing_behind() {
+async fn a_dropped_read_back_leaves_nothing_behind() {
     let log = new_log(1).await;
     let tail = tail_of(&log);
     let sale = sale();
@@ -188,7 +188,7 @@ async fn who_gives_up_waiting_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_record_are_skipped_and_counted() {
+async fn undecodable_bytes_are_skipped_and_counted() {
     let log = new_log(1).await;
     let tail = tail_of(&log);
     let sale = sale();
@@ -203,7 +203,7 @@ async fn bytes_that_are_no_record_are_skipped_and_counted() {
 }
 
 #[tokio::test]
-async fn a_log_that_does_not_hold_the_position_stops_the_tail() {
+async fn a_position_out_of_range_stops_the_tail() {
     let log = new_log(2).await;
     append(&log, &barrier(sale())).await;
     let tail = tail_from(
@@ -225,7 +225,7 @@ async fn a_log_that_does_not_hold_the_position_stops_the_tail() {
 }
 
 #[tokio::test]
-async fn the_marks_of_a_foreign_transaction_do_not_stop_anyone() {
+async fn markers_of_foreign_transactions_do_not_stop_readers() {
     let log = new_log(1).await;
     let tail = tail_of(&log);
     let sale = sale();

@@ -57,7 +57,7 @@ impl IndexSample {
     /// `units` are those of the ledger for [`epoch`](Self::epoch) and [`seq`](Self::seq). `caught_up` says whether the
     /// ledger has read the log to its end since the sample became overdue; it is needed only then.
     pub fn check(&self, now: Millis, units: &LedgerUnits, cut: SaleCut, caught_up: Option<bool>) -> BalanceCheck {
-        let changed = units.total != self.total || units.returned != self.returned || units.owed;
+        let changed = units.total != self.total || units.returned != self.returned || units.adjustments_pending;
         if changed || cut.epoch().is_some_and(|epoch| epoch > self.epoch) || cut.closed.is_some() {
             return BalanceCheck::Superseded;
         }
@@ -131,7 +131,7 @@ mod tests {
             taken: 9,
             returned: 2,
             beyond: 0,
-            owed: false,
+            adjustments_pending: false,
         }
     }
 
@@ -185,7 +185,10 @@ mod tests {
         for changed in [
             LedgerUnits { returned: 3, ..units() },
             LedgerUnits { total: 11, ..units() },
-            LedgerUnits { owed: true, ..units() },
+            LedgerUnits {
+                adjustments_pending: true,
+                ..units()
+            },
         ] {
             assert_eq!(check(changed), BalanceCheck::Superseded, "{changed:?}");
         }

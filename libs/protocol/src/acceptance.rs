@@ -146,13 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn another_sale_s_barrier_changes_nothing() {
+    fn a_barrier_of_another_sale_changes_nothing() {
         let log = [barrier(SALE), barrier(OTHER), batch(0), batch(1)];
         assert_eq!(verdicts(&log), [Accepted, Accepted, Accepted, Void]);
     }
 
     #[test]
-    fn nothing_counts_after_close_but_cancels_and_payments() {
+    fn only_cancels_and_payments_count_after_close() {
         let close = Record::Close { sale: SALE };
         let cancel = Record::Cancel {
             sale: SALE,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_index_that_the_log_names_refuses_and_none_after_the_end() {
+    fn only_the_index_of_the_current_epoch_may_refuse() {
         let cut = |closed| SaleCut { cur: Some(5), closed };
         assert!(cut(None).lets_refuse(Epoch(5)));
         assert!(!cut(None).lets_refuse(Epoch(4)));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_starts_in_the_middle_agrees_with_one_that_read_all() {
+    fn a_reader_that_starts_in_the_middle_agrees() {
         let close = Record::Close { sale: SALE };
         let log = [
             barrier(SALE),

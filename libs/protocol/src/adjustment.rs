@@ -1,8 +1,9 @@
-//! What the log does to an index that is in force: a cancelled order returns its units, a raised total adds some.
+//! Stock adjustments, which the log makes to an index in force: a cancelled order returns its units, a raised total adds
+//! units.
 //!
-//! The log first, the index after, never the other way. The order-worker remembers each effect in the transaction that
-//! moves its position, and forgets it once the index has answered; so an effect may be tried any number of times, and
-//! on an index that a rebuild made from a longer part of the log, which contains it already.
+//! The log always comes first, the index after it. The order-worker stores each pending adjustment in the transaction that
+//! moves its position, and deletes it after the index has answered. So an adjustment may be applied any number of times,
+//! also to an index that was rebuilt from a longer part of the log and contains it already.
 use crate::acceptance::SaleCut;
 use crate::ids::{Buyer, Epoch, Offset, Seq};
 use crate::index::{Index, Server};
@@ -16,24 +17,24 @@ pub enum StockAdjustment {
     Raise { total: u64 },
 }
 
-/// An effect that the index has to be told of, remembered until it answers.
+/// An adjustment that the index has not confirmed yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PendingAdjustment {
-    /// Where its record stands in the log.
+    /// The offset of its record in the log.
     pub offset: Offset,
-    /// The epoch in force there: an index of an older one is not told.
+    /// The epoch in force at that offset. An index of an older epoch does not get the adjustment.
     pub since: Epoch,
-    pub effect: StockAdjustment,
+    pub adjustment: StockAdjustment,
 }
 
 impl PendingAdjustment {
-    /// What is owed to the index for a record that counts. `cut` is the sale's where the record stands; `ended` is the
-    /// buyer of the order that the record ended, if it ended one.
+    /// The adjustment for an accepted record, if there is one. `cut` is the sale's cut at the record's offset. `ended` is
+    /// the buyer of the order that the record ended, if it ended one.
     ///
-    /// After CLOSE nothing is owed: nothing is sold any more, and the index goes.
+    /// After CLOSE there is none: nothing is sold any more, and the index is dropped.
     pub fn of(offset: Offset, record: &Record, cut: SaleCut, ended: Option<&Buyer>) -> Option<PendingAdjustment> {
         let since = cut.epoch()?;
-        let effect = match record {
+        let adjustment = match record {
             Record::Cancel { epoch, seq, .. } => StockAdjustment::Return {
                 buyer: ended?.clone(),
                 epoch: *epoch,
@@ -42,31 +43,35 @@ impl PendingAdjustment {
             Record::Total { total, .. } => StockAdjustment::Raise { total: *total },
             Record::Barrier { .. } | Record::Batch(_) | Record::Paid { .. } | Record::Close { .. } => return None,
         };
-        Some(PendingAdjustment { offset, since, effect })
+        Some(PendingAdjustment {
+            offset,
+            since,
+            adjustment,
+        })
     }
 }
 
-/// What came of an effect.
+/// The result of applying an adjustment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdjustmentOutcome {
     Done,
-    /// It, or a greater one, was there before.
+    /// The index had this adjustment, or a greater total, before.
     Already,
-    /// No index is in force here that has reached the effect's place in the log: one is on its way.
+    /// No index in force here has reached the adjustment's offset. A newer index is being made.
     NotYet,
-    /// The index is in force and does not know the order, which no fold of the log explains.
+    /// The index is in force and does not have the order. No fold of the log explains that.
     NoSuchOrder,
 }
 
-/// `since` is the epoch in force at the effect's offset: an older index will be replaced by one that contains the effect
-/// or that it has to be told to.
+/// Applies an adjustment to an index. `since` is the epoch in force at the adjustment's offset. An older index will be
+/// replaced by one that contains the adjustment or still has to get it.
 ///
 /// The scripts `return.lua` and `raise.lua` in libs/stock do the same inside Redis.
 pub fn apply_adjustment(
     index: Option<&mut Index>,
     server: &Server,
     since: Epoch,
-    effect: &StockAdjustment,
+    adjustment: &StockAdjustment,
 ) -> AdjustmentOutcome {
     let Some(index) = index else {
         return AdjustmentOutcome::NotYet;
@@ -74,10 +79,10 @@ pub fn apply_adjustment(
     if !server.is_master || server.rid != index.rid || index.epoch < since {
         return AdjustmentOutcome::NotYet;
     }
-    match effect {
+    match adjustment {
         StockAdjustment::Return { buyer, epoch, seq } => {
             let mut held = index.holdings.get_mut(buyer).into_iter().flatten();
-            // Both: under another epoch the same number is another order.
+            // Compare both: the same sequence number in another epoch is another order.
             match held.find(|h| (h.epoch, h.seq) == (*epoch, *seq)) {
                 None => AdjustmentOutcome::NoSuchOrder,
                 Some(holding) if holding.cancelled => AdjustmentOutcome::Already,
@@ -157,15 +162,15 @@ mod tests {
         }
     }
 
-    fn take(index: &mut Index, since: i64, effect: &StockAdjustment) -> AdjustmentOutcome {
-        apply_adjustment(Some(index), &server(), Epoch(since), effect)
+    fn apply(index: &mut Index, since: i64, adjustment: &StockAdjustment) -> AdjustmentOutcome {
+        apply_adjustment(Some(index), &server(), Epoch(since), adjustment)
     }
 
     #[test]
     fn a_cancelled_order_returns_its_units_once_and_keeps_its_key() {
         let mut index = index();
-        assert_eq!(take(&mut index, 5, &returned()), AdjustmentOutcome::Done);
-        assert_eq!(take(&mut index, 5, &returned()), AdjustmentOutcome::Already);
+        assert_eq!(apply(&mut index, 5, &returned()), AdjustmentOutcome::Done);
+        assert_eq!(apply(&mut index, 5, &returned()), AdjustmentOutcome::Already);
         assert_eq!(index.left, 10);
         assert!(matches!(buy(&mut index, 1), Decision::AlreadyReserved(h) if h.cancelled));
         // The limit counts live orders.
@@ -173,19 +178,19 @@ mod tests {
     }
 
     #[test]
-    fn the_same_number_under_another_epoch_is_another_order() {
+    fn same_number_in_another_epoch_is_another_order() {
         let mut index = index();
         let other = StockAdjustment::Return {
             buyer: a(),
             epoch: Epoch(4),
             seq: 1,
         };
-        assert_eq!(take(&mut index, 5, &other), AdjustmentOutcome::NoSuchOrder);
+        assert_eq!(apply(&mut index, 5, &other), AdjustmentOutcome::NoSuchOrder);
         assert_eq!(index.left, 8);
     }
 
     #[test]
-    fn a_cancel_that_ended_an_order_and_a_total_are_owed_until_the_end() {
+    fn cancels_and_totals_are_pending_until_close() {
         let sale = SaleId(1);
         let cancel = Record::Cancel {
             sale,
@@ -198,13 +203,16 @@ mod tests {
             cur: Some(5),
             closed: None,
         };
-        let owed = PendingAdjustment::of(8, &cancel, open, Some(&a())).expect("owed");
-        let effect = StockAdjustment::Return {
+        let pending = PendingAdjustment::of(8, &cancel, open, Some(&a())).expect("pending");
+        let adjustment = StockAdjustment::Return {
             buyer: a(),
             epoch: Epoch(4),
             seq: 2,
         };
-        assert_eq!((owed.offset, owed.since, owed.effect), (8, Epoch(5), effect));
+        assert_eq!(
+            (pending.offset, pending.since, pending.adjustment),
+            (8, Epoch(5), adjustment)
+        );
         // The second CANCEL of an order ends nothing.
         assert_eq!(PendingAdjustment::of(9, &cancel, open, None), None);
         assert!(PendingAdjustment::of(9, &total, open, None).is_some());
@@ -212,7 +220,7 @@ mod tests {
             cur: Some(7),
             closed: Some(7),
         };
-        // Neither after the end nor before the first epoch: the index that comes contains it.
+        // Not after CLOSE, and not before the first epoch: the first index will contain it.
         for cut in [closed, SaleCut::default()] {
             assert_eq!(PendingAdjustment::of(9, &cancel, cut, Some(&a())), None);
             assert_eq!(PendingAdjustment::of(9, &total, cut, None), None);
@@ -222,14 +230,14 @@ mod tests {
     #[test]
     fn a_total_only_rises() {
         let mut index = index();
-        for (total, effected, left) in [
+        for (total, outcome, left) in [
             (12, AdjustmentOutcome::Done, 10),
             (12, AdjustmentOutcome::Already, 10),
             (11, AdjustmentOutcome::Already, 10),
         ] {
             assert_eq!(
-                take(&mut index, 5, &StockAdjustment::Raise { total }),
-                effected,
+                apply(&mut index, 5, &StockAdjustment::Raise { total }),
+                outcome,
                 "{total}"
             );
             assert_eq!((index.total, index.left), (12, left));
@@ -237,9 +245,9 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_is_behind_or_not_in_force_is_left_alone() {
+    fn an_older_or_invalid_index_is_not_changed() {
         let mut index = index();
-        assert_eq!(take(&mut index, 6, &returned()), AdjustmentOutcome::NotYet);
+        assert_eq!(apply(&mut index, 6, &returned()), AdjustmentOutcome::NotYet);
         let others = [
             Server {
                 is_master: false,
@@ -251,8 +259,8 @@ mod tests {
             },
         ];
         for other in others {
-            let effected = apply_adjustment(Some(&mut index), &other, Epoch(5), &returned());
-            assert_eq!(effected, AdjustmentOutcome::NotYet);
+            let outcome = apply_adjustment(Some(&mut index), &other, Epoch(5), &returned());
+            assert_eq!(outcome, AdjustmentOutcome::NotYet);
         }
         assert_eq!(
             apply_adjustment(None, &server(), Epoch(5), &returned()),

@@ -1,4 +1,4 @@
-//! What the log says of one sale: the fold that every view of it agrees with.
+//! The fold of the log over one sale. Every view of the sale agrees with it.
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -10,30 +10,30 @@ use crate::status::OrderStatus;
 
 /// An order as the index needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Folded {
+pub struct FoldedOrder {
     pub buyer: Buyer,
     pub quantity: Quantity,
     pub key: KeyHash,
     pub status: OrderStatus,
 }
 
-/// One sale: by a view of the log up to some offset, if there is one, and by the log from there on.
+/// One sale: from a view of the log up to some offset, if there is one, and from the log after it.
 #[derive(Debug, Clone)]
 pub struct Fold {
     sale: SaleId,
     acceptance: Acceptance,
     total: u64,
-    /// Sorted, since they come sorted: a million of them is put in place at once.
-    orders: BTreeMap<OrderId, Folded>,
+    /// A sorted map, because orders come sorted: a million of them is built at once.
+    orders: BTreeMap<OrderId, FoldedOrder>,
 }
 
 impl Fold {
-    /// The cut, the total and the orders must come from one snapshot, and [`read`](Self::read) must go on where it ends.
+    /// The cut, the total and the orders must come from one snapshot. [`read`](Self::read) must continue where it ends.
     pub fn starting_from(
         sale: SaleId,
         cut: SaleCut,
         total: u64,
-        orders: impl IntoIterator<Item = (OrderId, Folded)>,
+        orders: impl IntoIterator<Item = (OrderId, FoldedOrder)>,
     ) -> Self {
         Fold {
             sale,
@@ -43,7 +43,7 @@ impl Fold {
         }
     }
 
-    /// From the log's beginning.
+    /// From the beginning of the log.
     pub fn new(sale: SaleId) -> Self {
         Self::starting_from(sale, SaleCut::default(), 0, [])
     }
@@ -56,8 +56,8 @@ impl Fold {
         match record {
             Record::Batch(batch) => {
                 for (id, order) in batch.iter() {
-                    // A duplicate is dropped against orders of every status: it never brings a cancelled one back.
-                    self.orders.entry(id).or_insert_with(|| Folded {
+                    // A duplicate is dropped whatever the status of the order is: it never restores a cancelled order.
+                    self.orders.entry(id).or_insert_with(|| FoldedOrder {
                         buyer: order.buyer.clone(),
                         quantity: order.quantity,
                         key: order.key,
@@ -66,14 +66,16 @@ impl Fold {
                 }
             }
             Record::Total { total, .. } => self.total = self.total.max(*total),
-            Record::Cancel { epoch, seq, reason, .. } => self.turn(*epoch, *seq, |status| status.cancelled(reason)),
-            Record::Paid { epoch, seq, .. } => self.turn(*epoch, *seq, OrderStatus::paid),
+            Record::Cancel { epoch, seq, reason, .. } => {
+                self.change_status(*epoch, *seq, |status| status.cancelled(reason))
+            }
+            Record::Paid { epoch, seq, .. } => self.change_status(*epoch, *seq, OrderStatus::paid),
             Record::Barrier { .. } | Record::Close { .. } => {}
         }
     }
 
-    /// The first change in the log that an order's status allows wins, as in the ledger.
-    fn turn(&mut self, epoch: Epoch, seq: Seq, into: impl Fn(OrderStatus) -> Option<OrderStatus>) {
+    /// The first change in the log that the status allows wins, as in the ledger.
+    fn change_status(&mut self, epoch: Epoch, seq: Seq, into: impl Fn(OrderStatus) -> Option<OrderStatus>) {
         let sale = self.sale;
         if let Some(order) = self.orders.get_mut(&OrderId { sale, epoch, seq }) {
             order.status = into(order.status).unwrap_or(order.status);
@@ -90,7 +92,7 @@ impl Fold {
     }
 
     /// Orders of every status.
-    pub fn orders(&self) -> &BTreeMap<OrderId, Folded> {
+    pub fn orders(&self) -> &BTreeMap<OrderId, FoldedOrder> {
         &self.orders
     }
 
@@ -100,9 +102,9 @@ impl Fold {
         live.map(|order| u64::from(order.quantity)).sum()
     }
 
-    /// What an index of all this holds, by buyer: cancelled orders too, for their keys are taken.
+    /// The holdings of an index made from this fold, by buyer. They include cancelled orders, because their keys are used.
     pub fn into_holdings(self) -> Vec<(Buyer, Vec<Holding>)> {
-        // A sale that sells nothing waits for this, and most buyers have one order: only the others' are brought together.
+        // The sale does not sell until this ends. Most buyers have one order, so only the other buyers are grouped.
         let hasher = RandomState::new();
         let hashes: Vec<u64> = self.orders.values().map(|o| hasher.hash_one(&o.buyer)).collect();
         let mut seen = HashSet::with_capacity(hashes.len());
@@ -138,7 +140,7 @@ mod tests {
 
     const SALE: SaleId = SaleId(1);
 
-    /// The total is 10, and the epoch 5 sells.
+    /// The total is 10, and epoch 5 sells.
     fn fold() -> Fold {
         let cut = SaleCut {
             cur: Some(5),
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_of_the_epoch_count_once_and_those_of_others_never() {
+    fn only_orders_of_the_epoch_count_and_only_once() {
         let mut fold = fold();
         for (offset, record) in [
             (6, batch(5, 1, &["a", "b"])),
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buyer_s_orders_are_held_together_in_their_order() {
+    fn holdings_of_a_buyer_stay_in_order() {
         let mut fold = fold();
         fold.read(6, &batch(5, 1, &["a", "b"]));
         fold.read(7, &batch(5, 3, &["c", "a", "a"]));
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paid_order_is_not_cancelled_any_more() {
+    fn a_paid_order_can_not_be_cancelled() {
         let mut fold = fold();
         fold.read(6, &batch(5, 1, &["a"]));
         let paid = Record::Paid {
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_sales_do_changes_nothing() {
+    fn records_of_other_sales_change_nothing() {
         let mut fold = fold();
         fold.read(6, &Record::Close { sale: SaleId(2) });
         fold.read(7, &batch(5, 1, &["a"]));

@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buyer_is_refused_when_it_could_break_out_of_json() {
+    fn a_buyer_that_could_break_out_of_json_is_refused() {
         for bad in ["", "a b", "a\"b", "a\\b", "a\nb", "ä", &"x".repeat(129)] {
             assert!(Buyer::new(bad).is_err(), "{bad:?}");
         }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_survive_their_text() {
+    fn ids_round_trip_through_text() {
         let sale = SaleId(0x00c0_ffee);
         assert_eq!(sale.to_string().parse(), Ok(sale));
         assert!("+0c0ffee".parse::<SaleId>().is_err());

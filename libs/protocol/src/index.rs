@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_opens_at_its_first_and_closes_at_its_last_instant() {
+    fn the_window_includes_its_start_and_excludes_its_end() {
         let mut index = index();
         assert_eq!(
             one(&mut index, 99, request("b", 1, 1)),
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_winner_s_retry_is_answered_with_the_order_after_the_end_too() {
+    fn a_retry_gets_the_same_order_even_after_the_end() {
         let mut index = index();
         one(&mut index, 100, request("b", 1, 1));
         for now in [0, 150, 900] {
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_decided_in_order_and_its_record_holds_what_was_sold() {
+    fn a_batch_is_decided_in_order() {
         let mut index = index();
         let requests = [
             request("a", 1, 2),
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buyer_can_t_hold_more_than_the_limit() {
+    fn a_buyer_can_not_exceed_the_limit() {
         let mut index = index();
         assert_eq!(one(&mut index, 100, request("b", 1, 2)), Decision::Reserved { seq: 1 });
         assert!(
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspended_sale_sells_nothing_and_a_closed_one_has_ended() {
+    fn suspended_and_closed_sales_sell_nothing() {
         let mut index = index();
         index.terms.state = SaleState::Suspended;
         assert_eq!(one(&mut index, 150, request("b", 1, 1)), Decision::Suspended);
@@ -373,14 +373,14 @@ mod tests {
     }
 
     #[test]
-    fn asking_takes_nothing() {
+    fn a_lookup_takes_no_units() {
         let mut index = index();
         assert_eq!(one(&mut index, 150, request("b", 1, 0)), Decision::Unknown);
         assert_eq!((index.left, index.seq), (3, 0));
     }
 
     #[test]
-    fn only_what_an_earlier_epoch_sold_or_a_cancel_ended_needs_no_read_back() {
+    fn holdings_of_earlier_epochs_and_cancelled_ones_are_durable() {
         let mut index = index();
         assert_eq!(one(&mut index, 100, request("b", 1, 1)), Decision::Reserved { seq: 1 });
         let mut held = index.holdings[&Buyer::new("b").expect("valid")][0];
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fence_lets_only_the_installed_server_and_the_same_epoch_through() {
+    fn the_fence_passes_only_the_same_server_and_epoch() {
         let (mut index, here) = (index(), server(150));
         let mut try_it = |server: &Server, caller| purchase(Some(&mut index), server, Epoch(caller), &[]).err();
         assert_eq!(try_it(&here, 5), None);

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_goes_in_force_once_and_never_downwards() {
+    fn an_index_is_installed_once_per_epoch_and_never_older() {
         let first = install_one(None, &server(), 5, 0).expect("installed");
         for epoch in [4, 5] {
             let again = install_one(Some(&first), &server(), epoch, 0);
@@ -138,13 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn an_index_whose_holdings_are_gone_is_refused() {
+    fn an_index_without_its_holdings_is_refused() {
         let refused = install_one(None, &server(), 5, 1);
         assert_eq!(refused, Err(InstallRefused::Incomplete { found: 0 }));
     }
 
     #[test]
-    fn an_index_goes_in_force_on_a_primary_that_can_be_told_from_others() {
+    fn an_index_needs_a_primary_with_a_replication_id() {
         let replica = Server {
             is_master: false,
             ..server()
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn terms_change_to_newer_ones_on_the_server_of_the_index() {
+    fn only_newer_terms_apply_and_only_on_the_same_server() {
         let mut index = install_one(None, &server(), 5, 0).expect("installed");
         assert_eq!(apply(Some(&mut index), &server(), Epoch(5), &terms(1)), Applied::Older);
         assert_eq!(apply(Some(&mut index), &server(), Epoch(5), &terms(2)), Applied::Done);

@@ -168,12 +168,12 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_answered_without_panic(text in ".{0,40}") {
+        fn decoding_never_panics(text in ".{0,40}") {
             let _ = keys().decode(&text);
         }
 
         #[test]
-        fn a_changed_digit_is_no_number(seq in 1..1u64 << 28, at in 1..27usize, to in 0..32usize) {
+        fn a_number_with_a_changed_digit_is_refused(seq in 1..1u64 << 28, at in 1..27usize, to in 0..32usize) {
             let number = keys().encode(order(1, 2, seq)).expect("fits");
             let mut changed = number.as_str().as_bytes().to_vec();
             prop_assume!(changed[at] != ALPHABET[to]);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotated_key_still_reads_old_numbers() {
+    fn a_rotated_key_still_decodes_old_numbers() {
         let old = keys().encode(order(1, 2, 3)).expect("fits");
         let both: OrderNoKeys = "2:ffeeddccbbaa99887766554433221100,1:00112233445566778899aabbccddeeff"
             .parse()
@@ -194,14 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn orders_beyond_the_number_s_range_are_refused() {
         assert!(keys().encode(order(1, 1 << 36, 1)).is_err());
         assert!(keys().encode(order(1, -1, 1)).is_err());
         assert!(keys().encode(order(1, 1, 1 << 28)).is_err());
     }
 
     #[test]
-    fn wrong_keys_say_what_is_wrong() {
+    fn invalid_keys_name_the_problem() {
         for bad in [
             "",
             "1",

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_survives_its_bytes() {
+    fn every_record_round_trips_through_bytes() {
         let sale = SaleId(7);
         let records = [
             Record::Barrier {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_batch_are_as_documented() {
+    fn the_bytes_of_a_batch_match_the_documentation() {
         let batch = Batch {
             sale: SaleId(7),
             epoch: Epoch(3),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_refused() {
+    fn invalid_records_are_refused() {
         let bad = [
             "",
             "{}",

@@ -1,44 +1,44 @@
-//! What a sale's index needs: R0, the first question of a recovery, and of all care for an index.
+//! Decides what the index of a sale needs. It is R0, the first step of a recovery and of every reconcile of an index.
 use crate::acceptance::SaleCut;
 use crate::ids::Epoch;
 use crate::index::{Server, Terms};
 
-/// What is known of an index without reading what it holds.
+/// An index without its holdings, as it was found in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found<'a> {
+pub struct FoundIndex<'a> {
     pub epoch: Epoch,
     /// The replication id of the server on which it was installed.
     pub rid: &'a str,
     pub terms: &'a Terms,
 }
 
-/// What the ledger says of the sale.
+/// The sale as the ledger has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
-    /// This view, or a newer one. An older one only delays the answer: what it does not show yet, it will show.
+pub struct LedgerView {
+    /// An older view only delays the answer: it will show later what it does not show yet.
     pub cut: SaleCut,
     pub live_epoch: Option<Epoch>,
     /// The terms in the sale's row.
     pub terms: Terms,
 }
 
-/// What has to be done, one at a time and in this order.
+/// The next step. Steps are taken one at a time and in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     Nothing,
     /// Begin a new epoch: no index is in force, or what it sells is void.
     Rebuild,
-    /// Apply the row's terms.
+    /// Apply the terms of the row.
     Apply,
-    /// Give the row this version: the index knows other terms under the row's version or a newer one, and would refuse
-    /// the row's for ever. So it is after the ledger has lost its tail.
+    /// Give the row this version. The index has other terms under the row's version or a newer one, and would refuse the
+    /// row's terms forever. This happens after the ledger has lost its tail.
     Renumber(u64),
-    /// An index is in force and the ledger does not name it: whoever installed it died, or the ledger lost its tail. It
-    /// comes last: under the terms of an older row nothing must be sold.
+    /// An index is in force and the ledger does not name it: its installer died, or the ledger lost its tail. This step is
+    /// last, because nothing must be sold under the terms of an older row.
     Publish(Epoch),
 }
 
-pub fn needed(found: Option<Found<'_>>, server: &Server, known: &Known) -> Need {
+pub fn needed(found: Option<FoundIndex<'_>>, server: &Server, known: &LedgerView) -> Need {
     if known.cut.closed.is_some() {
         return Need::Nothing;
     }
@@ -87,36 +87,36 @@ mod tests {
         }
     }
 
-    /// The index of epoch 5 that sells, by the terms of version 2.
-    fn known() -> Known {
+    /// The index of epoch 5 sells by the terms of version 2.
+    fn known() -> LedgerView {
         let cut = SaleCut {
             cur: Some(5),
             closed: None,
         };
-        Known {
+        LedgerView {
             cut,
             live_epoch: Some(Epoch(5)),
             terms: terms(2, SaleState::Open),
         }
     }
 
-    fn need(epoch: i64, rid: &str, terms: Terms, known: &Known) -> Need {
+    fn need(epoch: i64, rid: &str, terms: Terms, known: &LedgerView) -> Need {
         let epoch = Epoch(epoch);
         let terms = &terms;
-        needed(Some(Found { epoch, rid, terms }), &server(), known)
+        needed(Some(FoundIndex { epoch, rid, terms }), &server(), known)
     }
 
     const OPEN: SaleState = SaleState::Open;
 
     #[test]
-    fn an_index_that_is_missing_elsewhere_or_outdated_is_rebuilt() {
+    fn a_missing_foreign_or_outdated_index_is_rebuilt() {
         assert_eq!(needed(None, &server(), &known()), Need::Rebuild);
         assert_eq!(need(5, "s", terms(2, OPEN), &known()), Need::Rebuild);
         let replica = Server {
             is_master: false,
             ..server()
         };
-        let found = Found {
+        let found = FoundIndex {
             epoch: Epoch(5),
             rid: "r",
             terms: &terms(2, OPEN),
@@ -126,16 +126,16 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_nobody_was_told_of_is_published_once_it_has_the_terms() {
+    fn an_unpublished_index_is_published_after_its_terms() {
         for live_epoch in [None, Some(Epoch(4))] {
-            let known = Known { live_epoch, ..known() };
+            let known = LedgerView { live_epoch, ..known() };
             assert_eq!(need(5, "r", terms(2, OPEN), &known), Need::Publish(Epoch(5)));
             assert_eq!(need(5, "r", terms(1, OPEN), &known), Need::Apply);
         }
     }
 
     #[test]
-    fn an_index_follows_the_row_also_after_the_ledger_lost_its_tail() {
+    fn an_index_follows_the_row_after_a_lost_tail() {
         let suspended = |version| terms(version, SaleState::Suspended);
         assert_eq!(need(5, "r", suspended(1), &known()), Need::Apply);
         assert_eq!(need(5, "r", suspended(2), &known()), Need::Renumber(3));
@@ -145,9 +145,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_needed_while_all_is_well_or_after_the_end() {
+    fn a_healthy_or_closed_sale_needs_nothing() {
         assert_eq!(need(5, "r", terms(2, OPEN), &known()), Need::Nothing);
-        // The ledger has not read so far yet.
+        // The ledger has not folded so far yet.
         let mut behind = known();
         behind.cut.cur = Some(4);
         assert_eq!(need(5, "r", terms(2, OPEN), &behind), Need::Nothing);

@@ -55,8 +55,8 @@ pub struct LedgerUnits {
     pub returned: u64,
     /// Of orders after the one that was asked about.
     pub beyond: u64,
-    /// An index has still to be told of returned or added units.
-    pub owed: bool,
+    /// Some stock adjustments are not confirmed by the index yet.
+    pub adjustments_pending: bool,
 }
 
 impl Sale {

@@ -1,27 +1,27 @@
-//! The end: whether what the log says of the units is what the index has left.
+//! Settlement at the end of a sale: compares the units of the log with the units that the index has left.
 
-/// What is known once the ledger has read CLOSE, with an index in force that no barrier outdated.
+/// The figures after the ledger has folded CLOSE. The index is in force, and no barrier has outdated it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closing {
     pub total: u64,
-    /// Units in live orders where CLOSE stands: a later cancel returns nothing to the index.
+    /// Units in live orders at CLOSE. A later cancel returns nothing to the index.
     pub live: u64,
-    /// Effects on the index that are owed still.
-    pub owed: usize,
+    /// Adjustments that the index has not confirmed yet.
+    pub pending_adjustments: usize,
     /// Units that the index has left.
     pub left: u64,
-    /// Units in batches of the outbox that the ledger does not have: they came too late, and are void.
+    /// Units in outbox batches that the ledger does not have: they came too late and are void.
     pub in_flight: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settlement {
-    /// The index has still to be told of something.
+    /// Adjustments are pending.
     Wait,
     Even {
         remaining: u64,
     },
-    /// Somebody has to find out why; the log counts.
+    /// An operator has to find the cause. The log counts.
     Uneven {
         total: u64,
         live: u64,
@@ -30,10 +30,10 @@ pub enum Settlement {
 }
 
 pub fn settle(closing: &Closing) -> Settlement {
-    if closing.owed > 0 {
+    if closing.pending_adjustments > 0 {
         return Settlement::Wait;
     }
-    // Not as a difference: nobody says "even" of a sale that sold more than it had.
+    // A saturating difference would call an oversold sale even.
     let (total, live, found) = (closing.total, closing.live, closing.left + closing.in_flight);
     match total == live + found {
         true => Settlement::Even { remaining: found },
@@ -48,13 +48,13 @@ mod tests {
     const CLOSING: Closing = Closing {
         total: 10,
         live: 7,
-        owed: 0,
+        pending_adjustments: 0,
         left: 3,
         in_flight: 0,
     };
 
     #[test]
-    fn units_that_came_too_late_are_counted() {
+    fn late_units_in_the_outbox_are_counted() {
         assert_eq!(settle(&CLOSING), Settlement::Even { remaining: 3 });
         let late = Closing {
             left: 2,
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_told_and_never_healed() {
+    fn a_difference_is_reported() {
         let uneven = Closing { left: 2, ..CLOSING };
         assert!(matches!(settle(&uneven), Settlement::Uneven { live: 7, found: 2, .. }));
         let oversold = Closing {
@@ -84,8 +84,11 @@ mod tests {
     }
 
     #[test]
-    fn it_waits_for_what_is_owed() {
-        let owed = Closing { owed: 1, ..CLOSING };
-        assert_eq!(settle(&owed), Settlement::Wait);
+    fn pending_adjustments_delay_the_settlement() {
+        let pending = Closing {
+            pending_adjustments: 1,
+            ..CLOSING
+        };
+        assert_eq!(settle(&pending), Settlement::Wait);
     }
 }

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_survives_its_text() {
+    fn a_status_round_trips_through_text() {
         for status in super::OrderStatus::ALL {
             assert_eq!(super::OrderStatus::from_text(status.as_str()), Some(status));
         }

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn alive_while_not_ready_and_says_why() {
+    async fn readyz_names_the_gate_while_healthz_is_ok() {
         let health = Health::new();
         let gate = health.gate("mysql");
         gate.not_ready("connection refused");
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn not_ready_but_alive_while_shutting_down() {
+    async fn readyz_fails_during_shutdown_and_healthz_does_not() {
         let health = Health::new();
         health.gate("mysql").ready();
         let shutdown = Shutdown::new();

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_when_every_gate_is() {
+    fn ready_when_all_gates_are_ready() {
         let health = Health::new();
         let (redis, mysql) = (health.gate("redis"), health.gate("mysql"));
         redis.ready();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn each_closed_gate_says_why_on_a_line_of_its_own() {
+    fn each_closed_gate_has_its_own_line() {
         let health = Health::new();
         let (redis, mysql) = (health.gate("redis"), health.gate("mysql"));
         redis.not_ready("connection refused");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_closes_again_and_a_latched_gate_does_not() {
+    fn only_a_gate_that_is_not_latched_closes_again() {
         let health = Health::new();
         let (plain, latched) = (health.gate("plain"), health.latched_gate("latched"));
         latched.not_ready("not yet");

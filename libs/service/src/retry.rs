@@ -73,7 +73,7 @@ mod tests {
     use crate::health::{Health, NotReady};
 
     #[tokio::test]
-    async fn tries_until_it_works_and_leaves_the_gate_to_the_caller() {
+    async fn retries_until_success_and_leaves_the_gate_closed() {
         let health = Health::new();
         let gate = health.gate("mysql");
         let mut left = 3;
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_shutdown_ends_the_trying() {
+    async fn shutdown_ends_the_retries() {
         let gate = Health::new().gate("mysql");
         let shutdown = Shutdown::new();
         let ender = shutdown.clone();
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_shutdown_ends_an_attempt_that_hangs() {
+    async fn shutdown_ends_a_hanging_attempt() {
         let gate = Health::new().gate("mysql");
         let shutdown = Shutdown::new();
         shutdown.cancel();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ceiling_doubles_from_100_ms_and_stops_at_5_s() {
+    fn the_delay_doubles_from_100_ms_to_5_s() {
         let ceilings: Vec<u128> = [0, 1, 2, 5, 6, 31, 32, u32::MAX]
             .iter()
             .map(|n| ceiling(*n).as_millis())

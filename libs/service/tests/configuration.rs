@@ -44,7 +44,7 @@ fn refused<T: FromStr<Err = Expected> + Debug>(text: &str) -> String {
 }
 
 #[test]
-fn what_is_needed_is_enough() {
+fn required_arguments_are_enough() {
     let program = with(&[]).unwrap();
     assert_eq!(program.telemetry.log.as_str(), "info");
     assert_eq!(program.telemetry.log_format, LogFormat::Json);
@@ -80,7 +80,7 @@ fn a_password_in_the_query_is_not_shown() {
 }
 
 #[test]
-fn what_is_missing_is_named_with_an_example_each() {
+fn missing_arguments_are_named_with_examples() {
     let refused = parse_from::<Program>(["program", "--redis-url", "redis://redis"]).unwrap_err();
     let text = refused.to_string();
     assert_eq!(refused.exit_code(), 2);
@@ -97,7 +97,7 @@ fn what_is_missing_is_named_with_an_example_each() {
 }
 
 #[test]
-fn a_wrong_value_is_named_with_what_was_expected_and_an_example() {
+fn an_invalid_value_is_named_with_an_example() {
     let refused = with(&["--admin-listen", "9090"]).unwrap_err();
     let text = refused.to_string();
     assert_eq!(refused.exit_code(), 2);
@@ -111,14 +111,14 @@ fn a_wrong_value_is_named_with_what_was_expected_and_an_example() {
 }
 
 #[test]
-fn a_wrong_choice_names_the_choices() {
+fn an_invalid_choice_names_the_choices() {
     let text = with(&["--log-format", "xml"]).unwrap_err().to_string();
     assert!(text.contains("wrong value for SECKILL_LOG_FORMAT"), "{text}");
     assert!(text.contains("expected: one of json, text"), "{text}");
 }
 
 #[test]
-fn a_wrong_number_without_a_variable_names_the_flag() {
+fn an_argument_without_a_variable_is_named_by_its_flag() {
     let text = with(&["--count", "300"]).unwrap_err().to_string();
     assert!(
         text.contains("wrong value for --count") && text.contains("example:  --count 7"),
@@ -127,7 +127,7 @@ fn a_wrong_number_without_a_variable_names_the_flag() {
 }
 
 #[test]
-fn a_wrong_secret_is_not_repeated() {
+fn an_invalid_secret_is_not_repeated() {
     for words in [
         ["--kafka-properties", "sasl.password=a,hunter2"],
         ["--kafka-properties", "acks=hunter2"],
@@ -144,14 +144,14 @@ fn a_wrong_secret_is_not_repeated() {
 }
 
 #[test]
-fn help_ends_with_0_and_shows_the_examples() {
+fn help_exits_with_0_and_shows_examples() {
     let refused = with(&["--help"]).unwrap_err();
     assert_eq!(refused.exit_code(), 0);
     assert!(refused.to_string().contains("SECKILL_REDIS_URL"), "{refused}");
 }
 
 #[test]
-fn an_unknown_flag_ends_with_2() {
+fn an_unknown_flag_exits_with_2() {
     assert_eq!(with(&["--colour"]).unwrap_err().exit_code(), 2);
 }
 
@@ -245,7 +245,7 @@ fn kafka_properties_are_split_at_commas_and_line_ends() {
 }
 
 #[test]
-fn kafka_properties_that_would_break_the_protocol_are_refused() {
+fn kafka_properties_of_the_protocol_are_refused() {
     for name in [
         "acks",
         "enable.idempotence",

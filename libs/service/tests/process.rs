@@ -49,7 +49,7 @@ fn program() {
 }
 
 #[test]
-fn a_wrong_variable_ends_the_process_with_2_and_without_repeating_the_secret() {
+fn an_invalid_variable_exits_with_2_without_the_secret() {
     let ended = play("program", &[("SECKILL_MYSQL_URL", "mysql://user:hunter2@mysql")]);
     let text = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(2));
@@ -62,7 +62,7 @@ fn a_wrong_variable_ends_the_process_with_2_and_without_repeating_the_secret() {
 }
 
 #[test]
-fn the_log_is_one_json_object_a_line_on_stdout_and_so_is_a_panic() {
+fn logs_and_panics_are_json_lines_on_stdout() {
     let ended = play(
         "program",
         &[("SECKILL_MYSQL_URL", "mysql://user:hunter2@mysql/seckill")],
@@ -120,6 +120,6 @@ fn the_first_signal_begins_the_shutdown() {
 }
 
 #[test]
-fn the_second_signal_ends_the_process_at_once() {
+fn the_second_signal_aborts_the_process() {
     assert_eq!(play("signalled_twice", &[]).status.code(), Some(130));
 }

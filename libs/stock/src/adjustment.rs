@@ -1,4 +1,4 @@
-//! What the log does to an index that is in force: cancelled orders return their units, a raised total adds some.
+//! Applies stock adjustments to an index in force: a cancelled order returns its units, a raised total adds units.
 use std::sync::LazyLock;
 
 use redis::Script;
@@ -11,16 +11,16 @@ static RETURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua
 static RAISE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/raise.lua")));
 
 impl StockClient {
-    /// Tells the index an effect of the log. `since` is the epoch in force at the effect's offset. May be repeated.
+    /// Applies an adjustment. `since` is the epoch in force at the adjustment's offset. May be repeated.
     pub async fn apply_adjustment(
         &self,
         sale: SaleId,
         since: Epoch,
-        effect: &StockAdjustment,
+        adjustment: &StockAdjustment,
     ) -> Result<AdjustmentOutcome, StockError> {
         let keys = [keys::figures(sale)];
         let since = since.to_string();
-        let reply: String = match effect {
+        let reply: String = match adjustment {
             StockAdjustment::Return { buyer, epoch, seq } => {
                 let order = [buyer.to_string(), epoch.to_string(), seq.to_string()];
                 let args = [vec![since, keys::holdings_prefix(sale)], order.to_vec()].concat();

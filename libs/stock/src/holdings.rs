@@ -38,7 +38,7 @@ mod tests {
     use seckill_protocol::KeyHash;
 
     #[test]
-    fn a_holding_survives_its_text() {
+    fn a_holding_round_trips_through_text() {
         for cancelled in [false, true] {
             let holding = Holding {
                 epoch: Epoch(12),

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_epoch_is_read_back_from_the_keys_that_have_one() {
+    fn the_epoch_is_parsed_from_key_names() {
         let (sale, epoch) = (SaleId(0xab), Epoch(17));
         assert_eq!(figures(sale), "{000000ab}:m");
         assert_eq!(epoch_of(sale, &holdings(sale, epoch)), Some(epoch));

@@ -108,7 +108,7 @@ async fn an_index_with_missing_holdings_is_refused() {
 }
 
 #[tokio::test]
-async fn an_index_that_another_life_of_the_server_installed_sells_nothing() {
+async fn an_index_with_another_replication_id_sells_nothing() {
     let (client, sale) = (connect().await, new_sale());
     install(&client, sale, Epoch(5), 3, open_terms()).await;
     let mut connection = redis::Client::open(redis_url())
@@ -210,7 +210,7 @@ async fn the_outbox_is_read_in_order_and_trimmed_from_its_start() {
 }
 
 #[tokio::test]
-async fn what_earlier_epochs_left_is_freed_and_the_index_stays() {
+async fn keys_of_earlier_epochs_are_freed() {
     let (client, sale) = (connect().await, new_sale());
     install(&client, sale, Epoch(5), 9, open_terms()).await;
     client
@@ -239,7 +239,7 @@ async fn what_earlier_epochs_left_is_freed_and_the_index_stays() {
 }
 
 #[tokio::test]
-async fn a_crowd_gets_exactly_the_stock_and_every_unit_is_handed_to_the_log_once() {
+async fn a_crowd_gets_exactly_the_stock_once() {
     let (client, sale, epoch) = (connect().await, new_sale(), Epoch(5));
     install(&client, sale, epoch, 100, open_terms()).await;
     let kept = Arc::new(Kept::default());
@@ -273,7 +273,7 @@ async fn a_crowd_gets_exactly_the_stock_and_every_unit_is_handed_to_the_log_once
 }
 
 #[tokio::test]
-async fn a_batcher_without_an_index_or_with_an_older_one_says_so() {
+async fn a_batcher_reports_a_missing_or_older_index() {
     let (client, sale) = (connect().await, new_sale());
     let (known, epoch) = watch::channel(None);
     let batcher = Batcher::spawn(client.clone(), sale, epoch, Arc::new(Kept::default()), 10);
@@ -300,7 +300,7 @@ async fn a_batcher_without_an_index_or_with_an_older_one_says_so() {
 }
 
 #[tokio::test]
-async fn a_sold_unit_takes_the_memory_that_is_reckoned_for_it() {
+async fn a_sold_unit_takes_the_estimated_memory() {
     const UNITS: u64 = 20_000;
     let (client, sale) = (connect().await, new_sale());
     install(&client, sale, Epoch(1), UNITS, open_terms()).await;
@@ -335,7 +335,7 @@ async fn a_sold_unit_takes_the_memory_that_is_reckoned_for_it() {
 }
 
 #[tokio::test]
-async fn a_server_tells_how_it_is_set_up() {
+async fn settings_describe_the_server() {
     let settings = connect().await.settings().await.expect("answers");
     assert_eq!((settings.eviction.as_str(), settings.max_memory), ("noeviction", 0));
     assert!(settings.used_memory > 0 && !settings.persistence_fails);

@@ -128,7 +128,7 @@ fn steps(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Step>)> {
 }
 
 #[test]
-fn the_scripts_decide_and_store_what_the_pure_functions_do() {
+fn the_scripts_match_the_pure_functions() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let client = runtime.block_on(connect());
     let now = runtime

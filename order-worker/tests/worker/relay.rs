@@ -7,10 +7,10 @@ use seckill_protocol::{Buyer, Epoch, KeyHash, Record};
 use seckill_stock::StockClient;
 use seckill_stock::rebuild::{Install, Installed};
 
-use crate::bed::{Bed, batch};
+use crate::harness::{Harness, batch};
 
-/// An index in force, as the operator would have made it.
-async fn install(bed: &Bed, stock: &StockClient, sale: &Sale, epoch: Epoch, total: u64) {
+/// Installs an index as the operator does.
+async fn install(harness: &Harness, stock: &StockClient, sale: &Sale, epoch: Epoch, total: u64) {
     let install = Install {
         epoch,
         total,
@@ -20,10 +20,10 @@ async fn install(bed: &Bed, stock: &StockClient, sale: &Sale, epoch: Epoch, tota
     };
     let installed = stock.install(sale.id, &install).await.expect("Redis");
     assert!(matches!(installed, Installed::Done), "{installed:?}");
-    assert!(bed.ledger.set_live_epoch(sale.id, epoch).await.expect("MySQL"));
+    assert!(harness.ledger.set_live_epoch(sale.id, epoch).await.expect("MySQL"));
 }
 
-/// Sells in Redis and tells nobody: as a process does that dies right after.
+/// Sells in Redis without a record in the log, like a process that dies right after.
 async fn sell(stock: &StockClient, sale: &Sale, epoch: Epoch, keys: &[&str]) {
     let request = |key: &&str| Request {
         buyer: Buyer::anonymous(key),
@@ -46,23 +46,23 @@ async fn wait_until_trimmed(stock: &StockClient, sale: &Sale, epoch: Epoch) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_orphaned_outbox_entry_is_published_once_stored_and_trimmed() {
-    let bed = Bed::new().await;
-    let stock = StockClient::connect(&bed.redis).await.expect("Redis");
-    let (sale, epoch) = bed.sale(0, 100).await;
-    install(&bed, &stock, &sale, epoch, 100).await;
+async fn orphaned_outbox_entries_are_published_stored_and_trimmed() {
+    let harness = Harness::new().await;
+    let stock = StockClient::connect(&harness.redis).await.expect("Redis");
+    let (sale, epoch) = harness.sale(0, 100).await;
+    install(&harness, &stock, &sale, epoch, 100).await;
     sell(&stock, &sale, epoch, &["a", "b"]).await;
     sell(&stock, &sale, epoch, &["c"]).await;
-    let worker = bed.worker();
-    bed.wait_for_orders(3).await;
+    let worker = harness.worker();
+    harness.wait_for_orders(3).await;
     wait_until_trimmed(&stock, &sale, epoch).await;
-    let orders = bed.ledger.fold_start(sale.id).await.expect("read").orders;
+    let orders = harness.ledger.fold_start(sale.id).await.expect("read").orders;
     let keys: HashMap<u64, KeyHash> = orders.into_iter().map(|(id, o)| (id.seq, o.key)).collect();
     assert_eq!(
         keys,
         HashMap::from([(1, KeyHash::of("a")), (2, KeyHash::of("b")), (3, KeyHash::of("c"))])
     );
-    let metrics = worker.ask("/metrics").await;
+    let metrics = worker.get("/metrics").await;
     assert!(
         metrics.contains("seckill_worker_relay_republished_total 2\n"),
         "{metrics}"
@@ -72,28 +72,28 @@ async fn an_orphaned_outbox_entry_is_published_once_stored_and_trimmed() {
         "{metrics}"
     );
     stock.drop_sale(sale.id).await.expect("Redis");
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_published_is_only_trimmed() {
-    let bed = Bed::new().await;
-    let stock = StockClient::connect(&bed.redis).await.expect("Redis");
-    let (sale, epoch) = bed.sale(0, 10_000).await;
-    install(&bed, &stock, &sale, epoch, 10_000).await;
+async fn published_entries_are_only_trimmed() {
+    let harness = Harness::new().await;
+    let stock = StockClient::connect(&harness.redis).await.expect("Redis");
+    let (sale, epoch) = harness.sale(0, 10_000).await;
+    install(&harness, &stock, &sale, epoch, 10_000).await;
     for i in 0..600 {
         sell(&stock, &sale, epoch, &[&format!("key-{i}")]).await;
     }
     for entry in stock.outbox(sale.id, epoch, 0, 1000).await.expect("Redis") {
         let record = Record::Batch(entry.batch);
-        bed.log.append_now(0, &record).expect("queued");
+        harness.log.append_now(0, &record).expect("queued");
     }
-    // Older than the relay waits, and in the log before the worker is there.
-    bed.log.flush(Duration::from_secs(10)).await.expect("flushed");
-    let worker = bed.worker();
-    bed.wait_for_orders(600).await;
+    // The entries are older than the relay waits, and in the log before the worker starts.
+    harness.log.flush(Duration::from_secs(10)).await.expect("flushed");
+    let worker = harness.worker();
+    harness.wait_for_orders(600).await;
     wait_until_trimmed(&stock, &sale, epoch).await;
-    let metrics = worker.ask("/metrics").await;
+    let metrics = worker.get("/metrics").await;
     assert!(
         metrics.contains("seckill_worker_relay_republished_total 0\n"),
         "{metrics}"
@@ -103,7 +103,7 @@ async fn what_was_published_is_only_trimmed() {
         "{metrics}"
     );
     stock.drop_sale(sale.id).await.expect("Redis");
-    bed.drop().await;
+    harness.drop().await;
 }
 
 async fn wait_until_left(stock: &StockClient, sale: &Sale, total: u64, left: u64) {
@@ -119,14 +119,14 @@ async fn wait_until_left(stock: &StockClient, sale: &Sale, total: u64, left: u64
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cancelled_orders_return_their_units_and_a_raised_total_adds_some_once() {
-    let bed = Bed::new().await;
-    let stock = StockClient::connect(&bed.redis).await.expect("Redis");
-    let (sale, epoch) = bed.sale(0, 10).await;
-    install(&bed, &stock, &sale, epoch, 10).await;
+async fn cancels_and_raised_totals_change_the_stock_once() {
+    let harness = Harness::new().await;
+    let stock = StockClient::connect(&harness.redis).await.expect("Redis");
+    let (sale, epoch) = harness.sale(0, 10).await;
+    install(&harness, &stock, &sale, epoch, 10).await;
     sell(&stock, &sale, epoch, &["a", "b"]).await;
-    let worker = bed.worker();
-    bed.wait_for_orders(2).await;
+    let worker = harness.worker();
+    harness.wait_for_orders(2).await;
     let cancel = |seq| Record::Cancel {
         sale: sale.id,
         epoch,
@@ -135,72 +135,73 @@ async fn cancelled_orders_return_their_units_and_a_raised_total_adds_some_once()
     };
     let total = |total| Record::Total { sale: sale.id, total };
     for record in [cancel(1), cancel(1), total(15), total(12)] {
-        bed.log.append(0, &record).await.expect("appended");
+        harness.log.append(0, &record).await.expect("appended");
     }
     wait_until_left(&stock, &sale, 15, 14).await;
-    // Killed before it forgets what it told, it tells it again.
+    // A worker that is killed before it deletes an adjustment applies it again.
     worker.kill();
-    bed.execute(&format!(
+    harness.execute(&format!(
         "INSERT INTO effects (part, off, sale, since, buyer, epoch, seq) VALUES (0, 2, {}, {epoch}, '{}', {epoch}, 1)",
         sale.id.0,
         Buyer::anonymous("a")
     ))
     .await;
-    let worker = bed.worker();
-    bed.log.append(0, &cancel(2)).await.expect("appended");
+    let worker = harness.worker();
+    harness.log.append(0, &cancel(2)).await.expect("appended");
     wait_until_left(&stock, &sale, 15, 15).await;
-    while bed.number("SELECT COUNT(*) FROM effects").await > 0 {
+    while harness.number("SELECT COUNT(*) FROM effects").await > 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     wait_until_left(&stock, &sale, 15, 15).await;
     drop(worker);
     stock.drop_sale(sale.id).await.expect("Redis");
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_effect_waits_for_an_index_that_has_reached_it() {
-    let bed = Bed::new().await;
-    let stock = StockClient::connect(&bed.redis).await.expect("Redis");
-    let (sale, epoch) = bed.sale(0, 10).await;
-    install(&bed, &stock, &sale, epoch, 10).await;
-    // A rebuild has begun, and its index is not there yet.
+async fn an_adjustment_waits_for_an_index_of_its_epoch() {
+    let harness = Harness::new().await;
+    let stock = StockClient::connect(&harness.redis).await.expect("Redis");
+    let (sale, epoch) = harness.sale(0, 10).await;
+    install(&harness, &stock, &sale, epoch, 10).await;
+    // A rebuild has begun, and its index is not installed yet.
     let barrier = Record::Barrier {
         sale: sale.id,
         nonce: "n".into(),
     };
-    let next = Epoch(bed.log.append(0, &barrier).await.expect("appended"));
+    let next = Epoch(harness.log.append(0, &barrier).await.expect("appended"));
     let raise = Record::Total {
         sale: sale.id,
         total: 12,
     };
-    bed.log.append(0, &raise).await.expect("appended");
-    let worker = bed.worker();
-    while bed.number("SELECT COUNT(*) FROM effects").await == 0 {
+    harness.log.append(0, &raise).await.expect("appended");
+    let worker = harness.worker();
+    while harness.number("SELECT COUNT(*) FROM effects").await == 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     wait_until_left(&stock, &sale, 10, 10).await;
-    // Its fold ends at the barrier, so it has to be told too.
-    install(&bed, &stock, &sale, next, 10).await;
+    // The fold of the new index ends at the barrier, so it needs the adjustment too.
+    install(&harness, &stock, &sale, next, 10).await;
     wait_until_left(&stock, &sale, 12, 12).await;
     drop(worker);
     stock.drop_sale(sale.id).await.expect("Redis");
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_away_does_not_stop_storing() {
-    let mut bed = Bed::new().await;
-    bed.redis = "redis://127.0.0.1:1".into();
-    let (sale, epoch) = bed.sale(0, 100).await;
-    bed.ledger.set_live_epoch(sale.id, epoch).await.expect("MySQL");
-    let worker = bed.worker();
-    bed.log
+async fn storing_continues_while_redis_is_away() {
+    let mut harness = Harness::new().await;
+    harness.redis = "redis://127.0.0.1:1".into();
+    let (sale, epoch) = harness.sale(0, 100).await;
+    harness.ledger.set_live_epoch(sale.id, epoch).await.expect("MySQL");
+    let worker = harness.worker();
+    harness
+        .log
         .append(0, &batch(sale.id, epoch, 1, 10))
         .await
         .expect("appended");
-    bed.wait_for_orders(10).await;
+    harness.wait_for_orders(10).await;
     worker.wait_until_ready().await;
-    bed.drop().await;
+    harness.drop().await;
 }

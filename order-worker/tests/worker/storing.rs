@@ -2,203 +2,217 @@ use std::time::Duration;
 
 use seckill_protocol::Record;
 
-use crate::bed::{Bed, batch, migrate, program};
-use crate::cut::Way;
+use crate::harness::{Harness, batch, migrate, program};
+use crate::proxy::Proxy;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrating_may_be_repeated_and_does_not_wait_for_ever() {
-    let bed = Bed::new().await;
-    assert!(migrate(&bed.url, &bed.kafka, &bed.topic, "1", &[]).success());
-    assert_eq!(bed.log.partitions(), crate::bed::PARTITIONS);
+async fn migrate_is_repeatable_and_has_a_time_limit() {
+    let harness = Harness::new().await;
+    assert!(migrate(&harness.url, &harness.kafka, &harness.topic, "1", &[]).success());
+    assert_eq!(harness.log.partitions(), crate::harness::PARTITIONS);
     let away = "mysql://u:p@127.0.0.1:1/x";
-    let code = migrate(away, &bed.kafka, &bed.topic, "1", &["--timeout-seconds", "1"]).code();
+    let code = migrate(away, &harness.kafka, &harness.topic, "1", &["--timeout-seconds", "1"]).code();
     assert_eq!(code, Some(1));
-    // What can't be is said at once, not waited for.
-    assert_eq!(migrate(&bed.url, &bed.kafka, &bed.topic, "2", &[]).code(), Some(1));
-    bed.drop().await;
+    // An impossible topic fails at once.
+    assert_eq!(
+        migrate(&harness.url, &harness.kafka, &harness.topic, "2", &[]).code(),
+        Some(1)
+    );
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_become_rows_once_although_the_worker_is_killed_in_between() {
+async fn records_are_stored_once_when_the_worker_is_killed() {
     const BATCHES: u64 = 300;
     const SIZE: u64 = 40;
-    let bed = Bed::new().await;
-    let (sale, epoch) = bed.sale(0, 1_000_000).await;
-    let mut worker = bed.worker();
+    let harness = Harness::new().await;
+    let (sale, epoch) = harness.sale(0, 1_000_000).await;
+    let mut worker = harness.worker();
     worker.wait_until_ready().await;
     for i in 0..BATCHES {
         let record = batch(sale.id, epoch, 1 + i * SIZE, SIZE);
-        bed.log.append_now(0, &record).expect("queued");
+        harness.log.append_now(0, &record).expect("queued");
         if i % 100 == 50 {
-            // In the middle of work, if the machine is quick enough; if not, then before it.
-            bed.log.flush(Duration::from_secs(10)).await.expect("flushed");
+            // In the middle of storing if the machine is fast enough, otherwise before it.
+            harness.log.flush(Duration::from_secs(10)).await.expect("flushed");
             worker.kill();
-            worker = bed.worker();
+            worker = harness.worker();
         }
         if i % 7 == 0 {
-            bed.log.append_now(0, &record).expect("queued");
+            harness.log.append_now(0, &record).expect("queued");
         }
     }
-    bed.wait_for_orders((BATCHES * SIZE) as i64).await;
+    harness.wait_for_orders((BATCHES * SIZE) as i64).await;
     let again = batch(sale.id, epoch, 1, SIZE);
-    bed.log.append(0, &again).await.expect("appended");
-    bed.log
+    harness.log.append(0, &again).await.expect("appended");
+    harness
+        .log
         .append(0, &Record::Close { sale: sale.id })
         .await
         .expect("appended");
-    let end = bed.log.end_offset(0).await.expect("asked");
-    while bed.ledger.positions().await.expect("read").first().map(|p| p.1) != Some(end) {
+    let end = harness.log.end_offset(0).await.expect("asked");
+    while harness.ledger.positions().await.expect("read").first().map(|p| p.1) != Some(end) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let after = bed.ledger.sale(sale.id).await.expect("read").expect("there");
+    let after = harness.ledger.sale(sale.id).await.expect("read").expect("there");
     assert_eq!(
         (after.sold, after.total, after.cut.closed),
         (BATCHES * SIZE, 1_000_000, Some(end - 1))
     );
-    assert_eq!(bed.orders().await, (BATCHES * SIZE) as i64);
-    assert_eq!(bed.number("SELECT COUNT(*) FROM quarantine").await, 0);
+    assert_eq!(harness.orders().await, (BATCHES * SIZE) as i64);
+    assert_eq!(harness.number("SELECT COUNT(*) FROM quarantine").await, 0);
     assert_eq!(worker.terminate(), Some(0));
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_share_the_partitions_and_take_over_from_one_that_dies() {
-    let bed = Bed::new().await;
-    let (first, first_epoch) = bed.sale(0, 100).await;
-    let (second, second_epoch) = bed.sale(1, 100).await;
-    let (one, two) = (bed.worker(), bed.worker());
+async fn a_worker_takes_over_the_partitions_of_a_killed_one() {
+    let harness = Harness::new().await;
+    let (first, first_epoch) = harness.sale(0, 100).await;
+    let (second, second_epoch) = harness.sale(1, 100).await;
+    let (one, two) = (harness.worker(), harness.worker());
     one.wait_until_ready().await;
     two.wait_until_ready().await;
-    bed.log
+    harness
+        .log
         .append(0, &batch(first.id, first_epoch, 1, 10))
         .await
         .expect("appended");
-    bed.log
+    harness
+        .log
         .append(1, &batch(second.id, second_epoch, 1, 10))
         .await
         .expect("appended");
-    bed.wait_for_orders(20).await;
+    harness.wait_for_orders(20).await;
     one.kill();
-    bed.log
+    harness
+        .log
         .append(0, &batch(first.id, first_epoch, 11, 10))
         .await
         .expect("appended");
-    bed.log
+    harness
+        .log
         .append(1, &batch(second.id, second_epoch, 11, 10))
         .await
         .expect("appended");
-    bed.wait_for_orders(40).await;
+    harness.wait_for_orders(40).await;
     assert_eq!(two.terminate(), Some(0));
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_mysql_is_away_it_says_so_and_loses_nothing() {
-    let bed = Bed::new().await;
-    let (sale, epoch) = bed.sale(0, 1000).await;
-    let (server, database) = bed
+async fn the_worker_waits_for_mysql_and_loses_nothing() {
+    let harness = Harness::new().await;
+    let (sale, epoch) = harness.sale(0, 1000).await;
+    let (server, database) = harness
         .url
         .split_once('@')
         .and_then(|(_, rest)| rest.split_once('/'))
         .expect("a URL");
-    let way = Way::to(server.into()).await;
-    let user = bed.url.split_once('@').expect("a user").0;
-    let mut worker = bed.worker_with_mysql(&format!("{user}@{}/{database}", way.here));
+    let proxy = Proxy::to(server.into()).await;
+    let user = harness.url.split_once('@').expect("a user").0;
+    let mut worker = harness.worker_with_mysql(&format!("{user}@{}/{database}", proxy.address));
     worker.wait_until_ready().await;
-    bed.log
+    harness
+        .log
         .append(0, &batch(sale.id, epoch, 1, 10))
         .await
         .expect("appended");
-    bed.wait_for_orders(10).await;
+    harness.wait_for_orders(10).await;
 
-    way.set_open(false);
+    proxy.set_open(false);
     for i in 1..20 {
-        bed.log
+        harness
+            .log
             .append(0, &batch(sale.id, epoch, 1 + i * 10, 10))
             .await
             .expect("appended");
     }
     worker.wait_until("mysql: ").await;
-    assert_eq!(bed.orders().await, 10);
-    way.set_open(true);
-    bed.wait_for_orders(200).await;
+    assert_eq!(harness.orders().await, 10);
+    proxy.set_open(true);
+    harness.wait_for_orders(200).await;
     worker.wait_until_ready().await;
     assert!(worker.is_running());
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_mysql_lost_its_tail_what_it_lost_is_stored_again() {
-    let bed = Bed::new().await;
-    let (sale, epoch) = bed.sale(0, 1000).await;
-    let worker = bed.worker();
-    bed.log
+async fn records_are_stored_again_after_mysql_lost_its_tail() {
+    let harness = Harness::new().await;
+    let (sale, epoch) = harness.sale(0, 1000).await;
+    let worker = harness.worker();
+    harness
+        .log
         .append(0, &batch(sale.id, epoch, 1, 10))
         .await
         .expect("appended");
-    bed.wait_for_orders(10).await;
-    bed.execute(&format!(
-        "START TRANSACTION; DELETE FROM orders; UPDATE log_position SET off = 0; \
+    harness.wait_for_orders(10).await;
+    harness
+        .execute(&format!(
+            "START TRANSACTION; DELETE FROM orders; UPDATE log_position SET off = 0; \
          UPDATE sales SET sold = 0, total = 0, cur = NULL WHERE id = {}; COMMIT",
-        sale.id.0
-    ))
-    .await;
-    // Nothing new arrives: the worker has to look by itself.
-    bed.wait_for_orders(10).await;
-    let metrics = worker.ask("/metrics").await;
+            sale.id.0
+        ))
+        .await;
+    // No new record arrives, so the worker has to check its positions by itself.
+    harness.wait_for_orders(10).await;
+    let metrics = worker.get("/metrics").await;
     assert!(metrics.contains("seckill_worker_orders_stored_total 20\n"), "{metrics}");
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_position_that_the_log_does_not_hold_stops_the_worker_until_somebody_acts() {
-    let bed = Bed::new().await;
-    let (sale, epoch) = bed.sale(0, 1000).await;
-    bed.execute("INSERT INTO log_position (part, off) VALUES (0, 1000)")
+async fn a_position_out_of_range_stops_storing_until_it_is_repaired() {
+    let harness = Harness::new().await;
+    let (sale, epoch) = harness.sale(0, 1000).await;
+    harness
+        .execute("INSERT INTO log_position (part, off) VALUES (0, 1000)")
         .await;
-    let mut worker = bed.worker();
-    worker.wait_until("the log does not hold a position").await;
-    bed.log
+    let mut worker = harness.worker();
+    worker.wait_until("the log does not hold a position of MySQL").await;
+    harness
+        .log
         .append(0, &batch(sale.id, epoch, 1, 10))
         .await
         .expect("appended");
     assert!(worker.is_running());
-    assert_eq!(bed.orders().await, 0);
-    bed.execute("UPDATE log_position SET off = 0 WHERE part = 0").await;
-    bed.wait_for_orders(10).await;
+    assert_eq!(harness.orders().await, 0);
+    harness.execute("UPDATE log_position SET off = 0 WHERE part = 0").await;
+    harness.wait_for_orders(10).await;
     worker.wait_until_ready().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_waits_for_the_migrations_and_says_so() {
-    let bed = Bed::new().await;
-    bed.execute("UPDATE _sqlx_migrations SET success = FALSE").await;
-    let worker = bed.worker();
+async fn the_worker_waits_for_migrations() {
+    let harness = Harness::new().await;
+    harness.execute("UPDATE _sqlx_migrations SET success = FALSE").await;
+    let worker = harness.worker();
     worker.wait_until(", found 0: run order-worker migrate").await;
-    bed.execute("UPDATE _sqlx_migrations SET success = TRUE").await;
+    harness.execute("UPDATE _sqlx_migrations SET success = TRUE").await;
     worker.wait_until_ready().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 /// `cargo test -p seckill-order-worker --test worker -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
-async fn how_many_orders_a_second_are_stored() {
+async fn measure_stored_orders_per_second() {
     for size in [1, 8, 64] {
-        let bed = Bed::new().await;
+        let harness = Harness::new().await;
         let orders = if size == 1 { 50_000 } else { 200_000 };
-        let (sale, epoch) = bed.sale(0, orders).await;
+        let (sale, epoch) = harness.sale(0, orders).await;
         for first in (1..=orders).step_by(size as usize) {
             let record = batch(sale.id, epoch, first, size.min(orders + 1 - first));
-            while bed.log.append_now(0, &record).is_err() {
+            while harness.log.append_now(0, &record).is_err() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        bed.log.flush(Duration::from_secs(30)).await.expect("flushed");
-        // Counting rows would be most of the server's work.
-        let stored = async || bed.ledger.sale(sale.id).await.expect("read").expect("there").sold;
-        let worker = bed.worker();
+        harness.log.flush(Duration::from_secs(30)).await.expect("flushed");
+        // Counting rows would be most of the work of the server.
+        let stored = async || harness.ledger.sale(sale.id).await.expect("read").expect("there").sold;
+        let worker = harness.worker();
         while stored().await == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -207,9 +221,9 @@ async fn how_many_orders_a_second_are_stored() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let rate = (orders - before) as f64 / begun.elapsed().as_secs_f64();
-        bed.wait_for_orders(orders as i64).await;
-        println!("{orders} orders, {size} a record: {rate:.0} orders/s");
-        let metrics = worker.ask("/metrics").await;
+        harness.wait_for_orders(orders as i64).await;
+        println!("{orders} orders, {size} per record: {rate:.0} orders/s");
+        let metrics = worker.get("/metrics").await;
         for line in metrics
             .lines()
             .filter(|l| l.contains("store_seconds_sum") || l.contains("store_seconds_count"))
@@ -217,28 +231,32 @@ async fn how_many_orders_a_second_are_stored() {
             println!("  {line}");
         }
         assert_eq!(worker.terminate(), Some(0));
-        bed.drop().await;
+        harness.drop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_looks_at_a_quarantined_record_and_has_it_stored() {
-    let bed = Bed::new().await;
-    let (sale, epoch) = bed.sale(0, 2).await;
-    bed.log.append(0, &batch(sale.id, epoch, 1, 3)).await.expect("appended");
+async fn a_quarantined_record_is_listed_shown_and_replayed() {
+    let harness = Harness::new().await;
+    let (sale, epoch) = harness.sale(0, 2).await;
+    harness
+        .log
+        .append(0, &batch(sale.id, epoch, 1, 3))
+        .await
+        .expect("appended");
     let total = Record::Total {
         sale: sale.id,
         total: 3,
     };
-    bed.log.append(0, &total).await.expect("appended");
-    let worker = bed.worker();
-    while bed.number("SELECT CAST(total AS SIGNED) FROM sales").await < 3 {
+    harness.log.append(0, &total).await.expect("appended");
+    let worker = harness.worker();
+    while harness.number("SELECT CAST(total AS SIGNED) FROM sales").await < 3 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     drop(worker);
-    let said = |words: &[&str]| {
+    let quarantine = |words: &[&str]| {
         let output = program()
-            .args(["quarantine", "--mysql-url", &bed.url])
+            .args(["quarantine", "--mysql-url", &harness.url])
             .args(words)
             .output()
             .expect("it runs");
@@ -248,25 +266,25 @@ async fn a_person_looks_at_a_quarantined_record_and_has_it_stored() {
         );
         (output.status.success(), out, error)
     };
-    let (_, list, _) = said(&["list"]);
+    let (_, list, _) = quarantine(&["list"]);
     assert!(
         list.contains(&sale.id.to_string()) && list.contains("oversold: 0 of 2 units are sold"),
         "{list}"
     );
-    let (_, shown, _) = said(&["show", "0", "2"]);
+    let (_, shown, _) = quarantine(&["show", "0", "2"]);
     assert!(shown.contains(r#""type":"batch""#), "{shown}");
-    let (dismissed, _, why) = said(&["dismiss", "0", "2"]);
+    let (dismissed, _, why) = quarantine(&["dismiss", "0", "2"]);
     assert!(!dismissed && why.contains("promised to buyers"), "{why}");
-    let (replayed, out, _) = said(&["replay", "0", "2"]);
+    let (replayed, out, _) = quarantine(&["replay", "0", "2"]);
     assert!(replayed && out.contains("3 new orders"), "{out}");
-    let (again, _, why) = said(&["replay", "0", "2"]);
+    let (again, _, why) = quarantine(&["replay", "0", "2"]);
     assert!(
-        !again && why.contains("nothing in quarantine at partition 0, offset 2"),
+        !again && why.contains("no quarantined record at partition 0, offset 2"),
         "{why}"
     );
     assert_eq!(
-        (bed.orders().await, said(&["list"]).1.as_str()),
-        (3, "Nothing is in quarantine.\n")
+        (harness.orders().await, quarantine(&["list"]).1.as_str()),
+        (3, "The quarantine is empty.\n")
     );
-    bed.drop().await;
+    harness.drop().await;
 }

@@ -71,10 +71,10 @@ async fn cancelling_an_order_ends_it_once() {
         assert_eq!((row.sold, row.taken, row.returned), (0, 2, 2));
     }
     // The index is told by the worker, once.
-    let owed = shop.ledger.pending_adjustments(PART, 10).await.expect("MySQL answers");
-    let returned = owed
+    let pending = shop.ledger.pending_adjustments(PART, 10).await.expect("MySQL answers");
+    let returned = pending
         .iter()
-        .filter(|owed| matches!(owed.owed.effect, StockAdjustment::Return { .. }));
+        .filter(|stored| matches!(stored.pending.adjustment, StockAdjustment::Return { .. }));
     assert_eq!(returned.count(), 1);
 }
 

@@ -91,7 +91,7 @@ impl Protocol {
             let closing = Closing {
                 total: then.fold.total(),
                 live: then.live,
-                owed: state.mysql.owed.len(),
+                pending_adjustments: state.mysql.owed.len(),
                 left: index.left,
                 in_flight: match self.rules.breaks(Rule::SettledWithInFlight) {
                     true => 0,

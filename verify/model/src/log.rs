@@ -7,7 +7,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use seckill_protocol::fold::Folded;
+use seckill_protocol::fold::FoldedOrder;
 use seckill_protocol::index::Holdings;
 use seckill_protocol::{
     Acceptance, Batch, Buyer, Epoch, Fold, KeyHash, Offset, OrderId, OrderStatus, PendingAdjustment, Record,
@@ -271,7 +271,7 @@ fn distinguished(fold: &Fold, log: &Log, batch: &Batch, rules: &Configuration) -
 }
 
 /// The orders against which duplicates are dropped.
-fn kept(fold: &Fold, batch: &Batch, rules: &Configuration) -> Vec<(OrderId, Folded)> {
+fn kept(fold: &Fold, batch: &Batch, rules: &Configuration) -> Vec<(OrderId, FoldedOrder)> {
     let forgotten = |id: &OrderId, status: OrderStatus| {
         rules.breaks(Rule::DuplicatesOfEveryStatus) && !status.is_live() && batch.iter().any(|(i, _)| i == *id)
     };

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use seckill_protocol::index::{Index, SaleState};
-use seckill_protocol::recovery::{self, Known, Need};
+use seckill_protocol::recovery::{self, LedgerView, Need};
 use seckill_protocol::{Batch, Record, RecordVerdict};
 use stateright::Property;
 
@@ -153,7 +153,7 @@ impl State {
 
     /// R0.
     pub fn need(&self, rules: &Configuration) -> Need {
-        let mut known = Known {
+        let mut known = LedgerView {
             cut: self.ledger().fold.cut(),
             live_epoch: self.mysql.live_epoch,
             terms: self.mysql.row.terms(rules.limit),

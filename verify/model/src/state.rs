@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use seckill_protocol::index::{Holdings, Index, SaleState, Server, Terms};
-use seckill_protocol::recovery::Found;
+use seckill_protocol::recovery::FoundIndex;
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, PendingAdjustment};
 
 use crate::log::{Log, View};
@@ -217,8 +217,8 @@ impl Instance {
         self.data.index.as_ref().filter(|index| index.rid == self.rid)
     }
 
-    pub fn found(&self) -> Option<Found<'_>> {
-        self.data.index.as_ref().map(|index| Found {
+    pub fn found(&self) -> Option<FoundIndex<'_>> {
+        self.data.index.as_ref().map(|index| FoundIndex {
             epoch: index.epoch,
             rid: &index.rid,
             terms: &index.terms,

@@ -134,7 +134,7 @@ impl Protocol {
             false => owed.since,
         };
         let mut data = (*server.data).clone();
-        let mut effect = owed.effect.clone();
+        let mut effect = owed.adjustment.clone();
         if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&mut effect, &data.index)
             && self.rules.breaks(Rule::ReturnByEpochAndSeq)
         {

@@ -2,7 +2,7 @@
 //! read the log where the ledger stands. Here the ledger's rows are kept, not derived from the log.
 use std::collections::{BTreeMap, BTreeSet};
 
-use seckill_protocol::fold::Folded;
+use seckill_protocol::fold::FoldedOrder;
 use seckill_protocol::{Acceptance, Batch, Epoch, Fold, KeyHash, Offset, Order, OrderId, Record, SaleCut};
 use stateright::{Model, Property};
 
@@ -37,7 +37,7 @@ struct Rows {
     position: usize,
     cut: SaleCut,
     total: u64,
-    orders: BTreeMap<OrderId, Folded>,
+    orders: BTreeMap<OrderId, FoldedOrder>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -70,7 +70,7 @@ async fn terms_change_only_from_the_version_that_was_read() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_a_column_is_refused_not_cut() {
+async fn values_too_long_for_a_column_are_refused() {
     let db = Database::new().await;
     let mut new = new_sale(0);
     new.offer.currency = "EURO".into();
@@ -98,7 +98,7 @@ async fn the_live_epoch_only_rises() {
 }
 
 #[tokio::test]
-async fn a_settled_sale_is_unfinished_until_it_is_freed_and_stays_in_the_catalogue_for_a_while() {
+async fn a_settled_sale_is_unfinished_until_freed() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.push(Record::Close { sale: sale.id });
@@ -130,7 +130,7 @@ async fn a_settled_sale_is_unfinished_until_it_is_freed_and_stays_in_the_catalog
 }
 
 #[tokio::test]
-async fn of_two_settlements_the_first_stands() {
+async fn the_first_of_two_settlements_is_kept() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.push(Record::Close { sale: sale.id });
@@ -143,7 +143,7 @@ async fn of_two_settlements_the_first_stands() {
 }
 
 #[tokio::test]
-async fn an_order_is_found_by_its_key_together_with_the_end_of_its_sale() {
+async fn order_by_key_reports_whether_the_sale_is_complete() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 2);
@@ -180,7 +180,7 @@ async fn an_order_is_found_by_its_key_together_with_the_end_of_its_sale() {
 }
 
 #[tokio::test]
-async fn a_fold_and_a_reader_start_from_one_instant() {
+async fn fold_and_reader_start_are_consistent_snapshots() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(1, 100_000).await;
     store_one_by_one(&db.ledger, &mut log, sale.id).await;
@@ -222,7 +222,7 @@ async fn store_one_by_one(ledger: &Ledger, log: &mut crate::common::Log, sale: S
 }
 
 #[tokio::test]
-async fn a_sale_that_is_not_there_can_t_be_folded() {
+async fn an_unknown_sale_can_t_be_folded() {
     let db = Database::new().await;
     assert!(matches!(
         db.ledger.fold_start(SaleId(1)).await,
@@ -232,7 +232,7 @@ async fn a_sale_that_is_not_there_can_t_be_folded() {
 }
 
 #[tokio::test]
-async fn a_program_waits_for_its_migrations_and_takes_a_newer_schema() {
+async fn check_schema_requires_migrations_and_accepts_a_newer_schema() {
     let db = Database::new().await;
     db.ledger.check_schema().await.expect("migrated");
     db.execute("UPDATE _sqlx_migrations SET version = version + 9999").await;
@@ -249,7 +249,7 @@ async fn a_program_waits_for_its_migrations_and_takes_a_newer_schema() {
 }
 
 #[tokio::test]
-async fn a_server_that_takes_no_writes_is_told_from_one_that_does() {
+async fn check_writable_detects_a_read_only_server() {
     let db = Database::new().await;
     db.ledger.check_writable().await.expect("takes them");
     let (scheme, rest) = db.url.split_once("://").expect("a URL");
@@ -273,7 +273,7 @@ async fn a_server_that_takes_no_writes_is_told_from_one_that_does() {
 }
 
 #[tokio::test]
-async fn migrating_again_changes_nothing_also_by_several_at_once() {
+async fn repeated_and_concurrent_migrations_change_nothing() {
     let db = Database::new().await;
     let all = futures::future::join_all((0..3).map(|_| seckill_ledger::migrate(&db.url))).await;
     assert!(all.into_iter().all(|version| version.expect("migrated") == 3));
@@ -281,7 +281,7 @@ async fn migrating_again_changes_nothing_also_by_several_at_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_is_named_as_the_reason() {
+async fn an_unreachable_server_is_named_in_the_error() {
     let error = Ledger::connect("mysql://u:secret@127.0.0.1:1/x", 1)
         .await
         .expect_err("nobody listens")

@@ -69,7 +69,7 @@ async fn storing_the_same_records_again_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn of_many_that_store_the_same_records_at_once_one_succeeds() {
+async fn one_of_many_concurrent_stores_succeeds() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 1000).await;
     log.batch(1, 128);
@@ -138,7 +138,7 @@ async fn void_and_duplicate_records_are_not_stored() {
 }
 
 #[tokio::test]
-async fn an_oversell_is_refused_and_quarantined_and_what_fits_is_stored() {
+async fn an_oversold_batch_is_quarantined_and_smaller_ones_are_stored() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 8);
@@ -174,7 +174,7 @@ async fn an_oversell_is_refused_and_quarantined_and_what_fits_is_stored() {
 }
 
 #[tokio::test]
-async fn a_quarantined_batch_is_replayed_once_its_cause_is_gone_and_never_thrown_away() {
+async fn a_promised_batch_can_be_replayed_but_not_dismissed() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 8);
@@ -219,7 +219,7 @@ async fn a_quarantined_batch_is_replayed_once_its_cause_is_gone_and_never_thrown
 }
 
 #[tokio::test]
-async fn what_promised_nothing_can_be_thrown_away() {
+async fn a_record_without_promises_can_be_dismissed() {
     let db = Database::new().await;
     let (_, mut log) = db.sale(0, 10).await;
     let at = log.end();
@@ -232,7 +232,7 @@ async fn what_promised_nothing_can_be_thrown_away() {
 }
 
 #[tokio::test]
-async fn a_poison_record_is_quarantined_and_what_follows_is_stored() {
+async fn an_unreadable_record_is_quarantined_and_later_ones_are_stored() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.push_bytes(b"{\"type\":\"refund\"}".to_vec());
@@ -274,7 +274,7 @@ async fn a_record_of_a_sale_on_another_partition_is_quarantined() {
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_is_found_by_halving_and_quarantined_alone() {
+async fn only_the_record_that_mysql_refuses_is_quarantined() {
     let db = Database::new().await;
     db.execute("ALTER TABLE orders ADD CONSTRAINT no_poison CHECK (buyer <> 'shop:poison')")
         .await;
@@ -312,7 +312,7 @@ async fn what_the_server_refuses_is_found_by_halving_and_quarantined_alone() {
 }
 
 #[tokio::test]
-async fn the_same_key_with_other_content_is_quarantined_and_the_first_stays() {
+async fn a_stored_order_with_other_content_is_quarantined() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 2);
@@ -366,7 +366,7 @@ async fn the_total_only_rises() {
 }
 
 #[tokio::test]
-async fn close_is_final_but_for_cancels_and_payments() {
+async fn only_cancels_and_payments_count_after_close() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 3);
@@ -405,7 +405,7 @@ async fn close_is_final_but_for_cancels_and_payments() {
 }
 
 #[tokio::test]
-async fn of_cancel_and_paid_the_first_in_the_log_wins() {
+async fn the_first_of_cancel_and_paid_in_the_log_wins() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 4);
@@ -433,7 +433,7 @@ async fn of_cancel_and_paid_the_first_in_the_log_wins() {
 }
 
 #[tokio::test]
-async fn what_an_index_has_to_be_told_is_written_once_and_stays_until_it_is_forgotten() {
+async fn pending_adjustments_are_stored_once_until_deleted() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 4);
@@ -453,7 +453,7 @@ async fn what_an_index_has_to_be_told_is_written_once_and_stays_until_it_is_forg
         db.ledger.partitions_with_pending_adjustments().await.expect("read"),
         [0]
     );
-    let owed = db.ledger.pending_adjustments(0, 10).await.expect("read");
+    let pending = db.ledger.pending_adjustments(0, 10).await.expect("read");
     let returned = StockAdjustment::Return {
         buyer: order(2).buyer,
         epoch: log.epoch,
@@ -463,15 +463,19 @@ async fn what_an_index_has_to_be_told_is_written_once_and_stays_until_it_is_forg
         (cancelled_at, returned),
         (raised_at, StockAdjustment::Raise { total: 12 }),
     ];
-    let found: Vec<_> = owed.iter().map(|e| (e.owed.offset, e.owed.effect.clone())).collect();
+    let found: Vec<_> = pending
+        .iter()
+        .map(|e| (e.pending.offset, e.pending.adjustment.clone()))
+        .collect();
     assert_eq!(found, expected);
     assert!(
-        owed.iter()
-            .all(|e| e.owed.since == log.epoch && e.sale == sale.id && !e.settled)
+        pending
+            .iter()
+            .all(|e| e.pending.since == log.epoch && e.sale == sale.id && !e.settled)
     );
 
     db.ledger.delete_adjustment(0, cancelled_at).await.expect("forgotten");
-    assert_eq!(db.ledger.pending_adjustments(0, 10).await.expect("read"), owed[1..]);
+    assert_eq!(db.ledger.pending_adjustments(0, 10).await.expect("read"), pending[1..]);
     assert!(db.ledger.has_pending_adjustments(sale.id).await.expect("read"));
     db.ledger.delete_adjustment(0, raised_at).await.expect("forgotten");
     assert!(!db.ledger.has_pending_adjustments(sale.id).await.expect("read"));
@@ -479,7 +483,7 @@ async fn what_an_index_has_to_be_told_is_written_once_and_stays_until_it_is_forg
 }
 
 #[tokio::test]
-async fn after_the_end_and_before_the_first_index_nobody_has_to_be_told() {
+async fn no_adjustments_before_the_first_epoch_and_after_close() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 4);
@@ -495,7 +499,7 @@ async fn after_the_end_and_before_the_first_index_nobody_has_to_be_told() {
 }
 
 #[tokio::test]
-async fn the_units_of_a_sale_leave_out_later_orders() {
+async fn units_count_later_orders_separately() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 20).await;
     log.batch(1, 6);
@@ -509,13 +513,13 @@ async fn the_units_of_a_sale_leave_out_later_orders() {
         let units = units.expect("the sale is there");
         assert_eq!(units.beyond, beyond, "{epoch} {seq}");
         assert_eq!((units.total, units.taken, units.returned), (20, 9, 1));
-        assert!(units.owed);
+        assert!(units.adjustments_pending);
     }
     db.drop().await;
 }
 
 #[tokio::test]
-async fn partitions_are_stored_side_by_side() {
+async fn partitions_are_stored_concurrently() {
     let db = Database::new().await;
     let mut logs = Vec::new();
     for part in 0..4 {
@@ -531,7 +535,7 @@ async fn partitions_are_stored_side_by_side() {
 }
 
 #[tokio::test]
-async fn an_epoch_is_known_to_the_next_stretch() {
+async fn the_next_range_knows_the_epoch() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
     store_all(&db.ledger, &log).await;

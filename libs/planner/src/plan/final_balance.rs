@@ -39,7 +39,7 @@ pub(super) fn closing(sale: &Sale, left: u64, adjustments_pending: bool) -> Clos
         total: sale.total,
         // An order that was cancelled after CLOSE is in neither figure, so this stays what it was there.
         live: sale.out(),
-        owed: usize::from(adjustments_pending),
+        pending_adjustments: usize::from(adjustments_pending),
         left,
         // CLOSE waited for an empty outbox.
         in_flight: 0,

@@ -1,11 +1,11 @@
 //! What an index in force needs, by the protocol.
 use seckill_protocol::index::{IndexState, Server};
-use seckill_protocol::recovery::{self, Found, Known, Need};
+use seckill_protocol::recovery::{self, FoundIndex, LedgerView, Need};
 use seckill_protocol::sale::Sale;
 
 /// `index` is valid: it was installed on the server where it was found.
 pub fn index_need(index: &IndexState, sale: &Sale) -> Need {
-    let found = Found {
+    let found = FoundIndex {
         epoch: index.epoch,
         rid: &index.rid,
         terms: &index.terms,
@@ -15,7 +15,7 @@ pub fn index_need(index: &IndexState, sale: &Sale) -> Need {
         rid: index.rid.clone(),
         now: 0,
     };
-    let known = Known {
+    let known = LedgerView {
         cut: sale.cut,
         live_epoch: sale.live_epoch,
         terms: sale.terms(),

@@ -1,4 +1,4 @@
-//! A database and a topic of a test's own, and workers as processes.
+//! The harness of a test: its own database and topic, and workers as processes.
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, Order, Record, SaleId, Seq}
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 
 pub const PARTITIONS: u32 = 2;
-/// Far beyond what anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Far longer than any step takes.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn server(variable: &str, example: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; example: {example}"))
 }
 
-pub struct Bed {
+pub struct Harness {
     pub url: String,
     pub redis: String,
     pub kafka: String,
@@ -30,7 +30,7 @@ pub struct Bed {
     database: String,
 }
 
-impl Bed {
+impl Harness {
     pub async fn new() -> Self {
         let mysql = server("SECKILL_TEST_MYSQL_URL", "mysql://user:password@127.0.0.1:3306/db");
         let kafka = server("SECKILL_TEST_KAFKA", "127.0.0.1:9092");
@@ -51,7 +51,7 @@ impl Bed {
         };
         let log = OrderLog::connect(config).await.expect("Kafka");
         let ledger = Ledger::connect(&url, 4).await.expect("MySQL");
-        Bed {
+        Harness {
             url,
             redis,
             kafka,
@@ -79,11 +79,15 @@ impl Bed {
         self.number("SELECT COUNT(*) FROM orders").await
     }
 
-    /// Waits until so many orders are stored, and sees that no more come than that.
+    /// Waits until this number of orders is stored, and checks that there are not more.
     pub async fn wait_for_orders(&self, orders: i64) {
         let begun = Instant::now();
         while self.orders().await < orders {
-            assert!(begun.elapsed() < PATIENCE, "{} of {orders} orders", self.orders().await);
+            assert!(
+                begun.elapsed() < WAIT_TIMEOUT,
+                "{} of {orders} orders",
+                self.orders().await
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert_eq!(self.orders().await, orders);
@@ -124,7 +128,7 @@ impl Bed {
         (sale, epoch)
     }
 
-    /// Not called when a test fails: its database can be looked at then.
+    /// Not called when a test fails, so that its database can be inspected.
     pub async fn drop(self) {
         self.execute(&format!("DROP DATABASE {}", self.database)).await;
         let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
@@ -195,7 +199,7 @@ pub fn migrate(url: &str, kafka: &str, topic: &str, min_insync: &str, more: &[&s
         .expect("ran")
 }
 
-/// A worker's process. Killed when dropped.
+/// A worker process. It is killed when dropped.
 pub struct Worker {
     process: Child,
     admin: SocketAddr,
@@ -207,7 +211,7 @@ impl Worker {
         self.process.wait().expect("ended");
     }
 
-    /// SIGTERM; the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub fn terminate(mut self) -> Option<i32> {
         let pid = self.process.id().to_string();
         assert!(
@@ -225,7 +229,7 @@ impl Worker {
     }
 
     /// The body of /readyz, or of /metrics.
-    pub async fn ask(&self, path: &str) -> String {
+    pub async fn get(&self, path: &str) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let Ok(mut stream) = tokio::net::TcpStream::connect(self.admin).await else {
             return "not listening".into();
@@ -240,15 +244,15 @@ impl Worker {
             .map_or(answer.clone(), |(_, body)| body.into())
     }
 
-    /// Waits until /readyz says this.
-    pub async fn wait_until(&self, what: &str) {
+    /// Waits until the body of /readyz contains the text.
+    pub async fn wait_until(&self, text: &str) {
         let begun = Instant::now();
         loop {
-            let said = self.ask("/readyz").await;
-            if said.contains(what) {
+            let body = self.get("/readyz").await;
+            if body.contains(text) {
                 return;
             }
-            assert!(begun.elapsed() < PATIENCE, "not {what:?} but {said:?}");
+            assert!(begun.elapsed() < WAIT_TIMEOUT, "expected {text:?}, found {body:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -260,7 +264,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Fails when it has ended already, which is what we want.
+        // This fails if the process has ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,18 +1,18 @@
-//! A way to MySQL that can be cut.
+//! A TCP proxy for MySQL that can be cut.
 use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-pub struct Way {
-    pub here: SocketAddr,
+pub struct Proxy {
+    pub address: SocketAddr,
     open: watch::Sender<bool>,
 }
 
-impl Way {
+impl Proxy {
     pub async fn to(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let here = listener.local_addr().expect("bound");
+        let address = listener.local_addr().expect("bound");
         let (open, follow) = watch::channel(true);
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
@@ -31,7 +31,7 @@ impl Way {
                 });
             }
         });
-        Way { here, open }
+        Proxy { address, open }
     }
 
     pub fn set_open(&self, open: bool) {
