@@ -3,15 +3,15 @@
 //! Redis is killed and started again at once, by turns without persistence, as the documentation recommends, and with an
 //! append-only file. Beside that stand the raw costs of the same amount: the rows read from MySQL, and the buyers written
 //! into Redis, as plainly as can be.
-#[path = "../tests/life/bed.rs"]
+#[path = "../tests/life/harness.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
-mod bed;
+mod harness;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bed::Bed;
+use harness::Harness;
 use seckill_crds::Phase;
 use seckill_protocol::index::{Decision, Request};
 use seckill_protocol::{Batch, Buyer, KeyHash, Record};
@@ -29,24 +29,26 @@ fn main() {
 
 async fn bench(orders: u64) {
     let mut redis = Redis::start();
-    let bed = Bed::with_redis(redis.url()).await;
-    let (operator, worker) = (bed.operator(), bed.worker());
-    bed.apply("million", -1, 3600, json!({"stock": orders + 1000})).await;
-    bed.until_phase("million", Phase::Open).await;
-    fill(&bed, orders).await;
-    let sale = bed.sale("million").await;
+    let harness = Harness::with_redis(redis.url()).await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness
+        .apply("million", -1, 3600, json!({"stock": orders + 1000}))
+        .await;
+    harness.until_phase("million", Phase::Open).await;
+    fill(&harness, orders).await;
+    let sale = harness.sale("million").await;
 
     let mut raw = Vec::new();
     let mut stopped = [Vec::new(), Vec::new()];
     let mut buyer = 0;
     for round in 0..ROUNDS {
-        raw.push(raw_costs(&bed, &redis, sale.id.0).await);
+        raw.push(raw_costs(&harness, &redis, sale.id.0).await);
         for (file, stopped) in [false, true].into_iter().zip(&mut stopped) {
             if file {
                 // So that there is one.
                 redis.kill();
                 redis.restart(file);
-                while !sells(&bed, &format!("filed-{round}")).await {
+                while !sells(&harness, &format!("filed-{round}")).await {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -54,14 +56,14 @@ async fn bench(orders: u64) {
             let killed = Instant::now();
             redis.restart(file);
             let answers = loop {
-                if bed.stock.probe(sale.id).await.is_ok() {
+                if harness.stock.probe(sale.id).await.is_ok() {
                     break killed.elapsed();
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             };
             let sells = loop {
                 buyer += 1;
-                if sells(&bed, &format!("late-{buyer}")).await {
+                if sells(&harness, &format!("late-{buyer}")).await {
                     break killed.elapsed();
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -72,7 +74,7 @@ async fn bench(orders: u64) {
         }
     }
 
-    let orders = bed.orders("million").await;
+    let orders = harness.orders("million").await;
     println!("\n{orders} orders, {ROUNDS} rounds, medians (least to most):");
     let read = raw.iter().map(|r| r.0).collect();
     let written = raw.iter().map(|r| r.1).collect();
@@ -86,19 +88,19 @@ async fn bench(orders: u64) {
     }
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 /// Whether a new buyer is sold a unit under the epoch that the ledger names.
-async fn sells(bed: &Bed, buyer: &str) -> bool {
-    let sale = bed.sale("million").await;
+async fn sells(harness: &Harness, buyer: &str) -> bool {
+    let sale = harness.sale("million").await;
     let Some(epoch) = sale.live_epoch else { return false };
     let request = request(buyer);
-    let Ok(Ok((answers, batch))) = bed.stock.purchase(sale.id, epoch, &[request]).await else {
+    let Ok(Ok((answers, batch))) = harness.stock.purchase(sale.id, epoch, &[request]).await else {
         return false;
     };
     if let Some(batch) = batch {
-        let appended = bed.log.append(sale.part, &Record::Batch(batch)).await;
+        let appended = harness.log.append(sale.part, &Record::Batch(batch)).await;
         appended.expect("Kafka");
     }
     matches!(answers.as_slice(), [Decision::Reserved { .. }])
@@ -124,29 +126,29 @@ fn spread(mut times: Vec<Duration>) -> String {
 }
 
 /// Buyers of one unit each, until that many orders are in the ledger.
-async fn fill(bed: &Bed, orders: u64) {
-    let sale = bed.sale("million").await;
+async fn fill(harness: &Harness, orders: u64) {
+    let sale = harness.sale("million").await;
     let epoch = sale.live_epoch.expect("it sells");
     let mut sold = 0;
     while sold < orders {
         let until = orders.min(sold + Batch::MAX_ORDERS as u64);
         let requests: Vec<Request> = (sold..until).map(|n| request(&n.to_string())).collect();
-        let decided = bed.stock.purchase(sale.id, epoch, &requests).await.expect("Redis");
+        let decided = harness.stock.purchase(sale.id, epoch, &requests).await.expect("Redis");
         let (_, batch) = decided.expect("not fenced");
         let record = Record::Batch(batch.expect("something is sold"));
-        while bed.log.append_now(sale.part, &record).is_err() {
+        while harness.log.append_now(sale.part, &record).is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         sold = until;
     }
-    bed.log.flush(Duration::from_secs(60)).await.expect("Kafka");
-    while bed.sale("million").await.sold < orders {
+    harness.log.flush(Duration::from_secs(60)).await.expect("Kafka");
+    while harness.sale("million").await.sold < orders {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-async fn raw_costs(bed: &Bed, redis: &Redis, sale: u32) -> (Duration, Duration) {
-    let mut mysql = MySqlConnection::connect(&bed.database).await.expect("MySQL");
+async fn raw_costs(harness: &Harness, redis: &Redis, sale: u32) -> (Duration, Duration) {
+    let mut mysql = MySqlConnection::connect(&harness.database).await.expect("MySQL");
     let begun = Instant::now();
     let rows = mysql
         .fetch_all(sqlx::AssertSqlSafe(format!(

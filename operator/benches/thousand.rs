@@ -4,16 +4,16 @@
 //! (`SECKILL_BENCH_SALES` says how many there are in all.)
 //! Printed are how early these were ready, when each sold its first unit, what a look at a sale costs, what is asked of the
 //! API server, and that nothing is written while nothing changes.
-#[path = "../tests/life/bed.rs"]
+#[path = "../tests/life/harness.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
-mod bed;
+mod harness;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bed::Bed;
 use futures::{StreamExt as _, future, stream};
+use harness::Harness;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -46,58 +46,58 @@ async fn bench() {
     let sales: usize = std::env::var("SECKILL_BENCH_SALES").map_or(1000, |n| n.parse().expect("a number of sales"));
     let (together, later) = (sales / 20, sales / 2);
     let selling = sales - together - later;
-    let bed = Bed::new().await;
+    let harness = Harness::new().await;
     let asked = Asked::default();
-    let namespaces: Vec<String> = (0..NAMESPACES).map(|n| format!("{}-{n}", bed.name)).collect();
+    let namespaces: Vec<String> = (0..NAMESPACES).map(|n| format!("{}-{n}", harness.name)).collect();
     for name in &namespaces {
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).expect("a namespace");
-        let all: Api<Namespace> = Api::all(bed.kube.clone());
+        let all: Api<Namespace> = Api::all(harness.kube.clone());
         all.create(&PostParams::default(), &namespace).await.expect("created");
     }
     let before = resident_mib();
     let shutdown = Shutdown::new();
     let operator = tokio::spawn(seckill_operator::run::run_until(
-        args(&bed),
+        args(&harness),
         counting(asked.clone()).await,
         shutdown.clone(),
     ));
-    let worker = bed.worker();
+    let worker = harness.worker();
 
     // All that there is before the second that counts.
     let begun = Instant::now();
     let hour = 3600;
     let open = (0..selling).map(|n| (format!("selling-{n}"), -1, hour));
     let announced = (0..later).map(|n| (format!("later-{n}"), hour, 2 * hour));
-    create(&bed, &namespaces, open.chain(announced)).await;
-    until(&bed, Phase::Open, selling).await;
-    until(&bed, Phase::Scheduled, later).await;
+    create(&harness, &namespaces, open.chain(announced)).await;
+    until(&harness, Phase::Open, selling).await;
+    until(&harness, Phase::Scheduled, later).await;
     let (made, setup) = (begun.elapsed(), taken(&asked));
 
     let starts = Timestamp::now().as_second() + LEAD + 15;
     let starts_in = starts - Timestamp::now().as_second();
     let starting = (0..together).map(|n| (format!("together-{n}"), starts_in, hour));
-    create(&bed, &namespaces, starting).await;
-    let ready = until(&bed, Phase::Ready, together).await;
+    create(&harness, &namespaces, starting).await;
+    let ready = until(&harness, Phase::Ready, together).await;
     let leads = ready.iter().map(|sale| {
         let ready = sale.status.as_ref().and_then(|status| status.ready_at.clone());
         ready.map_or(f64::NEG_INFINITY, |at| (starts - at.0.as_second()) as f64)
     });
     let leads = Spread::of(leads.collect());
-    let firsts = future::join_all(ready.iter().map(|sale| first_unit(&bed, sale, starts))).await;
+    let firsts = future::join_all(ready.iter().map(|sale| first_unit(&harness, sale, starts))).await;
     let early = firsts.iter().filter(|ms| **ms < 0.0).count();
     let firsts = Spread::of(firsts);
-    until(&bed, Phase::Open, selling + together).await;
+    until(&harness, Phase::Open, selling + together).await;
     let around = taken(&asked);
 
     // Figures that were sampled late, and conditions that turn once more.
     tokio::time::sleep(Duration::from_secs(15)).await;
     let _ = taken(&asked);
-    let versions = versions(&bed).await;
+    let versions = versions(&harness).await;
     let cpu = cpu_seconds();
     tokio::time::sleep(STEADY).await;
     let cpu = (cpu_seconds() - cpu) / STEADY.as_secs_f64();
     let steady = taken(&asked);
-    let written = self::versions(&bed)
+    let written = self::versions(&harness)
         .await
         .iter()
         .filter(|one| !versions.contains(one))
@@ -139,14 +139,14 @@ async fn bench() {
     operator.await.expect("no panic").expect("no error");
     worker.stop().await;
     for name in &namespaces {
-        let all: Api<Namespace> = Api::all(bed.kube.clone());
+        let all: Api<Namespace> = Api::all(harness.kube.clone());
         all.delete(name, &DeleteParams::default()).await.expect("deleted");
     }
-    bed.drop().await;
+    harness.drop().await;
 }
 
-fn args(bed: &Bed) -> seckill_operator::args::RunArgs {
-    let mut words = bed.operator_command("operator", 15);
+fn args(harness: &Harness) -> seckill_operator::args::RunArgs {
+    let mut words = harness.operator_command("operator", 15);
     let at = words
         .iter()
         .position(|word| word == "--watch-namespaces")
@@ -159,7 +159,8 @@ fn args(bed: &Bed) -> seckill_operator::args::RunArgs {
 }
 
 async fn counting(asked: Asked) -> Client {
-    let kubeconfig = kube::config::Kubeconfig::read_from(bed::server("SECKILL_TEST_KUBECONFIG")).expect("a kubeconfig");
+    let kubeconfig =
+        kube::config::Kubeconfig::read_from(harness::server("SECKILL_TEST_KUBECONFIG")).expect("a kubeconfig");
     let config = Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
         .await
         .expect("a context");
@@ -203,27 +204,27 @@ fn taken(asked: &Asked) -> BTreeMap<String, u64> {
     std::mem::take(&mut *asked.lock().expect("nobody panics"))
 }
 
-async fn create(bed: &Bed, namespaces: &[String], sales: impl Iterator<Item = (String, i64, i64)>) {
+async fn create(harness: &Harness, namespaces: &[String], sales: impl Iterator<Item = (String, i64, i64)>) {
     let created = sales.enumerate().map(|(n, (name, starts_in, lasts))| {
-        let api: Api<FlashSale> = Api::namespaced(bed.kube.clone(), &namespaces[n % namespaces.len()]);
-        let object = bed.manifest(&name, starts_in, lasts, json!({"leadTimeSeconds": LEAD}));
+        let api: Api<FlashSale> = Api::namespaced(harness.kube.clone(), &namespaces[n % namespaces.len()]);
+        let object = harness.manifest(&name, starts_in, lasts, json!({"leadTimeSeconds": LEAD}));
         async move { drop(api.create(&PostParams::default(), &object).await.expect("created")) }
     });
     stream::iter(created).buffer_unordered(16).collect::<Vec<()>>().await;
 }
 
-async fn all(bed: &Bed) -> Vec<FlashSale> {
-    let api: Api<FlashSale> = Api::all(bed.kube.clone());
+async fn all(harness: &Harness) -> Vec<FlashSale> {
+    let api: Api<FlashSale> = Api::all(harness.kube.clone());
     let mut sales = api.list(&ListParams::default()).await.expect("listed").items;
-    sales.retain(|sale| sale.spec.class_name == bed.name);
+    sales.retain(|sale| sale.spec.class_name == harness.name);
     sales
 }
 
 /// Waits until so many sales are in a phase.
-async fn until(bed: &Bed, phase: Phase, least: usize) -> Vec<FlashSale> {
+async fn until(harness: &Harness, phase: Phase, least: usize) -> Vec<FlashSale> {
     let begun = Instant::now();
     loop {
-        let mut sales = all(bed).await;
+        let mut sales = all(harness).await;
         sales.retain(|sale| sale.status.as_ref().and_then(|status| status.phase) == Some(phase));
         if sales.len() >= least {
             return sales;
@@ -237,8 +238,8 @@ async fn until(bed: &Bed, phase: Phase, least: usize) -> Vec<FlashSale> {
     }
 }
 
-async fn versions(bed: &Bed) -> Vec<(Option<String>, Option<String>)> {
-    all(bed)
+async fn versions(harness: &Harness) -> Vec<(Option<String>, Option<String>)> {
+    all(harness)
         .await
         .iter()
         .map(|sale| (sale.uid(), sale.resource_version()))
@@ -246,11 +247,11 @@ async fn versions(bed: &Bed) -> Vec<(Option<String>, Option<String>)> {
 }
 
 /// Asks for a unit again and again, from a second before the start; when it was sold, in milliseconds after the start.
-async fn first_unit(bed: &Bed, sale: &FlashSale, starts: i64) -> f64 {
+async fn first_unit(harness: &Harness, sale: &FlashSale, starts: i64) -> f64 {
     let namespace = sale.namespace().expect("it has one");
-    let row: Sale = bed
+    let row: Sale = harness
         .ledger
-        .sale_by_name(&bed.name, &namespace, &sale.name_any())
+        .sale_by_name(&harness.name, &namespace, &sale.name_any())
         .await
         .expect("MySQL")
         .expect("the ledger knows it");
@@ -265,7 +266,7 @@ async fn first_unit(bed: &Bed, sale: &FlashSale, starts: i64) -> f64 {
         key: KeyHash::of("first"),
     };
     loop {
-        let decided = bed
+        let decided = harness
             .stock
             .purchase(row.id, epoch, std::slice::from_ref(&request))
             .await
@@ -274,7 +275,7 @@ async fn first_unit(bed: &Bed, sale: &FlashSale, starts: i64) -> f64 {
         if let [Decision::Reserved { .. }] = answers.as_slice() {
             let at = SystemTime::now();
             let record = seckill_protocol::Record::Batch(batch.expect("sold"));
-            bed.log.append(row.part, &record).await.expect("Kafka");
+            harness.log.append(row.part, &record).await.expect("Kafka");
             return match at.duration_since(starts) {
                 Ok(after) => after.as_secs_f64() * 1000.0,
                 Err(before) => -before.duration().as_secs_f64() * 1000.0,

@@ -15,7 +15,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the sales
+    /// Run the operator
     Run(Box<RunArgs>),
     /// Print the manifest of the FlashSale resource
     Crd,
@@ -33,10 +33,10 @@ pub struct RunArgs {
     pub kafka: KafkaArgs,
     #[command(flatten)]
     pub mysql: MysqlArgs,
-    /// The FlashSales with this class belong to this release
+    /// The class of this release: it runs the FlashSales with this spec.className
     #[arg(long, env = "SECKILL_CLASS", value_name = "default", default_value = "default")]
     pub class: String,
-    /// The namespaces whose FlashSales are run, separated by commas; empty means all
+    /// The watched namespaces, separated by commas; empty means all
     #[arg(
         long,
         env = "SECKILL_WATCH_NAMESPACES",
@@ -54,7 +54,7 @@ pub struct RunArgs {
     pub lease: LeaseArgs,
 }
 
-/// What the preflight of a sale expects of the order log.
+/// The settings of the order log that the preflight expects.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct TopicArgs {
     /// Replicas that each partition of the topic should have
@@ -62,13 +62,13 @@ pub struct TopicArgs {
         value_parser = clap::value_parser!(u32).range(1..=100))]
     pub topic_replication: u32,
 
-    /// How many of them should have a record before it counts as written
+    /// Replicas that must have a record before it counts as written (min.insync.replicas)
     #[arg(long, env = "SECKILL_TOPIC_MIN_INSYNC", default_value_t = 2, value_name = "2",
         value_parser = clap::value_parser!(u32).range(1..=100))]
     pub topic_min_insync: u32,
 }
 
-/// Of the operators that share a Lease one runs the sales.
+/// Of the operators that share a Lease, one is the leader.
 #[derive(Debug, clap::Args)]
 pub struct LeaseArgs {
     /// The Lease that the operators of this release share
@@ -79,13 +79,13 @@ pub struct LeaseArgs {
         default_value = "seckill-operator"
     )]
     pub lease_name: ObjectName,
-    /// Its namespace; without it the pod's own, or that of the kubeconfig
+    /// The namespace of the Lease; default: the namespace of the pod, or of the kubeconfig
     #[arg(long, env = "SECKILL_LEASE_NAMESPACE", value_name = "seckill")]
     pub lease_namespace: Option<ObjectName>,
-    /// After that long without a word of the leader another one takes over
+    /// Seconds without a renewal after which another operator takes over
     #[arg(long, env = "SECKILL_LEASE_SECONDS", value_name = "15", default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..=300))]
     pub lease_seconds: u32,
-    /// The pod's name, by which the leader is known
+    /// The name of the pod, which names the leader
     #[arg(long, env = "SECKILL_POD_NAME", value_name = "seckill-operator-5d8f-x2x4z")]
     pub pod_name: Option<ObjectName>,
 }
@@ -95,10 +95,10 @@ pub struct ApiArgs {
     /// The Deployment of seckill-api
     #[arg(long, env = "SECKILL_API_DEPLOYMENT", value_name = "seckill/seckill-api")]
     pub api_deployment: DeploymentName,
-    /// Its pods while no sale asks for more
+    /// Replicas while no sale asks for more
     #[arg(long, env = "SECKILL_API_MIN_REPLICAS", value_name = "2", default_value_t = 2, value_parser = clap::value_parser!(i32).range(0..=1000))]
     pub api_min_replicas: i32,
-    /// Its most pods, whatever sales ask for
+    /// Maximum of replicas, whatever sales ask for
     #[arg(long, env = "SECKILL_API_MAX_REPLICAS", value_name = "20", default_value_t = 20, value_parser = clap::value_parser!(i32).range(1..=1000))]
     pub api_max_replicas: i32,
 }
@@ -108,10 +108,10 @@ pub struct WorkerArgs {
     /// The Deployment of order-worker
     #[arg(long, env = "SECKILL_WORKER_DEPLOYMENT", value_name = "seckill/seckill-worker")]
     pub worker_deployment: DeploymentName,
-    /// Its pods while no sale asks for more
+    /// Replicas while no sale asks for more
     #[arg(long, env = "SECKILL_WORKER_MIN_REPLICAS", value_name = "1", default_value_t = 1, value_parser = clap::value_parser!(i32).range(0..=1000))]
     pub worker_min_replicas: i32,
-    /// Its most pods, whatever sales ask for
+    /// Maximum of replicas, whatever sales ask for
     #[arg(long, env = "SECKILL_WORKER_MAX_REPLICAS", value_name = "8", default_value_t = 8, value_parser = clap::value_parser!(i32).range(1..=1000))]
     pub worker_max_replicas: i32,
 }
@@ -138,7 +138,7 @@ impl FromStr for DeploymentName {
     }
 }
 
-/// A name that Kubernetes takes, of an object or of a namespace.
+/// A valid name of an object or a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectName(pub String);
 
@@ -151,7 +151,7 @@ impl FromStr for ObjectName {
             Ok(ObjectName(s.to_owned()))
         } else {
             Err(Expected::new(
-                "a name as Kubernetes takes it: at most 253 lower case letters, digits, hyphens and dots, \
+                "a valid Kubernetes name: at most 253 lower case letters, digits, hyphens and dots, \
                  with a letter or digit at both ends",
             ))
         }
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_that_kubernetes_takes() {
+    fn only_valid_kubernetes_names_are_accepted() {
         for right in ["seckill-operator", "a", "a.b-1", &"a".repeat(253)] {
             assert_eq!(right.parse::<ObjectName>().map(|name| name.0).as_deref(), Ok(right));
         }

@@ -1,60 +1,81 @@
-//! What can go wrong with a look at a sale.
+//! Why a reconcile fails.
 use seckill_ledger::LedgerError;
 use seckill_order_log::LogError;
+use seckill_planner::Reason;
+use seckill_planner::condition::Blocker;
+use seckill_protocol::Epoch;
 use seckill_stock::StockError;
 
-use crate::plan::Reason;
-use crate::rebuild::RebuildError;
-
 #[derive(Debug, thiserror::Error)]
-pub enum OperatorError {
+pub enum ReconcileError {
     #[error("{0}")]
     Ledger(#[from] LedgerError),
     #[error("{0}")]
     Log(#[from] LogError),
     #[error("{0}")]
     Stock(#[from] StockError),
-    #[error("the index can't be rebuilt: {0}")]
+    #[error("failed to rebuild the index: {0}")]
     Rebuild(#[from] RebuildError),
     #[error("Kubernetes: {0}")]
     Kube(#[from] kube::Error),
 }
 
-/// Why a sale does not get on, for its readers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    pub reason: Reason,
-    pub message: String,
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Stock(#[from] StockError),
+    #[error("the barrier at offset {0} is gone: the order log was replaced or truncated; restore it before selling")]
+    BarrierLost(i64),
+    #[error(
+        "the new epoch {new} is not greater than epoch {live}, under which the sale sold: the order log was replaced or \
+         truncated; restore it before selling"
+    )]
+    LogReplaced { new: Epoch, live: Epoch },
+    #[error(
+        "the ledger has read its partition up to offset {position} without meeting the new epoch {new}: the order log was \
+         replaced or truncated; restore it before selling"
+    )]
+    LedgerAhead { new: Epoch, position: i64 },
+    #[error("{sold} units are sold, but only {total} are offered; selling stays stopped until someone investigates")]
+    Oversold { sold: u64, total: u64 },
+    #[error("Redis refused the index: {0}; retrying")]
+    Refused(String),
+    #[error("the sale has ended meanwhile")]
+    Ended,
 }
 
-impl OperatorError {
-    /// For metrics: few values.
+impl ReconcileError {
+    /// A bounded label for metrics.
     pub fn label(&self) -> &'static str {
         match self {
-            OperatorError::Ledger(_) | OperatorError::Rebuild(RebuildError::Ledger(_)) => "ledger",
-            OperatorError::Log(_) | OperatorError::Rebuild(RebuildError::Log(_)) => "log",
-            OperatorError::Stock(_) | OperatorError::Rebuild(RebuildError::Stock(_)) => "stock",
-            OperatorError::Rebuild(_) => "rebuild",
-            OperatorError::Kube(_) => "kubernetes",
+            ReconcileError::Ledger(_) | ReconcileError::Rebuild(RebuildError::Ledger(_)) => "ledger",
+            ReconcileError::Log(_) | ReconcileError::Rebuild(RebuildError::Log(_)) => "log",
+            ReconcileError::Stock(_) | ReconcileError::Rebuild(RebuildError::Stock(_)) => "stock",
+            ReconcileError::Rebuild(_) => "rebuild",
+            ReconcileError::Kube(_) => "kubernetes",
         }
     }
 
-    /// `None`: it is nothing that a reader has to know, or they can't be told.
-    pub fn trouble(&self) -> Option<Trouble> {
+    /// What the readers of the FlashSale are told; `None`: nothing that they need to know, or they can't be told.
+    pub fn blocker(&self) -> Option<Blocker> {
         let reason = match self {
-            OperatorError::Ledger(_) | OperatorError::Rebuild(RebuildError::Ledger(_)) => Reason::LedgerUnavailable,
-            OperatorError::Log(_) | OperatorError::Rebuild(RebuildError::Log(_)) => Reason::LogUnavailable,
-            OperatorError::Stock(_) | OperatorError::Rebuild(RebuildError::Stock(_)) => Reason::RedisUnavailable,
-            OperatorError::Rebuild(
+            ReconcileError::Ledger(_) | ReconcileError::Rebuild(RebuildError::Ledger(_)) => Reason::LedgerUnavailable,
+            ReconcileError::Log(_) | ReconcileError::Rebuild(RebuildError::Log(_)) => Reason::LogUnavailable,
+            ReconcileError::Stock(_) | ReconcileError::Rebuild(RebuildError::Stock(_)) => Reason::RedisUnavailable,
+            ReconcileError::Rebuild(
                 RebuildError::BarrierLost(_) | RebuildError::LogReplaced { .. } | RebuildError::LedgerAhead { .. },
             ) => Reason::LogReplaced,
-            OperatorError::Rebuild(RebuildError::Oversold { .. }) => Reason::Oversold,
-            // Another coordinator was quicker, or Redis began a new life meanwhile: the next look sorts it out.
-            OperatorError::Rebuild(RebuildError::Refused(_) | RebuildError::Ended) | OperatorError::Kube(_) => {
+            ReconcileError::Rebuild(RebuildError::Oversold { .. }) => Reason::Oversold,
+            // Another coordinator was faster, or Redis restarted meanwhile: the next reconcile resolves it.
+            ReconcileError::Rebuild(RebuildError::Refused(_) | RebuildError::Ended) | ReconcileError::Kube(_) => {
                 return None;
             }
         };
-        Some(Trouble {
+        Some(Blocker {
             reason,
             message: self.to_string(),
         })

@@ -1,31 +1,30 @@
-//! Runs flash sales on time. Read in the order in which data flows:
+//! The operator: runs flash sales on time. It observes, lets [`seckill_planner`] decide, and applies what that returns.
 //!
-//! - [`watch`]: the FlashSales that are watched
-//! - [`controller`]: which sale is looked at, and when again
-//! - [`facts`]: everything that is known of it, read at once
-//! - [`plan`]: what is to be done about it, a pure function
-//! - [`balance`]: whether every unit is accounted for while a sale runs
-//! - [`preflight`]: what could spoil a sale before it opens
-//! - [`act`]: does it; [`rebuild`] is the one step that takes several
-//! - [`status`]: what the FlashSale's readers are told
+//! The way of one sale, in the order in which data flows:
 //!
-//! Beside that, [`scale`] keeps the two Deployments at what the sales ask for, and [`orphans`] ends the sales whose
-//! FlashSale is gone. Of several operators one does all this: the one that holds the [`lease`].
-pub mod act;
+//! - [`sale::reconcile`]: which FlashSale is reconciled, and when again
+//! - [`sale::observe`]: everything that is known of it, read at once
+//! - [`seckill_planner::plan`]: the next step, a pure function
+//! - [`sale::act`]: carries out the step; [`sale::rebuild`] is the one step that takes several
+//! - [`sale::status`]: the status and the events for the FlashSale's readers
+//!
+//! Loops for the whole release, which only apply what the planner decides:
+//!
+//! - [`release::scale`]: the replicas of the two Deployments
+//! - [`release::servers`]: the settings of Redis, Kafka and MySQL, for the preflight
+//! - [`release::orphans`]: ends the sales whose FlashSale is gone
+//!
+//! Kubernetes is in [`cluster`]: client, watches, lease, events, conversions. One of several operators does all this: the
+//! one that holds the [lease](cluster::lease). [`run`] wires the parts together and is imported by nobody.
+//!
+//! Terms: docs/glossary.md.
 pub mod args;
-pub mod balance;
-pub mod controller;
+pub mod cluster;
+pub mod context;
 pub mod error;
-pub mod facts;
-pub mod lease;
 pub mod manifest;
-pub mod memory;
 pub mod metrics;
-pub mod orphans;
-pub mod plan;
-pub mod preflight;
-pub mod rebuild;
+pub mod reconcile_cache;
+pub mod release;
 pub mod run;
-pub mod scale;
-pub mod status;
-pub mod watch;
+pub mod sale;

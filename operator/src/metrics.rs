@@ -1,21 +1,18 @@
 //! What the operator counts.
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use kube::ResourceExt as _;
-use seckill_crds::FlashSale;
+use seckill_planner::balance::BalanceCheck;
+use seckill_planner::demand::Needs;
+use seckill_planner::{Observation, SaleKey};
 use seckill_service::metrics::encoding::EncodeLabelSet;
 use seckill_service::metrics::metrics::counter::Counter;
 use seckill_service::metrics::metrics::family::Family;
 use seckill_service::metrics::metrics::gauge::Gauge;
 use seckill_service::metrics::metrics::histogram::Histogram;
 use seckill_service::metrics::registry::Registry;
-
-use crate::balance::Weighed;
-use crate::facts::Facts;
-use crate::memory::Key;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SaleLabels {
@@ -33,8 +30,8 @@ struct WorkloadLabel {
     workload: &'static str,
 }
 
-/// From the round trips of a look that finds nothing to do, to the rebuild of a large index.
-const SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+/// From a reconcile that finds nothing to do, to the rebuild of a large index.
+const RECONCILE_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 pub struct Metrics {
     duration: Histogram,
@@ -49,14 +46,14 @@ pub struct Metrics {
     leader: Gauge,
     terms: Counter,
     lease_failures: Counter,
-    /// Those with a gauge.
-    sales: Mutex<HashMap<Key, SaleLabels>>,
+    /// The sales that have gauges.
+    sales: Mutex<HashSet<SaleKey>>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         Metrics {
-            duration: Histogram::new(SECONDS),
+            duration: Histogram::new(RECONCILE_SECONDS),
             failures: Family::default(),
             watch_failures: Family::default(),
             remaining: Family::default(),
@@ -77,17 +74,17 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "seckill_operator_reconcile_seconds",
-            "What looks at a sale took",
+            "Duration of a reconcile",
             self.duration.clone(),
         );
         registry.register(
             "seckill_operator_failures",
-            "Looks at a sale that failed, by reason",
+            "Failed reconciles, by reason",
             self.failures.clone(),
         );
         registry.register(
             "seckill_operator_watch_failures",
-            "Lists and watches of FlashSales that failed, by reason",
+            "Failed lists and watches of FlashSales, by reason",
             self.watch_failures.clone(),
         );
         registry.register(
@@ -97,53 +94,53 @@ impl Metrics {
         );
         registry.register(
             "seckill_sale_in_flight_units",
-            "Units taken and not in the ledger yet",
+            "Units sold and not in the ledger yet",
             self.in_flight.clone(),
         );
         registry.register(
             "seckill_sale_imbalance_units",
-            "Units out by the index less units out by the ledger, once they ought to agree",
+            "Units sold according to the index minus units sold according to the ledger, once they should agree",
             self.imbalance.clone(),
         );
         registry.register(
             "seckill_sale_ready_lead_seconds",
-            "How long before its start a sale was ready; negative if after it",
+            "Seconds before its start at which a sale was ready; negative if later",
             self.ready_lead.clone(),
         );
         registry.register(
             "seckill_sale_preflight_problems",
-            "What the preflight found that could spoil a sale",
+            "Problems that the preflight of a sale found",
             self.preflight_problems.clone(),
         );
         registry.register(
             "seckill_operator_demand_pods",
-            "Pods that the sales ask for now, whatever floor and ceiling are",
+            "Pods that the sales ask for now, regardless of floor and ceiling",
             self.demand.clone(),
         );
         registry.register(
             "seckill_operator_leader",
-            "1: it runs the sales; 0: it stands by",
+            "1: this operator is the leader; 0: it stands by",
             self.leader.clone(),
         );
         registry.register(
             "seckill_operator_terms",
-            "How often it began to lead",
+            "Leadership terms of this operator",
             self.terms.clone(),
         );
         registry.register(
             "seckill_operator_lease_failures",
-            "Calls for the lease, and renewals of it, that failed",
+            "Failed attempts to acquire or renew the lease",
             self.lease_failures.clone(),
         );
     }
 
-    pub fn leads(&self) {
+    pub fn became_leader(&self) {
         self.terms.inc();
         self.leader.set(1);
     }
 
-    /// What it knew of the sales is another's to say.
-    pub fn follows(&self) {
+    /// The figures of the sales are the next leader's to export.
+    pub fn lost_leadership(&self) {
         self.leader.set(0);
         self.demand.clear();
         self.keep(&HashSet::new());
@@ -153,7 +150,7 @@ impl Metrics {
         self.leader.get() == 1
     }
 
-    /// Calls for the lease that failed so far.
+    /// Failed attempts so far.
     pub fn lease_failures(&self) -> u64 {
         self.lease_failures.get()
     }
@@ -174,37 +171,37 @@ impl Metrics {
         self.watch_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    pub fn ready_lead(&self, object: &FlashSale, seconds: f64) {
-        self.ready_lead.get_or_create(&self.labels(object)).set(seconds);
+    pub fn ready_lead(&self, key: &SaleKey, seconds: f64) {
+        self.ready_lead.get_or_create(&self.labels(key)).set(seconds);
     }
 
-    /// What the sales ask for: an autoscaler that has the Deployments in charge can go by it.
-    pub fn demand(&self, api: i32, worker: i32) {
-        for (workload, pods) in [("api", api), ("worker", worker)] {
+    /// What the sales ask for: an autoscaler that controls the Deployments can follow it.
+    pub fn demand(&self, demand: Needs) {
+        for (workload, pods) in [("api", demand.api), ("worker", demand.worker)] {
             self.demand.get_or_create(&WorkloadLabel { workload }).set(pods.into());
         }
     }
 
-    /// The figures of a sale with an index; those of a sale without one go.
-    pub fn sample(&self, object: &FlashSale, facts: &Facts) {
-        let labels = self.labels(object);
-        match facts.preflight() {
-            Some(verdict) => {
-                let problems = i64::try_from(verdict.problems.len()).unwrap_or(i64::MAX);
+    /// The figures of a sale. Those of its index are removed when it has none.
+    pub fn observed(&self, observed: &Observation) {
+        let labels = self.labels(&observed.key);
+        match observed.preflight() {
+            Some(preflight) => {
+                let problems = i64::try_from(preflight.problems.len()).unwrap_or(i64::MAX);
                 self.preflight_problems.get_or_create(&labels).set(problems);
             }
             None => {
                 self.preflight_problems.remove(&labels);
             }
         }
-        match (facts.index.in_force(), &facts.sale) {
+        match (observed.index.in_force(), &observed.sale) {
             (Some(index), Some(sale)) => {
                 let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
                 self.remaining.get_or_create(&labels).set(number(index.left));
                 let in_flight = index.total.saturating_sub(index.left).saturating_sub(sale.out());
                 self.in_flight.get_or_create(&labels).set(number(in_flight));
-                let imbalance = match facts.weighed {
-                    Some(Weighed::Imbalanced(units)) => number(units.index) - number(units.ledger),
+                let imbalance = match observed.balance {
+                    Some(BalanceCheck::Imbalanced(units)) => number(units.index) - number(units.ledger),
                     _ => 0,
                 };
                 self.imbalance.get_or_create(&labels).set(imbalance);
@@ -216,29 +213,37 @@ impl Metrics {
         }
     }
 
-    /// The gauges of a FlashSale end with it.
-    pub fn keep(&self, there: &HashSet<Key>) {
+    /// Removes the gauges of FlashSales that are gone.
+    pub fn keep(&self, present: &HashSet<SaleKey>) {
         let mut sales = self.sales.lock().unwrap_or_else(PoisonError::into_inner);
-        sales.retain(|key, labels| {
-            let keep = there.contains(key);
+        sales.retain(|key| {
+            let keep = present.contains(key);
             if !keep {
-                self.remaining.remove(labels);
-                self.in_flight.remove(labels);
-                self.imbalance.remove(labels);
-                self.ready_lead.remove(labels);
-                self.preflight_problems.remove(labels);
+                let labels = SaleLabels::of(key);
+                self.remaining.remove(&labels);
+                self.in_flight.remove(&labels);
+                self.imbalance.remove(&labels);
+                self.ready_lead.remove(&labels);
+                self.preflight_problems.remove(&labels);
             }
             keep
         });
     }
 
-    fn labels(&self, object: &FlashSale) -> SaleLabels {
-        let labels = SaleLabels {
-            namespace: object.namespace().unwrap_or_default(),
-            name: object.name_any(),
-        };
+    fn labels(&self, key: &SaleKey) -> SaleLabels {
         let mut sales = self.sales.lock().unwrap_or_else(PoisonError::into_inner);
-        sales.insert(Key::of(object), labels.clone());
-        labels
+        if !sales.contains(key) {
+            sales.insert(key.clone());
+        }
+        SaleLabels::of(key)
+    }
+}
+
+impl SaleLabels {
+    fn of(key: &SaleKey) -> Self {
+        SaleLabels {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        }
     }
 }

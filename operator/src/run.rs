@@ -1,4 +1,4 @@
-//! From a command line to a running operator.
+//! From a command line to a running operator: wiring only, imported by nobody.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,219 +7,229 @@ use kube::api::ListParams;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use seckill_crds::FlashSale;
-use seckill_ledger::Ledger;
-use seckill_order_log::{LogConfig, OrderLog};
+use seckill_planner::demand::{ReplicaBounds, Workloads};
+use seckill_planner::election::ElectionTimes;
+use seckill_planner::preflight::ServerSettings;
 use seckill_protocol::SaleId;
-use seckill_service::health::Health;
+use seckill_service::clock::Clock;
+use seckill_service::connect;
+use seckill_service::health::{Gate, Health};
 use seckill_service::metrics::registry::Registry;
 use seckill_service::shutdown::Shutdown;
-use seckill_service::{admin, retry, telemetry};
-use seckill_stock::StockClient;
+use seckill_service::{admin, periodic, retry, telemetry};
 use tokio::sync::watch;
 
-use crate::args::{LeaseArgs, Namespaces, RunArgs, TopicArgs};
-use crate::error::OperatorError;
-use crate::lease::{Elector, Term, Times};
-use crate::memory::Memory;
+use crate::args::{LeaseArgs, Namespaces, RunArgs};
+use crate::cluster::client::with_timeouts;
+use crate::cluster::lease::Elector;
+use crate::context::{Cluster, Context, Release, ReleaseObservations, ScaledDeployment, Stores};
+use crate::error::ReconcileError;
 use crate::metrics::Metrics;
-use crate::preflight::{self, Servers};
-use crate::scale::{self, Scaled, Workloads};
-use crate::watch as watching;
-use crate::{controller, orphans};
+use crate::release::{orphans, scale, servers};
+use crate::sale::reconcile::controllers;
 
-/// How often an operator that stands by looks whether it could take over.
-const STANDBY_CHECK: Duration = Duration::from_secs(10);
-
-/// What every look at a sale needs, for one term: what a leader remembers ends with it.
-pub struct Operator {
-    pub kube: Client,
-    pub ledger: Ledger,
-    pub log: OrderLog,
-    pub stock: StockClient,
-    pub class: String,
-    pub namespaces: Namespaces,
-    pub api: Scaled,
-    pub worker: Scaled,
-    pub workloads: watch::Receiver<Arc<Workloads>>,
-    pub servers: watch::Receiver<Option<Arc<Servers>>>,
-    /// What is expected of the order log.
-    pub topic: TopicArgs,
-    pub recorder: Recorder,
-    pub metrics: Arc<Metrics>,
-    pub memory: Memory,
-    pub term: Term,
-}
+const MYSQL_CONNECTIONS: u32 = 8;
+/// How often an operator that stands by checks its servers.
+const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     telemetry::init(&args.telemetry, "operator");
     let kube = Client::try_default()
         .await
-        .context("no way to Kubernetes: neither a kubeconfig nor a service account")?;
+        .context("no access to Kubernetes: found neither a kubeconfig nor a service account")?;
     run_until(args, kube, Shutdown::on_signal()).await
 }
 
-/// Runs until the shutdown. An error means that no waiting helps.
+/// Runs until the shutdown. An error means that waiting would not help.
 pub async fn run_until(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyhow::Result<()> {
-    let kube = watching::bounded(&kube);
+    let kube = with_timeouts(&kube);
     let health = Health::new();
-    let (ledger_gate, log_gate, stock_gate, kube_gate) = (
-        health.latched_gate("mysql"),
-        health.latched_gate("kafka"),
-        health.latched_gate("redis"),
-        health.latched_gate("kubernetes"),
-    );
+    let gates = Gates::new(&health);
     let metrics = Arc::new(Metrics::default());
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
 
-    let ledger = retry::until_ok("MySQL", &ledger_gate, &shutdown, async || {
-        let ledger = Ledger::connect(args.mysql.mysql_url.expose(), 8).await?;
-        ledger.check_schema().await?;
-        Ok::<_, seckill_ledger::LedgerError>(ledger)
-    });
-    let Some(ledger) = ledger.await else { return Ok(()) };
-    ledger_gate.ready();
-    let config = LogConfig {
-        brokers: args.kafka.kafka_brokers.to_string(),
-        topic: args.kafka.kafka_topic.to_string(),
-        properties: args.kafka.kafka_properties.expose().to_vec(),
+    let Some(stores) = connect_stores(&args, &gates, &shutdown).await else {
+        return Ok(());
     };
-    let log = retry::until_ok("Kafka", &log_gate, &shutdown, || OrderLog::connect(config.clone())).await;
-    let Some(log) = log else { return Ok(()) };
-    log_gate.ready();
-    let stock = retry::until_ok("Redis", &stock_gate, &shutdown, || {
-        StockClient::connect(args.redis.redis_url.expose())
-    })
-    .await;
-    let Some(stock) = stock else { return Ok(()) };
-    stock_gate.ready();
-    let served = retry::until_ok("FlashSales", &kube_gate, &shutdown, async || {
-        let namespaces = &args.watch_namespaces.0;
-        if namespaces.is_empty() {
-            return served(Api::all(kube.clone())).await;
-        }
-        // One that is gone does not hold the others up.
-        let of = |namespace: &String| Box::pin(served(Api::namespaced(kube.clone(), namespace)));
-        futures::future::select_ok(namespaces.iter().map(of))
-            .await
-            .map(|((), _)| ())
-    });
-    let Some(()) = served.await else { return Ok(()) };
-    kube_gate.ready();
-
+    if wait_for_crd(&kube, &args.watch_namespaces, &gates.kube, &shutdown)
+        .await
+        .is_none()
+    {
+        return Ok(());
+    }
     let reporter = Reporter {
         controller: "seckill-operator".into(),
         instance: args.lease.pod_name.as_ref().map(|name| name.0.clone()),
     };
     let recorder = Recorder::new(kube.clone(), reporter);
-    let elector = elector(&args.lease, &kube, &recorder, &metrics);
-    let (api, worker) = (
-        Scaled {
-            name: args.api.api_deployment,
-            floor: args.api.api_min_replicas,
-            ceiling: args.api.api_max_replicas,
-        },
-        Scaled {
-            name: args.worker.worker_deployment,
-            floor: args.worker.worker_min_replicas,
-            ceiling: args.worker.worker_max_replicas,
-        },
-    );
-    let (class, namespaces, topic) = (args.class, args.watch_namespaces, args.topic);
-    let standing_by = stand_by(ledger.clone(), log.clone(), stock.clone(), metrics.clone());
+    let cluster = Cluster { kube, recorder };
+    let elector = elector(&args.lease, &cluster, &metrics);
+    let release = Arc::new(release(args));
+    let standing_by = stand_by(stores.clone(), metrics.clone());
     let leading = elector.lead(&shutdown, |term| {
-        let (workloads_seen, workloads) = watch::channel(Arc::new(Workloads::default()));
-        let (servers_seen, servers) = watch::channel(None);
-        let operator = Operator {
-            kube: kube.clone(),
-            ledger: ledger.clone(),
-            log: log.clone(),
-            stock: stock.clone(),
-            class: class.clone(),
-            namespaces: namespaces.clone(),
-            api: api.clone(),
-            worker: worker.clone(),
-            workloads,
-            servers,
-            topic: topic.clone(),
-            recorder: recorder.clone(),
+        let (workloads_sender, workloads) = watch::channel(Arc::new(Workloads::default()));
+        let (servers_sender, servers) = watch::channel(None);
+        let context = Context {
+            stores: stores.clone(),
+            cluster: cluster.clone(),
+            release: release.clone(),
+            observations: ReleaseObservations { workloads, servers },
+            cache: Arc::default(),
             metrics: metrics.clone(),
-            memory: Memory::default(),
+            clock: Clock::system(),
             term,
         };
-        serve(Arc::new(operator), workloads_seen, servers_seen)
+        run_sales(Arc::new(context), workloads_sender, servers_sender)
     });
     tokio::select! {
-        led = leading => led,
+        result = leading => result,
         () = standing_by => Ok(()),
     }
 }
 
-async fn served(api: Api<FlashSale>) -> Result<(), kube::Error> {
+/// Latched: a blip of a server must not make the operator unready.
+struct Gates {
+    mysql: Gate,
+    kafka: Gate,
+    redis: Gate,
+    kube: Gate,
+}
+
+impl Gates {
+    fn new(health: &Health) -> Self {
+        Gates {
+            mysql: health.latched_gate("mysql"),
+            kafka: health.latched_gate("kafka"),
+            redis: health.latched_gate("redis"),
+            kube: health.latched_gate("kubernetes"),
+        }
+    }
+}
+
+async fn connect_stores(args: &RunArgs, gates: &Gates, shutdown: &Shutdown) -> Option<Stores> {
+    let ledger = connect::ledger(&args.mysql, MYSQL_CONNECTIONS, &gates.mysql, shutdown).await?;
+    gates.mysql.ready();
+    let log = connect::order_log(&connect::log_config(&args.kafka), &gates.kafka, shutdown).await?;
+    gates.kafka.ready();
+    let stock = connect::stock(&args.redis, &gates.redis, shutdown).await?;
+    gates.redis.ready();
+    Some(Stores { ledger, log, stock })
+}
+
+/// Waits until the API server serves FlashSales; `None`: shutdown.
+async fn wait_for_crd(kube: &Client, namespaces: &Namespaces, gate: &Gate, shutdown: &Shutdown) -> Option<()> {
+    let served = retry::until_ok("listing FlashSales", gate, shutdown, async || {
+        let namespaces = &namespaces.0;
+        if namespaces.is_empty() {
+            return list_one(Api::all(kube.clone())).await;
+        }
+        // A namespace that is gone does not block the others.
+        let of = |namespace: &String| Box::pin(list_one(Api::namespaced(kube.clone(), namespace)));
+        futures::future::select_ok(namespaces.iter().map(of))
+            .await
+            .map(|((), _)| ())
+    });
+    served.await?;
+    gate.ready();
+    Some(())
+}
+
+async fn list_one(api: Api<FlashSale>) -> Result<(), kube::Error> {
     api.list_metadata(&ListParams::default().limit(1)).await.map(drop)
 }
 
-fn elector(args: &LeaseArgs, kube: &Client, recorder: &Recorder, metrics: &Arc<Metrics>) -> Elector {
+fn elector(args: &LeaseArgs, cluster: &Cluster, metrics: &Arc<Metrics>) -> Elector {
     let namespace = args.lease_namespace.as_ref().map(|name| name.0.as_str());
     let pod = args.pod_name.as_ref().map_or("operator", |name| &name.0);
+    let kube = &cluster.kube;
     Elector {
         leases: Api::namespaced(kube.clone(), namespace.unwrap_or(kube.default_namespace())),
         name: args.lease_name.0.clone(),
         identity: format!("{pod}_{:08x}", rand::random::<u32>()),
-        times: Times::of(Duration::from_secs(args.lease_seconds.into())),
-        recorder: recorder.clone(),
+        times: ElectionTimes::of(Duration::from_secs(args.lease_seconds.into())),
+        recorder: cluster.recorder.clone(),
         metrics: metrics.clone(),
     }
 }
 
-/// Runs the sales for a term. All of it is this one future: it stops where it stands when the future is dropped.
-async fn serve(
-    operator: Arc<Operator>,
+fn release(args: RunArgs) -> Release {
+    Release {
+        class: args.class,
+        namespaces: args.watch_namespaces,
+        api: ScaledDeployment {
+            name: args.api.api_deployment,
+            bounds: ReplicaBounds {
+                floor: args.api.api_min_replicas,
+                ceiling: args.api.api_max_replicas,
+            },
+        },
+        worker: ScaledDeployment {
+            name: args.worker.worker_deployment,
+            bounds: ReplicaBounds {
+                floor: args.worker.worker_min_replicas,
+                ceiling: args.worker.worker_max_replicas,
+            },
+        },
+        topic: args.topic,
+    }
+}
+
+/// Runs the sales for one leadership term. It is one future: everything stops where it stands when that is dropped.
+async fn run_sales(
+    context: Arc<Context>,
     workloads: watch::Sender<Arc<Workloads>>,
-    servers: watch::Sender<Option<Arc<Servers>>>,
+    servers: watch::Sender<Option<Arc<ServerSettings>>>,
 ) {
-    let (sales, controllers) = controller::controllers(&operator);
-    tracing::info!(class = operator.class, "running the sales");
-    let told_to_end = async {
-        // Looks that are under way are finished.
+    let (sales, controllers) = controllers(&context);
+    let (kube, namespaces) = (context.cluster.kube.clone(), context.release.namespaces.clone());
+    tracing::info!(class = context.release.class, "reconciling FlashSales");
+    let until_shutdown = async {
+        // Reconciles in progress are finished.
         tokio::join!(
             futures::future::join_all(controllers),
-            orphans::run(operator.clone(), sales.clone()),
+            orphans::run(context.clone(), sales.clone()),
         );
     };
     let meanwhile = async {
         tokio::join!(
-            sales.clone().learn(),
-            sales.clone().note_deletions(operator.clone()),
-            scale::run(operator.clone(), sales.clone(), workloads),
-            preflight::run(operator.clone(), servers),
+            sales.clone().wait_until_known(),
+            sales.clone().note_deletions(kube, namespaces),
+            scale::run(context.clone(), sales.clone(), workloads),
+            servers::run(context.clone(), servers),
         );
     };
     tokio::select! {
-        () = told_to_end => {}
+        () = until_shutdown => {}
         () = meanwhile => {}
     }
 }
 
-/// Asks the servers now and then while another operator leads: a connection that broke meanwhile is made again now, and
-/// not when it is needed. The API server is asked for the lease all the time.
-async fn stand_by(ledger: Ledger, log: OrderLog, stock: StockClient, metrics: Arc<Metrics>) {
-    let mut every = tokio::time::interval(STANDBY_CHECK);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Checks the servers now and then while another operator leads: a connection that broke meanwhile is replaced before it is
+/// needed. The API server is asked for the lease all the time.
+async fn stand_by(stores: Stores, metrics: Arc<Metrics>) {
+    let mut ticks = periodic(STANDBY_CHECK_INTERVAL);
     loop {
-        every.tick().await;
+        ticks.tick().await;
         if metrics.is_leader() {
             continue;
         }
         let (ledger, log, stock) = tokio::join!(
-            async { ledger.check_schema().await.map_err(OperatorError::from) },
-            async { log.end_offset(0).await.map(drop).map_err(OperatorError::from) },
+            async { stores.ledger.check_schema().await.map_err(ReconcileError::from) },
+            async { stores.log.end_offset(0).await.map(drop).map_err(ReconcileError::from) },
             // Whether there is such a sale does not matter.
-            async { stock.probe(SaleId(0)).await.map(drop).map_err(OperatorError::from) },
+            async {
+                stores
+                    .stock
+                    .probe(SaleId(0))
+                    .await
+                    .map(drop)
+                    .map_err(ReconcileError::from)
+            },
         );
         for error in [ledger, log, stock].into_iter().filter_map(Result::err) {
-            tracing::warn!(%error, "standing by, without a server that leading needs");
+            tracing::warn!(%error, "standing by, but a server that the leader needs does not answer");
             metrics.failed(error.label());
         }
     }

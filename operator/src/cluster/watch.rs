@@ -1,5 +1,4 @@
-//! The FlashSales of the namespaces that are watched: what is known of them, and how trouble with the API server is ridden
-//! out.
+//! The FlashSales of the watched namespaces, and the retries of a watch that fails.
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::future::join_all;
-use http::{Request, Response, StatusCode};
 use kube::api::ListParams;
-use kube::client::Body;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::Store;
 use kube::runtime::utils::Backoff;
@@ -17,43 +14,43 @@ use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use seckill_crds::FlashSale;
+use seckill_planner::SaleKey;
 
-use crate::controller::AFTER_A_FAILURE;
-use crate::memory::Key;
-use crate::run::Operator;
+use crate::args::Namespaces;
+use crate::cluster::convert::sale_key;
 
-/// A FlashSale of another version's making harms only itself.
+/// A FlashSale that can't be parsed affects no other one.
 pub type Guarded = DeserializeGuard<FlashSale>;
 
-/// A call that has no answer by then failed. Without that a client waits for ever, or for minutes: kube asks again by
-/// itself when the API server is busy, after longer and longer pauses, and tells nobody.
-const CALL: Duration = Duration::from_secs(20);
-/// A watch is begun anew that often, and one that died without a word is noticed soon after.
+/// A watch is renewed after this time, so one that died silently is noticed soon.
 const WATCH_SECONDS: u32 = 30;
-const EXPIRED: &[u8] = br#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the version to watch from has expired","reason":"Expired","code":410}}
-"#;
-/// A watch that held that long is not one more failure in a row.
-const HELD: Duration = Duration::from_secs(60);
+/// A failure after a watch that held for this long starts a new series of failures.
+const WATCH_STABLE: Duration = Duration::from_secs(60);
+/// How long to wait before a list is compared with the store again, and after one failed.
+const SYNC_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+const SYNC_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// The shortest wait after a failed reconcile or watch; the longest is some seconds more.
+pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 
-/// All FlashSales of the namespaces that are watched.
+/// All FlashSales of the watched namespaces.
 #[derive(Clone, Default)]
-pub struct Sales {
-    parts: Vec<Part>,
-    deleted: Arc<Mutex<HashSet<Key>>>,
+pub struct FlashSales {
+    parts: Vec<WatchedNamespaces>,
+    deleted: Arc<Mutex<HashSet<SaleKey>>>,
 }
 
-/// Those of a namespace, or of all.
+/// The FlashSales of one namespace, or of all.
 #[derive(Clone)]
-struct Part {
+struct WatchedNamespaces {
     namespace: Option<String>,
     api: Api<Guarded>,
     store: Store<Guarded>,
     known: Arc<AtomicBool>,
 }
 
-impl Sales {
+impl FlashSales {
     pub fn add(&mut self, namespace: Option<String>, api: Api<Guarded>, store: Store<Guarded>) {
-        self.parts.push(Part {
+        self.parts.push(WatchedNamespaces {
             namespace,
             api,
             store,
@@ -61,35 +58,35 @@ impl Sales {
         });
     }
 
-    /// Learns of each part when all of it is known: all that a list names. (`Store::wait_until_ready` wakes only the last
-    /// of several tasks that wait for it, and the controller is one of them.)
-    pub async fn learn(self) {
-        join_all(self.parts.into_iter().map(Part::learn)).await;
+    /// Waits until each store holds all that a list names. (`Store::wait_until_ready` wakes only the last of several tasks
+    /// that wait for it, and the controller is one of them.)
+    pub async fn wait_until_known(self) {
+        join_all(self.parts.into_iter().map(WatchedNamespaces::wait_until_known)).await;
     }
 
-    /// Whether all FlashSales of a namespace are known. What is missing in one that is not may be there.
-    pub fn know(&self, namespace: &str) -> bool {
-        let of = |part: &&Part| part.namespace.as_deref().is_none_or(|of| of == namespace);
-        self.parts.iter().find(of).is_some_and(Part::is_known)
+    /// Whether all FlashSales of a namespace are known. Otherwise a missing one may exist.
+    pub fn are_known(&self, namespace: &str) -> bool {
+        let of = |part: &&WatchedNamespaces| part.namespace.as_deref().is_none_or(|of| of == namespace);
+        self.parts.iter().find(of).is_some_and(WatchedNamespaces::is_known)
     }
 
-    pub fn know_all(&self) -> bool {
-        self.parts.iter().all(Part::is_known)
+    pub fn all_known(&self) -> bool {
+        self.parts.iter().all(WatchedNamespaces::is_known)
     }
 
-    /// Remembers what the API server says was deleted, where the right to ask may go with the namespace. It ends only where
-    /// there is no such namespace.
-    pub async fn note_deletions(self, operator: Arc<Operator>) {
-        let watched = operator.namespaces.0.iter().map(|namespace| {
-            let api: Api<PartialObjectMeta<FlashSale>> = Api::namespaced(operator.kube.clone(), namespace);
+    /// Remembers the deletions that the API server reports, where the right to ask for an object may go with its namespace.
+    /// Ends only if no namespace is named.
+    pub async fn note_deletions(self, kube: Client, namespaces: Namespaces) {
+        let watched = namespaces.0.iter().map(|namespace| {
+            let api: Api<PartialObjectMeta<FlashSale>> = Api::namespaced(kube.clone(), namespace);
             let deleted = self.deleted.clone();
             // Failures are counted where the same namespace is watched for the controller.
             let events = watcher(api, config()).backoff(WatchBackoff::default());
             events.for_each(move |event| {
                 let mut deleted = locked(&deleted);
                 match event {
-                    Ok(Event::Delete(object)) => _ = deleted.insert(Key::of(&object)),
-                    Ok(Event::Apply(object) | Event::InitApply(object)) => _ = deleted.remove(&Key::of(&object)),
+                    Ok(Event::Delete(object)) => _ = deleted.insert(sale_key(&object)),
+                    Ok(Event::Apply(object) | Event::InitApply(object)) => _ = deleted.remove(&sale_key(&object)),
                     Ok(Event::Init | Event::InitDone) | Err(_) => {}
                 }
                 std::future::ready(())
@@ -99,8 +96,8 @@ impl Sales {
         join_all(watched).await;
     }
 
-    pub fn saw_deletion(&self, namespace: &str, name: &str) -> bool {
-        locked(&self.deleted).contains(&Key::new(namespace, name))
+    pub fn saw_deletion(&self, key: &SaleKey) -> bool {
+        locked(&self.deleted).contains(key)
     }
 
     fn stores(&self) -> impl Iterator<Item = Arc<Guarded>> {
@@ -112,37 +109,37 @@ impl Sales {
         whole.filter(|sale| sale.spec.class_name == class).collect()
     }
 
-    /// One that can't be understood may be of any class.
+    /// A FlashSale that can't be parsed may be of any class.
     pub fn has(&self, class: &str, namespace: &str, name: &str) -> bool {
         let is_of_class = |sale: &Guarded| sale.0.as_ref().map_or(true, |sale| sale.spec.class_name == class);
         self.stores()
             .any(|sale| sale.namespace().as_deref() == Some(namespace) && sale.name_any() == name && is_of_class(&sale))
     }
 
-    pub fn keys(&self) -> HashSet<Key> {
-        self.stores().map(|sale| Key::of(&*sale)).collect()
+    pub fn keys(&self) -> HashSet<SaleKey> {
+        self.stores().map(|sale| sale_key(&*sale)).collect()
     }
 }
 
 /// Single insertions and removals: a panic elsewhere leaves it whole.
-fn locked(keys: &Mutex<HashSet<Key>>) -> MutexGuard<'_, HashSet<Key>> {
+fn locked(keys: &Mutex<HashSet<SaleKey>>) -> MutexGuard<'_, HashSet<SaleKey>> {
     keys.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Part {
+impl WatchedNamespaces {
     fn is_known(&self) -> bool {
         self.known.load(Ordering::Relaxed)
     }
 
-    async fn learn(self) {
+    async fn wait_until_known(self) {
         loop {
             match self.holds_all().await {
                 Ok(true) => return self.known.store(true, Ordering::Relaxed),
-                Ok(false) => tokio::time::sleep(Duration::from_millis(200)).await,
+                Ok(false) => tokio::time::sleep(SYNC_CHECK_INTERVAL).await,
                 Err(error) => {
                     let namespace = self.namespace.as_deref().unwrap_or("all namespaces");
-                    tracing::warn!(namespace, %error, "FlashSales can't be listed: none is ended there, and no pods are taken away");
-                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    tracing::warn!(namespace, %error, "failed to list FlashSales; until it succeeds no sale is ended there, and no pods are removed");
+                    tokio::time::sleep(SYNC_RETRY_INTERVAL).await;
                 }
             }
         }
@@ -156,9 +153,9 @@ impl Part {
     }
 }
 
-/// The namespaces that are watched; `None`: all of them at once.
-pub fn apis(operator: &Operator) -> Vec<(Option<String>, Api<Guarded>)> {
-    let (namespaces, kube) = (&operator.namespaces.0, &operator.kube);
+/// The watched namespaces; `None`: all of them at once.
+pub fn apis(kube: &Client, namespaces: &Namespaces) -> Vec<(Option<String>, Api<Guarded>)> {
+    let namespaces = &namespaces.0;
     if namespaces.is_empty() {
         return vec![(None, Api::all(kube.clone()))];
     }
@@ -170,8 +167,8 @@ pub fn config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
 }
 
-/// For metrics: few values.
-pub fn failure(error: &watcher::Error) -> &'static str {
+/// A bounded label for metrics.
+pub fn failure_label(error: &watcher::Error) -> &'static str {
     use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
     let code = match error {
         InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status)) => status.code,
@@ -189,7 +186,7 @@ pub fn failure(error: &watcher::Error) -> &'static str {
     }
 }
 
-/// As after a failed look. It does not begin from the shortest wait when a list succeeds between two watches that fail.
+/// The same back-off as after a failed reconcile. It does not restart when a list succeeds between two failed watches.
 #[derive(Default)]
 pub struct WatchBackoff {
     failures: u32,
@@ -200,45 +197,14 @@ impl Iterator for WatchBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        if self.last.is_some_and(|last| last.elapsed() > HELD) {
+        if self.last.is_some_and(|last| last.elapsed() > WATCH_STABLE) {
             self.failures = 0;
         }
         (self.last, self.failures) = (Some(Instant::now()), self.failures.saturating_add(1));
-        Some(AFTER_A_FAILURE + seckill_service::retry::full_jitter(self.failures))
+        Some(RETRY_DELAY_MIN + seckill_service::retry::full_jitter(self.failures))
     }
 }
 
 impl Backoff for WatchBackoff {
     fn reset(&mut self) {}
-}
-
-/// The same API server, and every call of it ends.
-pub fn bounded(kube: &Client) -> Client {
-    let (namespace, kube) = (kube.default_namespace().to_owned(), kube.clone());
-    let service = tower::service_fn(move |request| {
-        let kube = kube.clone();
-        async move { call(&kube, request).await.map_err(Box::new) }
-    });
-    Client::new(service, namespace)
-}
-
-async fn call(kube: &Client, request: Request<Body>) -> Result<Response<Body>, kube::Error> {
-    let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-    let answer = async {
-        let answer = kube.send(request).await?;
-        if is_watch && answer.status() != StatusCode::GONE {
-            return Ok(answer);
-        }
-        if is_watch {
-            // kube's watcher takes it in only as an event of the stream: as an answer it would ask for the same version
-            // for ever.
-            return Ok(Response::new(Body::from(EXPIRED.to_vec())));
-        }
-        let (head, body) = answer.into_parts();
-        Ok(Response::from_parts(head, Body::from(body.collect_bytes().await?)))
-    };
-    match tokio::time::timeout(CALL, answer).await {
-        Ok(answer) => answer,
-        Err(_) => Err(kube::Error::Service(format!("no answer within {CALL:?}").into())),
-    }
 }

@@ -1,5 +1,4 @@
-//! Ends the sales whose FlashSale was deleted: the ledger knows them, so no finalizer holds a namespace up.
-use std::collections::HashMap;
+//! Ends the sales whose FlashSale was deleted. The ledger knows them, so no finalizer blocks a namespace.
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,98 +7,111 @@ use kube::Api;
 use kube::api::{ApiResource, DynamicObject};
 use seckill_crds::FlashSale;
 use seckill_ledger::{LedgerError, Sale};
+use seckill_planner::orphan::{LiveAnswer, MissingSince, is_gone};
+use seckill_planner::plan::{Step, plan};
+use seckill_planner::sale::SaleKey;
 use seckill_protocol::SaleId;
 use seckill_protocol::index::SaleState;
+use seckill_service::periodic;
 
-use crate::error::OperatorError;
-use crate::plan::{Step, plan};
-use crate::run::Operator;
-use crate::watch::Sales;
+use crate::cluster::watch::FlashSales;
+use crate::context::Context;
+use crate::error::ReconcileError;
+use crate::sale::act::act;
+use crate::sale::observe::observe;
 
-const EVERY: Duration = Duration::from_secs(1);
-/// A FlashSale that is replaced is gone for a moment, and its sale goes on.
-const GONE_FOR_GOOD: Duration = Duration::from_secs(5);
-const AT_ONCE: usize = 16;
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_CONCURRENT_ENDINGS: usize = 16;
 
-pub async fn run(operator: Arc<Operator>, sales: Sales) {
-    let ending = &operator.term.ending;
-    let mut missing = HashMap::new();
-    let mut every = tokio::time::interval(EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+pub async fn run(context: Arc<Context>, sales: FlashSales) {
+    let mut missing = MissingSince::default();
+    let mut ticks = periodic(CHECK_INTERVAL);
     loop {
         tokio::select! {
-            () = ending.cancelled() => return,
-            _ = every.tick() => {}
+            () = context.term.ending.cancelled() => return,
+            _ = ticks.tick() => {}
         }
-        operator.forget_what_is_gone(&sales);
-        if let Err(error) = end_orphans(&operator, &sales, &mut missing).await {
-            tracing::warn!(%error, "the ledger's unfinished sales can't be read");
-            operator.metrics.failed("ledger");
+        forget_deleted(&context, &sales);
+        if let Err(error) = end_orphans(&context, &sales, &mut missing).await {
+            tracing::warn!(%error, "failed to read the unfinished sales of the ledger");
+            context.metrics.failed("ledger");
         }
     }
 }
 
-async fn end_orphans(
-    operator: &Operator,
-    sales: &Sales,
-    missing: &mut HashMap<SaleId, Instant>,
-) -> Result<(), LedgerError> {
-    let unfinished = operator.ledger.unfinished_sales(&operator.class).await?;
+/// What is kept of FlashSales ends with them.
+fn forget_deleted(context: &Context, sales: &FlashSales) {
+    let present = sales.keys();
+    context.cache.keep(&present);
+    context.metrics.keep(&present);
+}
+
+async fn end_orphans(context: &Context, sales: &FlashSales, missing: &mut MissingSince) -> Result<(), LedgerError> {
+    let release = &context.release;
+    let unfinished = context.stores.ledger.unfinished_sales(&release.class).await?;
     let any_ending = unfinished.iter().any(|sale| sale.state == SaleState::Closed);
-    operator.memory.note_any_ending(any_ending);
-    let without: Vec<Sale> = unfinished
+    context.cache.note_any_ending(any_ending);
+    let orphaned = |sale: &Sale| {
+        let known = release.namespaces.contain(&sale.namespace) && sales.are_known(&sale.namespace);
+        known && !sales.has(&sale.class, &sale.namespace, &sale.name)
+    };
+    let orphans: Vec<Sale> = unfinished.into_iter().filter(orphaned).collect();
+    let ids: Vec<SaleId> = orphans.iter().map(|sale| sale.id).collect();
+    let due = missing.update(&ids, Instant::now());
+    let due: Vec<SaleKey> = orphans
         .into_iter()
-        .filter(|sale| operator.namespaces.contain(&sale.namespace) && sales.know(&sale.namespace))
-        .filter(|sale| !sales.has(&sale.class, &sale.namespace, &sale.name))
+        .filter(|sale| due.contains(&sale.id))
+        .map(|sale| SaleKey::new(sale.namespace, sale.name))
         .collect();
-    missing.retain(|id, _| without.iter().any(|sale| sale.id == *id));
-    let gone = without
-        .iter()
-        .filter(|sale| missing.entry(sale.id).or_insert_with(Instant::now).elapsed() >= GONE_FOR_GOOD);
-    futures::stream::iter(gone.collect::<Vec<_>>())
-        .for_each_concurrent(AT_ONCE, async |sale| {
-            if let Err(error) = end_if_gone(operator, sales, &sale.namespace, &sale.name).await {
-                tracing::warn!(namespace = sale.namespace, name = sale.name, %error, "a sale without a FlashSale can't be ended");
-                operator.metrics.failed(error.label());
+    futures::stream::iter(due)
+        .for_each_concurrent(MAX_CONCURRENT_ENDINGS, async |key| {
+            if let Err(error) = end_if_gone(context, sales, &key).await {
+                tracing::warn!(sale = %key, %error, "failed to end a sale without a FlashSale");
+                context.metrics.failed(error.label());
             }
         })
         .await;
     Ok(())
 }
 
-/// Gets on until there is something to wait for.
-async fn end_if_gone(operator: &Operator, sales: &Sales, namespace: &str, name: &str) -> Result<(), OperatorError> {
-    if !is_gone(operator, sales, namespace, name).await? {
+/// Carries out steps until there is something to wait for.
+async fn end_if_gone(context: &Context, sales: &FlashSales, key: &SaleKey) -> Result<(), ReconcileError> {
+    let answer = ask_api_server(context, sales, key).await?;
+    if !is_gone(&answer, &context.release.class) {
         return Ok(());
     }
     loop {
-        let facts = operator.facts(namespace, name, None).await?;
-        if !operator.term.holds() {
+        let observed = observe(context, key, None).await?;
+        if !context.term.holds() {
             return Ok(());
         }
-        let plan = plan(&facts);
-        operator.act(namespace, name, &facts, &plan).await?;
-        if plan.step == Step::Nothing {
+        let step = plan(&observed).step;
+        if step == Step::Nothing {
             return Ok(());
         }
+        act(&context.stores, &context.cache, &step).await?;
     }
 }
 
-/// Only a live answer counts that this one object is not there, or that it is of another class and so another sale: never
-/// a cache, a refusal, or a resource that is not served. Where a refusal comes because the right went with the namespace,
-/// the watch may have seen the deletion before.
-async fn is_gone(operator: &Operator, sales: &Sales, namespace: &str, name: &str) -> Result<bool, kube::Error> {
+/// Only a live answer counts: never a cache, and never the answer that a resource is not served.
+async fn ask_api_server(context: &Context, sales: &FlashSales, key: &SaleKey) -> Result<LiveAnswer, kube::Error> {
+    let SaleKey { namespace, name } = key;
     let resource = ApiResource::erase::<FlashSale>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(operator.kube.clone(), namespace, &resource);
+    let api: Api<DynamicObject> = Api::namespaced_with(context.cluster.kube.clone(), namespace, &resource);
     match api.get(name).await {
-        Ok(object) => {
-            let class = object.data["spec"]["className"].as_str();
-            Ok(class.is_some_and(|class| class != operator.class))
-        }
+        Ok(object) => Ok(LiveAnswer::Found {
+            class: object.data["spec"]["className"].as_str().map(str::to_owned),
+        }),
         Err(kube::Error::Api(status)) if status.code == 404 => {
-            Ok(status.details.as_ref().is_some_and(|details| details.name == name))
+            let names_object = status.details.as_ref().is_some_and(|details| details.name == *name);
+            Ok(match names_object {
+                true => LiveAnswer::NotFound,
+                false => LiveAnswer::Inconclusive,
+            })
         }
-        Err(kube::Error::Api(status)) if status.code == 403 && sales.saw_deletion(namespace, name) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 403 && sales.saw_deletion(key) => {
+            Ok(LiveAnswer::ForbiddenAfterDeletion)
+        }
         Err(error) => Err(error),
     }
 }

@@ -1,123 +1,110 @@
-//! Does the one step of a plan. There is nothing left to decide here.
-use seckill_ledger::{LedgerError, Sale};
-use seckill_protocol::Record;
-use seckill_protocol::settlement::Settlement;
+//! Carries out the step of a plan. There is nothing left to decide here.
+use seckill_planner::plan::{FinalBalance, RebuildCause, Step};
+use seckill_protocol::{Record, SaleId};
 
-use crate::error::OperatorError;
-use crate::facts::{Facts, Index, Wanted};
-use crate::plan::{Plan, Step, compared};
-use crate::run::Operator;
-use crate::status::{Note, Notes};
+use crate::cluster::events::Note;
+use crate::context::Stores;
+use crate::error::ReconcileError;
+use crate::reconcile_cache::ReconcileCache;
+use crate::sale::rebuild::{Rebuilt, rebuild};
 
-impl Operator {
-    /// Says what is worth an event.
-    pub async fn act(&self, namespace: &str, name: &str, facts: &Facts, plan: &Plan) -> Result<Notes, OperatorError> {
-        let mut notes = Notes::default();
-        match (&plan.step, &facts.wanted, &facts.sale) {
-            (Step::Create, Some(wanted), _) => {
-                let sale = self.create(namespace, name, wanted).await?;
-                notes.push(Note::normal(
-                    "Accepted",
-                    format!("the ledger knows it as sale {}", sale.id),
-                ));
-            }
-            (Step::UpdateOffer, Some(wanted), Some(sale)) => {
-                self.ledger.update_offer(sale.id, sale.version, &wanted.offer()).await?;
-            }
-            (Step::UpdateTerms(terms), _, Some(sale)) => {
-                self.ledger.update_terms(sale.id, sale.version, terms).await?;
-            }
-            (Step::RaiseOffer(units), _, Some(sale)) => {
-                self.ledger.raise_offered(sale.id, sale.version, *units).await?;
-            }
-            (Step::AppendTotal, _, Some(sale)) => {
-                let (sale, total) = (sale.id, sale.offered);
-                let record = Record::Total { sale, total };
-                let part = facts.sale.as_ref().map_or(0, |sale| sale.part);
-                let offset = self.log.append(part, &record).await?;
-                self.memory.remember_total(sale, total);
-                tracing::info!(%sale, total, offset, "the total was raised");
-                notes.push(Note::normal(
-                    "Restocked",
-                    format!("{total} units are offered from now on"),
-                ));
-            }
-            (Step::Rebuild, _, Some(sale)) => {
-                let rebuilt = self.rebuild(sale).await?;
-                let numbers = format!(
-                    "epoch {}: {} units, {} left, {} orders, in {:.1} s",
-                    rebuilt.epoch,
-                    rebuilt.total,
-                    rebuilt.left,
-                    rebuilt.orders,
-                    rebuilt.took.as_secs_f64()
-                );
-                let voided = match rebuilt.voided {
-                    Some(voided) => format!("{voided} purchases on their way are void and asked again"),
-                    None => "purchases that were on their way are void and asked again".to_owned(),
-                };
-                notes.push(match (sale.live_epoch, &facts.index) {
-                    (None, _) => Note::normal("Preheated", numbers),
-                    (Some(old), Index::Outdated(_)) => Note::warning(
-                        "Rebuilt",
-                        format!("a newer epoch than {old} had begun without an index; {numbers}; {voided}"),
-                    ),
-                    (Some(old), _) => Note::warning(
-                        "Rebuilt",
-                        format!("Redis had lost the index of epoch {old}; {numbers}; {voided}"),
-                    ),
-                });
-            }
-            (Step::Publish(epoch), _, Some(sale)) => {
-                self.ledger.set_live_epoch(sale.id, *epoch).await?;
-                self.stock.drop_epochs_before(sale.id, *epoch).await?;
-            }
-            (Step::Renumber(version), _, Some(sale)) => {
-                self.ledger.renumber_terms(sale.id, sale.version, *version).await?;
-            }
-            (Step::ApplyTerms(epoch), _, Some(sale)) => {
-                // If it is not in force any more, the next look says what is needed.
-                self.stock.apply(sale.id, *epoch, &sale.terms()).await?;
-            }
-            (Step::Close, _, Some(sale)) => {
-                let offset = self.log.append(sale.part, &Record::Close { sale: sale.id }).await?;
-                self.memory.remember_close(sale.id);
-                tracing::info!(sale = %sale.id, offset, "closed");
-            }
-            (Step::Settle(left), _, Some(sale)) => {
-                // Whoever comes second keeps to what the first one found.
-                if self.ledger.set_settled(sale.id, *left).await? {
-                    notes.push(settled(sale, *left));
-                }
-            }
-            (Step::Free, _, Some(sale)) => {
-                self.stock.drop_sale(sale.id).await?;
-                self.ledger.set_freed(sale.id).await?;
-                self.memory.forget_appended(sale.id);
-            }
-            (Step::Nothing, ..) | (_, _, None) | (Step::Create | Step::UpdateOffer, None, _) => {}
+/// Returns what is worth an event.
+pub async fn act(stores: &Stores, cache: &ReconcileCache, step: &Step) -> Result<Option<Note>, ReconcileError> {
+    let Stores { ledger, log, stock } = stores;
+    match step {
+        Step::Nothing => {}
+        Step::Create(new) => {
+            let sale = ledger.create_sale(new).await?;
+            let message = format!("added to the ledger as sale {}", sale.id);
+            return Ok(Some(Note::normal("Accepted", message)));
         }
-        Ok(notes)
+        Step::UpdateOffer { sale, offer } => {
+            ledger.update_offer(sale.id, sale.version, offer).await?;
+        }
+        Step::UpdateTerms { sale, terms } => {
+            ledger.update_terms(sale.id, sale.version, terms).await?;
+        }
+        Step::RaiseOffer { sale, units } => {
+            ledger.raise_offered(sale.id, sale.version, *units).await?;
+        }
+        Step::Renumber { sale, version } => {
+            ledger.renumber_terms(sale.id, sale.version, *version).await?;
+        }
+        Step::AppendTotal { sale, partition, total } => {
+            let (sale, total) = (*sale, *total);
+            let offset = log.append(*partition, &Record::Total { sale, total }).await?;
+            cache.remember_total(sale, total);
+            tracing::info!(%sale, total, offset, "raised the total");
+            return Ok(Some(Note::normal(
+                "Restocked",
+                format!("{total} units are offered now"),
+            )));
+        }
+        Step::Rebuild { sale, cause } => {
+            let rebuilt = rebuild(stores, sale).await?;
+            return Ok(Some(rebuilt_note(&rebuilt, *cause)));
+        }
+        Step::Publish { sale, epoch } => {
+            ledger.set_live_epoch(*sale, *epoch).await?;
+            stock.drop_epochs_before(*sale, *epoch).await?;
+        }
+        Step::ApplyTerms { sale, epoch, terms } => {
+            // If that index is not in force any more, the next observation shows what is needed.
+            stock.apply(*sale, *epoch, terms).await?;
+        }
+        Step::Close { sale, partition } => {
+            let offset = log.append(*partition, &Record::Close { sale: *sale }).await?;
+            cache.remember_close(*sale);
+            tracing::info!(%sale, offset, "closed the sale");
+        }
+        Step::Settle { sale, balance } => {
+            // A second coordinator keeps to what the first one found.
+            if ledger.set_settled(*sale, balance.index_left).await? {
+                return Ok(Some(settled_note(*sale, balance)));
+            }
+        }
+        Step::Free { sale } => {
+            stock.drop_sale(*sale).await?;
+            ledger.set_freed(*sale).await?;
+            cache.forget_appended(*sale);
+        }
     }
+    Ok(None)
+}
 
-    async fn create(&self, namespace: &str, name: &str, wanted: &Wanted) -> Result<Sale, LedgerError> {
-        // Any choice does that spreads sales evenly: the ledger keeps it for the sale's life.
-        let hash = name
-            .bytes()
-            .chain(namespace.bytes())
-            .fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
-        let part = hash % self.log.partitions();
-        self.ledger
-            .create_sale(&wanted.new_sale(&self.class, namespace, name, part))
-            .await
+fn rebuilt_note(rebuilt: &Rebuilt, cause: RebuildCause) -> Note {
+    let figures = format!(
+        "epoch {}: {} units, {} left, {} orders, in {:.1} s",
+        rebuilt.epoch,
+        rebuilt.total,
+        rebuilt.left,
+        rebuilt.orders,
+        rebuilt.took.as_secs_f64()
+    );
+    let voided = match rebuilt.voided {
+        Some(voided) => format!("{voided} purchases in flight became void and are retried"),
+        None => "purchases in flight became void and are retried".to_owned(),
+    };
+    match cause {
+        RebuildCause::Preheat => Note::normal("Preheated", figures),
+        RebuildCause::Outdated(old) => Note::warning(
+            "Rebuilt",
+            format!("a newer epoch than {old} had begun without an index; {figures}; {voided}"),
+        ),
+        RebuildCause::Lost(old) => Note::warning(
+            "Rebuilt",
+            format!("Redis had lost the index of epoch {old}; {figures}; {voided}"),
+        ),
     }
 }
 
-fn settled(sale: &Sale, left: Option<u64>) -> Note {
-    let (total, sold) = (sale.total, sale.sold);
-    if let Some(Settlement::Uneven { live, found, .. }) = left.map(|left| compared(sale, left)) {
-        tracing::error!(sale = %sale.id, total, live, found, "the ledger and Redis disagree at the end of the sale");
+fn settled_note(sale: SaleId, balance: &FinalBalance) -> Note {
+    let FinalBalance { total, sold, .. } = balance;
+    if let Some((live, found)) = balance.mismatch {
+        tracing::error!(%sale, total, live, found, "the ledger and Redis disagree at the end of the sale");
     }
-    let remaining = total.saturating_sub(sold);
-    Note::normal("Settled", format!("{total} units: {sold} sold, {remaining} left"))
+    Note::normal(
+        "Settled",
+        format!("{total} units: {sold} sold, {} left", balance.remaining()),
+    )
 }

@@ -1,41 +1,43 @@
-//! Which sale is looked at, and when again.
+//! Which FlashSale is reconciled, and when again.
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use kube::ResourceExt as _;
 use kube::runtime::controller::{self, Action, Controller};
 use seckill_crds::FlashSale;
+use seckill_planner::pacing::requeue_after;
+use seckill_planner::plan::plan;
 
-use crate::error::OperatorError;
-use crate::facts::Wanted;
-use crate::memory::Key;
-use crate::plan::{Step, plan};
-use crate::run::Operator;
-use crate::watch::{self, Guarded, Sales, WatchBackoff};
+use crate::cluster::convert::{desired_sale, sale_key};
+use crate::cluster::events;
+use crate::cluster::watch::{self, FlashSales, Guarded, RETRY_DELAY_MIN, WatchBackoff};
+use crate::context::Context;
+use crate::error::ReconcileError;
+use crate::sale::act::act;
+use crate::sale::observe::observe;
+use crate::sale::status;
 
-/// The shortest wait after a failure; the longest is some seconds more.
-pub const AFTER_A_FAILURE: Duration = Duration::from_millis(100);
+const MAX_CONCURRENT_RECONCILES: u16 = 16;
 
-/// One controller for each namespace that is watched, or one for all. They run until the term is told to end.
-pub fn controllers(operator: &Arc<Operator>) -> (Sales, Vec<impl Future<Output = ()> + Send + 'static>) {
-    let mut sales = Sales::default();
+/// One controller for each watched namespace, or one for all. They run until the leadership term is told to end.
+pub fn controllers(context: &Arc<Context>) -> (FlashSales, Vec<impl Future<Output = ()> + Send + 'static>) {
+    let mut sales = FlashSales::default();
     let mut running = Vec::new();
-    for (namespace, api) in watch::apis(operator) {
+    for (namespace, api) in watch::apis(&context.cluster.kube, &context.release.namespaces) {
         let controller = Controller::new(api.clone(), watch::config()).trigger_backoff(WatchBackoff::default());
         sales.add(namespace, api, controller.store());
-        let (ending, operator) = (operator.term.ending.clone(), operator.clone());
-        let metrics = operator.metrics.clone();
+        let (ending, context) = (context.term.ending.clone(), context.clone());
+        let metrics = context.metrics.clone();
         running.push(async move {
             controller
-                .with_config(kube::runtime::controller::Config::default().concurrency(16))
+                .with_config(controller::Config::default().concurrency(MAX_CONCURRENT_RECONCILES))
                 .graceful_shutdown_on(async move { ending.cancelled().await })
-                .run(reconcile, after_failure, operator)
-                .for_each(|looked| {
-                    // A look that failed was told by `after_failure`; one at an object that is gone is none.
-                    if let Err(controller::Error::QueueError(error)) = looked {
-                        tracing::warn!(%error, "FlashSales can't be watched; it is tried again");
-                        metrics.watch_failed(watch::failure(&error));
+                .run(reconcile, after_failure, context)
+                .for_each(|result| {
+                    // `after_failure` logged a failed reconcile. An error about an object that is gone is none.
+                    if let Err(controller::Error::QueueError(error)) = result {
+                        tracing::warn!(%error, "failed to watch FlashSales; retrying");
+                        metrics.watch_failed(watch::failure_label(&error));
                     }
                     std::future::ready(())
                 })
@@ -45,68 +47,66 @@ pub fn controllers(operator: &Arc<Operator>) -> (Sales, Vec<impl Future<Output =
     (sales, running)
 }
 
-async fn reconcile(object: Arc<Guarded>, operator: Arc<Operator>) -> Result<Action, OperatorError> {
-    if !operator.term.holds() {
+async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    if !context.term.holds() {
         return Ok(Action::await_change());
     }
     let object = match &object.0 {
         Ok(object) => object,
         Err(invalid) => {
-            operator.refuse(invalid).await?;
+            status::refuse(&context.cluster, &context.release.class, context.clock.now(), invalid).await?;
             return Ok(Action::await_change());
         }
     };
-    if object.spec.class_name != operator.class {
+    if object.spec.class_name != context.release.class {
         return Ok(Action::await_change());
     }
-    let begun = Instant::now();
-    let key = Key::of(object);
-    let looked = look(object, &operator).await;
-    operator.metrics.reconciled(begun.elapsed());
-    match &looked {
-        Ok(_) => operator.memory.succeeded(&key),
+    let (key, begun) = (sale_key(object), Instant::now());
+    let result = reconcile_sale(object, &context).await;
+    context.metrics.reconciled(begun.elapsed());
+    match &result {
+        Ok(_) => context.cache.succeeded(&key),
         Err(error) => {
-            operator.memory.failed(&key, error.trouble());
-            if let Some(trouble) = operator.memory.trouble(&key)
-                && let Err(error) = operator.tell_trouble(object, &trouble).await
+            context.cache.failed(&key, error.blocker());
+            if let Some(blocker) = context.cache.blocker(&key)
+                && let Err(error) = status::report_blocker(&context, object, &blocker).await
             {
-                tracing::warn!(sale = %key, %error, "the status can't be written");
+                tracing::warn!(sale = %key, %error, "failed to write the status");
             }
         }
     }
-    looked
+    result
 }
 
-/// Reads, decides, tells, and does one step.
-async fn look(object: &FlashSale, operator: &Operator) -> Result<Action, OperatorError> {
-    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    // Deleted with a foreign finalizer: it is still served, and yet it is to go.
-    let wanted = object.metadata.deletion_timestamp.is_none().then(|| Wanted::of(object));
-    let facts = operator.facts(&namespace, &name, wanted).await?;
-    let plan = plan(&facts);
-    operator.memory.stands(&Key::of(object), plan.standing);
-    operator.metrics.sample(object, &facts);
-    if !operator.term.holds() {
-        // The process was stopped while it read; another one leads by now.
+/// Observes, plans, reports, and carries out one step.
+async fn reconcile_sale(object: &FlashSale, context: &Context) -> Result<Action, ReconcileError> {
+    let key = sale_key(object);
+    // A FlashSale that is being deleted, but has a foreign finalizer, is still served. It counts as gone.
+    let desired = object
+        .metadata
+        .deletion_timestamp
+        .is_none()
+        .then(|| desired_sale(object));
+    let observed = observe(context, &key, desired).await?;
+    let plan = plan(&observed);
+    context.cache.set_standing(&key, plan.standing);
+    context.metrics.observed(&observed);
+    if !context.term.holds() {
+        // The process was paused during the observation; another one leads by now.
         return Ok(Action::await_change());
     }
-    // Readers are told what is being done before it is done; but a sale goes on also while they can't be told.
-    let told = operator.tell(object, &facts, &plan).await;
-    let notes = operator.act(&namespace, &name, &facts, &plan).await?;
-    operator.publish(object, notes).await;
-    told?;
-    Ok(match (plan.step, plan.look_again) {
-        (Step::Nothing, Some(duration)) => Action::requeue(duration),
-        (Step::Nothing, None) => Action::await_change(),
-        (Step::Close, _) => Action::requeue(Duration::from_millis(100)),
-        // The facts have changed.
-        (_, _) => Action::requeue(Duration::from_millis(10)),
-    })
+    // The status names a step before it is carried out. A sale goes on even if its status can't be written.
+    let reported = status::report(context, object, &observed, &plan).await;
+    let note = act(&context.stores, &context.cache, &plan.step).await?;
+    events::publish(&context.cluster.recorder, object, note).await;
+    reported?;
+    Ok(requeue_after(&plan).map_or_else(Action::await_change, Action::requeue))
 }
 
-fn after_failure(object: Arc<Guarded>, error: &OperatorError, operator: Arc<Operator>) -> Action {
-    let key = Key::new(&object.namespace().unwrap_or_default(), &object.name_any());
-    tracing::warn!(sale = %key, %error, "a look at a sale failed");
-    operator.metrics.failed(error.label());
-    Action::requeue(AFTER_A_FAILURE + seckill_service::retry::full_jitter(operator.memory.failures(&key)))
+fn after_failure(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let key = sale_key(&*object);
+    tracing::warn!(sale = %key, %error, "reconcile failed");
+    context.metrics.failed(error.label());
+    let jitter: Duration = seckill_service::retry::full_jitter(context.cache.failures(&key));
+    Action::requeue(RETRY_DELAY_MIN + jitter)
 }

@@ -3,278 +3,125 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
 use kube::core::{ApiResource, DynamicObject};
-use kube::runtime::events::{Event, EventType};
-use kube::{Api, Resource as _, ResourceExt as _};
-use seckill_crds::{FlashSale, FlashSaleStatus, LedgerStatus, Phase};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use seckill_crds::{FlashSale, FlashSaleStatus, LedgerStatus};
+use seckill_planner::condition::Blocker;
+use seckill_planner::{ConditionStatus, ConditionType, Observation, Phase, Plan, Reason, StatusReport};
+use seckill_protocol::index::Millis;
 
-use crate::error::Trouble;
-use crate::facts::{Facts, Millis, now};
-use crate::memory::Key;
-use crate::plan::{Finding, Is, Plan, Reason, Told, Type};
-use crate::run::Operator;
-use crate::watch::Sales;
+use crate::cluster::convert::{self, to_time};
+use crate::cluster::events::{self, Note};
+use crate::context::{Cluster, Context};
 
 /// One field manager for each concern; this one is of the status.
 const FIELD_MANAGER: &str = "seckill-operator/status";
 
-/// Something worth an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
-    pub warning: bool,
-    pub reason: &'static str,
-    pub message: String,
+/// Writes the status if it changed, figures alone only now and then, and what changed for its reader as events.
+pub async fn report(
+    context: &Context,
+    object: &FlashSale,
+    observed: &Observation,
+    plan: &Plan,
+) -> Result<(), kube::Error> {
+    let Some(report) = &plan.report else { return Ok(()) };
+    let old = context.cache.status(object);
+    let new = next_status(object.metadata.generation, &old, observed, report);
+    let lead = ready_lead(&new, observed);
+    if let Some(seconds) = lead {
+        context.metrics.ready_lead(&observed.key, seconds);
+    }
+    if new == old {
+        return Ok(());
+    }
+    let only_figures = FlashSaleStatus {
+        ledger: old.ledger.clone(),
+        ..new.clone()
+    } == old;
+    if only_figures && !context.cache.may_write_figures(&observed.key) {
+        return Ok(());
+    }
+    write(context, object, &new).await?;
+    let mut notes = Vec::new();
+    if new.phase != old.phase {
+        notes.extend(report.phase.and_then(phase_note));
+    }
+    if old.ready_at.is_none() {
+        notes.extend(lead.and_then(|lead| ready_late(lead, observed)));
+    }
+    notes.extend(turned_bad(&old, &new));
+    events::publish(&context.cluster.recorder, object, notes).await;
+    Ok(())
 }
 
-pub type Notes = Vec<Note>;
-
-impl Note {
-    pub fn normal(reason: &'static str, message: String) -> Self {
-        Note {
-            warning: false,
-            reason,
-            message,
-        }
+/// Says why the reconciles of a sale fail; the rest of the status stays as it is.
+pub async fn report_blocker(context: &Context, object: &FlashSale, blocker: &Blocker) -> Result<(), kube::Error> {
+    let old = context.cache.status(object);
+    let stalled = seckill_planner::Condition::new(
+        ConditionType::Stalled,
+        ConditionStatus::True,
+        blocker.reason,
+        blocker.message.clone(),
+    );
+    let now = to_time(context.clock.now());
+    let stalled = condition(&old.conditions, &stalled, object.metadata.generation, &now);
+    // The same reason in other words, such as an attempt's number, is no news.
+    let known = |c: &Condition| c.type_ == stalled.type_ && c.status == stalled.status && c.reason == stalled.reason;
+    if old.conditions.iter().any(known) {
+        return Ok(());
     }
-
-    pub fn warning(reason: &'static str, message: String) -> Self {
-        Note {
-            warning: true,
-            reason,
-            message,
-        }
-    }
+    let mut new = old.clone();
+    new.conditions.retain(|c| c.type_ != stalled.type_);
+    new.conditions.push(stalled);
+    new.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    write(context, object, &new).await?;
+    events::publish(&context.cluster.recorder, object, turned_bad(&old, &new)).await;
+    Ok(())
 }
 
-/// The status after a look at the sale. Nothing of the old one is an input to a decision; it is kept where it says when
-/// something was seen for the first time.
-fn status(generation: Option<i64>, old: &FlashSaleStatus, facts: &Facts, told: &Told) -> FlashSaleStatus {
-    let now = time(facts.now);
-    let index = facts.index.in_force();
-    let ready = told.findings.iter().any(|f| f.type_ == Type::Ready && f.is == Is::True);
-    let sale = facts.sale.as_ref();
-    let preheated = index.is_some() || sale.is_some_and(|s| s.live_epoch.is_some());
-    let open = matches!(told.phase, Some(Phase::Open | Phase::SoldOut));
-    let first = |before: &Option<Time>, seen: bool| before.clone().or_else(|| seen.then(|| now.clone()));
-    FlashSaleStatus {
+/// Refuses a FlashSale that can't be parsed, for example because a newer version wrote it. It affects no other object.
+pub async fn refuse(cluster: &Cluster, class: &str, now: Millis, invalid: &InvalidObject) -> Result<(), kube::Error> {
+    let namespace = invalid.metadata.namespace.clone().unwrap_or_default();
+    let name = invalid.metadata.name.clone().unwrap_or_default();
+    let resource = ApiResource::erase::<FlashSale>(&());
+    let sales: Api<DynamicObject> = Api::namespaced_with(cluster.kube.clone(), &namespace, &resource);
+    let Some(object) = sales.get_opt(&name).await? else {
+        return Ok(());
+    };
+    if object.data["spec"]["className"] != class {
+        return Ok(());
+    }
+    tracing::warn!(namespace, name, error = invalid.error, "failed to parse a FlashSale");
+    let message = format!(
+        "the manifest can't be parsed, so nothing is sold by it: {}; correct the field as `kubectl explain fsale.spec` \
+         describes it, and apply the manifest again",
+        invalid.error
+    );
+    let generation = object.metadata.generation;
+    let conditions = [
+        (ConditionType::Accepted, ConditionStatus::False),
+        (ConditionType::Ready, ConditionStatus::False),
+        (ConditionType::Stalled, ConditionStatus::True),
+    ]
+    .map(|(type_, status)| {
+        let refused = seckill_planner::Condition::new(type_, status, Reason::Invalid, message.clone());
+        condition(&[], &refused, generation, &to_time(now))
+    });
+    let status = FlashSaleStatus {
         observed_generation: generation,
-        phase: told.phase,
-        conditions: conditions(&old.conditions, told, generation, &now),
-        epoch: index.map(|i| i.epoch.0).or(old.epoch),
-        ledger: ledger(facts, told).or_else(|| old.ledger.clone()),
-        preheated_at: first(&old.preheated_at, preheated),
-        ready_at: first(&old.ready_at, ready),
-        opened_at: first(&old.opened_at, open),
-        settled_at: sale
-            .and_then(|s| s.settled_at_ms)
-            .map(|ms| time(u64::try_from(ms).unwrap_or_default()))
-            .or_else(|| old.settled_at.clone()),
-        next_transition_at: told.next.map(time),
-    }
+        conditions: conditions.into(),
+        ..FlashSaleStatus::default()
+    };
+    sales.patch_status(&name, &params(), &patch(&status)).await.map(drop)
 }
 
-fn time(at: Millis) -> Time {
-    // Whole seconds: what Kubernetes writes, and what does not change with each look.
-    let at = i64::try_from(at / 1000).unwrap_or_default();
-    Time(k8s_openapi::jiff::Timestamp::from_second(at).unwrap_or_default())
-}
-
-fn ledger(facts: &Facts, told: &Told) -> Option<LedgerStatus> {
-    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let sale = facts.sale.as_ref()?;
-    if let Some(index) = facts.index.in_force() {
-        return Some(LedgerStatus {
-            total: number(index.total),
-            sold: number(sale.sold),
-            remaining: number(index.left),
-            in_flight: number(index.total.saturating_sub(index.left).saturating_sub(sale.out())),
-        });
-    }
-    let over = told.phase == Some(Phase::Settled);
-    over.then(|| LedgerStatus {
-        total: number(sale.total),
-        sold: number(sale.sold),
-        remaining: number(sale.total.saturating_sub(sale.sold)),
-        in_flight: 0,
-    })
-}
-
-/// What was found, and of the old conditions those of which nothing was found: what was compared at the end stays.
-fn conditions(old: &[Condition], told: &Told, generation: Option<i64>, now: &Time) -> Vec<Condition> {
-    let found = told.findings.iter().filter(|finding| !is_better_known(old, finding));
-    let mut conditions: Vec<Condition> = found.map(|finding| condition(old, finding, generation, now)).collect();
-    if told.phase.is_some() {
-        let unfound = |c: &&Condition| !conditions.iter().any(|new| new.type_ == c.type_);
-        let kept: Vec<Condition> = old.iter().filter(unfound).cloned().collect();
-        conditions.extend(kept);
-    }
-    conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
-    conditions
-}
-
-fn condition(old: &[Condition], finding: &Finding, generation: Option<i64>, now: &Time) -> Condition {
-    let before = old
-        .iter()
-        .find(|c| c.type_ == finding.type_.as_str() && c.status == finding.is.as_str());
-    Condition {
-        type_: finding.type_.as_str().to_owned(),
-        status: finding.is.as_str().to_owned(),
-        reason: finding.reason.as_str().to_owned(),
-        message: finding.message.clone(),
-        observed_generation: generation,
-        last_transition_time: before.map_or_else(|| now.clone(), |c| c.last_transition_time.clone()),
-    }
-}
-
-/// A difference that was found is not taken back when at the end there is nothing left to compare with, and what a new
-/// leader has not looked at yet is as the last one found it.
-fn is_better_known(old: &[Condition], finding: &Finding) -> bool {
-    old.iter()
-        .filter(|c| c.type_ == finding.type_.as_str())
-        .any(|c| match finding.reason {
-            Reason::ComparedWithoutIndex => c.reason == Reason::Imbalanced.as_str(),
-            Reason::Checking => true,
-            _ => false,
-        })
-}
-
-impl Operator {
-    /// Writes the status if it changed, figures alone only now and then, and what changed for its reader as events.
-    pub async fn tell(&self, object: &FlashSale, facts: &Facts, plan: &Plan) -> Result<(), kube::Error> {
-        let Some(told) = &plan.told else { return Ok(()) };
-        let old = self.memory.status(object);
-        let new = status(object.metadata.generation, &old, facts, told);
-        let lead = lead(&new, facts);
-        if let Some(seconds) = lead {
-            self.metrics.ready_lead(object, seconds);
-        }
-        if new == old {
-            return Ok(());
-        }
-        let ledger = old.ledger.clone();
-        let only_figures = FlashSaleStatus { ledger, ..new.clone() } == old;
-        if only_figures && !self.memory.may_sample(&Key::of(object)) {
-            return Ok(());
-        }
-        self.write(object, &new).await?;
-        let mut notes: Notes = new
-            .phase
-            .filter(|phase| old.phase != Some(*phase))
-            .and_then(phase_note)
-            .into_iter()
-            .collect();
-        if old.ready_at.is_none() {
-            notes.extend(lead.and_then(|lead| late(lead, facts)));
-        }
-        notes.extend(turned_bad(&old, &new));
-        self.publish(object, notes).await;
-        Ok(())
-    }
-
-    /// Says why nothing is known, or nothing can be done; all else that the status says stays as it is.
-    pub async fn tell_trouble(&self, object: &FlashSale, trouble: &Trouble) -> Result<(), kube::Error> {
-        let old = self.memory.status(object);
-        let finding = Finding {
-            type_: Type::Stalled,
-            is: Is::True,
-            reason: trouble.reason,
-            message: trouble.message.clone(),
-        };
-        let stalled = condition(&old.conditions, &finding, object.metadata.generation, &time(now()));
-        // The same trouble in other words, such as an attempt's number, is no news.
-        let known =
-            |c: &Condition| c.type_ == stalled.type_ && c.status == stalled.status && c.reason == stalled.reason;
-        if old.conditions.iter().any(known) {
-            return Ok(());
-        }
-        let mut new = old.clone();
-        new.conditions.retain(|c| c.type_ != stalled.type_);
-        new.conditions.push(stalled);
-        new.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
-        self.write(object, &new).await?;
-        self.publish(object, turned_bad(&old, &new)).await;
-        Ok(())
-    }
-
-    /// A FlashSale that can't be understood, for example because a newer version wrote it: it harms only itself.
-    pub async fn refuse(&self, invalid: &InvalidObject) -> Result<(), kube::Error> {
-        let namespace = invalid.metadata.namespace.clone().unwrap_or_default();
-        let name = invalid.metadata.name.clone().unwrap_or_default();
-        let resource = ApiResource::erase::<FlashSale>(&());
-        let sales: Api<DynamicObject> = Api::namespaced_with(self.kube.clone(), &namespace, &resource);
-        let Some(object) = sales.get_opt(&name).await? else {
-            return Ok(());
-        };
-        if object.data["spec"]["className"] != self.class.as_str() {
-            return Ok(());
-        }
-        tracing::warn!(
-            namespace,
-            name,
-            error = invalid.error,
-            "a FlashSale that can't be understood"
-        );
-        let message = format!(
-            "the manifest can't be understood, and nothing is sold by it: {}; write what it names as this version's \
-             `kubectl explain fsale.spec` has it, and apply it anew",
-            invalid.error
-        );
-        let finding = |type_, is| Finding {
-            type_,
-            is,
-            reason: Reason::Invalid,
-            message: message.clone(),
-        };
-        let now = time(now());
-        let findings = [
-            finding(Type::Accepted, Is::False),
-            finding(Type::Ready, Is::False),
-            finding(Type::Stalled, Is::True),
-        ];
-        let generation = object.metadata.generation;
-        let conditions = findings.map(|finding| condition(&[], &finding, generation, &now));
-        let status = FlashSaleStatus {
-            observed_generation: generation,
-            conditions: conditions.into(),
-            ..FlashSaleStatus::default()
-        };
-        sales.patch_status(&name, &params(), &patch(&status)).await.map(drop)
-    }
-
-    async fn write(&self, object: &FlashSale, status: &FlashSaleStatus) -> Result<(), kube::Error> {
-        let sales: Api<FlashSale> = Api::namespaced(self.kube.clone(), &object.namespace().unwrap_or_default());
-        sales
-            .patch_status(&object.name_any(), &params(), &patch(status))
-            .await?;
-        self.memory.wrote(object, status.clone());
-        Ok(())
-    }
-
-    /// An event that can't be written is no reason to fail.
-    pub async fn publish(&self, object: &FlashSale, notes: Notes) {
-        for note in notes {
-            let event = Event {
-                type_: if note.warning {
-                    EventType::Warning
-                } else {
-                    EventType::Normal
-                },
-                reason: note.reason.to_owned(),
-                note: Some(note.message),
-                action: note.reason.to_owned(),
-                secondary: None,
-            };
-            if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
-                tracing::warn!(%error, reason = note.reason, "an event could not be written");
-            }
-        }
-    }
-
-    /// What is kept of FlashSales ends with them.
-    pub fn forget_what_is_gone(&self, sales: &Sales) {
-        let there = sales.keys();
-        self.memory.keep(&there);
-        self.metrics.keep(&there);
-    }
+async fn write(context: &Context, object: &FlashSale, status: &FlashSaleStatus) -> Result<(), kube::Error> {
+    let kube: Client = context.cluster.kube.clone();
+    let sales: Api<FlashSale> = Api::namespaced(kube, &object.namespace().unwrap_or_default());
+    sales
+        .patch_status(&object.name_any(), &params(), &patch(status))
+        .await?;
+    context.cache.wrote(object, status.clone());
+    Ok(())
 }
 
 fn params() -> PatchParams {
@@ -289,52 +136,145 @@ fn patch(status: &FlashSaleStatus) -> Patch<serde_json::Value> {
     }))
 }
 
+/// The status after a reconcile. Nothing of the old status is an input to a decision; it is kept where it says when
+/// something was observed for the first time.
+fn next_status(
+    generation: Option<i64>,
+    old: &FlashSaleStatus,
+    observed: &Observation,
+    report: &StatusReport,
+) -> FlashSaleStatus {
+    let now = to_time(observed.now);
+    let index = observed.index.in_force();
+    let sale = observed.sale.as_ref();
+    let ready = report.condition(ConditionType::Ready);
+    let ready = ready.is_some_and(|ready| ready.status == ConditionStatus::True);
+    let preheated = index.is_some() || sale.is_some_and(|s| s.live_epoch.is_some());
+    let open = matches!(report.phase, Some(Phase::Open | Phase::SoldOut));
+    let first = |before: &Option<Time>, seen: bool| before.clone().or_else(|| seen.then(|| now.clone()));
+    FlashSaleStatus {
+        observed_generation: generation,
+        phase: report.phase.map(convert::phase),
+        conditions: conditions(&old.conditions, report, generation, &now),
+        epoch: index.map(|i| i.epoch.0).or(old.epoch),
+        ledger: ledger_status(observed, report).or_else(|| old.ledger.clone()),
+        preheated_at: first(&old.preheated_at, preheated),
+        ready_at: first(&old.ready_at, ready),
+        opened_at: first(&old.opened_at, open),
+        settled_at: sale
+            .and_then(|s| s.settled_at_ms)
+            .map(|ms| to_time(u64::try_from(ms).unwrap_or_default()))
+            .or_else(|| old.settled_at.clone()),
+        next_transition_at: report.next_transition_at.map(to_time),
+    }
+}
+
+fn ledger_status(observed: &Observation, report: &StatusReport) -> Option<LedgerStatus> {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let sale = observed.sale.as_ref()?;
+    if let Some(index) = observed.index.in_force() {
+        return Some(LedgerStatus {
+            total: number(index.total),
+            sold: number(sale.sold),
+            remaining: number(index.left),
+            in_flight: number(index.total.saturating_sub(index.left).saturating_sub(sale.out())),
+        });
+    }
+    (report.phase == Some(Phase::Settled)).then(|| LedgerStatus {
+        total: number(sale.total),
+        sold: number(sale.sold),
+        remaining: number(sale.total.saturating_sub(sale.sold)),
+        in_flight: 0,
+    })
+}
+
+/// The reported conditions, and of the old ones those that the report lacks: what was compared at the end stays.
+fn conditions(old: &[Condition], report: &StatusReport, generation: Option<i64>, now: &Time) -> Vec<Condition> {
+    let reported = report
+        .conditions
+        .iter()
+        .filter(|condition| !is_better_known(old, condition));
+    let mut conditions: Vec<Condition> = reported.map(|c| condition(old, c, generation, now)).collect();
+    if report.phase.is_some() {
+        let missing = |c: &&Condition| !conditions.iter().any(|new| new.type_ == c.type_);
+        let kept: Vec<Condition> = old.iter().filter(missing).cloned().collect();
+        conditions.extend(kept);
+    }
+    conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    conditions
+}
+
+fn condition(
+    old: &[Condition],
+    reported: &seckill_planner::Condition,
+    generation: Option<i64>,
+    now: &Time,
+) -> Condition {
+    let (type_, status): (&str, &str) = (reported.type_.into(), reported.status.into());
+    let before = old.iter().find(|c| c.type_ == type_ && c.status == status);
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: <&str>::from(reported.reason).to_owned(),
+        message: reported.message.clone(),
+        observed_generation: generation,
+        last_transition_time: before.map_or_else(|| now.clone(), |c| c.last_transition_time.clone()),
+    }
+}
+
+/// An imbalance that was found is not taken back when there is nothing left to compare with at the end, and what a new
+/// leader has not checked yet stays as the last one found it.
+fn is_better_known(old: &[Condition], reported: &seckill_planner::Condition) -> bool {
+    let imbalanced: &str = Reason::Imbalanced.into();
+    old.iter()
+        .filter(|c| c.type_ == <&str>::from(reported.type_))
+        .any(|c| match reported.reason {
+            Reason::ComparedWithoutIndex => c.reason == imbalanced,
+            Reason::Checking => true,
+            _ => false,
+        })
+}
+
 /// How many seconds before its start the sale was ready.
-fn lead(status: &FlashSaleStatus, facts: &Facts) -> Option<f64> {
-    let (ready, starts) = (status.ready_at.as_ref()?, facts.sale.as_ref()?.opens_at);
+fn ready_lead(status: &FlashSaleStatus, observed: &Observation) -> Option<f64> {
+    let (ready, starts) = (status.ready_at.as_ref()?, observed.sale.as_ref()?.opens_at);
     Some((starts as f64 - ready.0.as_millisecond() as f64) / 1000.0)
 }
 
-/// Preheating begins no earlier than asked for, and takes its time; up to half of it is as it should be. Of a sale that was
-/// made later than that, only the time that there was is counted.
-fn late(lead: f64, facts: &Facts) -> Option<Note> {
-    let (wanted, sale) = (facts.wanted.as_ref()?, facts.sale.as_ref()?);
-    let asked = f64::from(wanted.spec.lead_time_seconds);
-    let there_was = (sale.opens_at as f64 - sale.created_at_ms as f64) / 1000.0;
-    (there_was > 0.0 && lead < asked.min(there_was) / 2.0).then(|| {
+/// A warning if a sale was ready late. Preheating starts no earlier than asked for and takes some time, so up to half of the
+/// lead time is normal. For a sale that was created later than its lead time, only the time that it had counts.
+fn ready_late(lead: f64, observed: &Observation) -> Option<Note> {
+    let (desired, sale) = (observed.desired.as_ref()?, observed.sale.as_ref()?);
+    let asked = f64::from(desired.lead_time_seconds);
+    let available = (sale.opens_at as f64 - sale.created_at_ms as f64) / 1000.0;
+    (available > 0.0 && lead < asked.min(available) / 2.0).then(|| {
         let when = if lead < 0.0 { "after" } else { "before" };
-        let message = format!(
-            "ready {:.0} s {when} the start; {asked} s before it were asked for",
-            lead.abs()
-        );
+        let message = format!("ready {:.0} s {when} the start; the lead time is {asked} s", lead.abs());
         Note::warning("ReadyLate", message)
     })
 }
 
 fn phase_note(phase: Phase) -> Option<Note> {
     let (reason, message) = match phase {
-        Phase::Ready => ("Ready", "stock and pods are in place; it opens by itself"),
-        Phase::Open => ("Opened", "buyers buy"),
+        Phase::Ready => ("Ready", "stock and pods are ready; the sale opens at its start time"),
+        Phase::Open => ("Opened", "the sale is open"),
         Phase::SoldOut => ("SoldOut", "every unit is sold"),
-        Phase::Suspended => ("Suspended", "it sells nothing until it is resumed"),
-        Phase::Ended => (
-            "Ended",
-            "its time is over; the last orders are on their way into the ledger",
-        ),
+        Phase::Suspended => ("Suspended", "the sale sells nothing until it is resumed"),
+        Phase::Ended => ("Ended", "the sale has ended; the ledger is storing the last orders"),
         Phase::Scheduled | Phase::Preheating | Phase::Settled => return None,
     };
-    Some(Note::normal(reason, message.to_owned()))
+    Some(Note::normal(reason, message))
 }
 
-/// Conditions that turned bad.
-fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Notes {
+/// A warning for each condition that turned bad.
+fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Vec<Note> {
     let bad = |c: &&Condition| match c.type_.as_str() {
         "LedgerBalanced" | "Accepted" | "Preflight" => c.status == "False",
         "Stalled" => c.status == "True",
         "WorkloadsScaled" => c.status == "False" && (c.reason == "CeilingReached" || c.reason == "LeftToAutoscaler"),
         _ => false,
     };
-    let was = |c: &Condition| {
+    let was_bad = |c: &Condition| {
         old.conditions
             .iter()
             .any(|o| o.type_ == c.type_ && o.reason == c.reason)
@@ -346,7 +286,7 @@ fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Notes {
         "Preflight" => "PreflightFailed",
         _ => "NotScaled",
     };
-    let turned = new.conditions.iter().filter(bad).filter(|c| !was(c));
+    let turned = new.conditions.iter().filter(bad).filter(|c| !was_bad(c));
     turned.map(|c| Note::warning(reason(c), c.message.clone())).collect()
 }
 
@@ -355,24 +295,23 @@ mod tests {
     use super::*;
 
     fn after(old: Reason, new: Reason) -> String {
-        let finding = |reason| Finding {
-            type_: Type::LedgerBalanced,
-            is: Is::True,
-            reason,
-            message: String::new(),
-        };
-        let told = |reason| Told {
+        let report = |reason| StatusReport {
             phase: Some(Phase::Open),
-            findings: vec![finding(reason)],
-            next: None,
+            conditions: vec![seckill_planner::Condition::new(
+                ConditionType::LedgerBalanced,
+                ConditionStatus::True,
+                reason,
+                "",
+            )],
+            next_transition_at: None,
         };
-        let old = conditions(&[], &told(old), None, &time(0));
-        let new = conditions(&old, &told(new), None, &time(1));
+        let old = conditions(&[], &report(old), None, &to_time(0));
+        let new = conditions(&old, &report(new), None, &to_time(1000));
         new.into_iter().map(|condition| condition.reason).collect()
     }
 
     #[test]
-    fn what_is_known_is_not_replaced_by_what_was_not_looked_at() {
+    fn a_known_condition_is_not_replaced_by_an_unchecked_one() {
         assert_eq!(after(Reason::Imbalanced, Reason::ComparedWithoutIndex), "Imbalanced");
         assert_eq!(
             after(Reason::Balanced, Reason::ComparedWithoutIndex),

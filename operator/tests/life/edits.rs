@@ -9,32 +9,33 @@ use seckill_protocol::Record;
 use seckill_protocol::index::SaleState;
 use serde_json::{Value, json};
 
-use crate::bed::Bed;
+use crate::harness::Harness;
 
 fn in_seconds(seconds: i64) -> String {
     let at = Timestamp::from_second(Timestamp::now().as_second() + seconds).expect("a time");
     at.to_string()
 }
 
-async fn change(bed: &Bed, name: &str, spec: &Value) -> Result<FlashSale, kube::Error> {
+async fn change(harness: &Harness, name: &str, spec: &Value) -> Result<FlashSale, kube::Error> {
     let patch = Patch::Merge(json!({"spec": spec}));
-    bed.api::<FlashSale>()
+    harness
+        .api::<FlashSale>()
         .patch(name, &PatchParams::default(), &patch)
         .await
 }
 
 /// It is refused with these words, and nothing is changed.
-async fn refused(bed: &Bed, name: &str, spec: Value, why: &str) {
-    let sales = bed.api::<FlashSale>();
-    let before = (sales.get(name).await.expect("there"), bed.sale(name).await);
-    let refusal = change(bed, name, &spec).await.expect_err(&format!("{name} {spec}"));
+async fn refused(harness: &Harness, name: &str, spec: Value, why: &str) {
+    let sales = harness.api::<FlashSale>();
+    let before = (sales.get(name).await.expect("there"), harness.sale(name).await);
+    let refusal = change(harness, name, &spec).await.expect_err(&format!("{name} {spec}"));
     assert!(refusal.to_string().contains(why), "{name} {spec}: {refusal}");
     let after = sales.get(name).await.expect("there");
     assert_eq!(
         (after.metadata.generation, after.spec),
         (before.0.metadata.generation, before.0.spec)
     );
-    assert_eq!(terms(&bed.sale(name).await), terms(&before.1), "{name} {spec}");
+    assert_eq!(terms(&harness.sale(name).await), terms(&before.1), "{name} {spec}");
 }
 
 /// What an edit may change of a sale in the ledger.
@@ -50,21 +51,23 @@ fn terms(sale: &Sale) -> (u64, SaleState, u64, u64, Value, u64) {
 }
 
 /// It is taken, seen, and written into the ledger that often; the same edit again is none.
-async fn taken(bed: &Bed, name: &str, spec: Value, writes: u64, is: impl Fn(&Sale) -> bool) {
-    let before = bed.sale(name).await;
-    let object = change(bed, name, &spec).await.expect(name);
+async fn taken(harness: &Harness, name: &str, spec: Value, writes: u64, is: impl Fn(&Sale) -> bool) {
+    let before = harness.sale(name).await;
+    let object = change(harness, name, &spec).await.expect(name);
     let what = format!("{spec}, seen");
-    bed.until(name, &what, |status| {
-        status.observed_generation == object.metadata.generation
-    })
-    .await;
-    bed.eventually(&format!("{name}: {spec} is in the ledger"), async || {
-        is(&bed.sale(name).await)
-    })
-    .await;
-    let again = change(bed, name, &spec).await.expect(name);
+    harness
+        .until(name, &what, |status| {
+            status.observed_generation == object.metadata.generation
+        })
+        .await;
+    harness
+        .eventually(&format!("{name}: {spec} is in the ledger"), async || {
+            is(&harness.sale(name).await)
+        })
+        .await;
+    let again = change(harness, name, &spec).await.expect(name);
     assert_eq!(again.metadata.generation, object.metadata.generation, "{name} {spec}");
-    let after = bed.sale(name).await;
+    let after = harness.sale(name).await;
     assert_eq!(
         after.version,
         before.version + writes,
@@ -75,92 +78,103 @@ async fn taken(bed: &Bed, name: &str, spec: Value, writes: u64, is: impl Fn(&Sal
     }
 }
 
-async fn what_never_matters_to_the_ledger(bed: &Bed, name: &str) {
+async fn what_never_matters_to_the_ledger(harness: &Harness, name: &str) {
     refused(
-        bed,
+        harness,
         name,
         json!({"className": "other"}),
         "spec.className: it can't change",
     )
     .await;
-    taken(bed, name, json!({"demand": {"apiReplicas": 2}}), 0, |_| true).await;
-    taken(bed, name, json!({"coolDownSeconds": 1}), 0, |_| true).await;
-    taken(bed, name, json!({"leadTimeSeconds": 6}), 0, |_| true).await;
+    taken(harness, name, json!({"demand": {"apiReplicas": 2}}), 0, |_| true).await;
+    taken(harness, name, json!({"coolDownSeconds": 1}), 0, |_| true).await;
+    taken(harness, name, json!({"leadTimeSeconds": 6}), 0, |_| true).await;
 }
 
-async fn what_may_change_until_the_end(bed: &Bed, name: &str) {
-    taken(bed, name, json!({"suspend": true}), 1, |sale| {
+async fn what_may_change_until_the_end(harness: &Harness, name: &str) {
+    taken(harness, name, json!({"suspend": true}), 1, |sale| {
         sale.state == SaleState::Suspended
     })
     .await;
-    taken(bed, name, json!({"suspend": false}), 1, |sale| {
+    taken(harness, name, json!({"suspend": false}), 1, |sale| {
         sale.state == SaleState::Open
     })
     .await;
-    let before = bed.sale(name).await.closes_at;
+    let before = harness.sale(name).await.closes_at;
     let later = json!({"endsAt": in_seconds(9000)});
-    taken(bed, name, later, 1, |sale| sale.closes_at > before).await;
-    taken(bed, name, json!({"stock": 12}), 1, |sale| sale.offered == 12).await;
+    taken(harness, name, later, 1, |sale| sale.closes_at > before).await;
+    taken(harness, name, json!({"stock": 12}), 1, |sale| sale.offered == 12).await;
 }
 
-async fn what_is_fixed_once_it_is_preheated(bed: &Bed, name: &str) {
+async fn what_is_fixed_once_it_is_preheated(harness: &Harness, name: &str) {
     let item = json!({"item": {"price": "1.00"}});
-    refused(bed, name, item, "spec.item: it can't change once the sale is preheated").await;
+    refused(
+        harness,
+        name,
+        item,
+        "spec.item: it can't change once the sale is preheated",
+    )
+    .await;
     let start = json!({"startsAt": in_seconds(-60)});
-    refused(bed, name, start, "use spec.suspend to hold the sale back").await;
+    refused(harness, name, start, "use spec.suspend to hold the sale back").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_preheating_all_but_the_class_may_change() {
-    let bed = Bed::new().await;
-    let (operator, worker) = (bed.operator(), bed.worker());
-    bed.apply("early", 3600, 3600, json!({})).await;
-    bed.until_phase("early", Phase::Scheduled).await;
-    what_never_matters_to_the_ledger(&bed, "early").await;
-    what_may_change_until_the_end(&bed, "early").await;
-    taken(&bed, "early", json!({"stock": 3}), 1, |sale| sale.offered == 3).await;
-    taken(&bed, "early", json!({"item": {"price": "1.00"}}), 1, |sale| {
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("early", 3600, 3600, json!({})).await;
+    harness.until_phase("early", Phase::Scheduled).await;
+    what_never_matters_to_the_ledger(&harness, "early").await;
+    what_may_change_until_the_end(&harness, "early").await;
+    taken(&harness, "early", json!({"stock": 3}), 1, |sale| sale.offered == 3).await;
+    taken(&harness, "early", json!({"item": {"price": "1.00"}}), 1, |sale| {
         sale.price == "1.00"
     })
     .await;
-    let before = bed.sale("early").await.opens_at;
+    let before = harness.sale("early").await.opens_at;
     let later = json!({"startsAt": in_seconds(4000)});
-    taken(&bed, "early", later, 1, |sale| sale.opens_at > before).await;
-    assert_eq!(bed.events("early").await, ["Accepted"]);
+    taken(&harness, "early", later, 1, |sale| sale.opens_at > before).await;
+    assert_eq!(harness.events("early").await, ["Accepted"]);
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn once_preheated_a_sale_keeps_what_buyers_were_told_and_its_stock_rises_once() {
-    let bed = Bed::new().await;
-    let (operator, worker) = (bed.operator(), bed.worker());
-    bed.apply("ready", 3600, 3600, json!({"leadTimeSeconds": 3700})).await;
-    bed.apply("open", -1, 3600, json!({})).await;
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness
+        .apply("ready", 3600, 3600, json!({"leadTimeSeconds": 3700}))
+        .await;
+    harness.apply("open", -1, 3600, json!({})).await;
     for (name, phase) in [("ready", Phase::Ready), ("open", Phase::Open)] {
-        bed.until_phase(name, phase).await;
-        what_is_fixed_once_it_is_preheated(&bed, name).await;
+        harness.until_phase(name, phase).await;
+        what_is_fixed_once_it_is_preheated(&harness, name).await;
         refused(
-            &bed,
+            &harness,
             name,
             json!({"stock": 9}),
             "withdraw what is left by an earlier spec.endsAt",
         )
         .await;
-        what_may_change_until_the_end(&bed, name).await;
-        what_never_matters_to_the_ledger(&bed, name).await;
-        bed.eventually("the two more are offered", async || bed.sale(name).await.total == 12)
+        what_may_change_until_the_end(&harness, name).await;
+        what_never_matters_to_the_ledger(&harness, name).await;
+        harness
+            .eventually("the two more are offered", async || {
+                harness.sale(name).await.total == 12
+            })
             .await;
-        let sale = bed.sale(name).await;
+        let sale = harness.sale(name).await;
         let mut totals = 0;
         let count = |entry: Entry| {
             totals += usize::from(matches!(entry.record, Ok(Record::Total { sale: of, total: 12 }) if of == sale.id));
         };
-        let end = bed.log.end_offset(sale.part).await.expect("Kafka");
-        bed.log.read(sale.part, 0, end, count).await.expect("Kafka");
+        let end = harness.log.end_offset(sale.part).await.expect("Kafka");
+        harness.log.read(sale.part, 0, end, count).await.expect("Kafka");
         assert_eq!(totals, 1);
-        let restocked = bed
+        let restocked = harness
             .events(name)
             .await
             .iter()
@@ -168,47 +182,47 @@ async fn once_preheated_a_sale_keeps_what_buyers_were_told_and_its_stock_rises_o
             .count();
         assert_eq!(restocked, 1);
     }
-    assert_eq!(bed.buy_surely("open", &["a"]).await, 1);
+    assert_eq!(harness.buy_surely("open", &["a"]).await, 1);
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_sale_that_has_ended_nothing_that_was_sold_can_be_changed() {
-    let bed = Bed::new().await;
-    let (operator, worker) = (bed.operator(), bed.worker());
-    bed.apply("over", -1, 3600, json!({})).await;
-    bed.until_phase("over", Phase::Open).await;
-    assert_eq!(bed.buy_surely("over", &["a"]).await, 1);
-    bed.ends_in("over", 0).await;
-    bed.until_phase("over", Phase::Settled).await;
-    let settled = bed.sale("over").await;
-    what_is_fixed_once_it_is_preheated(&bed, "over").await;
-    what_never_matters_to_the_ledger(&bed, "over").await;
-    taken(&bed, "over", json!({"suspend": true}), 0, |_| true).await;
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("over", -1, 3600, json!({})).await;
+    harness.until_phase("over", Phase::Open).await;
+    assert_eq!(harness.buy_surely("over", &["a"]).await, 1);
+    harness.ends_in("over", 0).await;
+    harness.until_phase("over", Phase::Settled).await;
+    let settled = harness.sale("over").await;
+    what_is_fixed_once_it_is_preheated(&harness, "over").await;
+    what_never_matters_to_the_ledger(&harness, "over").await;
+    taken(&harness, "over", json!({"suspend": true}), 0, |_| true).await;
     for stock in [9, 11] {
-        refused(&bed, "over", json!({"stock": stock}), "spec.stock: it can").await;
+        refused(&harness, "over", json!({"stock": stock}), "spec.stock: it can").await;
     }
     let later = json!({"endsAt": in_seconds(3600)});
     refused(
-        &bed,
+        &harness,
         "over",
         later,
         "spec.endsAt: it can't change once the sale has ended",
     )
     .await;
-    assert_eq!(bed.sale("over").await, settled);
-    assert_eq!(bed.status("over").await.phase, Some(Phase::Settled));
+    assert_eq!(harness.sale("over").await, settled);
+    assert_eq!(harness.status("over").await.phase, Some(Phase::Settled));
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 /// As a GitOps tool does it.
-async fn sync(bed: &Bed, manifest: &FlashSale) -> Result<FlashSale, kube::Error> {
+async fn sync(harness: &Harness, manifest: &FlashSale) -> Result<FlashSale, kube::Error> {
     let params = PatchParams::apply("gitops").force();
-    let sales = bed.api::<FlashSale>();
+    let sales = harness.api::<FlashSale>();
     sales
         .patch(&manifest.name_any(), &params, &Patch::Apply(manifest))
         .await
@@ -216,44 +230,46 @@ async fn sync(bed: &Bed, manifest: &FlashSale) -> Result<FlashSale, kube::Error>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_manifest_that_is_applied_again_and_again_changes_nothing_and_an_old_one_is_refused() {
-    let bed = Bed::new().await;
-    let (operator, worker) = (bed.operator(), bed.worker());
-    let old = bed.manifest("synced", -100, 3600, json!({"stock": 5}));
-    let manifest = bed.manifest("synced", -1, 3600, json!({}));
-    sync(&bed, &manifest).await.expect("applied");
-    bed.until_phase("synced", Phase::Open).await;
-    bed.until_reason("synced", "LedgerBalanced", "Balanced").await;
-    bed.until_reason("synced", "WorkloadsScaled", "Scaled").await;
-    bed.eventually("its events are written", async || {
-        bed.events("synced").await.contains(&"Opened".to_owned())
-    })
-    .await;
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    let old = harness.manifest("synced", -100, 3600, json!({"stock": 5}));
+    let manifest = harness.manifest("synced", -1, 3600, json!({}));
+    sync(&harness, &manifest).await.expect("applied");
+    harness.until_phase("synced", Phase::Open).await;
+    harness.until_reason("synced", "LedgerBalanced", "Balanced").await;
+    harness.until_reason("synced", "WorkloadsScaled", "Scaled").await;
+    harness
+        .eventually("its events are written", async || {
+            harness.events("synced").await.contains(&"Opened".to_owned())
+        })
+        .await;
 
-    let sales = bed.api::<FlashSale>();
+    let sales = harness.api::<FlashSale>();
     let state = async || {
         let object = sales.get("synced").await.expect("there");
         let seen = (object.metadata.generation, object.spec.clone());
-        (seen, bed.sale("synced").await, bed.events("synced").await)
+        (seen, harness.sale("synced").await, harness.events("synced").await)
     };
     let before = state().await;
     for _ in 0..100 {
-        sync(&bed, &manifest).await.expect("applied");
+        sync(&harness, &manifest).await.expect("applied");
     }
     for _ in 0..100 {
-        bed.eventually_soon("it is replaced", async || {
-            let mut object = sales.get("synced").await.expect("there");
-            object.spec = manifest.spec.clone();
-            match sales.replace("synced", &PostParams::default(), &object).await {
-                // The operator wrote figures in between.
-                Err(kube::Error::Api(status)) if status.code == 409 => false,
-                replaced => replaced.is_ok(),
-            }
-        })
-        .await;
+        harness
+            .eventually_soon("it is replaced", async || {
+                let mut object = sales.get("synced").await.expect("there");
+                object.spec = manifest.spec.clone();
+                match sales.replace("synced", &PostParams::default(), &object).await {
+                    // The operator wrote figures in between.
+                    Err(kube::Error::Api(status)) if status.code == 409 => false,
+                    replaced => replaced.is_ok(),
+                }
+            })
+            .await;
     }
     assert_eq!(state().await, before);
 
-    let refusal = sync(&bed, &old).await.expect_err("it is refused").to_string();
+    let refusal = sync(&harness, &old).await.expect_err("it is refused").to_string();
     for what in [
         "spec.stock: it can only rise",
         "withdraw what is left by an earlier spec.endsAt",
@@ -262,17 +278,17 @@ async fn a_manifest_that_is_applied_again_and_again_changes_nothing_and_an_old_o
         assert!(refusal.contains(what), "{refusal}");
     }
     assert_eq!(state().await, before);
-    assert_eq!(bed.buy_surely("synced", &["a"]).await, 1);
+    assert_eq!(harness.buy_surely("synced", &["a"]).await, 1);
 
     // A person stops it; the tool does not know of that.
     let annotation = json!({"metadata": {"annotations": {"seckill.dev/suspend": "true"}}});
-    bed.edit("synced", annotation).await;
-    bed.until_phase("synced", Phase::Suspended).await;
-    let suspended = sync(&bed, &manifest).await.expect("applied");
+    harness.edit("synced", annotation).await;
+    harness.until_phase("synced", Phase::Suspended).await;
+    let suspended = sync(&harness, &manifest).await.expect("applied");
     assert!(suspended.annotations().contains_key("seckill.dev/suspend"));
-    assert_eq!(bed.buy_surely("synced", &["b"]).await, 0);
-    assert_eq!(bed.sale("synced").await.state, SaleState::Suspended);
+    assert_eq!(harness.buy_surely("synced", &["b"]).await, 0);
+    assert_eq!(harness.sale("synced").await.state, SaleState::Suspended);
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }

@@ -1,8 +1,8 @@
 //! The whole life of sales, on real servers: Kubernetes' API, Kafka, MySQL, Redis, and the order-worker beside the operator.
-mod bed;
 mod edits;
 mod ends;
 mod handover;
+mod harness;
 mod preflight;
 mod proxy;
 mod quiet;

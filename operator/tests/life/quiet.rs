@@ -13,15 +13,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::bed::Bed;
+use crate::harness::Harness;
 
 type Objects = BTreeMap<String, Value>;
 
-async fn objects<K>(bed: &Bed) -> Objects
+async fn objects<K>(harness: &Harness) -> Objects
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
 {
-    let all = bed.api::<K>().list(&ListParams::default()).await.expect("listed");
+    let all = harness.api::<K>().list(&ListParams::default()).await.expect("listed");
     let named = |mut object: K| {
         object.managed_fields_mut().clear();
         let name = format!("{} {}", K::kind(&()), object.name_any());
@@ -33,24 +33,24 @@ where
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_nothing_happens_nothing_is_written() {
     const OF_EACH: usize = 12;
-    // A real kubelet looks at the pods now and then and finds no image: in this bed only pods that never start stand still.
-    let bed = Bed::without_pods().await;
-    let (operator, worker) = (bed.operator(), bed.worker());
+    // A real kubelet looks at the pods now and then and finds no image: in this harness only pods that never start stand still.
+    let harness = Harness::without_pods().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
     for n in 0..OF_EACH {
-        bed.apply(&format!("scheduled-{n}"), 3600, 3600, json!({})).await;
-        bed.apply(&format!("open-{n}"), -1, 3600, json!({})).await;
-        bed.apply(&format!("settled-{n}"), -100, 50, json!({})).await;
+        harness.apply(&format!("scheduled-{n}"), 3600, 3600, json!({})).await;
+        harness.apply(&format!("open-{n}"), -1, 3600, json!({})).await;
+        harness.apply(&format!("settled-{n}"), -100, 50, json!({})).await;
     }
     for n in 0..OF_EACH {
-        bed.until_phase(&format!("scheduled-{n}"), Phase::Scheduled).await;
-        bed.until_phase(&format!("open-{n}"), Phase::Open).await;
-        bed.until_phase(&format!("settled-{n}"), Phase::Settled).await;
+        harness.until_phase(&format!("scheduled-{n}"), Phase::Scheduled).await;
+        harness.until_phase(&format!("open-{n}"), Phase::Open).await;
+        harness.until_phase(&format!("settled-{n}"), Phase::Settled).await;
     }
     // But the Lease: it is renewed all the time.
     let all = async || {
-        let mut all = objects::<FlashSale>(&bed).await;
-        all.extend(objects::<Deployment>(&bed).await);
-        let mut events = objects::<Event>(&bed).await;
+        let mut all = objects::<FlashSale>(&harness).await;
+        all.extend(objects::<Deployment>(&harness).await);
+        let mut events = objects::<Event>(&harness).await;
         events.retain(|_, event| event["reportingController"] == "seckill-operator");
         assert!(events.len() >= 3 * OF_EACH, "{events:#?}");
         all.extend(events);
@@ -58,12 +58,13 @@ async fn while_nothing_happens_nothing_is_written() {
     };
     // The last figures and events are on their way.
     let mut before = all().await;
-    bed.eventually("it is quiet for some seconds", async || {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let now = all().await;
-        std::mem::replace(&mut before, now) == before
-    })
-    .await;
+    harness
+        .eventually("it is quiet for some seconds", async || {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let now = all().await;
+            std::mem::replace(&mut before, now) == before
+        })
+        .await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let after = all().await;
     let written: Vec<_> = after
@@ -75,28 +76,28 @@ async fn while_nothing_happens_nothing_is_written() {
     assert_eq!(after.len(), before.len());
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sales_of_one_name_in_many_namespaces_are_none_of_each_other_s_business() {
-    let bed = Bed::new().await;
+    let harness = Harness::new().await;
     let mut beds = Vec::new();
     for _ in 0..10 {
-        beds.push(bed.one_more_namespace().await);
+        beds.push(harness.one_more_namespace().await);
     }
-    let (operator, worker) = (bed.operator(), bed.worker());
-    for (n, bed) in beds.iter().enumerate() {
-        bed.apply("monday", -1, 3600, json!({"stock": n + 1})).await;
-        bed.apply("tuesday", 3600, 3600, json!({"stock": n + 1})).await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    for (n, harness) in beds.iter().enumerate() {
+        harness.apply("monday", -1, 3600, json!({"stock": n + 1})).await;
+        harness.apply("tuesday", 3600, 3600, json!({"stock": n + 1})).await;
     }
     let buyers: Vec<String> = (0..20).map(|n| format!("buyer-{n}")).collect();
     let buyers: Vec<&str> = buyers.iter().map(String::as_str).collect();
-    for (n, bed) in beds.iter().enumerate() {
-        bed.until_phase("monday", Phase::Open).await;
-        bed.until_phase("tuesday", Phase::Scheduled).await;
+    for (n, harness) in beds.iter().enumerate() {
+        harness.until_phase("monday", Phase::Open).await;
+        harness.until_phase("tuesday", Phase::Scheduled).await;
         // One is left in each but the first, by the same buyers everywhere.
-        assert_eq!(bed.buy_surely("monday", &buyers[..n.max(1)]).await, n.max(1));
+        assert_eq!(harness.buy_surely("monday", &buyers[..n.max(1)]).await, n.max(1));
     }
     let (gone, rest) = beds.split_first().expect("ten");
     gone.delete("monday").await;
@@ -106,9 +107,9 @@ async fn sales_of_one_name_in_many_namespaces_are_none_of_each_other_s_business(
     .await;
     assert_eq!((gone.sale("monday").await.sold, gone.orders("monday").await), (1, 1));
     gone.until_phase("tuesday", Phase::Scheduled).await;
-    for (n, bed) in rest.iter().enumerate().map(|(n, bed)| (n + 1, bed)) {
+    for (n, harness) in rest.iter().enumerate().map(|(n, harness)| (n + 1, harness)) {
         let units = i64::try_from(n).expect("few");
-        let status = bed
+        let status = harness
             .until("monday", "sampled", |status| {
                 status
                     .ledger
@@ -117,11 +118,11 @@ async fn sales_of_one_name_in_many_namespaces_are_none_of_each_other_s_business(
             })
             .await;
         assert_eq!(status.phase, Some(Phase::Open));
-        assert_eq!(bed.orders("monday").await, n);
-        bed.until_phase("tuesday", Phase::Scheduled).await;
-        assert_eq!(bed.buy_surely("monday", &["last", "too late"]).await, 1);
+        assert_eq!(harness.orders("monday").await, n);
+        harness.until_phase("tuesday", Phase::Scheduled).await;
+        assert_eq!(harness.buy_surely("monday", &["last", "too late"]).await, 1);
     }
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }

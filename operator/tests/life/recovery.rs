@@ -4,26 +4,26 @@ use seckill_protocol::Record;
 use seckill_protocol::index::Decision;
 use serde_json::json;
 
-use crate::bed::{Bed, reason};
+use crate::harness::{Harness, reason};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_that_redis_lost_is_rebuilt_with_every_order() {
-    let bed = Bed::new().await;
-    let (operator, worker) = (bed.operator(), bed.worker());
-    bed.apply("lost", -1, 3600, json!({})).await;
-    bed.until_phase("lost", Phase::Open).await;
-    assert_eq!(bed.buy_surely("lost", &["a", "b", "c"]).await, 3);
-    let before = bed.sale("lost").await;
-    bed.stock.drop_sale(before.id).await.expect("Redis");
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("lost", -1, 3600, json!({})).await;
+    harness.until_phase("lost", Phase::Open).await;
+    assert_eq!(harness.buy_surely("lost", &["a", "b", "c"]).await, 3);
+    let before = harness.sale("lost").await;
+    harness.stock.drop_sale(before.id).await.expect("Redis");
 
     let epoch = before.live_epoch.expect("it sold").0;
-    let rebuilt = bed
+    let rebuilt = harness
         .until("lost", "rebuilt", |status| {
             status.epoch > Some(epoch) && status.phase == Some(Phase::Open)
         })
         .await;
     assert_eq!(reason(&rebuilt, "Ready"), ("True", "Selling"));
-    let (answers, _) = bed.buy("lost", &["a", "b", "c"]).await;
+    let (answers, _) = harness.buy("lost", &["a", "b", "c"]).await;
     assert!(
         answers
             .iter()
@@ -32,95 +32,106 @@ async fn an_index_that_redis_lost_is_rebuilt_with_every_order() {
     );
     let buyers: Vec<String> = (0..10).map(|n| format!("new-{n}")).collect();
     let buyers: Vec<&str> = buyers.iter().map(String::as_str).collect();
-    assert_eq!(bed.buy_surely("lost", &buyers).await, 7);
-    assert!(bed.events("lost").await.contains(&"Rebuilt".to_owned()));
+    assert_eq!(harness.buy_surely("lost", &buyers).await, 7);
+    assert!(harness.events("lost").await.contains(&"Rebuilt".to_owned()));
 
-    bed.ends_in("lost", 2).await;
-    let settled = bed.until_phase("lost", Phase::Settled).await;
+    harness.ends_in("lost", 2).await;
+    let settled = harness.until_phase("lost", Phase::Settled).await;
     assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
-    assert_eq!(bed.orders("lost").await, 10);
+    assert_eq!(harness.orders("lost").await, 10);
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_barrier_whose_coordinator_died_is_followed_by_an_index() {
-    let bed = Bed::new().await;
-    let (operator, worker) = (bed.operator(), bed.worker());
-    bed.apply("barrier", -1, 3600, json!({})).await;
-    bed.until_phase("barrier", Phase::Open).await;
-    let sale = bed.sale("barrier").await;
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("barrier", -1, 3600, json!({})).await;
+    harness.until_phase("barrier", Phase::Open).await;
+    let sale = harness.sale("barrier").await;
     let barrier = Record::Barrier {
         sale: sale.id,
         nonce: "of somebody who died".into(),
     };
-    let epoch = bed.log.append(sale.part, &barrier).await.expect("Kafka");
+    let epoch = harness.log.append(sale.part, &barrier).await.expect("Kafka");
     // From here on it is void.
-    let (_, void) = bed.buy("barrier", &["void"]).await;
-    bed.log
+    let (_, void) = harness.buy("barrier", &["void"]).await;
+    harness
+        .log
         .append(sale.part, &Record::Batch(void.expect("sold")))
         .await
         .expect("Kafka");
-    bed.until("barrier", "rebuilt", |status| status.epoch > Some(epoch))
+    harness
+        .until("barrier", "rebuilt", |status| status.epoch > Some(epoch))
         .await;
-    assert_eq!(bed.buy_surely("barrier", &["void", "a"]).await, 2);
-    bed.ends_in("barrier", 2).await;
-    let settled = bed.until_phase("barrier", Phase::Settled).await;
+    assert_eq!(harness.buy_surely("barrier", &["void", "a"]).await, 2);
+    harness.ends_in("barrier", 2).await;
+    let settled = harness.until_phase("barrier", Phase::Settled).await;
     assert_eq!(settled.ledger.as_ref().map(|l| (l.total, l.sold)), Some((10, 2)));
     assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_operators_at_once_offer_the_stock_once() {
-    let bed = Bed::new().await;
+    let harness = Harness::new().await;
     // Each leads, by a lease of its own.
-    let (one, other, worker) = (bed.operator_of("one", 15), bed.operator_of("other", 15), bed.worker());
-    bed.apply("twice", -1, 3600, json!({})).await;
-    bed.until_phase("twice", Phase::Open).await;
+    let (one, other, worker) = (
+        harness.operator_of("one", 15),
+        harness.operator_of("other", 15),
+        harness.worker(),
+    );
+    harness.apply("twice", -1, 3600, json!({})).await;
+    harness.until_phase("twice", Phase::Open).await;
     let buyers: Vec<String> = (0..12).map(|n| format!("buyer-{n}")).collect();
     let buyers: Vec<&str> = buyers.iter().map(String::as_str).collect();
-    bed.insist("twice", &buyers[..6]).await;
+    harness.insist("twice", &buyers[..6]).await;
     // Both notice it, and both begin new epochs.
-    bed.stock.drop_sale(bed.sale("twice").await.id).await.expect("Redis");
-    bed.eventually("ten hold an order and two are told that there is none", async || {
-        let answers = bed.insist("twice", &buyers).await;
-        let held = answers
-            .iter()
-            .filter(|a| matches!(a, Decision::AlreadyReserved(_)))
-            .count();
-        let refused = answers.iter().filter(|a| matches!(a, Decision::SoldOut { .. })).count();
-        (held, refused, bed.orders("twice").await) == (10, 2, 10)
-    })
-    .await;
-    bed.ends_in("twice", 2).await;
-    let settled = bed.until_phase("twice", Phase::Settled).await;
+    harness
+        .stock
+        .drop_sale(harness.sale("twice").await.id)
+        .await
+        .expect("Redis");
+    harness
+        .eventually("ten hold an order and two are told that there is none", async || {
+            let answers = harness.insist("twice", &buyers).await;
+            let held = answers
+                .iter()
+                .filter(|a| matches!(a, Decision::AlreadyReserved(_)))
+                .count();
+            let refused = answers.iter().filter(|a| matches!(a, Decision::SoldOut { .. })).count();
+            (held, refused, harness.orders("twice").await) == (10, 2, 10)
+        })
+        .await;
+    harness.ends_in("twice", 2).await;
+    let settled = harness.until_phase("twice", Phase::Settled).await;
     assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"), "{settled:#?}");
     assert_eq!(settled.ledger.as_ref().map(|l| (l.total, l.sold)), Some((10, 10)));
-    assert_eq!(bed.orders("twice").await, 10);
+    assert_eq!(harness.orders("twice").await, 10);
     one.stop().await;
     other.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settlement_waits_for_the_worker_and_says_so() {
-    let bed = Bed::new().await;
-    let operator = bed.operator();
-    bed.apply("waits", -1, 3600, json!({})).await;
-    bed.until_phase("waits", Phase::Open).await;
-    let (_, batch) = bed.buy("waits", &["a"]).await;
+    let harness = Harness::new().await;
+    let operator = harness.operator();
+    harness.apply("waits", -1, 3600, json!({})).await;
+    harness.until_phase("waits", Phase::Open).await;
+    let (_, batch) = harness.buy("waits", &["a"]).await;
     assert!(batch.is_some());
-    bed.ends_in("waits", 1).await;
-    bed.until_reason("waits", "Settled", "Draining").await;
-    let worker = bed.worker();
-    let settled = bed.until_phase("waits", Phase::Settled).await;
+    harness.ends_in("waits", 1).await;
+    harness.until_reason("waits", "Settled", "Draining").await;
+    let worker = harness.worker();
+    let settled = harness.until_phase("waits", Phase::Settled).await;
     assert_eq!(settled.ledger.as_ref().map(|l| l.sold), Some(1));
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }

@@ -8,7 +8,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use seckill_crds::{FlashSaleStatus, Phase};
 use serde_json::json;
 
-use crate::bed::{Bed, reason};
+use crate::harness::{Harness, reason};
 
 fn message(status: &FlashSaleStatus) -> &str {
     let condition = status.conditions.iter().find(|c| c.type_ == "WorkloadsScaled");
@@ -17,54 +17,62 @@ fn message(status: &FlashSaleStatus) -> &str {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn demands_add_up_to_the_ceiling_where_the_sale_that_starts_first_has_its_pods() {
-    let bed = Bed::new().await;
-    let (operator, worker) = (bed.operator(), bed.worker());
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
     let asking = |pods: i32| json!({"leadTimeSeconds": 3700, "demand": {"apiReplicas": pods}});
-    bed.apply("first", 3600, 60, asking(1)).await;
-    bed.until_phase("first", Phase::Ready).await;
-    assert_eq!(bed.replicas("api").await, 1);
-    bed.apply("second", 3601, 60, asking(2)).await;
-    bed.until_phase("second", Phase::Ready).await;
-    assert_eq!(bed.replicas("api").await, 3);
+    harness.apply("first", 3600, 60, asking(1)).await;
+    harness.until_phase("first", Phase::Ready).await;
+    assert_eq!(harness.replicas("api").await, 1);
+    harness.apply("second", 3601, 60, asking(2)).await;
+    harness.until_phase("second", Phase::Ready).await;
+    assert_eq!(harness.replicas("api").await, 3);
     // The ceiling is 3.
-    bed.apply("third", 3602, 60, asking(1)).await;
-    let third = bed.until_reason("third", "WorkloadsScaled", "CeilingReached").await;
+    harness.apply("third", 3602, 60, asking(1)).await;
+    let third = harness.until_reason("third", "WorkloadsScaled", "CeilingReached").await;
     assert!(message(&third).contains("3 ready pods of 4"), "{}", message(&third));
     for name in ["first", "second"] {
-        assert_eq!(reason(&bed.status(name).await, "WorkloadsScaled"), ("True", "Scaled"));
+        assert_eq!(
+            reason(&harness.status(name).await, "WorkloadsScaled"),
+            ("True", "Scaled")
+        );
     }
     // One that asks for less, or goes, makes room.
-    bed.edit("second", json!({"spec": {"demand": {"apiReplicas": 1}}}))
+    harness
+        .edit("second", json!({"spec": {"demand": {"apiReplicas": 1}}}))
         .await;
-    bed.until_phase("third", Phase::Ready).await;
-    assert_eq!(bed.replicas("api").await, 3);
-    bed.delete("first").await;
-    bed.eventually("a pod goes with its sale", async || bed.replicas("api").await == 2)
+    harness.until_phase("third", Phase::Ready).await;
+    assert_eq!(harness.replicas("api").await, 3);
+    harness.delete("first").await;
+    harness
+        .eventually("a pod goes with its sale", async || harness.replicas("api").await == 2)
         .await;
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_that_find_no_node_are_told_with_the_scheduler_s_words() {
-    let bed = Bed::without_pods().await;
+    let harness = Harness::without_pods().await;
     // Where there is a scheduler, it says so itself.
     let nowhere = json!({"spec": {"template": {"spec": {"nodeSelector": {"seckill.dev/no-such-node": "true"}}}}});
-    bed.api::<Deployment>()
+    harness
+        .api::<Deployment>()
         .patch("api", &PatchParams::default(), &Patch::Strategic(nowhere))
         .await
         .expect("patched");
-    let (operator, worker) = (bed.operator(), bed.worker());
-    bed.apply("crowded", 3600, 60, json!({"leadTimeSeconds": 3700})).await;
-    bed.until_reason("crowded", "WorkloadsScaled", "Scaling").await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness
+        .apply("crowded", 3600, 60, json!({"leadTimeSeconds": 3700}))
+        .await;
+    harness.until_reason("crowded", "WorkloadsScaled", "Scaling").await;
     let unschedulable = json!({"status": {"conditions": [{
         "type": "PodScheduled",
         "status": "False",
         "reason": "Unschedulable",
         "message": "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
     }]}});
-    let pods = bed.api::<Pod>();
+    let pods = harness.api::<Pod>();
     for pod in pods
         .list(&ListParams::default().labels("app=api"))
         .await
@@ -76,7 +84,7 @@ async fn pods_that_find_no_node_are_told_with_the_scheduler_s_words() {
             .patch_status(&name, &PatchParams::default(), &Patch::Strategic(&unschedulable))
             .await;
     }
-    let told = bed
+    let told = harness
         .until("crowded", "told of it", |status| {
             message(status).contains("can't be scheduled")
         })
@@ -85,11 +93,11 @@ async fn pods_that_find_no_node_are_told_with_the_scheduler_s_words() {
     assert_eq!(reason(&told, "WorkloadsScaled"), ("False", "Scaling"));
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }
 
 /// As much of KEDA's as matters here.
-async fn keda(bed: &Bed) -> Api<DynamicObject> {
+async fn keda(harness: &Harness) -> Api<DynamicObject> {
     let crd: CustomResourceDefinition = serde_json::from_value(json!({
         "metadata": {"name": "scaledobjects.keda.sh"},
         "spec": {
@@ -105,7 +113,7 @@ async fn keda(bed: &Bed) -> Api<DynamicObject> {
         },
     }))
     .expect("a CRD");
-    let crds: Api<CustomResourceDefinition> = Api::all(bed.kube.clone());
+    let crds: Api<CustomResourceDefinition> = Api::all(harness.kube.clone());
     let params = PatchParams::apply("operator-tests").force();
     crds.patch("scaledobjects.keda.sh", &params, &Patch::Apply(crd))
         .await
@@ -115,13 +123,13 @@ async fn keda(bed: &Bed) -> Api<DynamicObject> {
         .await
         .expect("established");
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));
-    Api::namespaced_with(bed.kube.clone(), &bed.name, &kind)
+    Api::namespaced_with(harness.kube.clone(), &harness.name, &kind)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deployment_that_a_scaled_object_of_keda_has_in_charge_is_left_to_it_until_it_goes() {
-    let bed = Bed::new().await;
-    let scaled_objects = keda(&bed).await;
+    let harness = Harness::new().await;
+    let scaled_objects = keda(&harness).await;
     let object: DynamicObject = serde_json::from_value(json!({
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
@@ -133,19 +141,21 @@ async fn a_deployment_that_a_scaled_object_of_keda_has_in_charge_is_left_to_it_u
         .create(&PostParams::default(), &object)
         .await
         .expect("created");
-    let (operator, worker) = (bed.operator(), bed.worker());
+    let (operator, worker) = (harness.operator(), harness.worker());
     let asking = json!({"leadTimeSeconds": 3700, "demand": {"apiReplicas": 2}});
-    bed.apply("scaled", 3600, 60, asking).await;
-    let left = bed.until_reason("scaled", "WorkloadsScaled", "LeftToAutoscaler").await;
+    harness.apply("scaled", 3600, 60, asking).await;
+    let left = harness
+        .until_reason("scaled", "WorkloadsScaled", "LeftToAutoscaler")
+        .await;
     assert!(message(&left).contains("ScaledObject theirs"), "{}", message(&left));
-    assert_eq!(bed.replicas("api").await, 1);
+    assert_eq!(harness.replicas("api").await, 1);
     scaled_objects
         .delete("theirs", &DeleteParams::default())
         .await
         .expect("deleted");
-    bed.until_phase("scaled", Phase::Ready).await;
-    assert_eq!(bed.replicas("api").await, 2);
+    harness.until_phase("scaled", Phase::Ready).await;
+    assert_eq!(harness.replicas("api").await, 2);
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }

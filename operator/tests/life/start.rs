@@ -3,27 +3,27 @@ use seckill_crds::Phase;
 use seckill_protocol::index::Decision;
 use serde_json::json;
 
-use crate::bed::Bed;
+use crate::harness::Harness;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_unit_is_sold_before_the_start_and_from_the_start_on_it_is() {
-    let bed = Bed::new().await;
-    let (operator, worker) = (bed.operator(), bed.worker());
-    bed.apply("sharp", 8, 3600, json!({})).await;
-    bed.until_phase("sharp", Phase::Ready).await;
-    let starts = bed.sale("sharp").await.opens_at;
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("sharp", 8, 3600, json!({})).await;
+    harness.until_phase("sharp", Phase::Ready).await;
+    let starts = harness.sale("sharp").await.opens_at;
     let mut refused = 0;
     // By the clock of Redis, which is the one that counts: asked before and after each try.
     loop {
-        let before = bed.redis_now().await;
-        let (answers, _) = bed.buy("sharp", &["a"]).await;
+        let before = harness.redis_now().await;
+        let (answers, _) = harness.buy("sharp", &["a"]).await;
         match answers.as_slice() {
             [Decision::NotStarted { .. }] => {
                 assert!(before < starts, "refused at {before}, which is not before {starts}");
                 refused += 1;
             }
             [Decision::Reserved { .. }] => {
-                let after = bed.redis_now().await;
+                let after = harness.redis_now().await;
                 assert!(after >= starts, "sold at {after}, which is before {starts}");
                 break;
             }
@@ -33,5 +33,5 @@ async fn no_unit_is_sold_before_the_start_and_from_the_start_on_it_is() {
     assert!(refused > 0);
     operator.stop().await;
     worker.stop().await;
-    bed.drop().await;
+    harness.drop().await;
 }

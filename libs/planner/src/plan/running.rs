@@ -162,7 +162,7 @@ fn ready(
             "suspended by spec.suspend or the annotation seckill.dev/suspend".to_owned(),
         ),
         True if !opened => (True, Reason::ReadyToSell, "stock and pods are ready".to_owned()),
-        True if sold_out => (True, Reason::SoldOut, "all units are sold".to_owned()),
+        True if sold_out => (True, Reason::SoldOut, "every unit is sold".to_owned()),
         True => (True, Reason::Selling, "buyers can buy".to_owned()),
         missing => (missing, Reason::StockMissing, stock.message.clone()),
     };

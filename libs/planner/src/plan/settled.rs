@@ -51,7 +51,7 @@ fn balanced(balance: &FinalBalance) -> Condition {
             ConditionStatus::False,
             Reason::Imbalanced,
             format!(
-                "{total} units: the ledger counts {sold} as sold, but Redis had {found} left; the ledger is authoritative, \
+                "{total} units: {sold} sold according to the ledger, but {found} left in Redis; the ledger is authoritative, \
                  investigate the difference"
             ),
         ),

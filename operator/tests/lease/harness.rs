@@ -14,8 +14,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client, Config, Resource};
-use seckill_operator::lease::{Elector, Term, Times};
+use seckill_operator::cluster::lease::{Elector, LeadershipTerm};
 use seckill_operator::metrics::Metrics;
+use seckill_planner::election::ElectionTimes;
 use seckill_service::shutdown::Shutdown;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -31,7 +32,7 @@ pub const LEASE_NAME: &str = "seckill-operator";
 /// Far beyond what anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct Bed {
+pub struct Harness {
     pub kube: Client,
     /// `host:port` of the API server.
     pub server: String,
@@ -73,7 +74,7 @@ enum Does {
     Panics,
 }
 
-impl Bed {
+impl Harness {
     pub async fn new() -> Self {
         let path = std::env::var("SECKILL_TEST_KUBECONFIG")
             .expect("SECKILL_TEST_KUBECONFIG; run `cargo xtask test integration`");
@@ -88,7 +89,7 @@ impl Bed {
             .create(&PostParams::default(), &object)
             .await
             .expect("created");
-        Bed {
+        Harness {
             kube,
             server,
             kubeconfig,
@@ -135,14 +136,14 @@ impl Bed {
             leases: Api::namespaced(kube.clone(), &self.namespace),
             name: LEASE_NAME.into(),
             identity: identity.into(),
-            times: Times::of(LEASE),
+            times: ElectionTimes::of(LEASE),
             recorder: Recorder::new(kube.clone(), reporter),
             metrics: metrics.clone(),
         };
         let (shutdown, work, at_work) = (Shutdown::new(), self.work.clone(), Arc::new(Work::default()));
         let (told, own) = (shutdown.clone(), at_work.clone());
         let task = tokio::spawn(async move {
-            let lead = |term: Term| {
+            let lead = |term: LeadershipTerm| {
                 let working = (AtWork::begin(&work), AtWork::begin(&own));
                 async move {
                     let _working = working;

@@ -63,7 +63,7 @@ async fn client() -> Client {
     client
 }
 
-pub struct Bed {
+pub struct Harness {
     /// Of the release.
     pub name: String,
     /// Where this one's sales are.
@@ -140,7 +140,7 @@ pub async fn get(admin: &str, path: &str) -> Option<String> {
     answer.ok()?.ok()
 }
 
-impl Bed {
+impl Harness {
     pub async fn new() -> Self {
         Self::with_redis(server("SECKILL_TEST_REDIS_URL")).await
     }
@@ -176,7 +176,7 @@ impl Bed {
             .await
             .expect("a topic");
         let (pods_start, namespace) = (Arc::new(AtomicBool::new(pods_start)), name.clone());
-        let bed = Bed {
+        let harness = Harness {
             kubelet: tokio::spawn(kubelet(kube.clone(), namespace, pods_start.clone())),
             pods_start,
             ledger: Ledger::connect(&database, 2).await.expect("MySQL"),
@@ -191,7 +191,7 @@ impl Bed {
             kafka,
             redis,
         };
-        bed.create_namespace(&bed.name).await;
+        harness.create_namespace(&harness.name).await;
         for name in ["api", "worker"] {
             let labels = json!({"app": name});
             let container = json!({"name": "c", "image": "none.invalid/none"});
@@ -203,12 +203,13 @@ impl Bed {
                 },
             }))
             .expect("a Deployment");
-            bed.api::<Deployment>()
+            harness
+                .api::<Deployment>()
                 .create(&PostParams::default(), &deployment)
                 .await
                 .expect("created");
         }
-        bed
+        harness
     }
 
     async fn create_namespace(&self, name: &str) {
@@ -220,7 +221,7 @@ impl Bed {
     }
 
     /// The same release, seen from one more namespace, which goes with it.
-    pub async fn one_more_namespace(&self) -> Bed {
+    pub async fn one_more_namespace(&self) -> Harness {
         let namespace = {
             let mut all = self.namespaces.lock().expect("nobody panics");
             let namespace = format!("{}-{}", self.name, all.len());
@@ -228,7 +229,7 @@ impl Bed {
             namespace
         };
         self.create_namespace(&namespace).await;
-        Bed {
+        Harness {
             name: self.name.clone(),
             namespace,
             namespaces: self.namespaces.clone(),

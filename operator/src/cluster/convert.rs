@@ -1,0 +1,133 @@
+//! Between the types of Kubernetes and those of the planner.
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
+use seckill_crds::FlashSale;
+use seckill_planner::sale::{Demand, DesiredSale, SaleKey};
+use seckill_protocol::index::Millis;
+use seckill_protocol::sale::Offer;
+
+/// Suspends a sale as `spec.suspend` does; either suffices.
+pub const SUSPEND_ANNOTATION: &str = "seckill.dev/suspend";
+
+pub fn sale_key(object: &impl kube::ResourceExt) -> SaleKey {
+    SaleKey::new(object.namespace().unwrap_or_default(), object.name_any())
+}
+
+pub fn desired_sale(object: &FlashSale) -> DesiredSale {
+    let spec = &object.spec;
+    let annotation = object.annotations().get(SUSPEND_ANNOTATION);
+    let demand = spec.demand.clone().unwrap_or_default();
+    DesiredSale {
+        uid: object.uid().unwrap_or_default(),
+        created_at: object.creation_timestamp().as_ref().map(to_millis).unwrap_or_default(),
+        offer: offer(object),
+        starts_at: to_millis(&spec.starts_at),
+        ends_at: to_millis(&spec.ends_at),
+        lead_time_seconds: u32::try_from(spec.lead_time_seconds).unwrap_or_default(),
+        cool_down_seconds: u32::try_from(spec.cool_down_seconds).unwrap_or_default(),
+        demand: Demand {
+            api_replicas: demand.api_replicas,
+            worker_replicas: demand.worker_replicas,
+        },
+        suspended: spec.suspend || annotation.is_some_and(|value| value != "false"),
+        preflight_required: spec.preflight == seckill_crds::Preflight::Require,
+    }
+}
+
+fn offer(object: &FlashSale) -> Offer {
+    let item = &object.spec.item;
+    Offer {
+        // A struct of strings and numbers always becomes JSON.
+        item: serde_json::to_value(item).unwrap_or_default(),
+        item_id: item.id,
+        price: item.price.clone(),
+        currency: item.currency.clone(),
+        offered: u64::try_from(object.spec.stock).unwrap_or_default(),
+    }
+}
+
+pub fn phase(phase: seckill_planner::Phase) -> seckill_crds::Phase {
+    use seckill_planner::Phase;
+    match phase {
+        Phase::Scheduled => seckill_crds::Phase::Scheduled,
+        Phase::Preheating => seckill_crds::Phase::Preheating,
+        Phase::Ready => seckill_crds::Phase::Ready,
+        Phase::Open => seckill_crds::Phase::Open,
+        Phase::SoldOut => seckill_crds::Phase::SoldOut,
+        Phase::Suspended => seckill_crds::Phase::Suspended,
+        Phase::Ended => seckill_crds::Phase::Ended,
+        Phase::Settled => seckill_crds::Phase::Settled,
+    }
+}
+
+pub fn to_millis(time: &Time) -> Millis {
+    u64::try_from(time.0.as_millisecond()).unwrap_or_default()
+}
+
+/// In whole seconds: that is what Kubernetes writes, and what does not change with each reconcile.
+pub fn to_time(at: Millis) -> Time {
+    let at = i64::try_from(at / 1000).unwrap_or_default();
+    Time(k8s_openapi::jiff::Timestamp::from_second(at).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flash_sale(spec: serde_json::Value) -> FlashSale {
+        let mut object = serde_json::json!({
+            "apiVersion": "seckill.dev/v1alpha1",
+            "kind": "FlashSale",
+            "metadata": {"namespace": "shop", "name": "sale", "uid": "u", "creationTimestamp": "1970-01-01T00:00:07Z"},
+            "spec": {
+                "item": {"sku": "s", "name": "n", "price": "1.00", "currency": "EUR"},
+                "stock": 9,
+                "startsAt": "1970-01-01T00:01:40.250Z",
+                "endsAt": "1970-01-01T00:03:20Z",
+                "leadTimeSeconds": 10,
+            },
+        });
+        let fields = spec.as_object().expect("an object").clone();
+        object["spec"].as_object_mut().expect("an object").extend(fields);
+        serde_json::from_value(object).expect("a FlashSale")
+    }
+
+    #[test]
+    fn times_and_stock_are_taken_from_the_spec() {
+        let desired = desired_sale(&flash_sale(serde_json::json!({})));
+        assert_eq!((desired.starts_at, desired.ends_at), (100_250, 200_000));
+        assert_eq!((desired.preheat_at(), desired.created_at), (90_250, 7_000));
+        assert_eq!((desired.offer.offered, desired.offer.price.as_str()), (9, "1.00"));
+        assert_eq!(desired.offer.item["sku"], "s");
+        assert!(!desired.suspended && !desired.preflight_required);
+    }
+
+    #[test]
+    fn the_field_or_the_annotation_suspends() {
+        assert!(desired_sale(&flash_sale(serde_json::json!({"suspend": true}))).suspended);
+        let mut annotated = flash_sale(serde_json::json!({}));
+        for (value, suspended) in [("true", true), ("", true), ("false", false)] {
+            annotated
+                .annotations_mut()
+                .insert(SUSPEND_ANNOTATION.into(), value.into());
+            assert_eq!(desired_sale(&annotated).suspended, suspended, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_phase_keeps_its_name() {
+        use seckill_planner::Phase;
+        for of in [
+            Phase::Scheduled,
+            Phase::Preheating,
+            Phase::Ready,
+            Phase::Open,
+            Phase::SoldOut,
+            Phase::Suspended,
+            Phase::Ended,
+            Phase::Settled,
+        ] {
+            assert_eq!(format!("{of:?}"), format!("{:?}", phase(of)));
+        }
+    }
+}

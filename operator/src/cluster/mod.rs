@@ -1,0 +1,6 @@
+//! Everything that knows Kubernetes.
+pub mod client;
+pub mod convert;
+pub mod events;
+pub mod lease;
+pub mod watch;

@@ -1,0 +1,4 @@
+//! What the sales of a release share.
+pub mod orphans;
+pub mod scale;
+pub mod servers;
