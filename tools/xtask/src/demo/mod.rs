@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: a release on a cluster, two crowds, and what became of every unit.
+//! `cargo xtask demo`: installs a release on a cluster, sends two crowds of buyers, and accounts for every unit.
+mod args;
 mod context;
 mod install;
 mod load;
@@ -10,9 +11,9 @@ mod stores;
 mod tool;
 mod watch;
 
+pub use args::Args;
 pub use install::local_values;
 
-use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -27,91 +28,59 @@ use site::Site;
 use stores::Ledger;
 use watch::Watch;
 
-/// Where the sales are.
+use crate::up::{Scope, up};
+use crate::{consent, down, images, lock};
+
+/// The namespace of the sales.
 const NAMESPACE: &str = "shop";
 
-/// Buyers who come before the start, and as many after the end.
-const OUTSIDE: u64 = 20;
+/// The number of buyers before the start, and again after the end.
+const BUYERS_OUTSIDE_WINDOW: u64 = 20;
 
-/// Between a sale's start and its crowd: the servers' clocks decide what is too early, not ours.
-const AFTER_START: Duration = Duration::from_millis(300);
+/// The delay from a sale's start to its crowd. The servers' clocks decide whether a request is too early, not ours.
+const CROWD_DELAY: Duration = Duration::from_millis(300);
 
-/// One of the old demo's two load cases.
+/// One of the two load cases.
 struct Case {
-    /// In `examples/demo.yaml`.
+    /// The name of the sale in `examples/demo.yaml`.
     sale: &'static str,
     buyers: u64,
     in_flight: u64,
-    /// From the moment the sales are applied.
+    /// The time from the apply to the start.
     starts_after: Duration,
-    lasts: Duration,
+    duration: Duration,
 }
 
-/// The second one starts when the first one's crowd is gone, and is prepared meanwhile.
+/// The second case starts after the first one's crowd, and is prepared during it.
 const CASES: [Case; 2] = [
     Case {
         sale: "fifty-units",
         buyers: 300,
         in_flight: 300,
         starts_after: Duration::from_secs(35),
-        lasts: Duration::from_secs(25),
+        duration: Duration::from_secs(25),
     },
     Case {
         sale: "ten-thousand-units",
         buyers: 20_000,
         in_flight: 3_000,
         starts_after: Duration::from_secs(50),
-        lasts: Duration::from_secs(25),
+        duration: Duration::from_secs(25),
     },
 ];
 
-/// The sale that is bought by the old demo's routes; its start is in the past, so it opens at once.
+/// The sale for the old demo's routes. Its start is in the past, so it opens immediately.
 const OLD_ROUTES_SALE: &str = "old-routes";
 const OLD_ROUTES_ITEM: u64 = 1;
 
-/// A case while it is played.
-struct Played {
+/// A case while it runs.
+struct RunningCase {
     planned: Planned,
     sale: Sale,
     differences: Vec<String>,
 }
 
-/// `cargo xtask demo`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Leave it running afterwards, and say how to use it
-    #[arg(long)]
-    keep: bool,
-    /// Answer yes to all questions
-    #[arg(long)]
-    yes: bool,
-    /// Use a cluster that exists, by the name of its context, instead of building one. Never run by us: where it was
-    /// written there is neither Docker nor another cluster
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
-    /// With --context: the image that the cluster has, for example seckill:dev
-    #[arg(long, requires = "context", value_name = "NAME:TAG")]
-    image: Option<String>,
-    /// With --context: where the cluster's ingress answers. Without it the buyers come by kubectl port-forward, which
-    /// is made for a look, not for 20,000 buyers
-    #[arg(long, requires = "context")]
-    url: Option<String>,
-    /// With --url: the ingress class, if it is not the cluster's default
-    #[arg(long, requires = "url", default_value = "", hide_default_value = true)]
-    ingress_class: String,
-    /// With --context: values of the chart that name servers of your own, instead of examples/values-trying-out.yaml and the
-    /// servers of examples/dependencies.yaml
-    #[arg(long, requires_all = ["context", "mysql", "redis"], value_name = "FILE")]
-    values: Option<PathBuf>,
-    /// With --values: a command that asks that MySQL, for example "mysql --defaults-file=my.cnf seckill"
-    #[arg(long, requires = "values", value_name = "COMMAND")]
-    mysql: Option<String>,
-    /// With --values: a command that asks that Redis, for example "redis-cli -h redis.example"
-    #[arg(long, requires = "values", value_name = "COMMAND")]
-    redis: Option<String>,
-}
-
-/// The whole demo, from a bare machine or on a cluster that exists.
+/// The whole demo, from a bare machine or on an existing cluster.
 pub fn demo(args: &Args) -> Result<()> {
     if let Some(context) = &args.context {
         let screen = Screen::new();
@@ -122,32 +91,31 @@ pub fn demo(args: &Args) -> Result<()> {
         } else {
             None
         };
-        let played = play(&site, &screen);
+        let result = run_sales(&site, &screen);
         drop(forward);
-        return end(&site, &screen, played, args.keep);
+        return end(&site, &screen, result, args.keep);
     }
-    let _lock = crate::lock()?;
-    crate::consent(args.yes)?;
-    let env = crate::up(crate::Up::Cluster)?;
-    let tag = crate::images::product(&env)?;
+    let _lock = lock::take()?;
+    consent::ask(args.yes)?;
+    let env = up(Scope::Cluster)?;
+    let tag = images::product(&env)?;
     let site = Site::local(&env, install::local_values(&env, &tag)?)?;
     let screen = Screen::new();
-    let played = install::install(&site, &screen).and_then(|()| play(&site, &screen));
-    let ended = end(&site, &screen, played, args.keep);
+    let result = install::install(&site, &screen).and_then(|()| run_sales(&site, &screen));
+    let ended = end(&site, &screen, result, args.keep);
     if args.keep {
         usage(&site, &screen);
         return ended;
     }
-    let down = crate::down::down();
-    ended.and(down)
+    ended.and(down::down())
 }
 
-/// Takes the release away, or keeps it; of a demo that failed the programs' logs are kept.
-fn end(site: &Site, screen: &Screen, played: Result<()>, keep: bool) -> Result<()> {
-    if played.is_err() {
+/// Uninstalls the release unless it is kept. Saves the programs' logs if the demo failed.
+fn end(site: &Site, screen: &Screen, result: Result<()>, keep: bool) -> Result<()> {
+    if result.is_err() {
         match install::save_logs(site) {
             Ok(folder) => screen.say(format!("the programs' logs: {}", folder.display())),
-            Err(error) => screen.say(format!("the programs' logs can't be had: {error:#}")),
+            Err(error) => screen.say(format!("failed to save the programs' logs: {error:#}")),
         }
     }
     let ended = if keep {
@@ -155,13 +123,13 @@ fn end(site: &Site, screen: &Screen, played: Result<()>, keep: bool) -> Result<(
     } else {
         install::uninstall(site, screen, NAMESPACE)
     };
-    played.and(ended)
+    result.and(ended)
 }
 
-/// How to go on with what was left running.
+/// Prints how to use the environment that is kept.
 fn usage(site: &Site, screen: &Screen) {
     let lines = [
-        "It runs on. From this folder:".to_string(),
+        "The environment keeps running. Use it from this folder:".to_string(),
         String::new(),
         "  cargo xtask exec -- bash                      # a shell inside its network, with kubectl, helm, mysql, redis-cli".into(),
         "  cargo xtask exec -- kubectl get pods -n seckill".into(),
@@ -172,16 +140,16 @@ fn usage(site: &Site, screen: &Screen) {
             "  cargo xtask exec -- curl -s {}/v1/sales/{NAMESPACE}/NAME/orders -H \"Idempotency-Key: $(uuidgen)\" --json '{{\"quantity\":1}}'",
             site.api_url
         ),
-        "  cargo xtask down                              # takes all of it away".into(),
+        "  cargo xtask down                              # stop and delete it".into(),
     ];
     for line in lines {
         screen.plain(line);
     }
 }
 
-/// Plays the sales on a site where the release is installed, and checks every unit.
-fn play(site: &Site, screen: &Screen) -> Result<()> {
-    site.kubectl.fed(
+/// Runs the sales on a site where the release is installed, and accounts for every unit.
+fn run_sales(site: &Site, screen: &Screen) -> Result<()> {
+    site.kubectl.text_with_input(
         &["apply", "-f", "-"],
         Some(&format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}}}}}"
@@ -198,20 +166,20 @@ fn play(site: &Site, screen: &Screen) -> Result<()> {
         OLD_ROUTES_SALE,
         window(now, Duration::ZERO, Duration::from_secs(60))?,
     )?;
-    let mut played = Vec::new();
+    let mut cases = Vec::new();
     for case in &CASES {
         let planned = apply(
             site,
             screen,
             &example,
             case.sale,
-            window(now, case.starts_after, case.lasts)?,
+            window(now, case.starts_after, case.duration)?,
         )?;
         let sale = Sale {
             name: planned.name.clone(),
             ..Sale::default()
         };
-        played.push(Played {
+        cases.push(RunningCase {
             planned,
             sale,
             differences: Vec::new(),
@@ -219,40 +187,43 @@ fn play(site: &Site, screen: &Screen) -> Result<()> {
     }
 
     let mut differences = buy_by_old_routes(site, screen, &watch, &old_routes)?;
-    for (case, played) in CASES.iter().zip(&mut played) {
-        before_the_start(site, screen, &watch, played)?;
-        the_crowd(site, screen, case, played)?;
+    for (case, running) in CASES.iter().zip(&mut cases) {
+        test_before_start(site, screen, &watch, running)?;
+        test_crowd(site, screen, case, running)?;
     }
-    for played in &mut played {
-        after_the_end(site, screen, &watch, played)?;
+    for running in &mut cases {
+        test_after_end(site, screen, &watch, running)?;
     }
 
     let mut report = Report {
         versions: site.versions()?,
         ..Report::default()
     };
-    for played in played {
-        differences.extend(played.differences);
-        differences.extend(played.sale.differences(played.planned.units));
-        report.sales.push(played.sale);
+    for case in cases {
+        differences.extend(case.differences);
+        differences.extend(case.sale.differences(case.planned.units));
+        report.sales.push(case.sale);
     }
     show(site, screen, &report)?;
     if !differences.is_empty() {
-        bail!("not as it must be:\n  {}", differences.join("\n  "));
+        bail!(
+            "the results differ from the expected ones:\n  {}",
+            differences.join("\n  ")
+        );
     }
-    screen.say("Every buyer was answered, every unit is accounted for, Redis and MySQL agree.");
+    screen.say("Every buyer got an answer, every unit is accounted for, and Redis and MySQL agree.");
     Ok(())
 }
 
-fn window(now: Timestamp, after: Duration, lasts: Duration) -> Result<Window> {
+fn window(now: Timestamp, after: Duration, duration: Duration) -> Result<Window> {
     let starts_at = now.checked_add(SignedDuration::try_from(after)?)?;
     Ok(Window {
         starts_at,
-        ends_at: starts_at.checked_add(SignedDuration::try_from(lasts)?)?,
+        ends_at: starts_at.checked_add(SignedDuration::try_from(duration)?)?,
     })
 }
 
-/// Applies one of the example's sales, under a name that the ledger does not know yet: a sale runs once.
+/// Applies one of the example's sales under a name that is new to the ledger, because a sale runs once.
 fn apply(site: &Site, screen: &Screen, example: &str, sale: &str, window: Window) -> Result<Planned> {
     let mut name = sale.to_string();
     let mut next = 2;
@@ -262,12 +233,12 @@ fn apply(site: &Site, screen: &Screen, example: &str, sale: &str, window: Window
     }
     let planned = sales::plan(example, sale, &name, window)?;
     site.kubectl
-        .fed(&["apply", "-n", NAMESPACE, "-f", "-"], Some(&planned.manifest))?;
+        .text_with_input(&["apply", "-n", NAMESPACE, "-f", "-"], Some(&planned.manifest))?;
     let starts_in = planned.starts_at.duration_since(Timestamp::now()).as_secs();
     let when = if starts_in > 0 {
         format!("starts in {starts_in} s")
     } else {
-        "starts at once".into()
+        "starts now".into()
     };
     screen.say(format!(
         "kubectl apply: {NAMESPACE}/{name}, {} units, {when}",
@@ -276,43 +247,42 @@ fn apply(site: &Site, screen: &Screen, example: &str, sale: &str, window: Window
     Ok(planned)
 }
 
-fn before_the_start(site: &Site, screen: &Screen, watch: &Watch, played: &mut Played) -> Result<()> {
-    let name = &played.planned.name;
-    let starts_at = played.planned.starts_at;
+fn test_before_start(site: &Site, screen: &Screen, watch: &Watch, case: &mut RunningCase) -> Result<()> {
+    let name = &case.planned.name;
+    let starts_at = case.planned.starts_at;
     let left = until(starts_at);
-    let seen = screen.waiting(&format!("{name} gets ready"), || {
-        watch.wait_for(name, "Ready before its start", left, |seen| {
-            seen.status["readyAt"].is_string()
+    let history = screen.waiting(&format!("waiting until {name} is ready"), || {
+        watch.wait_for(name, "Ready before its start", left, |history| {
+            history.status["readyAt"].is_string()
         })
     })?;
-    let lead = starts_at.duration_since(sales::time(&seen.status, "readyAt")?);
-    played.sale.ready_lead_s = thousandths(lead.as_secs_f64());
+    let lead = starts_at.duration_since(sales::time(&history.status, "readyAt")?);
+    case.sale.ready_lead_s = thousandths(lead.as_secs_f64());
     screen.say(format!("{name}: ready {:.1} s before its start", lead.as_secs_f64()));
 
     let early = outsiders(site, screen, name)?;
-    played.sale.not_started = early.counts.not_started;
+    case.sale.not_started = early.counts.not_started;
     screen.say(format!(
-        "{name}: {} buyers come too early: {}",
+        "{name}: {} buyers before the start: {}",
         early.buyers, early.counts
     ));
     if early.counts.not_started != early.buyers {
-        let said = samples(&early);
-        played
-            .differences
-            .push(format!("{name}: before the start: {}{said}", early.counts));
+        let answers = samples(&early);
+        case.differences
+            .push(format!("{name}: before the start: {}{answers}", early.counts));
     }
     Ok(())
 }
 
-/// The crowd, the way of its orders into MySQL, and what Redis has left.
-fn the_crowd(site: &Site, screen: &Screen, case: &Case, played: &mut Played) -> Result<()> {
-    let name = &played.planned.name;
-    screen.waiting(&format!("{name} starts"), || {
-        std::thread::sleep(until(played.planned.starts_at) + AFTER_START)
+/// Sends the crowd, follows its orders into MySQL, and reads the stock left in Redis.
+fn test_crowd(site: &Site, screen: &Screen, case: &Case, running: &mut RunningCase) -> Result<()> {
+    let name = &running.planned.name;
+    screen.waiting(&format!("waiting for the start of {name}"), || {
+        std::thread::sleep(until(running.planned.starts_at) + CROWD_DELAY)
     });
     screen.say(format!(
         "{name}: {} buyers for {} units, over 1 s, at most {} in flight",
-        case.buyers, played.planned.units, case.in_flight
+        case.buyers, running.planned.units, case.in_flight
     ));
     let numbers = site.state.join(format!("{name}.orders"));
     let (sale, buyers, in_flight) = (
@@ -320,7 +290,7 @@ fn the_crowd(site: &Site, screen: &Screen, case: &Case, played: &mut Played) -> 
         case.buyers.to_string(),
         case.in_flight.to_string(),
     );
-    let units = played.planned.units.to_string();
+    let units = running.planned.units.to_string();
     let numbers_arg = numbers.display().to_string();
     let args = [
         &site.api_url,
@@ -338,40 +308,42 @@ fn the_crowd(site: &Site, screen: &Screen, case: &Case, played: &mut Played) -> 
         &numbers_arg,
     ];
 
-    let (heard, hears) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let (answers, drained) = std::thread::scope(|scope| {
-        let draining = scope.spawn(|| drain(site, screen, name, hears));
+        let draining = scope.spawn(|| drain(site, screen, name, receiver));
         let answers = load::send(&site.load, &args, screen, |progress| {
-            _ = heard.send((Instant::now(), progress))
+            _ = sender.send((Instant::now(), progress))
         });
-        drop(heard);
-        let drained = draining.join().unwrap_or_else(|_| bail!("the look at MySQL failed"));
+        drop(sender);
+        let drained = draining
+            .join()
+            .unwrap_or_else(|_| bail!("reading the orders from MySQL panicked"));
         Ok::<_, anyhow::Error>((answers?, drained?))
     })?;
     screen.say(format!(
-        "{name}: {}; half of them answered within {:.1} ms, 99 % within {:.1} ms",
+        "{name}: {}; answer time p50 {:.1} ms, p99 {:.1} ms",
         answers.counts, answers.latency.from_send.p50_ms, answers.latency.from_send.p99_ms
     ));
     for check in answers.checks.iter().filter(|check| !check.passed) {
-        played.differences.push(format!("{name}: {}", check.what));
+        running.differences.push(format!("{name}: {}", check.what));
     }
     if answers.counts.other + answers.counts.unanswered > 0 {
         screen.say(format!("{name}: other answers{}", samples(&answers)));
     }
-    let (ledger, took) = drained;
-    let told: std::collections::HashSet<String> =
+    let (ledger, drain_time) = drained;
+    let order_numbers: std::collections::HashSet<String> =
         std::fs::read_to_string(&numbers)?.lines().map(str::to_string).collect();
-    let sale = &mut played.sale;
+    let sale = &mut running.sale;
     sale.stock_left_redis = site.stores.left_in_redis(&ledger.id)?;
     sale.buyers = case.buyers;
     sale.answered = answers.answered;
     sale.won = answers.counts.won;
     sale.sold_out = answers.counts.sold_out;
     sale.other = answers.counts.other + answers.counts.not_started + answers.counts.ended;
-    sale.distinct_orders = told.len() as u64;
+    sale.distinct_orders = order_numbers.len() as u64;
     sale.p50_ms = answers.latency.from_send.p50_ms;
     sale.p99_ms = answers.latency.from_send.p99_ms;
-    sale.drained_s = thousandths(took.as_secs_f64());
+    sale.drained_s = thousandths(drain_time.as_secs_f64());
     let in_redis = sale.stock_left_redis.map_or("no index".into(), |left| left.to_string());
     screen.say(format!(
         "{name}: {} orders in MySQL {:.1} s after the last answer; left: {in_redis} in Redis, {} in MySQL",
@@ -380,20 +352,20 @@ fn the_crowd(site: &Site, screen: &Screen, case: &Case, played: &mut Played) -> 
     Ok(())
 }
 
-/// Follows the orders into MySQL, from the first one until all that were won are there.
+/// Follows the orders into MySQL, until every order that was won is stored.
 fn drain(
     site: &Site,
     screen: &Screen,
     name: &str,
-    hears: mpsc::Receiver<(Instant, Progress)>,
+    receiver: mpsc::Receiver<(Instant, Progress)>,
 ) -> Result<(Ledger, Duration)> {
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
     let mut answered = 0;
     let mut shown = 0;
-    // When the last buyer was answered, and how many won.
+    // The time of the last answer, and the number of buyers who won.
     let mut last_answer: Option<(Instant, u64)> = None;
     loop {
-        match hears.recv_timeout(Duration::from_millis(if last_answer.is_some() { 20 } else { 250 })) {
+        match receiver.recv_timeout(Duration::from_millis(if last_answer.is_some() { 20 } else { 250 })) {
             Ok((at, progress)) => {
                 answered = progress.counts.settled();
                 if answered == progress.buyers && last_answer.is_none() {
@@ -402,13 +374,13 @@ fn drain(
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) if last_answer.is_none() => {
-                bail!("{name}: the crowd was never answered")
+                bail!("{name}: the crowd got no complete answer")
             }
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(20)),
         }
         let ledger = site.stores.ledger(NAMESPACE, name)?.unwrap_or_default();
         if let Some((at, won)) = last_answer
-            && (ledger.orders >= won || at.elapsed() > PATIENCE)
+            && (ledger.orders >= won || at.elapsed() > DRAIN_TIMEOUT)
         {
             return Ok((ledger, at.elapsed()));
         }
@@ -419,42 +391,41 @@ fn drain(
     }
 }
 
-fn after_the_end(site: &Site, screen: &Screen, watch: &Watch, played: &mut Played) -> Result<()> {
-    let name = &played.planned.name;
-    let ended = |seen: &watch::Seen| seen.phases.iter().any(|p| p == "Ended" || p == "Settled");
-    screen.waiting(&format!("{name} ends"), || {
+fn test_after_end(site: &Site, screen: &Screen, watch: &Watch, case: &mut RunningCase) -> Result<()> {
+    let name = &case.planned.name;
+    let ended = |history: &watch::SaleHistory| history.phases.iter().any(|p| p == "Ended" || p == "Settled");
+    screen.waiting(&format!("waiting for the end of {name}"), || {
         watch.wait_for(name, "its end", Duration::from_secs(90), ended)
     })?;
     let late = outsiders(site, screen, name)?;
-    screen.say(format!("{name}: {} buyers come too late: {}", late.buyers, late.counts));
-    played.sale.ended = late.counts.ended;
+    screen.say(format!("{name}: {} buyers after the end: {}", late.buyers, late.counts));
+    case.sale.ended = late.counts.ended;
     if late.counts.ended + late.counts.sold_out != late.buyers {
-        let said = samples(&late);
-        played
-            .differences
-            .push(format!("{name}: after the end: {}{said}", late.counts));
+        let answers = samples(&late);
+        case.differences
+            .push(format!("{name}: after the end: {}{answers}", late.counts));
     }
-    let settled = |seen: &watch::Seen| seen.phase() == "Settled";
-    let seen = screen.waiting(&format!("{name} settles"), || {
+    let settled = |history: &watch::SaleHistory| history.phase() == "Settled";
+    let history = screen.waiting(&format!("waiting until {name} is settled"), || {
         watch.wait_for(name, "Settled", Duration::from_secs(90), settled)
     })?;
-    played.sale.phases = seen.phases;
+    case.sale.phases = history.phases;
     let ledger = site.stores.ledger(NAMESPACE, name)?;
-    let ledger = ledger.with_context(|| format!("MySQL does not know {name} any more"))?;
-    played.sale.orders_in_mysql = ledger.orders;
-    played.sale.stock_left_mysql = ledger.left;
+    let ledger = ledger.with_context(|| format!("{name} is no longer in MySQL"))?;
+    case.sale.orders_in_mysql = ledger.orders;
+    case.sale.stock_left_mysql = ledger.left;
     if ledger.units_in_orders != ledger.orders {
-        played.differences.push(format!(
-            "{name}: {} units in {} orders of one",
+        case.differences.push(format!(
+            "{name}: {} units in {} orders, expected one unit per order",
             ledger.units_in_orders, ledger.orders
         ));
     }
     Ok(())
 }
 
-/// Buyers outside the window.
+/// Sends buyers outside the sale's window.
 fn outsiders(site: &Site, screen: &Screen, name: &str) -> Result<Answers> {
-    let (sale, buyers) = (format!("{NAMESPACE}/{name}"), OUTSIDE.to_string());
+    let (sale, buyers) = (format!("{NAMESPACE}/{name}"), BUYERS_OUTSIDE_WINDOW.to_string());
     let args = [
         &site.api_url,
         "--sale",
@@ -469,15 +440,15 @@ fn outsiders(site: &Site, screen: &Screen, name: &str) -> Result<Answers> {
     load::send(&site.load, &args, screen, |_| ())
 }
 
-/// The old demo's client: sees the items, buys, queries its order, and more buyers than units come.
+/// Uses the old demo's routes: lists the items, sends more buyers than units, and queries an order.
 fn buy_by_old_routes(site: &Site, screen: &Screen, watch: &Watch, planned: &Planned) -> Result<Vec<String>> {
     let name = &planned.name;
-    screen.waiting(&format!("{name} opens"), || {
-        watch.wait_for(name, "Open", Duration::from_secs(60), |seen| {
-            seen.phases.iter().any(|p| p == "Open")
+    screen.waiting(&format!("waiting until {name} is open"), || {
+        watch.wait_for(name, "Open", Duration::from_secs(60), |history| {
+            history.phases.iter().any(|p| p == "Open")
         })
     })?;
-    // A sale that opens at once has no lead time in which every API process learns of its index.
+    // A sale that opens immediately has no lead time in which every API process discovers its index.
     std::thread::sleep(Duration::from_secs(1));
     let url = &site.old_routes_url;
     let get = |path: &str| site.curl.text(&["-sS", "--max-time", "10", &format!("{url}{path}")]);
@@ -569,6 +540,6 @@ fn show(site: &Site, screen: &Screen, report: &Report) -> Result<()> {
         .collect();
     screen.plain(format!("  {}", versions.join(", ")));
     screen.plain("");
-    screen.say("written: target/demo/report.json");
+    screen.say("report: target/demo/report.json");
     Ok(())
 }
