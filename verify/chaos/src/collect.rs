@@ -1,17 +1,22 @@
-//! Reads what the checker goes by: MySQL, the whole log, and the index in Redis.
+//! Reads the evidence: MySQL, the whole log, and the index in Redis.
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context as _, Result};
 use seckill_ledger::{Ledger, OrderStatus};
 use seckill_order_log::OrderLog;
-use seckill_protocol::{Buyer, Epoch, KeyHash, Offset, OrderId, Record, SaleId};
+use seckill_protocol::{Buyer, Epoch, KeyHash, OrderId, SaleId};
 use seckill_stock::StockClient;
 use sqlx::{Connection as _, MySqlConnection};
 
-use crate::check::{Rest, Sale, Stored};
+use crate::evidence::{IndexAtRest, LogEntry, Sale, StoredOrder};
 
 /// All sales of a class.
-pub async fn sales(mysql: &str, log: &OrderLog, class: &str, mut at_rest: HashMap<SaleId, Rest>) -> Result<Vec<Sale>> {
+pub async fn sales(
+    mysql: &str,
+    log: &OrderLog,
+    class: &str,
+    mut at_rest: HashMap<SaleId, IndexAtRest>,
+) -> Result<Vec<Sale>> {
     let mut records = log_by_sale(log).await?;
     let ledger = Ledger::connect(mysql, 2).await?;
     let mut connection = MySqlConnection::connect(mysql).await?;
@@ -39,7 +44,7 @@ pub async fn sales(mysql: &str, log: &OrderLog, class: &str, mut at_rest: HashMa
     Ok(sales)
 }
 
-async fn orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<BTreeMap<OrderId, Stored>> {
+async fn orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<BTreeMap<OrderId, StoredOrder>> {
     type Row = (i64, u64, String, u64, u32, String);
     let rows: Vec<Row> =
         sqlx::query_as("SELECT epoch, seq, buyer, key_hash, quantity, status FROM orders WHERE sale = ?")
@@ -53,27 +58,27 @@ async fn orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<BTreeM
             epoch: Epoch(epoch),
             seq,
         };
-        let stored = Stored {
+        let order = StoredOrder {
             buyer: Buyer::new(buyer)?,
             key: KeyHash(key),
             quantity,
-            status: OrderStatus::from_text(&status).with_context(|| format!("the status {status:?}"))?,
+            status: OrderStatus::from_text(&status).with_context(|| format!("unknown order status {status:?}"))?,
         };
-        orders.insert(id, stored);
+        orders.insert(id, order);
     }
     Ok(orders)
 }
 
-type Records = Vec<(Offset, u64, Record)>;
-
-async fn log_by_sale(log: &OrderLog) -> Result<HashMap<SaleId, Records>> {
-    let mut sales: HashMap<SaleId, Records> = HashMap::new();
+async fn log_by_sale(log: &OrderLog) -> Result<HashMap<SaleId, Vec<LogEntry>>> {
+    let mut sales: HashMap<SaleId, Vec<LogEntry>> = HashMap::new();
     for part in 0..log.partitions() {
         let (from, to) = (log.begin_offset(part).await?, log.end_offset(part).await?);
         log.read(part, from, to, |entry| {
             let at = u64::try_from(entry.timestamp_ms).unwrap_or_default();
             if let Ok(record) = entry.record {
-                sales.entry(record.sale()).or_default().push((entry.offset, at, record));
+                let offset = entry.offset;
+                let sale = sales.entry(record.sale()).or_default();
+                sale.push(LogEntry { offset, at, record });
             }
         })
         .await?;
@@ -81,12 +86,12 @@ async fn log_by_sale(log: &OrderLog) -> Result<HashMap<SaleId, Records>> {
     Ok(sales)
 }
 
-/// The index of each sale that sells now. Nothing may be under way.
-pub async fn rest(mysql: &str, log: &OrderLog, redis: &str) -> Result<HashMap<SaleId, Rest>> {
+/// The index of each sale that sells now. Nothing may be in flight.
+pub async fn indexes_at_rest(mysql: &str, log: &OrderLog, redis: &str) -> Result<HashMap<SaleId, IndexAtRest>> {
     let ledger = Ledger::connect(mysql, 2).await?;
     let stock = StockClient::connect(redis).await?;
     let mut connection = redis::Client::open(redis)?.get_multiplexed_async_connection().await?;
-    let mut rests = HashMap::new();
+    let mut indexes = HashMap::new();
     for sale in ledger.selling_sales().await? {
         let Some(index) = stock.probe(sale.id).await?.index else {
             continue;
@@ -95,7 +100,7 @@ pub async fn rest(mysql: &str, log: &OrderLog, redis: &str) -> Result<HashMap<Sa
             .arg(format!("{{{}}}:u:{}", sale.id, index.epoch))
             .query_async(&mut connection)
             .await?;
-        let rest = Rest {
+        let at_rest = IndexAtRest {
             log_end: log.end_offset(sale.part).await?,
             epoch: index.epoch.0,
             total: index.total,
@@ -103,27 +108,27 @@ pub async fn rest(mysql: &str, log: &OrderLog, redis: &str) -> Result<HashMap<Sa
             outbox: index.outbox,
             holdings,
         };
-        rests.insert(sale.id, rest);
+        indexes.insert(sale.id, at_rest);
     }
-    Ok(rests)
+    Ok(indexes)
 }
 
-/// What is still under way: batches in outboxes, records that are not stored, effects that did not reach the index.
-pub async fn under_way(mysql: &str, log: &OrderLog, redis: &str) -> Result<u64> {
+/// Work in flight: batches in outboxes, records that are not stored, pending stock adjustments.
+pub async fn in_flight(mysql: &str, log: &OrderLog, redis: &str) -> Result<u64> {
     let ledger = Ledger::connect(mysql, 2).await?;
     let stock = StockClient::connect(redis).await?;
-    let mut left = 0;
+    let mut count = 0;
     for sale in ledger.selling_sales().await? {
         if let Some(epoch) = sale.live_epoch {
-            left += stock.outbox_len(sale.id, epoch).await?;
+            count += stock.outbox_len(sale.id, epoch).await?;
         }
     }
     for (part, position) in ledger.positions().await? {
-        left += u64::try_from(log.end_offset(part).await? - position).unwrap_or_default();
+        count += u64::try_from(log.end_offset(part).await? - position).unwrap_or_default();
     }
     let mut connection = MySqlConnection::connect(mysql).await?;
-    let effects: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM effects")
+    let adjustments: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM effects")
         .fetch_one(&mut connection)
         .await?;
-    Ok(left + u64::try_from(effects)?)
+    Ok(count + u64::try_from(adjustments)?)
 }

@@ -1,4 +1,4 @@
-//! The servers, the sales, and the programs that run for a scenario.
+//! The servers, the sales, and the programs of a scenario.
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,24 +8,26 @@ use anyhow::{Context as _, Result, bail, ensure};
 use seckill_ledger::{Ledger, NewSale, Offer, Sale, SaleTerms};
 use seckill_load::Target;
 use seckill_order_log::{LogConfig, OrderLog, ensure_topic};
-use seckill_protocol::index::SaleState;
-use seckill_protocol::{Epoch, Record};
+use seckill_protocol::index::{Request, SaleState};
+use seckill_protocol::{Buyer, Epoch, KeyHash, Record};
 use seckill_stock::{Install, Installed, StockClient};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection};
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
+use crate::client::{RecordedResponse, get_status};
+
 const CLASS: &str = "bench";
 pub const NAMESPACE: &str = "bench";
 const PARTITIONS: u32 = 8;
 const ORDER_NO_KEYS: &str = "1:00112233445566778899aabbccddeeff";
 const HOUR: u64 = 3_600_000;
-/// Far beyond what anything here takes.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Time limit for a program or server to reach a state. Everything here takes far less.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A database and a topic of their own, on the servers of the environment.
-pub struct Site {
+/// A database and a topic of its own, on the servers of the environment.
+pub struct Harness {
     pub ledger: Ledger,
     pub log: OrderLog,
     pub stock: StockClient,
@@ -37,18 +39,18 @@ pub struct Site {
 }
 
 /// A sale with its index in force.
-pub struct OnSale {
+pub struct ActiveSale {
     pub sale: Sale,
     pub epoch: Epoch,
 }
 
-impl OnSale {
+impl ActiveSale {
     pub fn path(&self) -> String {
         format!("{NAMESPACE}/{}", self.sale.name)
     }
 }
 
-/// Of a sale that sells, from an hour ago to in an hour.
+/// The terms of an open sale: from an hour ago to in an hour.
 pub fn open() -> SaleTerms {
     SaleTerms {
         state: SaleState::Open,
@@ -72,6 +74,17 @@ pub fn over() -> SaleTerms {
     }
 }
 
+/// A request for one unit of a buyer of its own.
+pub fn new_request() -> Request {
+    let key = Uuid::new_v4().to_string();
+    Request {
+        buyer: Buyer::anonymous(&key),
+        quantity: 1,
+        tier: 0,
+        key: KeyHash::of(&key),
+    }
+}
+
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or_default()
@@ -81,7 +94,7 @@ pub fn environment(name: &str) -> Result<String> {
     std::env::var(name).with_context(|| format!("{name} is not set; run `cargo xtask bench`"))
 }
 
-/// Which servers answer.
+/// The servers of the environment, with their versions.
 pub async fn servers() -> Result<String> {
     let mut mysql = MySqlConnection::connect(&environment("SECKILL_TEST_MYSQL_URL")?).await?;
     let version: String = sqlx::query_scalar("SELECT @@version").fetch_one(&mut mysql).await?;
@@ -94,14 +107,14 @@ pub async fn servers() -> Result<String> {
     let client = redis::Client::open(environment("SECKILL_TEST_REDIS_URL")?)?;
     let mut redis = client.get_multiplexed_async_connection().await?;
     let info: String = redis::cmd("INFO").arg("server").query_async(&mut redis).await?;
-    let of = |field: &str| {
+    let value_of = |field: &str| {
         info.lines()
             .find_map(|line| line.strip_prefix(field))
             .unwrap_or_default()
             .trim()
             .to_owned()
     };
-    let (redis, valkey) = (of("redis_version:"), of("valkey_version:"));
+    let (redis, valkey) = (value_of("redis_version:"), value_of("valkey_version:"));
     let redis = if valkey.is_empty() {
         format!("Redis {redis}")
     } else {
@@ -111,7 +124,7 @@ pub async fn servers() -> Result<String> {
     Ok(format!("{mysql}, {redis}{}", kafka.unwrap_or_default()))
 }
 
-impl Site {
+impl Harness {
     pub async fn new() -> Result<Self> {
         let name = format!("seckill_bench_{:08x}", rand::random::<u32>());
         let (mysql, redis_url) = (
@@ -131,7 +144,7 @@ impl Site {
         ensure_topic(&config, PARTITIONS, 1, 1).await?;
         let logs = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&logs)?;
-        Ok(Site {
+        Ok(Harness {
             ledger: Ledger::connect(&mysql_url, 8).await?,
             log: OrderLog::connect(config.clone()).await?,
             stock: StockClient::connect(&redis_url).await?,
@@ -143,9 +156,8 @@ impl Site {
         })
     }
 
-    /// Takes the database away, and what Redis holds. The topic stays: Kafka takes its time to remove one, in which it is
-    /// slower than it would be.
-    pub async fn end(&self) -> Result<()> {
+    /// Drops the database and the indexes. The topic stays: Kafka is slower for some time after a topic is deleted.
+    pub async fn clean_up(&self) -> Result<()> {
         for sale in self.ledger.unfinished_sales(CLASS).await? {
             self.stock.drop_sale(sale.id).await?;
         }
@@ -160,7 +172,7 @@ impl Site {
         Ok(MySqlConnection::connect(&self.mysql_url).await?)
     }
 
-    /// A sale in the ledger; nothing sells it yet.
+    /// Creates a sale in the ledger, without an index.
     pub async fn announce(&self, units: u64, terms: SaleTerms) -> Result<Sale> {
         self.announce_on(rand::random::<u32>() % PARTITIONS, units, terms).await
     }
@@ -184,12 +196,12 @@ impl Site {
         Ok(self.ledger.create_sale(&new).await?)
     }
 
-    /// As the operator does it for a sale of which nothing was sold.
-    pub async fn offer(&self, units: u64, terms: SaleTerms) -> Result<OnSale> {
+    /// Creates a sale and installs its index, as the operator does for a new sale.
+    pub async fn offer(&self, units: u64, terms: SaleTerms) -> Result<ActiveSale> {
         self.offer_on(rand::random::<u32>() % PARTITIONS, units, terms).await
     }
 
-    pub async fn offer_on(&self, part: u32, units: u64, terms: SaleTerms) -> Result<OnSale> {
+    pub async fn offer_on(&self, part: u32, units: u64, terms: SaleTerms) -> Result<ActiveSale> {
         let sale = self.announce_on(part, units, terms).await?;
         let barrier = Record::Barrier {
             sale: sale.id,
@@ -211,23 +223,23 @@ impl Site {
         let installed = self.stock.install(sale.id, &index).await?;
         ensure!(installed == Installed::Done, "the index is refused: {installed:?}");
         self.ledger.set_live_epoch(sale.id, epoch).await?;
-        Ok(OnSale { sale, epoch })
+        Ok(ActiveSale { sale, epoch })
     }
 
-    /// Waits until the ledger has read the whole log, and compares it with the promises that were made: no more units than
-    /// there were, and each number stored once.
-    pub async fn check(&self, on_sale: &OnSale, promised: u64) -> Result<(), String> {
-        self.stored(on_sale.sale.part)
+    /// Waits until the ledger has read the whole log. Checks that each number given out is stored once, and that no more
+    /// units are sold than were offered.
+    pub async fn check(&self, sale: &ActiveSale, promised: u64) -> Result<(), String> {
+        self.wait_until_stored(sale.sale.part)
             .await
             .map_err(|error| format!("{error:#}"))?;
         let sql = "SELECT COUNT(*), COALESCE(CAST(SUM(quantity) AS SIGNED), 0) FROM orders WHERE sale = ?";
         let counted = async {
             let mut mysql = self.mysql().await?;
-            let query = sqlx::query_as::<_, (i64, i64)>(sql).bind(on_sale.sale.id.0);
+            let query = sqlx::query_as::<_, (i64, i64)>(sql).bind(sale.sale.id.0);
             anyhow::Ok(query.fetch_one(&mut mysql).await?)
         };
         let (orders, units) = counted.await.map_err(|error| format!("{error:#}"))?;
-        let offered = i64::try_from(on_sale.sale.offered).unwrap_or(i64::MAX);
+        let offered = i64::try_from(sale.sale.offered).unwrap_or(i64::MAX);
         match i64::try_from(promised) {
             Ok(promised) if promised == orders && units <= offered => Ok(()),
             _ => Err(format!(
@@ -236,9 +248,9 @@ impl Site {
         }
     }
 
-    /// Waits until all that a partition has by now is stored; when that was.
-    pub async fn stored(&self, part: u32) -> Result<Instant> {
-        let begun = Instant::now();
+    /// Waits until everything that a partition holds now is stored. Returns when that was.
+    pub async fn wait_until_stored(&self, part: u32) -> Result<Instant> {
+        let started = Instant::now();
         let end = self.log.end_offset(part).await?;
         loop {
             let positions = self.ledger.positions().await?;
@@ -246,29 +258,27 @@ impl Site {
                 return Ok(Instant::now());
             }
             ensure!(
-                begun.elapsed() < PATIENCE,
+                started.elapsed() < WAIT_TIMEOUT,
                 "order-worker does not store partition {part}"
             );
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// Waits until the outbox holds nothing any more: all of it is stored.
-    pub async fn trimmed(&self, on_sale: &OnSale) -> Result<()> {
-        let begun = Instant::now();
-        while !self
-            .stock
-            .outbox(on_sale.sale.id, on_sale.epoch, 0, 1)
-            .await?
-            .is_empty()
-        {
-            ensure!(begun.elapsed() < PATIENCE, "order-worker does not trim the outbox");
+    /// Waits until the outbox is empty: everything in it was stored.
+    pub async fn wait_until_trimmed(&self, sale: &ActiveSale) -> Result<()> {
+        let started = Instant::now();
+        while !self.stock.outbox(sale.sale.id, sale.epoch, 0, 1).await?.is_empty() {
+            ensure!(
+                started.elapsed() < WAIT_TIMEOUT,
+                "order-worker does not trim the outbox"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
 
-    /// Bytes, as Redis counts them.
+    /// Bytes that Redis has in use.
     pub async fn redis_memory(&self) -> Result<f64> {
         let client = redis::Client::open(self.redis_url.as_str())?;
         let mut redis = client.get_multiplexed_async_connection().await?;
@@ -284,7 +294,7 @@ impl Site {
             ("SECKILL_ADMIN_LISTEN", admin.to_string()),
         ];
         let program = self.program("seckill-api", &variables, Some(address))?;
-        program.is_ready(admin).await?;
+        program.wait_until_ready(admin).await?;
         Ok(program)
     }
 
@@ -295,11 +305,11 @@ impl Site {
             ("SECKILL_ADMIN_LISTEN", admin.to_string()),
         ];
         let program = self.program("order-worker", &variables, None)?;
-        program.is_ready(admin).await?;
+        program.wait_until_ready(admin).await?;
         Ok(program)
     }
 
-    /// One of the three programs, as it was built beside this one.
+    /// Starts one of the three programs, from the folder of this one.
     pub fn program(&self, name: &str, variables: &[(&str, String)], address: Option<SocketAddr>) -> Result<Program> {
         let path = std::env::current_exe()?.with_file_name(name);
         let mut command = Command::new(&path);
@@ -322,16 +332,16 @@ impl Site {
         )
     }
 
-    /// The HTTP server that answers every purchase with what a real one was answered with.
-    pub async fn limit(&self, answer: &crate::limit::Answer) -> Result<Program> {
+    /// Starts the HTTP server that answers every purchase with a recorded response.
+    pub async fn limit(&self, response: &RecordedResponse) -> Result<Program> {
         let (address, file) = (free_address()?, self.logs.join("answer.json"));
-        std::fs::write(&file, serde_json::to_vec(answer)?)?;
+        std::fs::write(&file, serde_json::to_vec(response)?)?;
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["limit", "--listen", &address.to_string(), "--answer"])
             .arg(&file);
         let program = Program::start(command, &self.logs.join("limit"), Some(address))?;
-        program.answers(address).await?;
+        program.wait_until_listening(address).await?;
         Ok(program)
     }
 }
@@ -340,7 +350,7 @@ pub fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// A program that ends with this.
+/// A running program. It is killed when this value is dropped.
 pub struct Program {
     child: Child,
     pub address: Option<SocketAddr>,
@@ -356,39 +366,43 @@ impl Program {
             .stdout(file.try_clone()?)
             .stderr(file)
             .kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("can't run {command:?}"))?;
+        let child = command.spawn().with_context(|| format!("failed to run {command:?}"))?;
         Ok(Program { child, address, log })
     }
 
-    async fn answers(&self, address: SocketAddr) -> Result<()> {
-        let begun = Instant::now();
+    async fn wait_until_listening(&self, address: SocketAddr) -> Result<()> {
+        let started = Instant::now();
         while tokio::net::TcpStream::connect(address).await.is_err() {
-            if begun.elapsed() > PATIENCE {
+            if started.elapsed() > WAIT_TIMEOUT {
                 let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-                bail!("nothing listens at {address}; the log:\n{log}");
+                bail!("the program does not listen at {address}; its log:\n{log}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
     }
 
-    /// By what it says of itself.
-    async fn is_ready(&self, admin: SocketAddr) -> Result<()> {
-        self.answers(admin).await?;
-        let begun = Instant::now();
-        while crate::limit::status_of(admin, "/readyz").await? != 200 {
-            ensure!(begun.elapsed() < PATIENCE, "not ready; see {}", self.log.display());
+    /// Waits until `/readyz` answers 200.
+    async fn wait_until_ready(&self, admin: SocketAddr) -> Result<()> {
+        self.wait_until_listening(admin).await?;
+        let started = Instant::now();
+        while get_status(admin, "/readyz").await? != 200 {
+            ensure!(
+                started.elapsed() < WAIT_TIMEOUT,
+                "the program did not become ready; see {}",
+                self.log.display()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
     }
 
     pub async fn target(&self) -> Result<Target> {
-        let address = self.address.context("it serves no buyers")?;
+        let address = self.address.context("the program does not serve buyers")?;
         Ok(Target::resolve(&format!("http://{address}"), &[]).await?)
     }
 
     pub fn pid(&self) -> Result<u32> {
-        self.child.id().context("it has ended")
+        self.child.id().context("the program has ended")
     }
 }

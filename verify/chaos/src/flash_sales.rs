@@ -1,5 +1,5 @@
-//! The FlashSales of a run, in a namespace of their own on the real API server. There is no node: this says of all pods
-//! that they are ready.
+//! The FlashSales of a run, in a namespace of their own on the real API server. There is no node, so a task here reports
+//! all pods as ready.
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
@@ -14,14 +14,15 @@ use seckill_crds::{FlashSale, FlashSaleStatus, Phase};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-pub struct Shop {
-    pub name: String,
+pub struct FlashSales {
+    /// The namespace, and also the class.
+    pub namespace: String,
     kube: Client,
 }
 
-impl Shop {
-    /// The namespace, which is the class too, and the Deployments that the operator scales.
-    pub async fn open(kubeconfig: &std::path::Path) -> Result<Self> {
+impl FlashSales {
+    /// Creates the namespace, and the Deployments that the operator scales.
+    pub async fn create_namespace(kubeconfig: &std::path::Path) -> Result<Self> {
         let (file, default) = (Kubeconfig::read_from(kubeconfig)?, KubeConfigOptions::default());
         let kube = Client::try_from(Config::from_custom_kubeconfig(file, &default).await?)?;
         let crds: Api<CustomResourceDefinition> = Api::all(kube.clone());
@@ -32,45 +33,28 @@ impl Shop {
         let established = kube::runtime::conditions::is_crd_established();
         kube::runtime::wait::await_condition(crds, FlashSale::crd_name(), established).await?;
 
-        let name = format!("seckill-chaos-{:08x}", rand::random::<u32>());
-        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
-        Api::all(kube.clone())
-            .create(&PostParams::default(), &namespace)
-            .await?;
-        let deployments: Api<Deployment> = Api::namespaced(kube.clone(), &name);
+        let namespace = format!("seckill-chaos-{:08x}", rand::random::<u32>());
+        let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
+        Api::all(kube.clone()).create(&PostParams::default(), &object).await?;
+        let deployments: Api<Deployment> = Api::namespaced(kube.clone(), &namespace);
         for name in ["api", "worker"] {
-            let labels = json!({"app": name});
-            let deployment = serde_json::from_value(json!({
-                "metadata": {"name": name},
-                "spec": {
-                    "selector": {"matchLabels": labels},
-                    "template": {
-                        "metadata": {"labels": labels},
-                        "spec": {
-                            // Where there are nodes, they are to leave these pods alone.
-                            "schedulerName": "none",
-                            "containers": [{"name": "c", "image": "none.invalid/none"}],
-                        },
-                    },
-                },
-            }))?;
-            deployments.create(&PostParams::default(), &deployment).await?;
+            deployments.create(&PostParams::default(), &deployment(name)?).await?;
         }
-        tokio::spawn(kubelet(Api::namespaced(kube.clone(), &name)));
-        Ok(Shop { name, kube })
+        tokio::spawn(report_pods_ready(Api::namespaced(kube.clone(), &namespace)));
+        Ok(FlashSales { namespace, kube })
     }
 
     fn sales(&self) -> Api<FlashSale> {
-        Api::namespaced(self.kube.clone(), &self.name)
+        Api::namespaced(self.kube.clone(), &self.namespace)
     }
 
-    pub async fn apply(&self, name: &str, stock: u64, starts_in: Duration, lasts: Duration) -> Result<()> {
+    pub async fn create(&self, name: &str, stock: u64, starts_in: Duration, lasts: Duration) -> Result<()> {
         let manifest = json!({
             "apiVersion": "seckill.dev/v1alpha1",
             "kind": "FlashSale",
             "metadata": {"name": name},
             "spec": {
-                "className": self.name,
+                "className": self.namespace,
                 "item": {"sku": "s", "name": "An item", "price": "9.90", "currency": "EUR"},
                 "stock": stock,
                 "startsAt": in_seconds(starts_in)?,
@@ -102,18 +86,17 @@ impl Shop {
         Ok(self.sales().get(name).await?.spec.stock)
     }
 
-    /// Waits until the sale has come so far.
-    pub async fn until(&self, name: &str, phases: &[Phase], patience: Duration) -> Result<FlashSaleStatus> {
-        let begun = Instant::now();
+    pub async fn wait_for_phase(&self, name: &str, phases: &[Phase], limit: Duration) -> Result<FlashSaleStatus> {
+        let started = Instant::now();
         loop {
             let status = self.status(name).await?;
             if status.phase.is_some_and(|phase| phases.contains(&phase)) {
                 return Ok(status);
             }
-            if begun.elapsed() > patience {
+            if started.elapsed() > limit {
                 bail!(
-                    "{name} did not come to be {phases:?} within {} s: {}",
-                    patience.as_secs(),
+                    "{name} did not reach {phases:?} within {} s: {}",
+                    limit.as_secs(),
                     serde_json::to_string(&status)?
                 );
             }
@@ -121,9 +104,9 @@ impl Shop {
         }
     }
 
-    pub async fn close(&self) -> Result<()> {
+    pub async fn delete_namespace(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.kube.clone());
-        namespaces.delete(&self.name, &DeleteParams::default()).await?;
+        namespaces.delete(&self.namespace, &DeleteParams::default()).await?;
         Ok(())
     }
 }
@@ -134,18 +117,38 @@ fn in_seconds(time: Duration) -> Result<String> {
     Ok(Timestamp::from_second((now + time).as_secs() as i64)?.to_string())
 }
 
-async fn kubelet(pods: Api<Pod>) {
+/// A Deployment whose pods no scheduler takes.
+fn deployment(name: &str) -> Result<Deployment> {
+    let labels = json!({"app": name});
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    // If the cluster has nodes, they must ignore these pods.
+                    "schedulerName": "none",
+                    "containers": [{"name": "c", "image": "none.invalid/none"}],
+                },
+            },
+        },
+    }))?)
+}
+
+/// What a kubelet would do.
+async fn report_pods_ready(pods: Api<Pod>) {
     loop {
         sleep(Duration::from_millis(300)).await;
-        let Ok(found) = pods.list(&ListParams::default()).await else {
+        let Ok(list) = pods.list(&ListParams::default()).await else {
             continue;
         };
-        for pod in found.items {
+        for pod in list.items {
             let runs = pod.status.is_some_and(|s| s.phase.as_deref() == Some("Running"));
             if let (false, Some(name)) = (runs, pod.metadata.name) {
                 let ready =
                     json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
-                // It may be gone by now.
+                // The pod may be gone by now.
                 let _ = pods
                     .patch_status(&name, &PatchParams::default(), &Patch::Merge(ready))
                     .await;

@@ -1,53 +1,12 @@
-//! Who takes the processors' time: microseconds of a core for each answer, by program. On a machine that all share, this
-//! is what limits a scenario.
+//! Processor time and memory of processes. On a machine that buyers, programs and servers share, processor time is what
+//! limits a scenario.
 use std::collections::BTreeMap;
-use std::fmt;
 
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
 
-use crate::rounds::Rounds;
-use crate::site::Program;
+use crate::harness::Program;
 
-/// What one kind of answer costs, in the rounds of a run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Cost {
-    /// Of what: `purchases`, `their limit`.
-    pub what: String,
-    /// Microseconds of a core, by program.
-    pub shares: BTreeMap<String, Rounds>,
-}
-
-impl Cost {
-    pub fn new(what: impl Into<String>) -> Self {
-        Cost {
-            what: what.into(),
-            shares: BTreeMap::new(),
-        }
-    }
-
-    pub fn add(&mut self, spent: BTreeMap<String, f64>) {
-        for (program, us) in spent {
-            self.shares.entry(program).or_default().0.push(us);
-        }
-    }
-
-    pub fn total(&self) -> f64 {
-        self.shares.values().map(Rounds::median).sum()
-    }
-}
-
-impl fmt::Display for Cost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:.1} us of a core each", self.what, self.total())?;
-        for (program, us) in &self.shares {
-            write!(f, ", {program} {:.1}", us.median())?;
-        }
-        Ok(())
-    }
-}
-
-/// The servers' processes, by a word of their command line.
+/// The name of each server, by a word of the command line of its process.
 const SERVERS: [(&str, &str); 5] = [
     ("redis-server", "Redis"),
     ("valkey-server", "Redis"),
@@ -56,8 +15,8 @@ const SERVERS: [(&str, &str); 5] = [
     ("kafka.Kafka", "Kafka"),
 ];
 
-/// Whose process this is, if it is a server's.
-fn server(command_line: &str) -> Option<&'static str> {
+/// The server to which a process belongs.
+fn server_of(command_line: &str) -> Option<&'static str> {
     let mut words = command_line
         .split(['\0', ' '])
         .map(|word| word.rsplit('/').next().unwrap_or(word));
@@ -65,14 +24,15 @@ fn server(command_line: &str) -> Option<&'static str> {
     Some(name.1)
 }
 
-/// Reads what each program has taken so far.
-pub struct Meter {
-    /// Process ids, and whose they are.
+/// Measures the processor time of the buyers, the programs and the servers.
+pub struct CpuMeter {
+    /// Process ids, and the program or server of each.
     processes: Vec<(u32, String)>,
-    at: Vec<f64>,
+    /// CPU seconds of each process at the last reading.
+    last: Vec<f64>,
 }
 
-impl Meter {
+impl CpuMeter {
     /// Of this process (`buyers`), of these programs, and of the servers of this machine.
     pub fn start(programs: &[(&str, &Program)]) -> Result<Self> {
         let mut processes = vec![(std::process::id(), "buyers".to_owned())];
@@ -84,28 +44,28 @@ impl Meter {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            // One that has ended meanwhile has none.
+            // A process that has ended meanwhile has no command line.
             let command_line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-            if let Some(server) = server(&command_line) {
+            if let Some(server) = server_of(&command_line) {
                 processes.push((pid, server.to_owned()));
             }
         }
-        let mut meter = Meter {
+        let mut meter = CpuMeter {
             processes,
-            at: Vec::new(),
+            last: Vec::new(),
         };
-        meter.at = meter.read()?;
+        meter.last = meter.read()?;
         Ok(meter)
     }
 
-    /// Microseconds of a core for each of so many answers, since the start or the last call.
+    /// Microseconds of a core for each answer, since the start or the last call.
     pub fn spent(&mut self, answers: u64) -> Result<BTreeMap<String, f64>> {
         let now = self.read()?;
         let mut spent = BTreeMap::new();
-        for ((_, name), (before, after)) in self.processes.iter().zip(self.at.iter().zip(&now)) {
+        for ((_, name), (before, after)) in self.processes.iter().zip(self.last.iter().zip(&now)) {
             *spent.entry(name.clone()).or_default() += (after - before) * 1e6 / answers as f64;
         }
-        self.at = now;
+        self.last = now;
         Ok(spent)
     }
 
@@ -114,14 +74,22 @@ impl Meter {
     }
 }
 
-/// User and system time.
+/// User and system time of a process.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = stat.rsplit_once(')').context("stat")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let ticks = |at: usize| -> Result<f64> { Ok(fields.get(at).context("stat")?.parse()?) };
-    // Linux counts in hundredths here, whatever the kernel's own clock is.
+    // The file counts in hundredths of a second, whatever the timer frequency of the kernel is.
     Ok((ticks(11)? + ticks(12)?) / 100.0)
+}
+
+/// Resident memory of a process.
+pub fn resident_mib(pid: u32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()).context("VmRSS")?;
+    Ok(kib.parse::<f64>()? / 1024.0)
 }
 
 #[cfg(test)]
@@ -129,8 +97,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_known_by_its_command_line() {
-        for (line, whose) in [
+    fn a_server_is_recognized_by_its_command_line() {
+        for (line, name) in [
             ("/usr/bin/redis-server 127.0.0.1:6379\0", Some("Redis")),
             (
                 "/lib/ld-linux-x86-64.so.2\0--library-path\0/a/lib\0/a/sbin/mysqld\0--port=3306\0",
@@ -140,7 +108,7 @@ mod tests {
             ("/usr/bin/redis-benchmark\0-q\0", None),
             ("", None),
         ] {
-            assert_eq!(server(line), whose, "{line}");
+            assert_eq!(server_of(line), name, "{line}");
         }
     }
 }
