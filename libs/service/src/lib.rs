@@ -1,4 +1,4 @@
-//! What each program has: checked configuration, telemetry, health, retries, shutdown.
+//! What each program has: checked configuration, telemetry, health, connections, retries, shutdown.
 //!
 //! A program's `main` reads like this:
 //!
@@ -6,13 +6,16 @@
 //! 2. [`telemetry::init`]
 //! 3. [`shutdown::Shutdown::on_signal`]
 //! 4. make the gates of [`health::Health`], then [`admin::serve`]
-//! 5. connect to its servers with [`retry::until_ok`]
+//! 5. connect to its servers with [`connect`], and do what else must work once with [`retry::until_ok`]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod admin;
 pub mod args;
 pub mod config;
+pub mod connect;
 pub mod health;
+pub mod log_once;
+pub mod periodic;
 pub mod retry;
 pub mod shutdown;
 pub mod telemetry;
@@ -20,6 +23,12 @@ pub mod telemetry;
 /// The metrics library, so that all programs register with the same version of it.
 pub use prometheus_client as metrics;
 
+/// The current time. The crate is separate because `seckill-stock` uses it too.
+pub use seckill_clock as clock;
+
 pub use args::parse;
+pub use clock::Clock;
 pub use health::{Gate, Health};
+pub use log_once::FailureLog;
+pub use periodic::periodic;
 pub use shutdown::Shutdown;

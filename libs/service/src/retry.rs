@@ -1,17 +1,18 @@
-//! Trying until it works: servers go away and come back, and a pod that crashes in a loop helps nobody.
+//! Retries until an attempt succeeds. Servers go away and come back, and a pod that crashes in a loop does not help.
 use crate::health::Gate;
+use crate::log_once::FailureLog;
 use crate::shutdown::Shutdown;
 use rand::Rng as _;
 use std::fmt::Display;
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// Of equal failures in a row the first is logged, and then every tenth.
-const LOG_EVERY: u32 = 10;
+const LOG_EVERY_NTH: u32 = 10;
 
-/// Tries until `attempt` succeeds; `None` if the process was told to end first. Meanwhile the gate is not ready, with the
+/// Tries until `attempt` succeeds; `None` if the shutdown came first. Meanwhile the gate is not ready, with the
 /// reason. Success does not open the gate: only the caller knows whether more is needed before it is ready.
 pub async fn until_ok<T, E: Display, F: Future<Output = Result<T, E>>>(
     what: &str,
@@ -19,7 +20,7 @@ pub async fn until_ok<T, E: Display, F: Future<Output = Result<T, E>>>(
     shutdown: &Shutdown,
     mut attempt: impl FnMut() -> F,
 ) -> Option<T> {
-    let mut failures = Failures::default();
+    let mut failures = FailureLog::changes_and_every(LOG_EVERY_NTH);
     loop {
         let result = tokio::select! {
             biased;
@@ -28,18 +29,24 @@ pub async fn until_ok<T, E: Display, F: Future<Output = Result<T, E>>>(
         };
         match result {
             Ok(value) => {
-                if failures.count > 0 {
-                    tracing::info!(what, attempts = failures.count + 1, "succeeded");
+                let failed = failures.succeeded();
+                if failed > 0 {
+                    tracing::info!(task = what, attempts = failed + 1, "succeeded");
                 }
                 return Some(value);
             }
             Err(error) => {
                 let reason = error.to_string();
-                let delay = full_jitter(failures.count);
-                if failures.worth_logging(&reason) {
-                    tracing::warn!(what, attempt = failures.count, error = reason, "failed, trying again");
+                let delay = full_jitter(failures.count());
+                if failures.failed(&reason) {
+                    tracing::warn!(
+                        task = what,
+                        attempt = failures.count(),
+                        error = reason,
+                        "failed, retrying"
+                    );
                 }
-                gate.not_ready(format!("{what}: {reason} (attempt {})", failures.count));
+                gate.not_ready(format!("{what}: {reason} (attempt {})", failures.count()));
                 tokio::select! {
                     () = shutdown.cancelled() => return None,
                     () = tokio::time::sleep(delay) => {}
@@ -49,35 +56,15 @@ pub async fn until_ok<T, E: Display, F: Future<Output = Result<T, E>>>(
     }
 }
 
-/// A random part of a ceiling that doubles: many processes that lost the same server don't come back at the same instant.
+/// A random part of a ceiling that doubles, so that many processes that lost the same server do not return at once.
 pub fn full_jitter(failures_before: u32) -> Duration {
     rand::rng().random_range(Duration::ZERO..=ceiling(failures_before))
 }
 
 fn ceiling(failures_before: u32) -> Duration {
-    FIRST
+    FIRST_DELAY
         .saturating_mul(1_u32.checked_shl(failures_before).unwrap_or(u32::MAX))
-        .min(LONGEST)
-}
-
-#[derive(Default)]
-struct Failures {
-    count: u32,
-    equal_in_a_row: u32,
-    last: Option<String>,
-}
-
-impl Failures {
-    fn worth_logging(&mut self, reason: &str) -> bool {
-        self.count = self.count.saturating_add(1);
-        if self.last.as_deref() == Some(reason) {
-            self.equal_in_a_row = self.equal_in_a_row.saturating_add(1);
-        } else {
-            self.equal_in_a_row = 0;
-            self.last = Some(reason.to_owned());
-        }
-        self.equal_in_a_row.is_multiple_of(LOG_EVERY)
-    }
+        .min(MAX_DELAY)
 }
 
 #[cfg(test)]
@@ -131,17 +118,5 @@ mod tests {
             .map(|n| ceiling(*n).as_millis())
             .collect();
         assert_eq!(ceilings, [100, 200, 400, 3200, 5000, 5000, 5000, 5000]);
-    }
-
-    #[test]
-    fn logs_the_first_of_equal_failures_every_tenth_and_every_change() {
-        let mut failures = Failures::default();
-        let reasons = std::iter::repeat_n("refused", 12).chain(["timeout", "refused"]);
-        let logged: Vec<usize> = reasons
-            .enumerate()
-            .filter(|(_, reason)| failures.worth_logging(reason))
-            .map(|(n, _)| n)
-            .collect();
-        assert_eq!(logged, [0, 10, 12, 13]);
     }
 }

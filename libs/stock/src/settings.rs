@@ -1,5 +1,5 @@
 //! How the server is set up, for checks before a sale.
-use std::time::{SystemTime, UNIX_EPOCH};
+use seckill_clock::Clock;
 
 use crate::client::{StockClient, StockError};
 
@@ -33,11 +33,13 @@ impl StockClient {
             .arg("persistence")
             .query_async(&mut connection)
             .await?;
-        // On its own: what the server does for INFO is not to be taken for a clock that is late.
-        let asked = now_ms();
+        // A separate call, so that the time that INFO takes does not look like a late clock.
+        let clock = Clock::system();
+        let asked = clock.now();
         let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
-        let answered = now_ms();
+        let answered = clock.now();
         let theirs = seconds * 1000 + micros / 1000;
+        let ours = asked.midpoint(answered).cast_signed();
         let failed = |status| Ok::<_, StockError>(field(&persistence, status)? != "ok");
         Ok(ServerSettings {
             eviction: field(&memory, "maxmemory_policy")?.to_owned(),
@@ -45,8 +47,8 @@ impl StockClient {
             used_memory: bytes(&memory, "used_memory")?,
             persistence_fails: failed("rdb_last_bgsave_status")? || failed("aof_last_write_status")?,
             append_only_file: field(&persistence, "aof_enabled")? == "1",
-            clock_ahead_ms: theirs - (asked + answered) / 2,
-            round_trip_ms: (answered - asked).unsigned_abs(),
+            clock_ahead_ms: theirs - ours,
+            round_trip_ms: answered.abs_diff(asked),
         })
     }
 }
@@ -62,9 +64,4 @@ fn bytes(info: &str, name: &str) -> Result<u64, StockError> {
     let text = field(info, name)?;
     text.parse()
         .map_err(|_| StockError::Reply(format!("{name} is {text:?} in INFO")))
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -1,0 +1,34 @@
+//! The operator's decisions, as pure functions: what is observed of a sale goes in, the next step comes out.
+//!
+//! Nothing here reads a clock, talks to a server or knows Kubernetes. The operator observes, calls these functions, and
+//! applies what they return. Read in this order:
+//!
+//! - [`sale`]: the sale that a user wants, and its key
+//! - [`observation`]: everything that was observed of it at one time
+//! - [`mod@plan`]: the next step, and the status report for its readers
+//! - [`condition`]: the vocabulary of that report
+//! - [`balance`]: whether every unit is accounted for while the sale runs
+//! - [`preflight`]: which settings of the servers put a sale at risk
+//! - [`demand`]: how many pods the sales need together, and what one of them lacks
+//! - [`orphan`]: when a sale without a FlashSale is ended
+//! - [`pacing`]: how often a status is written, and when a sale is reconciled again
+//! - [`election`]: when an operator may take the lease
+//!
+//! Terms: docs/glossary.md.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+pub mod balance;
+pub mod condition;
+pub mod demand;
+pub mod election;
+pub mod observation;
+pub mod orphan;
+pub mod pacing;
+pub mod plan;
+pub mod preflight;
+pub mod sale;
+
+pub use condition::{Condition, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
+pub use observation::{Observation, ObservedIndex};
+pub use plan::{Plan, Step, plan};
+pub use sale::{DesiredSale, SaleKey, Standing};

@@ -1,0 +1,142 @@
+//! From the end of a sale to its settlement: refuse, drain, CLOSE, compare.
+use std::time::Duration;
+
+use seckill_protocol::index::{Millis, SaleState};
+use seckill_protocol::sale::{Sale, SaleTerms};
+use seckill_protocol::settlement::{Closing, Settlement, settle};
+
+use super::report::{accepted, stalled};
+use super::{Plan, SaleVersion, Step, terms_of};
+use crate::condition::{ConditionStatus, ConditionType, Phase, Reason};
+use crate::observation::{Observation, ObservedIndex};
+
+/// People wait for the settlement.
+const PROBE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The units of a sale at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FinalBalance {
+    pub total: u64,
+    pub sold: u64,
+    /// Units that the index had left; `None`: there was no index to compare with, so log and ledger decide alone.
+    pub index_left: Option<u64>,
+    /// The ledger and the index disagree: units that the ledger counts as sold, and units left in the index.
+    pub mismatch: Option<(u64, u64)>,
+}
+
+impl FinalBalance {
+    pub(super) fn of(sale: &Sale, index_left: Option<u64>) -> Self {
+        // No adjustment is pending at this point.
+        let settlement = index_left.map(|left| settle(&closing(sale, left, false)));
+        FinalBalance {
+            total: sale.total,
+            sold: sale.sold,
+            index_left,
+            mismatch: match settlement {
+                Some(Settlement::Uneven { live, found, .. }) => Some((live, found)),
+                _ => None,
+            },
+        }
+    }
+
+    pub fn remaining(&self) -> u64 {
+        self.total.saturating_sub(self.sold)
+    }
+}
+
+/// Ends a sale now. The ledger keeps when it ended, not when it would have.
+pub(super) fn begin(sale: &Sale, now: Millis) -> Plan {
+    let present = terms_of(sale);
+    Plan::without_report(Step::UpdateTerms {
+        sale: SaleVersion::from(sale),
+        terms: SaleTerms {
+            state: SaleState::Closed,
+            closes_at: present.closes_at.min(now),
+            ..present
+        },
+    })
+}
+
+pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
+    // The index may hold batches that buyers wait for, and its units have to be compared, so there is no hurry.
+    if let ObservedIndex::Unknown(why) = &observed.index {
+        let message = format!("Redis does not answer, so its units can't be compared with the ledger: {why}");
+        return waiting(observed, sale, Step::Nothing, Reason::RedisUnavailable, message);
+    }
+    match sale.cut.closed {
+        None => before_close(observed, sale),
+        Some(_) => after_close(observed, sale),
+    }
+}
+
+/// A lost or outdated index is not rebuilt for the end: what the log holds before CLOSE counts, and what was not published
+/// was promised to nobody.
+fn before_close(observed: &Observation, sale: &Sale) -> Plan {
+    match observed.index.in_force() {
+        Some(index) if index.terms.version < sale.version => Plan::without_report(Step::ApplyTerms {
+            sale: sale.id,
+            epoch: index.epoch,
+            terms: sale.terms(),
+        }),
+        // The worker publishes what was sold before the index knew the end and was not published by its seller.
+        Some(index) if index.outbox > 0 => {
+            let batches = index.outbox;
+            let message = format!("waiting for order-worker to read {batches} more batches of orders from the log");
+            waiting(observed, sale, Step::Nothing, Reason::Draining, message)
+        }
+        _ if observed.close_appended => {
+            let message = "waiting for order-worker to read the CLOSE record";
+            waiting(observed, sale, Step::Nothing, Reason::Closing, message)
+        }
+        _ => {
+            let step = Step::Close {
+                sale: sale.id,
+                partition: sale.part,
+            };
+            waiting(
+                observed,
+                sale,
+                step,
+                Reason::Closing,
+                "appending the CLOSE record to the log",
+            )
+        }
+    }
+}
+
+fn after_close(observed: &Observation, sale: &Sale) -> Plan {
+    let index_left = observed.index.in_force().map(|index| index.left);
+    if let Some(left) = index_left
+        && settle(&closing(sale, left, observed.adjustments_pending)) == Settlement::Wait
+    {
+        let message = "waiting for order-worker to apply pending stock adjustments to the index";
+        return waiting(observed, sale, Step::Nothing, Reason::Draining, message);
+    }
+    let step = Step::Settle {
+        sale: sale.id,
+        balance: FinalBalance::of(sale, index_left),
+    };
+    waiting(observed, sale, step, Reason::Closing, "accounting for every unit")
+}
+
+fn waiting(observed: &Observation, sale: &Sale, step: Step, reason: Reason, message: impl Into<String>) -> Plan {
+    let mut plan = Plan::reporting(step, Phase::Ended)
+        .with(accepted(observed.desired.as_ref(), sale))
+        .with_ended_conditions()
+        .with_condition(ConditionType::Settled, ConditionStatus::False, reason, message)
+        .with(stalled(observed));
+    plan.requeue_after = Some(PROBE_INTERVAL);
+    plan
+}
+
+fn closing(sale: &Sale, left: u64, adjustments_pending: bool) -> Closing {
+    Closing {
+        total: sale.total,
+        // An order that was cancelled after CLOSE is in neither figure, so this stays what it was there.
+        live: sale.out(),
+        owed: usize::from(adjustments_pending),
+        left,
+        // CLOSE waited for an empty outbox.
+        in_flight: 0,
+    }
+}

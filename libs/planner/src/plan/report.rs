@@ -1,0 +1,127 @@
+//! Builds the status report of a plan: conditions that several phases of a sale share.
+use std::time::Duration;
+
+use seckill_protocol::index::Millis;
+use seckill_protocol::sale::Sale;
+
+use super::{Plan, Step, is_counted};
+use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
+use crate::observation::{Observation, ObservedIndex};
+use crate::sale::{DesiredSale, Standing};
+
+impl Plan {
+    /// A step after which the sale is observed again at once.
+    pub(super) fn without_report(step: Step) -> Self {
+        Plan {
+            step,
+            report: None,
+            standing: Standing::Unsettled,
+            requeue_after: None,
+        }
+    }
+
+    pub(super) fn reporting(step: Step, phase: Phase) -> Self {
+        let report = StatusReport {
+            phase: Some(phase),
+            conditions: Vec::new(),
+            next_transition_at: None,
+        };
+        Plan {
+            report: Some(report),
+            ..Plan::without_report(step)
+        }
+    }
+
+    pub(super) fn with(mut self, condition: Condition) -> Self {
+        if let Some(report) = &mut self.report {
+            report.conditions.push(condition);
+        }
+        self
+    }
+
+    pub(super) fn with_condition(
+        self,
+        type_: ConditionType,
+        status: ConditionStatus,
+        reason: Reason,
+        message: impl Into<String>,
+    ) -> Self {
+        self.with(Condition::new(type_, status, reason, message))
+    }
+
+    /// The conditions of every sale that has ended.
+    pub(super) fn with_ended_conditions(self) -> Self {
+        let message = "the sale has ended";
+        [
+            ConditionType::StockPreheated,
+            ConditionType::WorkloadsScaled,
+            ConditionType::Ready,
+        ]
+        .into_iter()
+        .fold(self, |plan, type_| {
+            plan.with_condition(type_, ConditionStatus::False, Reason::Ended, message)
+        })
+    }
+
+    /// Reconciles again at the next transition, and no later than after `most`.
+    pub(super) fn until(mut self, now: Millis, transition_at: Millis, most: Duration) -> Self {
+        if let Some(report) = &mut self.report {
+            report.next_transition_at = Some(transition_at);
+        }
+        let left = Duration::from_millis(transition_at.saturating_sub(now).max(1));
+        self.requeue_after = Some(left.min(most));
+        self
+    }
+}
+
+/// Accepted; names the fields of the FlashSale that have no effect.
+pub(super) fn accepted(desired: Option<&DesiredSale>, sale: &Sale) -> Condition {
+    let ignored = desired
+        .filter(|_| is_counted(sale))
+        .map(|desired| ignored_fields(desired, sale))
+        .unwrap_or_default();
+    if ignored.is_empty() {
+        return Condition::new(
+            ConditionType::Accepted,
+            ConditionStatus::True,
+            Reason::Accepted,
+            "the sale is recorded in the ledger",
+        );
+    }
+    let message = format!(
+        "the sale was preheated before this manifest was applied and continues unchanged; these fields have no effect: {}",
+        ignored.join(", ")
+    );
+    Condition::new(ConditionType::Accepted, ConditionStatus::True, Reason::Adopted, message)
+}
+
+fn ignored_fields(desired: &DesiredSale, sale: &Sale) -> Vec<String> {
+    let mut ignored = Vec::new();
+    if desired.offer.offered != sale.offered {
+        ignored.push(format!("spec.stock ({} units are offered)", sale.offered));
+    }
+    if desired.offer.item != sale.item {
+        ignored.push("spec.item".to_owned());
+    }
+    if desired.starts_at != sale.opens_at {
+        ignored.push("spec.startsAt".to_owned());
+    }
+    ignored
+}
+
+pub(super) fn stalled(observed: &Observation) -> Condition {
+    let (status, reason, message) = match (&observed.blocker, &observed.index) {
+        (Some(blocker), _) => (ConditionStatus::True, blocker.reason, blocker.message.clone()),
+        (None, ObservedIndex::Unknown(why)) => (
+            ConditionStatus::True,
+            Reason::RedisUnavailable,
+            format!("Redis does not answer: {why}"),
+        ),
+        (None, _) => (
+            ConditionStatus::False,
+            Reason::Progressing,
+            "nothing blocks the sale".to_owned(),
+        ),
+    };
+    Condition::new(ConditionType::Stalled, status, reason, message)
+}

@@ -1,0 +1,309 @@
+//! From the first entry in the ledger to the end of the sale.
+use std::time::Duration;
+
+use seckill_protocol::Epoch;
+use seckill_protocol::index::{Millis, SaleState};
+use seckill_protocol::recovery::Need;
+use seckill_protocol::sale::Sale;
+
+use super::report::{accepted, stalled};
+use super::{Plan, RebuildCause, SaleVersion, Step, ending, is_counted, need_of, terms_of};
+use crate::balance::BalanceCheck;
+use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason};
+use crate::demand::{Shortage, Workloads};
+use crate::observation::{Observation, ObservedIndex};
+use crate::preflight::Preflight;
+use crate::sale::{DesiredSale, SaleKey};
+
+/// How often the index of a sale that sells, or soon will, is probed.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while Redis does not answer: once it does, buyers wait for the rebuild.
+const PROBE_INTERVAL_UNKNOWN: Duration = Duration::from_millis(200);
+/// The longest time without a reconcile, in case the clock is set.
+const RECONCILE_INTERVAL_MAX: Duration = Duration::from_secs(60);
+
+pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -> Plan {
+    let now = observed.now;
+    if now >= desired.ends_at {
+        return ending::begin(sale, now);
+    }
+    let preflight = observed.preflight();
+    let held = is_held(preflight.as_ref(), desired, sale, now);
+    if let Some(step) = ledger_step(desired, sale, held) {
+        return Plan::without_report(step);
+    }
+    let preflight = preflight_condition(preflight);
+    if now < desired.preheat_at() && !is_counted(sale) {
+        return scheduled(observed, desired, sale, preflight);
+    }
+    if let Some(step) = index_step(observed, sale) {
+        return Plan::without_report(step);
+    }
+    let (step, stock) = stock(&observed.index, sale);
+    let pods = pods(&observed.workloads, sale);
+    let ready = ready(observed, desired, sale, held, [&stock, &pods, &preflight]);
+    let opened = now >= sale.opens_at;
+    Plan::reporting(step, phase(ready.reason))
+        .with(accepted(Some(desired), sale))
+        .with(preflight)
+        .with(stock)
+        .with(pods)
+        .with(ready)
+        .with(balance(observed.balance, sale))
+        .with_condition(
+            ConditionType::Settled,
+            ConditionStatus::False,
+            Reason::Running,
+            "the sale has not ended",
+        )
+        .with(stalled(observed))
+        .until(
+            now,
+            if opened { sale.closes_at } else { sale.opens_at },
+            match observed.index {
+                ObservedIndex::Unknown(_) => PROBE_INTERVAL_UNKNOWN,
+                _ => PROBE_INTERVAL,
+            },
+        )
+}
+
+/// What the ledger has to learn from the FlashSale.
+fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
+    let counted = is_counted(sale);
+    let version = SaleVersion::from(sale);
+    let mut terms = desired.terms();
+    if counted {
+        terms.opens_at = sale.opens_at;
+    }
+    if held {
+        terms.state = SaleState::Suspended;
+    }
+    let offer = &desired.offer;
+    if !counted && (offer.item != sale.item || offer.offered != sale.offered) {
+        let offer = Box::new(offer.clone());
+        return Some(Step::UpdateOffer { sale: version, offer });
+    }
+    if terms != terms_of(sale) {
+        return Some(Step::UpdateTerms { sale: version, terms });
+    }
+    // Totals only rise; units are withdrawn by an earlier end.
+    (counted && offer.offered > sale.offered).then_some(Step::RaiseOffer {
+        sale: version,
+        units: offer.offered,
+    })
+}
+
+/// What an index in force has to learn from the ledger.
+fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
+    let index = observed.index.in_force()?;
+    match need_of(index, sale) {
+        Need::Apply => {
+            return Some(Step::ApplyTerms {
+                sale: sale.id,
+                epoch: index.epoch,
+                terms: sale.terms(),
+            });
+        }
+        Need::Renumber(version) => {
+            let sale = SaleVersion::from(sale);
+            return Some(Step::Renumber { sale, version });
+        }
+        Need::Publish(epoch) => return Some(Step::Publish { sale: sale.id, epoch }),
+        Need::Nothing | Need::Rebuild => {}
+    }
+    let raised = index.total < sale.offered && sale.total < sale.offered;
+    (raised && !observed.total_appended).then_some(Step::AppendTotal {
+        sale: sale.id,
+        partition: sale.part,
+        total: sale.offered,
+    })
+}
+
+fn scheduled(observed: &Observation, desired: &DesiredSale, sale: &Sale, preflight: Condition) -> Plan {
+    let most = match preflight.reason {
+        Reason::Checking => PROBE_INTERVAL,
+        _ => RECONCILE_INTERVAL_MAX,
+    };
+    let message = "preheating and scaling start spec.leadTimeSeconds before spec.startsAt";
+    let not_yet = |type_, message: &str| Condition::new(type_, ConditionStatus::False, Reason::NotYetDue, message);
+    Plan::reporting(Step::Nothing, Phase::Scheduled)
+        .with(accepted(Some(desired), sale))
+        .with(preflight)
+        .with(not_yet(ConditionType::StockPreheated, message))
+        .with(not_yet(ConditionType::WorkloadsScaled, message))
+        .with(not_yet(ConditionType::Ready, message))
+        .with(balance(None, sale))
+        .with(not_yet(ConditionType::Settled, "the sale has not started"))
+        .with(stalled(observed))
+        .until(observed.now, desired.preheat_at(), most)
+}
+
+/// Whether buyers can buy, or could if the sale had started.
+fn ready(
+    observed: &Observation,
+    desired: &DesiredSale,
+    sale: &Sale,
+    held: bool,
+    [stock, pods, preflight]: [&Condition; 3],
+) -> Condition {
+    use ConditionStatus::{False, True};
+    let opened = observed.now >= sale.opens_at;
+    let sold_out = observed.index.in_force().is_some_and(|index| index.left == 0);
+    let (status, reason, message) = match stock.status {
+        True if !opened && pods.status != True => (False, Reason::WorkloadsMissing, pods.message.clone()),
+        True if held && !desired.suspended => (
+            False,
+            Reason::HeldByPreflight,
+            format!("held back by spec.preflight=Require: {}", preflight.message),
+        ),
+        True if sale.state == SaleState::Suspended => (
+            False,
+            Reason::Suspended,
+            "suspended by spec.suspend or the annotation seckill.dev/suspend".to_owned(),
+        ),
+        True if !opened => (True, Reason::ReadyToSell, "stock and pods are ready".to_owned()),
+        True if sold_out => (True, Reason::SoldOut, "all units are sold".to_owned()),
+        True => (True, Reason::Selling, "buyers can buy".to_owned()),
+        missing => (missing, Reason::StockMissing, stock.message.clone()),
+    };
+    Condition::new(ConditionType::Ready, status, reason, message)
+}
+
+/// The phase that goes with the reason of the condition Ready.
+fn phase(ready: Reason) -> Phase {
+    match ready {
+        Reason::Suspended | Reason::HeldByPreflight => Phase::Suspended,
+        Reason::ReadyToSell => Phase::Ready,
+        Reason::SoldOut => Phase::SoldOut,
+        Reason::Selling => Phase::Open,
+        _ => Phase::Preheating,
+    }
+}
+
+/// Whether a sale that requires its preflight may not sell yet. A sale that has opened is left alone, and as long as
+/// nothing is known, nothing changes.
+fn is_held(preflight: Option<&Preflight>, desired: &DesiredSale, sale: &Sale, now: Millis) -> bool {
+    let has_opened = is_counted(sale) && sale.state == SaleState::Open && now >= sale.opens_at;
+    if !desired.preflight_required || now < desired.preheat_at() || has_opened {
+        return false;
+    }
+    preflight.map_or(sale.state == SaleState::Suspended, |preflight| !preflight.passed())
+}
+
+fn preflight_condition(preflight: Option<Preflight>) -> Condition {
+    let Some(preflight) = preflight else {
+        return Condition::new(
+            ConditionType::Preflight,
+            ConditionStatus::Unknown,
+            Reason::Checking,
+            "the preflight checks have not finished yet",
+        );
+    };
+    let (status, reason) = match (preflight.problems.is_empty(), preflight.unknown.is_empty()) {
+        (false, _) => (ConditionStatus::False, Reason::ProblemsFound),
+        (true, false) => (ConditionStatus::Unknown, Reason::NotChecked),
+        (true, true) => (ConditionStatus::True, Reason::Passed),
+    };
+    let mut parts = [preflight.problems, preflight.unknown].concat();
+    if parts.is_empty() {
+        parts.push("no problem was found".to_owned());
+    }
+    if !preflight.advice.is_empty() {
+        parts.push(format!("advice: {}", preflight.advice.join("; ")));
+    }
+    Condition::new(ConditionType::Preflight, status, reason, parts.join("; "))
+}
+
+/// What has to be done about the index of a running sale.
+fn stock(index: &ObservedIndex, sale: &Sale) -> (Step, Condition) {
+    let rebuild = |cause: fn(Epoch) -> RebuildCause| Step::Rebuild {
+        sale: Box::new(sale.clone()),
+        cause: sale.live_epoch.map_or(RebuildCause::Preheat, cause),
+    };
+    let (step, status, reason, message) = match index {
+        ObservedIndex::Unknown(why) => (
+            Step::Nothing,
+            ConditionStatus::Unknown,
+            Reason::RedisUnavailable,
+            format!("Redis does not answer: {why}"),
+        ),
+        ObservedIndex::NotAsked | ObservedIndex::Missing => (
+            rebuild(RebuildCause::Lost),
+            ConditionStatus::False,
+            Reason::Preheating,
+            "building the stock index in Redis".to_owned(),
+        ),
+        ObservedIndex::Outdated(epoch) => (
+            rebuild(RebuildCause::Outdated),
+            ConditionStatus::False,
+            Reason::Preheating,
+            format!("a newer epoch than {epoch} has begun without an index; rebuilding the stock index in Redis"),
+        ),
+        ObservedIndex::InForce(index) => (
+            Step::Nothing,
+            ConditionStatus::True,
+            Reason::Preheated,
+            format!("{} units in epoch {}", index.total, index.epoch),
+        ),
+    };
+    (
+        step,
+        Condition::new(ConditionType::StockPreheated, status, reason, message),
+    )
+}
+
+/// The balance of a running sale. The message does not change with each unit: the status is not written for that.
+fn balance(check: Option<BalanceCheck>, sale: &Sale) -> Condition {
+    let (status, reason, message) = match check {
+        None => (
+            ConditionStatus::Unknown,
+            Reason::NothingCounted,
+            "the index and the ledger have not been compared yet".to_owned(),
+        ),
+        Some(BalanceCheck::InFlight(_) | BalanceCheck::Superseded) => (
+            ConditionStatus::Unknown,
+            Reason::InFlight,
+            "units are in flight to the ledger".to_owned(),
+        ),
+        Some(BalanceCheck::Balanced) => (
+            ConditionStatus::True,
+            Reason::Balanced,
+            "sold, remaining and in-flight units add up to the total".to_owned(),
+        ),
+        Some(BalanceCheck::Imbalanced(imbalance)) => (
+            ConditionStatus::False,
+            Reason::Imbalanced,
+            format!(
+                "of {} units, {} are sold according to the index and {} according to the ledger; the ledger is \
+                 authoritative, investigate the difference: `order-worker quarantine list`, the log of order-worker",
+                sale.total, imbalance.index, imbalance.ledger
+            ),
+        ),
+    };
+    Condition::new(ConditionType::LedgerBalanced, status, reason, message)
+}
+
+fn pods(workloads: &Workloads, sale: &Sale) -> Condition {
+    let autoscalers = workloads.autoscalers();
+    let key = SaleKey::new(&sale.namespace, &sale.name);
+    let (status, reason, message) = match workloads.shortage(&key) {
+        None if autoscalers.is_empty() => (
+            ConditionStatus::True,
+            Reason::Scaled,
+            "the requested pods are ready".to_owned(),
+        ),
+        None => (
+            ConditionStatus::True,
+            Reason::LeftToAutoscaler,
+            format!(
+                "the requested pods are ready; {} controls the replicas",
+                autoscalers.join(", ")
+            ),
+        ),
+        Some(Shortage::Unknown(why)) => (ConditionStatus::Unknown, Reason::ClusterUnknown, why),
+        Some(Shortage::Starting(what)) => (ConditionStatus::False, Reason::Scaling, what),
+        Some(Shortage::Ceiling(what)) => (ConditionStatus::False, Reason::CeilingReached, what),
+        Some(Shortage::Autoscaler(what)) => (ConditionStatus::False, Reason::LeftToAutoscaler, what),
+    };
+    Condition::new(ConditionType::WorkloadsScaled, status, reason, message)
+}

@@ -1,0 +1,741 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use seckill_protocol::index::{IndexState, Millis, SaleState};
+use seckill_protocol::sale::Sale;
+use seckill_protocol::{Epoch, SaleCut, SaleId};
+
+use super::*;
+use crate::balance::{BalanceCheck, Imbalance};
+use crate::condition::{Blocker, ConditionStatus, ConditionType, Phase, Reason};
+use crate::demand::{Needs, ReplicaBounds, Workload, Workloads};
+use crate::observation::ObservedIndex;
+use crate::preflight::tests::right;
+use crate::sale::SaleKey;
+use crate::sale::tests::{END, LEAD, START, desired};
+
+fn workload(ready: i32) -> Result<Workload, String> {
+    Ok(Workload {
+        name: "w".into(),
+        bounds: ReplicaBounds { floor: 1, ceiling: 2 },
+        ready,
+        autoscaler: None,
+        unschedulable: None,
+    })
+}
+
+/// So many pods each, and what the one sale needs of the API.
+fn workloads(ready: i32, api: i32) -> Arc<Workloads> {
+    let needs = Needs { api, worker: 1 };
+    Arc::new(Workloads {
+        api: workload(ready),
+        worker: workload(1),
+        needs: [(SaleKey::new("shop", "sale"), needs)].into(),
+    })
+}
+
+/// A sale that the ledger took over from the FlashSale, at some instant.
+fn scheduled(now: Millis) -> Observation {
+    let desired = desired();
+    let (terms, offer) = (desired.terms(), desired.offer.clone());
+    let sale = Sale {
+        id: SaleId(1),
+        class: "default".into(),
+        namespace: "shop".into(),
+        name: "sale".into(),
+        uid: "u".into(),
+        part: 0,
+        version: 1,
+        state: terms.state,
+        opens_at: terms.opens_at,
+        closes_at: terms.closes_at,
+        limit_per_buyer: 0,
+        item: offer.item,
+        item_id: None,
+        price: "1.00".into(),
+        currency: "EUR".into(),
+        offered: 10,
+        live_epoch: None,
+        total: 0,
+        sold: 0,
+        taken: 0,
+        returned: 0,
+        cut: SaleCut::default(),
+        created_at_ms: 0,
+        updated_at_ms: 0,
+        settled_at_ms: None,
+        settled_left: None,
+        freed_at_ms: None,
+    };
+    Observation {
+        key: SaleKey::new("shop", "sale"),
+        class: "default".into(),
+        partitions: 8,
+        now,
+        desired: Some(desired),
+        sale: Some(sale),
+        index: ObservedIndex::NotAsked,
+        workloads: workloads(1, 1),
+        servers: Some(Arc::new(right())),
+        balance: None,
+        adjustments_pending: false,
+        close_appended: false,
+        total_appended: false,
+        blocker: None,
+    }
+}
+
+/// The same with an index of 10 units in force, of which some are left.
+fn preheated(now: Millis, left: u64) -> Observation {
+    let mut observed = scheduled(now);
+    let terms = observed.sale().terms();
+    observed.index = ObservedIndex::InForce(IndexState {
+        epoch: Epoch(4),
+        rid: "r".into(),
+        terms,
+        total: 10,
+        left,
+        seq: 10 - left,
+        holders: 0,
+        outbox: 0,
+    });
+    observed.sale().live_epoch = Some(Epoch(4));
+    observed
+}
+
+/// A sale that was told to sell no more, and whose index knows it.
+fn over(left: u64) -> Observation {
+    let mut observed = preheated(END, left);
+    observed.sale().state = SaleState::Closed;
+    observed.sale().total = 10;
+    observed.sale().sold = 10 - left;
+    observed.sale().taken = 10 - left;
+    observed
+}
+
+impl Observation {
+    fn sale(&mut self) -> &mut Sale {
+        self.sale.as_mut().expect("there is one")
+    }
+
+    fn index(&mut self) -> &mut IndexState {
+        match &mut self.index {
+            ObservedIndex::InForce(index) => index,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn reason(plan: &Plan, type_: ConditionType) -> (ConditionStatus, Reason) {
+    let condition = report(plan).condition(type_).expect("reported");
+    (condition.status, condition.reason)
+}
+
+fn report(plan: &Plan) -> &StatusReport {
+    plan.report.as_ref().expect("a report")
+}
+
+fn step_and_phase(plan: &Plan) -> (&'static str, Option<Phase>) {
+    (plan.step.name(), report(plan).phase)
+}
+
+#[test]
+fn a_new_sale_is_entered_into_the_ledger() {
+    let plan = plan(&Observation {
+        sale: None,
+        ..scheduled(START - LEAD - 1)
+    });
+    assert!(matches!(&plan.step, Step::Create(new) if new.terms.opens_at == START && new.name == "sale"));
+    assert_eq!(plan.report, None);
+}
+
+#[test]
+fn before_its_lead_time_a_sale_waits_for_it() {
+    let plan = plan(&scheduled(START - LEAD - 500));
+    assert_eq!(step_and_phase(&plan), ("Nothing", Some(Phase::Scheduled)));
+    assert_eq!(
+        (report(&plan).next_transition_at, plan.requeue_after),
+        (Some(START - LEAD), Some(Duration::from_millis(500)))
+    );
+}
+
+#[test]
+fn from_its_lead_time_a_missing_index_is_built() {
+    let plan = plan(&scheduled(START - LEAD));
+    assert_eq!(step_and_phase(&plan), ("Rebuild", Some(Phase::Preheating)));
+    assert_eq!(
+        reason(&plan, ConditionType::Ready),
+        (ConditionStatus::False, Reason::StockMissing)
+    );
+}
+
+#[test]
+fn a_sale_whose_start_is_past_is_preheated_at_once() {
+    assert_eq!(plan(&scheduled(END - 1)).step.name(), "Rebuild");
+}
+
+#[test]
+fn a_sale_whose_end_is_past_is_closed_and_never_preheated() {
+    let plan = plan(&scheduled(END));
+    assert!(matches!(plan.step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Closed));
+}
+
+#[test]
+fn with_stock_and_pods_a_sale_is_ready_and_opens() {
+    let ready = plan(&preheated(START - 1, 10));
+    assert_eq!(step_and_phase(&ready), ("Nothing", Some(Phase::Ready)));
+    assert_eq!(ready.requeue_after, Some(Duration::from_millis(1)));
+    let open = plan(&preheated(START, 10));
+    assert_eq!(
+        (report(&open).phase, report(&open).next_transition_at),
+        (Some(Phase::Open), Some(END))
+    );
+    assert_eq!(report(&plan(&preheated(START, 0))).phase, Some(Phase::SoldOut));
+}
+
+#[test]
+fn missing_pods_delay_ready_before_the_start_only() {
+    let mut observed = preheated(START - 1, 10);
+    observed.workloads = workloads(0, 1);
+    let before = plan(&observed);
+    assert_eq!(report(&before).phase, Some(Phase::Preheating));
+    assert_eq!(
+        reason(&before, ConditionType::Ready),
+        (ConditionStatus::False, Reason::WorkloadsMissing)
+    );
+    assert_eq!(
+        reason(&before, ConditionType::WorkloadsScaled),
+        (ConditionStatus::False, Reason::Scaling)
+    );
+    assert_eq!(
+        report(&plan(&Observation { now: START, ..observed })).phase,
+        Some(Phase::Open)
+    );
+}
+
+#[test]
+fn a_demand_above_the_ceiling_is_named() {
+    let mut observed = preheated(START - 1, 10);
+    observed.workloads = workloads(1, 3);
+    assert_eq!(
+        reason(&plan(&observed), ConditionType::WorkloadsScaled),
+        (ConditionStatus::False, Reason::CeilingReached)
+    );
+}
+
+#[test]
+fn a_lost_index_is_rebuilt_and_an_unknown_one_is_not() {
+    let mut observed = preheated(START + 1, 3);
+    observed.index = ObservedIndex::Missing;
+    assert_eq!(plan(&observed).step.name(), "Rebuild");
+    observed.index = ObservedIndex::Unknown("refused".into());
+    let unknown = plan(&observed);
+    assert_eq!(unknown.step.name(), "Nothing");
+    assert_eq!(
+        reason(&unknown, ConditionType::StockPreheated),
+        (ConditionStatus::Unknown, Reason::RedisUnavailable)
+    );
+    assert_eq!(
+        reason(&unknown, ConditionType::Stalled),
+        (ConditionStatus::True, Reason::RedisUnavailable)
+    );
+}
+
+#[test]
+fn a_barrier_without_an_index_leads_to_a_rebuild() {
+    let mut observed = preheated(START + 1, 3);
+    observed.index = ObservedIndex::Outdated(Epoch(4));
+    assert_eq!(plan(&observed).step.name(), "Rebuild");
+}
+
+#[test]
+fn an_index_unknown_to_the_ledger_is_published() {
+    let mut observed = preheated(START + 1, 3);
+    observed.sale().live_epoch = Some(Epoch(3));
+    assert!(matches!(plan(&observed).step, Step::Publish { epoch: Epoch(4), .. }));
+}
+
+#[test]
+fn terms_lost_by_the_ledger_get_a_newer_version() {
+    let mut observed = preheated(START + 1, 3);
+    observed.index().terms.version = 7;
+    observed.index().terms.state = SaleState::Suspended;
+    assert!(matches!(plan(&observed).step, Step::Renumber { version: 8, .. }));
+    observed.sale().version = 8;
+    assert!(matches!(plan(&observed).step, Step::ApplyTerms { epoch: Epoch(4), .. }));
+    // The same terms under a newer version are no trouble.
+    observed.sale().version = 5;
+    observed.index().terms.state = SaleState::Open;
+    assert_eq!(plan(&observed).step.name(), "Nothing");
+}
+
+#[test]
+fn changed_terms_go_to_the_ledger_then_to_the_index() {
+    let mut observed = preheated(START + 1, 3);
+    observed.desired.as_mut().expect("desired").suspended = true;
+    let changed = plan(&observed);
+    let Step::UpdateTerms { terms, .. } = changed.step else {
+        panic!("{changed:?}")
+    };
+    assert_eq!(terms.state, SaleState::Suspended);
+    observed.sale().state = terms.state;
+    observed.sale().version = 2;
+    assert!(matches!(plan(&observed).step, Step::ApplyTerms { epoch: Epoch(4), .. }));
+    observed.index().terms.version = 2;
+    observed.index().terms.state = SaleState::Suspended;
+    let suspended = plan(&observed);
+    assert_eq!(step_and_phase(&suspended), ("Nothing", Some(Phase::Suspended)));
+}
+
+#[test]
+fn a_recreated_flash_sale_cannot_move_the_start() {
+    let mut observed = preheated(START + 1, 3);
+    let desired = observed.desired.as_mut().expect("desired");
+    desired.uid = "another".into();
+    desired.starts_at = START + 30_000;
+    desired.offer.offered = 9;
+    let plan = plan(&observed);
+    assert_eq!(step_and_phase(&plan), ("Nothing", Some(Phase::Open)));
+    assert_eq!(
+        reason(&plan, ConditionType::Accepted),
+        (ConditionStatus::True, Reason::Adopted)
+    );
+}
+
+#[test]
+fn a_deleted_sale_is_closed() {
+    let plan = plan(&Observation {
+        desired: None,
+        ..preheated(START + 1, 3)
+    });
+    let Step::UpdateTerms { terms, .. } = plan.step else {
+        panic!("{plan:?}")
+    };
+    // When it ended is kept, not when it would have: an object that is made later is told that the name is used.
+    assert_eq!((terms.state, terms.closes_at), (SaleState::Closed, START + 1));
+}
+
+#[test]
+fn the_end_waits_for_the_outbox_and_then_for_the_worker() {
+    let mut observed = over(3);
+    observed.sale().version = 2;
+    assert!(matches!(plan(&observed).step, Step::ApplyTerms { epoch: Epoch(4), .. }));
+    observed.index().terms.version = 2;
+    observed.index().outbox = 1;
+    let draining = plan(&observed);
+    assert_eq!(draining.step.name(), "Nothing");
+    assert_eq!(
+        reason(&draining, ConditionType::Settled),
+        (ConditionStatus::False, Reason::Draining)
+    );
+    observed.index().outbox = 0;
+    assert_eq!(plan(&observed).step.name(), "Close");
+    observed.close_appended = true;
+    assert_eq!(plan(&observed).step.name(), "Nothing");
+    observed.sale().cut = SaleCut {
+        cur: Some(9),
+        closed: Some(9),
+    };
+    assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left == Some(3)));
+}
+
+#[test]
+fn a_difference_at_the_end_is_reported() {
+    let mut observed = over(3);
+    observed.sale().cut = SaleCut {
+        cur: Some(9),
+        closed: Some(9),
+    };
+    observed.index().left = 2;
+    assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left == Some(2)));
+    // Also by somebody who comes after it, and finds no index any more.
+    observed.sale().settled_at_ms = Some(1);
+    observed.sale().settled_left = Some(2);
+    observed.index = ObservedIndex::NotAsked;
+    for freed in [None, Some(1)] {
+        observed.sale().freed_at_ms = freed;
+        let told = reason(&plan(&observed), ConditionType::LedgerBalanced);
+        assert_eq!(told, (ConditionStatus::False, Reason::Imbalanced));
+    }
+}
+
+#[test]
+fn an_imbalance_is_reported_while_the_sale_runs() {
+    let mut observed = preheated(START + 1, 3);
+    let balanced = |observed: &Observation| reason(&plan(observed), ConditionType::LedgerBalanced);
+    assert_eq!(balanced(&observed), (ConditionStatus::Unknown, Reason::NothingCounted));
+    for (balance, told) in [
+        (BalanceCheck::InFlight(2), (ConditionStatus::Unknown, Reason::InFlight)),
+        (BalanceCheck::Balanced, (ConditionStatus::True, Reason::Balanced)),
+        (
+            BalanceCheck::Imbalanced(Imbalance { index: 7, ledger: 8 }),
+            (ConditionStatus::False, Reason::Imbalanced),
+        ),
+    ] {
+        observed.balance = Some(balance);
+        assert_eq!(balanced(&observed), told);
+    }
+}
+
+#[test]
+fn a_raised_stock_goes_to_the_ledger_then_to_the_log() {
+    let mut observed = preheated(START + 1, 0);
+    observed.sale().total = 10;
+    observed.desired.as_mut().expect("desired").offer.offered = 15;
+    assert!(matches!(plan(&observed).step, Step::RaiseOffer { units: 15, .. }));
+    observed.sale().offered = 15;
+    assert_eq!(plan(&observed).step.name(), "AppendTotal");
+    observed.total_appended = true;
+    assert_eq!(plan(&observed).step.name(), "Nothing");
+    // The worker has folded it, and the index is about to be told.
+    observed.total_appended = false;
+    observed.sale().total = 15;
+    assert_eq!(plan(&observed).step.name(), "Nothing");
+    observed.index().total = 15;
+    observed.index().left = 5;
+    assert_eq!(report(&plan(&observed)).phase, Some(Phase::Open));
+}
+
+#[test]
+fn a_lowered_stock_has_no_effect_and_is_reported() {
+    let mut observed = preheated(START + 1, 3);
+    observed.desired.as_mut().expect("desired").offer.offered = 5;
+    let plan = plan(&observed);
+    assert_eq!(plan.step.name(), "Nothing");
+    assert_eq!(
+        reason(&plan, ConditionType::Accepted),
+        (ConditionStatus::True, Reason::Adopted)
+    );
+}
+
+#[test]
+fn the_settlement_waits_for_pending_adjustments() {
+    let mut observed = over(3);
+    observed.sale().cut = SaleCut {
+        cur: Some(9),
+        closed: Some(9),
+    };
+    // One was cancelled: the index does not know it yet.
+    observed.sale().sold = 6;
+    observed.sale().returned = 1;
+    observed.adjustments_pending = true;
+    assert_eq!(plan(&observed).step.name(), "Nothing");
+    observed.index().left = 4;
+    observed.adjustments_pending = false;
+    assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left == Some(4)));
+    // Another one after the end returns to nothing.
+    observed.sale().sold = 5;
+    assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left == Some(4)));
+    observed.sale().settled_at_ms = Some(1);
+    observed.sale().settled_left = Some(4);
+    assert_eq!(
+        reason(&plan(&observed), ConditionType::LedgerBalanced),
+        (ConditionStatus::True, Reason::Balanced)
+    );
+}
+
+#[test]
+fn at_the_end_a_lost_index_is_not_rebuilt() {
+    let mut observed = over(3);
+    observed.index = ObservedIndex::Missing;
+    assert_eq!(plan(&observed).step.name(), "Close");
+    observed.index = ObservedIndex::Unknown("refused".into());
+    assert_eq!(plan(&observed).step.name(), "Nothing");
+    observed.index = ObservedIndex::Missing;
+    observed.sale().cut = SaleCut {
+        cur: Some(9),
+        closed: Some(9),
+    };
+    assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left.is_none()));
+}
+
+#[test]
+fn a_settled_sale_is_final_and_its_name_is_used() {
+    let mut observed = over(0);
+    observed.sale().settled_at_ms = Some(1);
+    let freeing = plan(&observed);
+    assert_eq!(step_and_phase(&freeing), ("Free", Some(Phase::Ended)));
+    assert_eq!(freeing.standing, Standing::Unsettled);
+    observed.sale().freed_at_ms = Some(1);
+    let settled = plan(&observed);
+    assert_eq!(step_and_phase(&settled), ("Nothing", Some(Phase::Settled)));
+    assert_eq!((settled.requeue_after, settled.standing), (None, Standing::Settled));
+    let desired = observed.desired.as_mut().expect("desired");
+    (desired.uid, desired.created_at) = ("another".into(), END);
+    let used = plan(&observed);
+    assert_eq!(step_and_phase(&used), ("Nothing", None));
+    assert_eq!(
+        reason(&used, ConditionType::Accepted),
+        (ConditionStatus::False, Reason::NameUsed)
+    );
+    assert_eq!(used.standing, Standing::Refused);
+}
+
+#[test]
+fn an_object_recreated_before_the_end_owns_the_sale() {
+    let mut observed = over(0);
+    let desired = observed.desired.as_mut().expect("desired");
+    (desired.uid, desired.created_at) = ("another".into(), END - 1000);
+    assert_eq!(report(&plan(&observed)).phase, Some(Phase::Ended));
+    observed.sale().settled_at_ms = Some(1);
+    observed.sale().freed_at_ms = Some(1);
+    assert_eq!(report(&plan(&observed)).phase, Some(Phase::Settled));
+}
+
+#[test]
+fn an_object_created_after_the_end_is_refused_while_the_sale_settles() {
+    let mut observed = over(0);
+    let desired = observed.desired.as_mut().expect("desired");
+    (desired.uid, desired.created_at) = ("another".into(), END + 1000);
+    assert_eq!(step_and_phase(&plan(&observed)), ("Close", None));
+}
+
+#[test]
+fn before_a_unit_is_counted_an_edit_changes_the_offer() {
+    let mut observed = scheduled(START - LEAD - 1);
+    observed.desired.as_mut().expect("desired").offer.offered = 11;
+    assert_eq!(plan(&observed).step.name(), "UpdateOffer");
+}
+
+#[test]
+fn a_later_end_takes_effect_in_mid_sale() {
+    let mut observed = preheated(START + 1, 3);
+    observed.desired.as_mut().expect("desired").ends_at = END + 1000;
+    assert!(matches!(plan(&observed).step, Step::UpdateTerms { terms, .. } if terms.closes_at == END + 1000));
+}
+
+#[test]
+fn an_outdated_index_does_not_count_at_the_end() {
+    let mut observed = over(3);
+    observed.index = ObservedIndex::Outdated(Epoch(4));
+    assert_eq!(plan(&observed).step.name(), "Close");
+    observed.sale().cut = SaleCut {
+        cur: Some(9),
+        closed: Some(9),
+    };
+    assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left.is_none()));
+}
+
+#[test]
+fn a_blocker_is_reported_until_a_reconcile_succeeds() {
+    let mut observed = preheated(START + 1, 3);
+    observed.blocker = Some(Blocker {
+        reason: Reason::LogUnavailable,
+        message: "Kafka did not acknowledge".into(),
+    });
+    assert_eq!(
+        reason(&plan(&observed), ConditionType::Stalled),
+        (ConditionStatus::True, Reason::LogUnavailable)
+    );
+    observed.blocker = None;
+    assert_eq!(
+        reason(&plan(&observed), ConditionType::Stalled),
+        (ConditionStatus::False, Reason::Progressing)
+    );
+}
+
+#[test]
+fn every_report_of_an_accepted_sale_has_each_condition() {
+    let mut settled = over(3);
+    settled.sale().settled_at_ms = Some(1);
+    let mut closed = over(3);
+    closed.sale().cut = SaleCut {
+        cur: Some(9),
+        closed: Some(9),
+    };
+    // What was last found while it ran is kept: the balance until the settlement, the preflight for good.
+    let (ended, settled_) = (
+        [ConditionType::LedgerBalanced, ConditionType::Preflight],
+        [ConditionType::Preflight],
+    );
+    for (observed, kept) in [
+        (scheduled(START - LEAD - 1), &[][..]),
+        (scheduled(START - LEAD), &[]),
+        (preheated(START, 3), &[]),
+        (over(3), &ended),
+        (closed, &ended),
+        (settled, &settled_),
+    ] {
+        let plan = plan(&observed);
+        let mut types: Vec<ConditionType> = report(&plan)
+            .conditions
+            .iter()
+            .map(|f| f.type_)
+            .chain(kept.iter().copied())
+            .collect();
+        types.sort();
+        let all = [
+            ConditionType::Accepted,
+            ConditionType::Preflight,
+            ConditionType::StockPreheated,
+            ConditionType::WorkloadsScaled,
+            ConditionType::Ready,
+            ConditionType::LedgerBalanced,
+            ConditionType::Settled,
+            ConditionType::Stalled,
+        ];
+        assert_eq!(types, all, "{plan:?}");
+    }
+}
+
+fn requiring(mut observed: Observation) -> Observation {
+    observed.desired.as_mut().expect("desired").preflight_required = true;
+    observed
+}
+
+/// With a Redis that drops stock.
+fn risky(mut observed: Observation) -> Observation {
+    let mut servers = right();
+    servers.redis.as_mut().expect("known").eviction = "allkeys-lru".into();
+    observed.servers = Some(Arc::new(servers));
+    observed
+}
+
+#[test]
+fn a_sale_that_only_warns_opens_despite_problems() {
+    let before = plan(&risky(scheduled(START - LEAD - 1)));
+    assert_eq!(
+        reason(&before, ConditionType::Preflight),
+        (ConditionStatus::False, Reason::ProblemsFound)
+    );
+    let open = plan(&risky(preheated(START, 10)));
+    assert_eq!(step_and_phase(&open), ("Nothing", Some(Phase::Open)));
+    assert_eq!(
+        reason(&open, ConditionType::Preflight),
+        (ConditionStatus::False, Reason::ProblemsFound)
+    );
+    let passed = plan(&preheated(START, 10));
+    assert_eq!(
+        reason(&passed, ConditionType::Preflight),
+        (ConditionStatus::True, Reason::Passed)
+    );
+}
+
+#[test]
+fn a_sale_that_requires_its_preflight_is_held_back() {
+    let early = plan(&requiring(risky(scheduled(START - LEAD - 1))));
+    assert_eq!(step_and_phase(&early), ("Nothing", Some(Phase::Scheduled)));
+    let due = plan(&requiring(risky(scheduled(START - LEAD))));
+    assert!(matches!(due.step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Suspended));
+    let mut held = requiring(risky(preheated(START, 10)));
+    held.sale().state = SaleState::Suspended;
+    held.index().terms.state = SaleState::Suspended;
+    let told_of = plan(&held);
+    assert_eq!(step_and_phase(&told_of), ("Nothing", Some(Phase::Suspended)));
+    assert_eq!(
+        reason(&told_of, ConditionType::Ready),
+        (ConditionStatus::False, Reason::HeldByPreflight)
+    );
+    held.servers = Some(Arc::new(right()));
+    assert!(matches!(plan(&held).step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Open));
+}
+
+#[test]
+fn an_open_sale_is_not_held_back_by_later_problems() {
+    let open = plan(&requiring(risky(preheated(START, 10))));
+    assert_eq!(step_and_phase(&open), ("Nothing", Some(Phase::Open)));
+    // Resuming is opening anew.
+    let mut resumed = requiring(risky(preheated(START + 1, 10)));
+    resumed.sale().state = SaleState::Suspended;
+    resumed.index().terms.state = SaleState::Suspended;
+    assert_eq!(
+        reason(&plan(&resumed), ConditionType::Ready),
+        (ConditionStatus::False, Reason::HeldByPreflight)
+    );
+}
+
+#[test]
+fn an_unfinished_preflight_changes_nothing() {
+    let mut observed = requiring(preheated(START - 1, 10));
+    observed.servers = None;
+    let ready = plan(&observed);
+    assert_eq!(step_and_phase(&ready), ("Nothing", Some(Phase::Ready)));
+    assert_eq!(
+        reason(&ready, ConditionType::Preflight),
+        (ConditionStatus::Unknown, Reason::Checking)
+    );
+    observed.sale().state = SaleState::Suspended;
+    observed.index().terms.state = SaleState::Suspended;
+    assert_eq!(
+        reason(&plan(&observed), ConditionType::Ready),
+        (ConditionStatus::False, Reason::HeldByPreflight)
+    );
+}
+
+/// The report as a reader of `kubectl describe` sees it.
+fn rendered(plan: &Plan) -> String {
+    let report = report(plan);
+    let mut lines = vec![format!("{} -> {:?}", plan.step.name(), report.phase)];
+    lines.extend(report.conditions.iter().map(|condition| {
+        format!(
+            "{:?}={:?} {:?}: {}",
+            condition.type_, condition.status, condition.reason, condition.message
+        )
+    }));
+    lines.join("\n")
+}
+
+#[test]
+fn readers_of_a_scheduled_sale_are_told_what_comes_next() {
+    let expected = "\
+Nothing -> Some(Scheduled)
+Accepted=True Accepted: the sale is recorded in the ledger
+Preflight=True Passed: no problem was found
+StockPreheated=False NotYetDue: preheating and scaling start spec.leadTimeSeconds before spec.startsAt
+WorkloadsScaled=False NotYetDue: preheating and scaling start spec.leadTimeSeconds before spec.startsAt
+Ready=False NotYetDue: preheating and scaling start spec.leadTimeSeconds before spec.startsAt
+LedgerBalanced=Unknown NothingCounted: the index and the ledger have not been compared yet
+Settled=False NotYetDue: the sale has not started
+Stalled=False Progressing: nothing blocks the sale";
+    assert_eq!(rendered(&plan(&scheduled(START - LEAD - 1))), expected);
+}
+
+#[test]
+fn readers_of_an_open_sale_are_told_that_buyers_can_buy() {
+    let mut observed = preheated(START, 3);
+    observed.balance = Some(BalanceCheck::Balanced);
+    let expected = "\
+Nothing -> Some(Open)
+Accepted=True Accepted: the sale is recorded in the ledger
+Preflight=True Passed: no problem was found
+StockPreheated=True Preheated: 10 units in epoch 4
+WorkloadsScaled=True Scaled: the requested pods are ready
+Ready=True Selling: buyers can buy
+LedgerBalanced=True Balanced: sold, remaining and in-flight units add up to the total
+Settled=False Running: the sale has not ended
+Stalled=False Progressing: nothing blocks the sale";
+    assert_eq!(rendered(&plan(&observed)), expected);
+}
+
+#[test]
+fn readers_of_an_ending_sale_are_told_what_it_waits_for() {
+    let mut observed = over(3);
+    observed.index().outbox = 2;
+    let expected = "\
+Nothing -> Some(Ended)
+Accepted=True Accepted: the sale is recorded in the ledger
+StockPreheated=False Ended: the sale has ended
+WorkloadsScaled=False Ended: the sale has ended
+Ready=False Ended: the sale has ended
+Settled=False Draining: waiting for order-worker to read 2 more batches of orders from the log
+Stalled=False Progressing: nothing blocks the sale";
+    assert_eq!(rendered(&plan(&observed)), expected);
+}
+
+#[test]
+fn readers_of_a_settled_sale_are_told_its_units() {
+    let mut observed = over(3);
+    observed.sale().settled_at_ms = Some(1);
+    observed.sale().settled_left = Some(3);
+    observed.sale().freed_at_ms = Some(1);
+    let expected = "\
+Nothing -> Some(Settled)
+Accepted=True Accepted: the sale is recorded in the ledger
+StockPreheated=False Ended: the sale has ended
+WorkloadsScaled=False Ended: the sale has ended
+Ready=False Ended: the sale has ended
+LedgerBalanced=True Balanced: 10 units: 7 sold, 3 left; the ledger and Redis agree
+Settled=True Settled: 10 units: 7 sold, 3 left
+Stalled=False Progressing: nothing blocks the sale";
+    assert_eq!(rendered(&plan(&observed)), expected);
+}

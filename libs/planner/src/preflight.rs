@@ -1,0 +1,494 @@
+//! Which settings of the servers put a sale at risk, found before it opens, each with its fix.
+//!
+//! The operator reads the settings every ten seconds, once for all sales. What they mean for one sale is [`check`].
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use seckill_protocol::Offset;
+use seckill_protocol::index::Millis;
+
+use crate::demand::Workloads;
+use crate::sale::DesiredSale;
+
+/// Records that have been in the log for longer, and are not in the ledger, are late.
+const WORKER_LAG_LIMIT: Duration = Duration::from_secs(30);
+/// A sale opens and ends by the clock of Redis, and its pods are started by the operator's.
+const CLOCK_DIFFERENCE_LIMIT_MS: u64 = 500;
+/// The log is kept at least this long after the end of a sale: a ledger restored from a backup reads it again.
+const RETENTION_AFTER_END: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The settings of the servers as they were read last. An error says why they are unknown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerSettings {
+    pub redis: Result<RedisSettings, String>,
+    pub topic: Result<TopicSettings, String>,
+    /// What is wrong with the ledger.
+    pub ledger: Result<Option<String>, String>,
+    /// The partitions whose records are late in the ledger.
+    pub late_partitions: Result<Vec<u32>, String>,
+    pub expected: ExpectedTopic,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisSettings {
+    /// `maxmemory-policy`.
+    pub eviction: String,
+    /// Bytes; 0 = no limit.
+    pub max_memory: u64,
+    pub used_memory: u64,
+    /// Bytes of one sold unit.
+    pub bytes_per_unit: u64,
+    /// The last snapshot, or the last write of the append-only file, failed.
+    pub persistence_fails: bool,
+    pub append_only_file: bool,
+    /// How far the clock of Redis is ahead of the operator's, give or take half of the round trip.
+    pub clock_ahead_ms: i64,
+    pub round_trip_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSettings {
+    pub partitions: u32,
+    /// The fewest replicas of a partition.
+    pub replication: u32,
+    pub min_insync: u32,
+    /// -1 = for ever.
+    pub retention_ms: i64,
+    /// -1 = all.
+    pub retention_bytes: i64,
+    pub cleanup_policy: String,
+    pub unclean_election: bool,
+}
+
+/// What the release expects of the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpectedTopic {
+    pub replication: u32,
+    pub min_insync: u32,
+}
+
+/// The result of the preflight of one sale.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preflight {
+    /// What puts the sale at risk, each with its fix.
+    pub problems: Vec<String>,
+    /// What could not be checked, or is not ready yet, and why.
+    pub unknown: Vec<String>,
+    /// What is worth knowing, and puts nothing at risk.
+    pub advice: Vec<String>,
+}
+
+impl Preflight {
+    pub fn passed(&self) -> bool {
+        self.problems.is_empty() && self.unknown.is_empty()
+    }
+}
+
+/// Checks a sale whose records are in this partition.
+pub fn check(
+    servers: &ServerSettings,
+    workloads: &Workloads,
+    desired: &DesiredSale,
+    partition: u32,
+    now: Millis,
+) -> Preflight {
+    let mut preflight = Preflight::default();
+    let mut unknown = |what: &str, why: &str| preflight.unknown.push(format!("{what} could not be checked: {why}"));
+    if let Err(why) = &servers.redis {
+        unknown("Redis", why);
+    }
+    if let Err(why) = &servers.topic {
+        unknown("the order log", why);
+    }
+    if let Err(why) = &servers.ledger {
+        unknown("MySQL", why);
+    }
+    if let Err(why) = &servers.late_partitions {
+        unknown("the lag of order-worker", why);
+    }
+    if let Ok(redis) = &servers.redis {
+        check_redis(&mut preflight, redis, desired, now);
+    }
+    if let Ok(topic) = &servers.topic {
+        check_topic(&mut preflight, topic, servers.expected, desired);
+    }
+    if let Ok(Some(problem)) = &servers.ledger {
+        preflight.problems.push(format!("MySQL: {problem}"));
+    }
+    if servers
+        .late_partitions
+        .as_ref()
+        .is_ok_and(|late| late.contains(&partition))
+    {
+        preflight.problems.push(format!(
+            "order-worker is more than {} s behind the log in partition {partition}: check its pods and their log",
+            WORKER_LAG_LIMIT.as_secs()
+        ));
+    }
+    check_pods(&mut preflight, workloads, desired, now);
+    preflight
+}
+
+fn check_pods(preflight: &mut Preflight, workloads: &Workloads, desired: &DesiredSale, now: Millis) {
+    if now < desired.preheat_at() {
+        return;
+    }
+    for workload in [&workloads.api, &workloads.worker].into_iter().flatten() {
+        if workload.ready > 0 {
+            continue;
+        }
+        let missing = format!("no pod of {} is ready: `kubectl describe pod` shows why", workload.name);
+        // They start during the lead time.
+        match now < desired.starts_at {
+            true => preflight.unknown.push(missing),
+            false => preflight.problems.push(missing),
+        }
+    }
+}
+
+fn check_redis(preflight: &mut Preflight, redis: &RedisSettings, desired: &DesiredSale, now: Millis) {
+    if redis.eviction != "noeviction" {
+        preflight.problems.push(format!(
+            "Redis has maxmemory-policy {} and would drop stock when its memory is full: set it to noeviction",
+            redis.eviction
+        ));
+    }
+    let units = desired.offer.offered;
+    let needed = units.saturating_mul(redis.bytes_per_unit);
+    let free = redis.max_memory.saturating_sub(redis.used_memory);
+    // Sold units use up this memory step by step, so it is checked only before the start.
+    if redis.max_memory > 0 && free < needed && now < desired.starts_at {
+        preflight.problems.push(format!(
+            "Redis has less free memory than {units} orders need (about {} MiB): raise maxmemory, or offer fewer units",
+            needed.div_ceil(1 << 20)
+        ));
+    }
+    if redis.persistence_fails {
+        preflight.problems.push(
+            "Redis failed to write its snapshot or append-only file, and by default refuses writes then: free disk space, \
+             or switch persistence off (`save \"\"`, `appendonly no`): the index is rebuilt from the log"
+                .to_owned(),
+        );
+    }
+    if redis.append_only_file {
+        preflight.advice.push(
+            "Redis reads its append-only file before it answers after a restart; without the file (`appendonly no`) the \
+             index is rebuilt from the log sooner"
+                .to_owned(),
+        );
+    }
+    // The measurement may be wrong by the round trip.
+    let apart = redis.clock_ahead_ms.unsigned_abs();
+    if apart > CLOCK_DIFFERENCE_LIMIT_MS + redis.round_trip_ms {
+        let (seconds, side) = (
+            apart.div_ceil(1000),
+            if redis.clock_ahead_ms > 0 { "ahead of" } else { "behind" },
+        );
+        preflight.problems.push(format!(
+            "the clock of Redis, by which sales open and end, is up to {seconds} s {side} the operator's: synchronize \
+             both with NTP"
+        ));
+    }
+}
+
+fn check_topic(preflight: &mut Preflight, topic: &TopicSettings, expected: ExpectedTopic, desired: &DesiredSale) {
+    let mut problem = |problem: String| preflight.problems.push(problem);
+    if topic.replication < expected.replication {
+        problem(format!(
+            "a partition of the order log has {} replicas, and the release expects {}: reassign its partitions \
+             (kafka-reassign-partitions.sh)",
+            topic.replication, expected.replication
+        ));
+    }
+    if topic.min_insync < expected.min_insync {
+        problem(format!(
+            "the order log has min.insync.replicas={}, and the release expects {}: confirmed orders could be \
+             lost with a broker; set it with kafka-configs.sh",
+            topic.min_insync, expected.min_insync
+        ));
+    }
+    if topic.min_insync > topic.replication {
+        problem(format!(
+            "the order log has min.insync.replicas={} and {} replicas, so nothing can be written: lower the first or \
+             add replicas",
+            topic.min_insync, topic.replication
+        ));
+    }
+    if topic.cleanup_policy.contains("compact") {
+        problem("the order log has cleanup.policy=compact, which removes orders: set it to delete".to_owned());
+    }
+    if topic.unclean_election {
+        problem(
+            "the order log has unclean.leader.election.enable=true, so confirmed orders can be lost: set it to \
+             false"
+                .to_owned(),
+        );
+    }
+    let lasts = desired.ends_at.saturating_sub(desired.preheat_at());
+    let kept = Duration::from_millis(lasts) + RETENTION_AFTER_END;
+    if u64::try_from(topic.retention_ms).is_ok_and(|ms| u128::from(ms) < kept.as_millis()) {
+        problem(format!(
+            "the order log has retention.ms={}, and this sale needs its records for {} days, until {} days after its end: \
+             set it to -1, or to more",
+            topic.retention_ms,
+            kept.as_secs().div_ceil(24 * 3600),
+            RETENTION_AFTER_END.as_secs() / (24 * 3600)
+        ));
+    }
+    if topic.retention_bytes >= 0 {
+        problem(format!(
+            "the order log has retention.bytes={}, and would drop orders when a partition outgrows it: set it to -1",
+            topic.retention_bytes
+        ));
+    }
+    if topic.replication == 1 && expected.replication == 1 {
+        preflight
+            .advice
+            .push("the order log has one replica: if that broker loses its disk, the orders are lost".to_owned());
+    } else if topic.min_insync == topic.replication {
+        preflight
+            .advice
+            .push("the order log needs all its replicas in sync: selling stops while one broker is down".to_owned());
+    }
+    let workers = desired.demand.worker_replicas.unwrap_or_default();
+    let workers = u32::try_from(workers).unwrap_or_default();
+    if workers > topic.partitions {
+        preflight.advice.push(format!(
+            "spec.demand.workerReplicas is {workers}, and the order log has {} partitions: more workers than partitions \
+             have nothing to do",
+            topic.partitions
+        ));
+    }
+}
+
+/// By partition, the end of the log that the ledger has to reach, and since when.
+#[derive(Debug, Default)]
+pub struct Backlog(HashMap<u32, (Offset, Instant)>);
+
+impl Backlog {
+    /// Whether records that were in the log [`WORKER_LAG_LIMIT`] ago are not in the ledger.
+    pub fn is_late(&mut self, part: u32, position: Offset, end: Offset, now: Instant) -> bool {
+        let (waited_for, since) = *self.0.entry(part).or_insert((end, now));
+        if position >= waited_for {
+            self.0.insert(part, (end, now));
+            return false;
+        }
+        now.saturating_duration_since(since) > WORKER_LAG_LIMIT
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::demand::{Needs, ReplicaBounds, Workload};
+    use crate::sale::SaleKey;
+
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+
+    /// ServerSettings of which nothing is to be said.
+    pub fn right() -> ServerSettings {
+        ServerSettings {
+            redis: Ok(RedisSettings {
+                eviction: "noeviction".into(),
+                max_memory: 0,
+                used_memory: 1 << 20,
+                bytes_per_unit: 320,
+                persistence_fails: false,
+                append_only_file: false,
+                clock_ahead_ms: -3,
+                round_trip_ms: 1,
+            }),
+            topic: Ok(TopicSettings {
+                partitions: 8,
+                replication: 3,
+                min_insync: 2,
+                retention_ms: -1,
+                retention_bytes: -1,
+                cleanup_policy: "delete".into(),
+                unclean_election: false,
+            }),
+            ledger: Ok(None),
+            late_partitions: Ok(Vec::new()),
+            expected: ExpectedTopic {
+                replication: 3,
+                min_insync: 2,
+            },
+        }
+    }
+
+    const START: Millis = 1_795_860_000_000;
+
+    fn desired() -> DesiredSale {
+        let mut desired = crate::sale::tests::desired();
+        desired.offer.offered = 1_000_000;
+        (desired.starts_at, desired.ends_at) = (START, START + 2 * 3600 * 1000);
+        desired.lead_time_seconds = 600;
+        desired.demand.worker_replicas = Some(8);
+        desired
+    }
+
+    fn pods(ready: i32) -> Workloads {
+        let workload = |name: &str| {
+            Ok(Workload {
+                name: name.into(),
+                bounds: ReplicaBounds { floor: 0, ceiling: 8 },
+                ready,
+                autoscaler: None,
+                unschedulable: None,
+            })
+        };
+        Workloads {
+            api: workload("seckill-api"),
+            worker: workload("seckill-worker"),
+            needs: [(SaleKey::new("shop", "sale"), Needs { api: 1, worker: 1 })].into(),
+        }
+    }
+
+    /// In partition 5, when its lead time begins.
+    fn check_of(change: impl FnOnce(&mut ServerSettings)) -> Preflight {
+        let (mut servers, desired) = (right(), desired());
+        change(&mut servers);
+        check(&servers, &pods(1), &desired, 5, desired.preheat_at())
+    }
+
+    /// Whatever is wrong is the one thing that is said, and it names the fix.
+    fn assert_problem(names: &[&str], change: impl FnOnce(&mut ServerSettings)) {
+        let preflight = check_of(change);
+        let [problem] = preflight.problems.as_slice() else {
+            panic!("{preflight:?}")
+        };
+        assert!(
+            names.iter().all(|name| problem.contains(name)),
+            "{names:?} in {problem}"
+        );
+        assert!(!preflight.passed() && preflight.unknown.is_empty(), "{preflight:?}");
+    }
+
+    fn redis(servers: &mut ServerSettings) -> &mut RedisSettings {
+        servers.redis.as_mut().expect("known")
+    }
+
+    fn topic(servers: &mut ServerSettings) -> &mut TopicSettings {
+        servers.topic.as_mut().expect("known")
+    }
+
+    #[test]
+    fn correct_settings_pass() {
+        assert_eq!(check_of(|_| {}), Preflight::default());
+    }
+
+    #[test]
+    fn a_risky_redis_setting_is_named_with_its_fix() {
+        assert_problem(&["maxmemory-policy volatile-lru", "noeviction"], |s| {
+            redis(s).eviction = "volatile-lru".into();
+        });
+        assert_problem(&["1000000 orders", "maxmemory"], |s| redis(s).max_memory = 200 << 20);
+        assert_problem(&["appendonly no"], |s| redis(s).persistence_fails = true);
+        assert_problem(&["up to 2 s ahead", "NTP"], |s| redis(s).clock_ahead_ms = 1300);
+        assert_problem(&["up to 1 s behind"], |s| redis(s).clock_ahead_ms = -600);
+        // Within what the measurement may be mistaken by.
+        let slow = check_of(|s| (redis(s).clock_ahead_ms, redis(s).round_trip_ms) = (600, 150));
+        assert!(slow.passed(), "{slow:?}");
+        let roomy = check_of(|s| redis(s).max_memory = 1 << 30);
+        assert!(roomy.passed(), "{roomy:?}");
+    }
+
+    #[test]
+    fn a_risky_topic_setting_is_named_with_its_fix() {
+        assert_problem(&["2 replicas", "expects 3", "reassign"], |s| topic(s).replication = 2);
+        assert_problem(&["min.insync.replicas=1", "expects 2"], |s| topic(s).min_insync = 1);
+        assert_problem(&["min.insync.replicas=4", "nothing can be written"], |s| {
+            topic(s).min_insync = 4
+        });
+        assert_problem(&["cleanup.policy=compact"], |s| {
+            topic(s).cleanup_policy = "compact,delete".into()
+        });
+        assert_problem(&["unclean.leader.election.enable=true"], |s| {
+            topic(s).unclean_election = true
+        });
+        assert_problem(&["retention.ms=604800000", "8 days"], |s| {
+            topic(s).retention_ms = 7 * DAY_MS
+        });
+        assert!(check_of(|s| topic(s).retention_ms = 8 * DAY_MS).passed());
+        assert_problem(&["retention.bytes=1000"], |s| topic(s).retention_bytes = 1000);
+    }
+
+    #[test]
+    fn a_read_only_ledger_and_a_late_worker_are_named() {
+        assert_problem(&["MySQL: waiting for migration 3"], |s| {
+            s.ledger = Ok(Some(
+                "waiting for migration 3, found 2: run order-worker migrate".into(),
+            ));
+        });
+        assert_problem(&["order-worker", "partition 5"], |s| s.late_partitions = Ok(vec![1, 5]));
+        assert!(check_of(|s| s.late_partitions = Ok(vec![1])).passed());
+    }
+
+    #[test]
+    fn a_silent_server_is_unknown_and_does_not_pass() {
+        let preflight = check_of(|s| {
+            s.redis = Err("refused".into());
+            s.topic = Err("refused".into());
+            s.ledger = Err("refused".into());
+            s.late_partitions = Err("refused".into());
+        });
+        assert_eq!(
+            (preflight.problems.len(), preflight.unknown.len()),
+            (0, 4),
+            "{preflight:?}"
+        );
+        assert!(!preflight.passed());
+    }
+
+    #[test]
+    fn missing_pods_are_unknown_before_the_start_and_a_problem_after() {
+        let (servers, desired) = (right(), desired());
+        let check = |now| check(&servers, &pods(0), &desired, 5, now);
+        assert!(check(desired.preheat_at() - 1).passed());
+        let due = check(desired.preheat_at());
+        assert!(due.problems.is_empty() && due.unknown.len() == 2, "{due:?}");
+        let late = check(desired.starts_at).problems;
+        assert!(late.len() == 2 && late[0].contains("no pod of seckill-api"), "{late:?}");
+    }
+
+    #[test]
+    fn memory_is_checked_only_before_the_start() {
+        let (mut servers, desired) = (right(), desired());
+        redis(&mut servers).max_memory = 200 << 20;
+        let passed = |now| check(&servers, &pods(1), &desired, 5, now).passed();
+        assert!(!passed(desired.starts_at - 1));
+        assert!(passed(desired.starts_at));
+    }
+
+    #[test]
+    fn harmless_findings_are_advice() {
+        let advice = |change: fn(&mut ServerSettings)| {
+            let preflight = check_of(change);
+            assert!(preflight.passed() && preflight.advice.len() == 1, "{preflight:?}");
+            preflight.advice[0].clone()
+        };
+        assert!(advice(|s| redis(s).append_only_file = true).contains("appendonly no"));
+        assert!(advice(|s| topic(s).partitions = 4).contains("workerReplicas is 8"));
+        assert!(advice(|s| topic(s).min_insync = 3).contains("one broker is down"));
+        let one = advice(|s| {
+            (topic(s).replication, topic(s).min_insync) = (1, 1);
+            (s.expected.replication, s.expected.min_insync) = (1, 1);
+        });
+        assert!(one.contains("one replica"), "{one}");
+    }
+
+    #[test]
+    fn unread_records_are_late_and_a_progressing_worker_is_not() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut backlog = Backlog::default();
+        assert!(!backlog.is_late(0, 10, 10, at(0)));
+        assert!(!backlog.is_late(0, 10, 15, at(10)));
+        // The log goes on growing, and the worker with it.
+        assert!(!backlog.is_late(0, 15, 30, at(30)));
+        assert!(!backlog.is_late(0, 29, 60, at(40)));
+        assert!(!backlog.is_late(0, 29, 60, at(60)));
+        assert!(backlog.is_late(0, 29, 60, at(61)));
+        assert!(!backlog.is_late(0, 30, 60, at(62)));
+    }
+}

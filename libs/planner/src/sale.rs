@@ -1,0 +1,160 @@
+//! The sale that a user wants.
+use std::fmt;
+
+use seckill_protocol::index::{Millis, SaleState};
+use seckill_protocol::sale::{NewSale, Offer, SaleTerms};
+
+/// Namespace and name of a FlashSale.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SaleKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl SaleKey {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        SaleKey {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The partition of a new sale. Any choice that spreads sales evenly would do: the ledger keeps it for the sale's life.
+    pub fn partition(&self, partitions: u32) -> u32 {
+        let bytes = self.name.bytes().chain(self.namespace.bytes());
+        let hash = bytes.fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
+        hash % partitions.max(1)
+    }
+}
+
+impl fmt::Display for SaleKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a FlashSale asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DesiredSale {
+    pub uid: String,
+    /// By the API server's clock, in whole seconds.
+    pub created_at: Millis,
+    pub offer: Offer,
+    pub starts_at: Millis,
+    pub ends_at: Millis,
+    pub lead_time_seconds: u32,
+    pub cool_down_seconds: u32,
+    pub demand: Demand,
+    pub suspended: bool,
+    /// The sale opens only if its preflight passes.
+    pub preflight_required: bool,
+}
+
+/// The pods that a sale asks of its release.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Demand {
+    pub api_replicas: Option<i32>,
+    pub worker_replicas: Option<i32>,
+}
+
+impl DesiredSale {
+    pub fn preheat_at(&self) -> Millis {
+        self.starts_at.saturating_sub(1000 * u64::from(self.lead_time_seconds))
+    }
+
+    pub fn cool_down_until(&self) -> Millis {
+        self.ends_at.saturating_add(1000 * u64::from(self.cool_down_seconds))
+    }
+
+    pub fn terms(&self) -> SaleTerms {
+        SaleTerms {
+            state: match self.suspended {
+                true => SaleState::Suspended,
+                false => SaleState::Open,
+            },
+            opens_at: self.starts_at,
+            closes_at: self.ends_at,
+            limit_per_buyer: 0,
+        }
+    }
+
+    /// The first entry in the ledger. A sale that requires its preflight starts suspended, until a plan releases it.
+    pub fn new_sale(&self, class: &str, key: &SaleKey, partitions: u32) -> NewSale {
+        let mut terms = self.terms();
+        if self.preflight_required {
+            terms.state = SaleState::Suspended;
+        }
+        NewSale {
+            class: class.to_owned(),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            uid: self.uid.clone(),
+            part: key.partition(partitions),
+            terms,
+            offer: self.offer.clone(),
+        }
+    }
+}
+
+/// What scaling has to know of a sale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The sale is not accepted, so it needs no pods.
+    Refused,
+    Unsettled,
+    Settled,
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub const START: Millis = 1_900_000_000_000;
+    pub const END: Millis = START + 60_000;
+    pub const LEAD: Millis = 10_000;
+
+    /// Ten units, from START to END, with a lead time of LEAD.
+    pub fn desired() -> DesiredSale {
+        DesiredSale {
+            uid: "u".into(),
+            created_at: START - 60_000,
+            offer: Offer {
+                item: serde_json::json!({"sku": "s"}),
+                item_id: None,
+                price: "1.00".into(),
+                currency: "EUR".into(),
+                offered: 10,
+            },
+            starts_at: START,
+            ends_at: END,
+            lead_time_seconds: 10,
+            cool_down_seconds: 0,
+            demand: Demand::default(),
+            suspended: false,
+            preflight_required: false,
+        }
+    }
+
+    #[test]
+    fn a_new_sale_that_requires_its_preflight_starts_suspended() {
+        let key = SaleKey::new("shop", "sale");
+        let state = |desired: DesiredSale| desired.new_sale("default", &key, 8).terms.state;
+        assert_eq!(state(desired()), SaleState::Open);
+        let requiring = DesiredSale {
+            preflight_required: true,
+            ..desired()
+        };
+        assert_eq!(state(requiring), SaleState::Suspended);
+    }
+
+    #[test]
+    fn the_partition_of_a_name_never_changes() {
+        // These are stored in ledgers: another hash would only matter for new sales, but the spread must stay even.
+        assert_eq!(SaleKey::new("shop", "phone-launch").partition(8), 0);
+        let counts = (0..800).fold([0; 8], |mut counts, n| {
+            counts[SaleKey::new("shop", format!("sale-{n}")).partition(8) as usize] += 1;
+            counts
+        });
+        assert!(counts.iter().all(|count| (60..140).contains(count)), "{counts:?}");
+    }
+}

@@ -1,0 +1,66 @@
+//! Connects a program to its servers when it starts, and tries again until that works.
+//!
+//! It is part of this crate because only the three programs use it, and all of them use all three servers. Each
+//! function answers `None` if the shutdown came first. None of them opens the gate: only the caller knows whether more
+//! is needed before the program is ready.
+use crate::config::{KafkaArgs, MysqlArgs, RedisArgs};
+use crate::health::Gate;
+use crate::retry::until_ok;
+use crate::shutdown::Shutdown;
+use seckill_ledger::{Ledger, LedgerError};
+use seckill_order_log::{LogConfig, OrderLog};
+use seckill_stock::StockClient;
+
+/// Connects to MySQL and waits until its schema has all migrations of this version.
+pub async fn ledger(args: &MysqlArgs, max_connections: u32, gate: &Gate, shutdown: &Shutdown) -> Option<Ledger> {
+    let connect = async || -> Result<Ledger, LedgerError> {
+        let ledger = Ledger::connect(args.mysql_url.expose(), max_connections).await?;
+        ledger.check_schema().await?;
+        Ok(ledger)
+    };
+    until_ok("connecting to MySQL", gate, shutdown, connect).await
+}
+
+/// Connects to Kafka and waits until the topic of the order log exists.
+pub async fn order_log(config: &LogConfig, gate: &Gate, shutdown: &Shutdown) -> Option<OrderLog> {
+    let connect = || OrderLog::connect(config.clone());
+    until_ok("connecting to Kafka", gate, shutdown, connect).await
+}
+
+/// Connects to Redis.
+pub async fn stock(args: &RedisArgs, gate: &Gate, shutdown: &Shutdown) -> Option<StockClient> {
+    let connect = || StockClient::connect(args.redis_url.expose());
+    until_ok("connecting to Redis", gate, shutdown, connect).await
+}
+
+/// The arguments as the client of the order log takes them.
+pub fn log_config(args: &KafkaArgs) -> LogConfig {
+    LogConfig {
+        brokers: args.kafka_brokers.as_str().to_owned(),
+        topic: args.kafka_topic.as_str().to_owned(),
+        properties: args.kafka_properties.expose().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Health;
+
+    #[tokio::test]
+    async fn shutdown_ends_every_connection_attempt() {
+        let (gate, shutdown) = (Health::new().gate("server"), Shutdown::new());
+        shutdown.cancel();
+        let mysql_url = "mysql://user:password@127.0.0.1:1/seckill".parse().unwrap();
+        assert!(ledger(&MysqlArgs { mysql_url }, 1, &gate, &shutdown).await.is_none());
+        let redis_url = "redis://127.0.0.1:1".parse().unwrap();
+        assert!(stock(&RedisArgs { redis_url }, &gate, &shutdown).await.is_none());
+        let config = log_config(&KafkaArgs {
+            kafka_brokers: "127.0.0.1:1".parse().unwrap(),
+            kafka_topic: "orders".parse().unwrap(),
+            kafka_properties: "client.id=me".parse().unwrap(),
+        });
+        assert_eq!(config.properties, [("client.id".to_owned(), "me".to_owned())]);
+        assert!(order_log(&config, &gate, &shutdown).await.is_none());
+    }
+}
