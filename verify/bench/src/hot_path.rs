@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::IntoResponse as _;
 use libtest_mimic::{Arguments, Failed, Trial};
-use seckill_api::buyer::{Caller, IDEMPOTENCY_KEY};
+use seckill_api::idempotency_key::{Caller, IDEMPOTENCY_KEY};
 use seckill_api::problem::Problem;
 use seckill_protocol::index::Request;
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, Order, OrderId, OrderNoKeys, Record, SaleId};
@@ -70,7 +70,7 @@ fn who_buys(times: u64) {
         HeaderValue::from_static("8e03978e-40d5-43e8-bc93-6894a57f9324"),
     );
     for _ in 0..times * BATCH {
-        let _ = black_box(Caller::of(black_box(&headers)));
+        let _ = black_box(Caller::from_headers(black_box(&headers)));
     }
 }
 

@@ -1,22 +1,23 @@
-//! Who buys, and under which key. Everything that a request says about that is read here.
-use axum::extract::FromRequestParts;
-use http::request::Parts;
+//! The header Idempotency-Key, parsed and validated. The key identifies the buyer and the purchase.
+use std::ops::RangeInclusive;
+
 use http::{HeaderMap, HeaderName};
 use seckill_protocol::{Buyer, KeyHash};
 use uuid::Uuid;
 
-use crate::problem::Problem;
-
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// 22 characters of base64 are 132 bits.
-const KEY_LEN: std::ops::RangeInclusive<usize> = 22..=128;
-/// A random key of [`KEY_LEN`] has fewer different characters once in 10^12 times or less.
-const LEAST_DIFFERENT: u32 = 6;
+const KEY_LENGTH: RangeInclusive<usize> = 22..=128;
+/// A random key of [`KEY_LENGTH`] has fewer distinct characters with a probability below 10^-12.
+const MIN_DISTINCT_CHARACTERS: u32 = 6;
+
+const HOW_TO_CREATE: &str = "create a random UUID (version 4) or 22 to 128 random characters of A-Z a-z 0-9 . _ ~ + / \
+                             = - for each purchase, store it, and send the same key in each retry";
 
 /// A buyer and the key of one purchase.
 ///
-/// There are only anonymous buyers yet: the key stands for its buyer, so it must be as hard to guess as a password.
+/// All buyers are anonymous so far: the key identifies the buyer, so it must be as hard to guess as a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     pub buyer: Buyer,
@@ -25,50 +26,36 @@ pub struct Caller {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    #[error("Idempotency-Key: missing; {HOW}")]
+    #[error("The header Idempotency-Key is missing; {HOW_TO_CREATE}.")]
     Missing,
-    #[error("Idempotency-Key: sent {0} times; send it once")]
-    Several(usize),
-    #[error("Idempotency-Key: {0}; {HOW}")]
+    #[error("The header Idempotency-Key was sent {0} times; send it once.")]
+    Repeated(usize),
+    #[error("The Idempotency-Key {0}; {HOW_TO_CREATE}.")]
     Invalid(String),
 }
 
-impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Ok(Caller::of(&parts.headers)?)
-    }
-}
-
-const HOW: &str = "make a random UUID (version 4) or 22 to 128 random characters of A-Z a-z 0-9 . _ ~ + / = - for \
-                   each purchase, keep it, and send the same one with each retry";
-
 impl Caller {
-    pub fn of(headers: &HeaderMap) -> Result<Self, KeyError> {
+    pub fn from_headers(headers: &HeaderMap) -> Result<Self, KeyError> {
         let mut sent = headers.get_all(IDEMPOTENCY_KEY).iter();
         let key = sent.next().ok_or(KeyError::Missing)?;
         match sent.count() {
             0 => {}
-            more => return Err(KeyError::Several(more + 1)),
+            more => return Err(KeyError::Repeated(more + 1)),
         }
         let key = key
             .to_str()
-            .map_err(|_| KeyError::Invalid("holds what is no visible ASCII".into()))?;
-        Self::anonymous(unquoted(key.trim())?)
+            .map_err(|_| KeyError::Invalid("contains a character that is not visible ASCII".into()))?;
+        let key = unquote(key.trim())?;
+        validate(key).map_err(KeyError::Invalid)?;
+        Ok(Self::from_key(key))
     }
 
-    /// A buyer of its own for a client that knows no keys.
-    pub fn made_here() -> Self {
-        Self::of_key(&Uuid::new_v4().to_string())
+    /// A new buyer, for a client that sends no key.
+    pub fn generate() -> Self {
+        Self::from_key(&Uuid::new_v4().to_string())
     }
 
-    fn anonymous(key: &str) -> Result<Self, KeyError> {
-        check(key).map_err(KeyError::Invalid)?;
-        Ok(Self::of_key(key))
-    }
-
-    fn of_key(key: &str) -> Self {
+    fn from_key(key: &str) -> Self {
         Caller {
             buyer: Buyer::anonymous(key),
             key: KeyHash::of(key),
@@ -76,39 +63,39 @@ impl Caller {
     }
 }
 
-/// The IETF draft makes the key a quoted string; most clients send it bare. Both are the same key.
-fn unquoted(key: &str) -> Result<&str, KeyError> {
+/// The IETF draft defines the key as a quoted string; most clients send it without quotes. Both are the same key.
+fn unquote(key: &str) -> Result<&str, KeyError> {
     match key.strip_prefix('"') {
         None => Ok(key),
         Some(rest) => rest
             .strip_suffix('"')
-            .ok_or_else(|| KeyError::Invalid("begins with a quote and does not end with one".into())),
+            .ok_or_else(|| KeyError::Invalid("starts with a quote but does not end with one".into())),
     }
 }
 
-fn check(key: &str) -> Result<(), String> {
-    if !KEY_LEN.contains(&key.len()) {
-        return Err(format!("{} characters", key.len()));
+fn validate(key: &str) -> Result<(), String> {
+    if !KEY_LENGTH.contains(&key.len()) {
+        return Err(format!("has {} characters", key.len()));
     }
     if let Some(b) = key
         .bytes()
         .find(|b| !b.is_ascii_alphanumeric() && !b"._~+/=-".contains(b))
     {
-        return Err(format!("the character {:?}", b as char));
+        return Err(format!("contains the character {:?}", b as char));
     }
     let is_uuid = key.len() == 36 && key.contains('-');
     if let (true, Ok(uuid)) = (is_uuid, Uuid::try_parse(key))
         && uuid.get_version_num() != 4
     {
         return Err(format!(
-            "a UUID of version {}, which others can guess",
+            "is a UUID of version {}, which others can guess",
             uuid.get_version_num()
         ));
     }
-    // A bit for each character of ASCII, and there are no others here.
-    let seen = key.bytes().fold(0u128, |seen, b| seen | 1 << b);
-    if seen.count_ones() < LEAST_DIFFERENT {
-        return Err(format!("only {} different characters", seen.count_ones()));
+    // One bit per ASCII character; the check above allows no other characters.
+    let distinct = key.bytes().fold(0u128, |seen, b| seen | 1 << b).count_ones();
+    if distinct < MIN_DISTINCT_CHARACTERS {
+        return Err(format!("has only {distinct} distinct characters"));
     }
     Ok(())
 }
@@ -123,11 +110,11 @@ mod tests {
     fn caller(key: &str) -> Result<Caller, KeyError> {
         let mut headers = HeaderMap::new();
         headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(key.as_bytes()).unwrap());
-        Caller::of(&headers)
+        Caller::from_headers(&headers)
     }
 
     #[test]
-    fn a_random_key_is_taken_in_each_of_its_forms() {
+    fn a_random_key_is_accepted_in_each_form() {
         for good in [
             UUID,
             "8E03978E-40D5-43E8-BC93-6894A57F9324",
@@ -140,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_and_spaces_around_it_are_not_the_key() {
+    fn quotes_and_spaces_are_not_part_of_the_key() {
         let bare = caller(UUID).unwrap();
         assert_eq!(caller(&format!("\"{UUID}\"")).unwrap(), bare);
         assert_eq!(caller(&format!("  {UUID} ")).unwrap(), bare);
@@ -148,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_others_could_guess_is_refused_with_how_to_make_one() {
+    fn a_guessable_key_is_rejected_with_advice() {
         for bad in [
             "",
             "1",
@@ -171,11 +158,11 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_key_is_sent() {
+    fn exactly_one_key_is_accepted() {
         let mut headers = HeaderMap::new();
-        assert_eq!(Caller::of(&headers), Err(KeyError::Missing));
+        assert_eq!(Caller::from_headers(&headers), Err(KeyError::Missing));
         headers.append(IDEMPOTENCY_KEY, HeaderValue::from_static(UUID));
         headers.append(IDEMPOTENCY_KEY, HeaderValue::from_static(UUID));
-        assert_eq!(Caller::of(&headers), Err(KeyError::Several(2)));
+        assert_eq!(Caller::from_headers(&headers), Err(KeyError::Repeated(2)));
     }
 }

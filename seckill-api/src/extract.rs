@@ -1,6 +1,5 @@
-//! Paths and bodies, checked: what the routes take as their arguments.
+//! The arguments of the routes, extracted from paths, headers and bodies, and validated.
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
@@ -12,17 +11,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::Api;
-use crate::catalogue::Listed;
-use crate::problem::Problem;
-
-pub const MAX_BODY: usize = 16 * 1024;
-/// More units than this in one order are a typing error or an attack.
-pub const MAX_QUANTITY: Quantity = 1000;
-/// A body of at most [`MAX_BODY`] that takes longer is held back on purpose.
-const BODY_WITHIN: Duration = Duration::from_secs(5);
+use crate::catalogue::ListedSale;
+use crate::idempotency_key::Caller;
+use crate::limits::{BODY_TIMEOUT, MAX_BODY_BYTES, MAX_QUANTITY};
+use crate::problem::{Problem, excerpt};
 
 /// The sale that the path names: `{namespace}/{name}`.
-pub struct NamedSale(pub Arc<Listed>);
+pub struct NamedSale(pub Arc<ListedSale>);
 
 impl FromRequestParts<Arc<Api>> for NamedSale {
     type Rejection = Problem;
@@ -31,65 +26,82 @@ impl FromRequestParts<Arc<Api>> for NamedSale {
         let path = Path::<(String, String)>::from_request_parts(parts, api).await;
         let Path((namespace, name)) = path.map_err(|rejection| Problem::PathInvalid(rejection.body_text()))?;
         let sale = format!("{namespace}/{name}");
-        let found = api.catalogue.surely(|catalogue| catalogue.by_name(&sale)).await;
-        found.map(Self).ok_or_else(|| Problem::SaleUnknown(shortened(&sale)))
+        let found = api.catalogue.get_or_refresh(|catalogue| catalogue.by_name(&sale)).await;
+        found.map(Self).ok_or_else(|| Problem::SaleUnknown(excerpt(&sale)))
     }
 }
 
-/// What a purchase asks for.
-pub struct Wanted(pub Quantity);
+/// The order number in the path.
+pub struct OrderNumber(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for OrderNumber {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(number)) => Ok(Self(number)),
+            Err(rejection) => Err(Problem::PathInvalid(rejection.body_text())),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Ok(Caller::from_headers(&parts.headers)?)
+    }
+}
+
+/// The body of a purchase.
+pub struct RequestedQuantity(pub Quantity);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewOrder {
+struct PurchaseBody {
     quantity: Value,
 }
 
-impl<S: Sync> FromRequest<S> for Wanted {
+impl<S: Sync> FromRequest<S> for RequestedQuantity {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        content_type(request.headers())?;
-        let bytes = bytes(request.into_body()).await?;
-        // serde would take an array for an object.
+        require_json(request.headers())?;
+        let bytes = read_body(request.into_body()).await?;
+        // serde also deserializes a struct from an array.
         if bytes.trim_ascii_start().first() == Some(&b'[') {
-            return Err(Problem::BodyInvalid("an array".into()));
+            return Err(Problem::BodyInvalid("found an array".into()));
         }
-        let order: NewOrder =
-            serde_json::from_slice(&bytes).map_err(|error| Problem::BodyInvalid(shortened(&error.to_string())))?;
-        let asked = order.quantity.as_u64().and_then(|n| Quantity::try_from(n).ok());
-        match asked {
-            Some(quantity @ 1..=MAX_QUANTITY) => Ok(Wanted(quantity)),
-            _ => Err(Problem::QuantityInvalid(shortened(&order.quantity.to_string()))),
+        let body: PurchaseBody =
+            serde_json::from_slice(&bytes).map_err(|error| Problem::BodyInvalid(excerpt(&error.to_string())))?;
+        let requested = body.quantity.as_u64().and_then(|n| Quantity::try_from(n).ok());
+        match requested {
+            Some(quantity @ 1..=MAX_QUANTITY) => Ok(RequestedQuantity(quantity)),
+            _ => Err(Problem::QuantityInvalid(excerpt(&body.quantity.to_string()))),
         }
     }
 }
 
-fn content_type(headers: &HeaderMap) -> Result<(), Problem> {
+fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let sent = headers
         .get(header::CONTENT_TYPE)
         .ok_or_else(|| Problem::ContentType("missing".into()))?;
     let sent = sent.to_str().unwrap_or("not ASCII");
-    let essence = sent.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    let media_type = sent.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    Err(Problem::ContentType(shortened(sent)))
+    Err(Problem::ContentType(excerpt(sent)))
 }
 
-/// A whole body.
-pub async fn bytes(body: Body) -> Result<Bytes, Problem> {
-    match tokio::time::timeout(BODY_WITHIN, Limited::new(body, MAX_BODY).collect()).await {
+/// Reads a whole body, bounded in size and time.
+pub async fn read_body(body: Body) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
         Err(_) => Err(Problem::BodyTimeout),
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),
-        Ok(Err(_)) => Err(Problem::BodyInvalid("it was cut off".into())),
+        Ok(Err(_)) => Err(Problem::BodyInvalid("the body is incomplete".into())),
     }
-}
-
-/// For an error message: enough to know it by.
-pub fn shortened(text: &str) -> String {
-    text.chars().take(120).collect()
 }
 
 #[cfg(test)]
@@ -98,8 +110,8 @@ mod tests {
 
     async fn quantity_of(body: &'static str) -> Result<Quantity, Problem> {
         let request = Request::post("/").header(header::CONTENT_TYPE, "application/json; charset=utf-8");
-        let wanted = Wanted::from_request(request.body(Body::from(body)).unwrap(), &()).await;
-        wanted.map(|Wanted(quantity)| quantity)
+        let requested = RequestedQuantity::from_request(request.body(Body::from(body)).unwrap(), &()).await;
+        requested.map(|RequestedQuantity(quantity)| quantity)
     }
 
     #[tokio::test]
@@ -126,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_purchase_is_refused_with_an_example() {
+    async fn an_invalid_body_is_rejected_with_an_example() {
         for bad in [
             "",
             "{}",
