@@ -116,7 +116,7 @@ async fn what_is_fixed_once_it_is_preheated(harness: &Harness, name: &str) {
     )
     .await;
     let start = json!({"startsAt": in_seconds(-60)});
-    refused(harness, name, start, "use spec.suspend to hold the sale back").await;
+    refused(harness, name, start, "use spec.suspend to delay the sale").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -156,7 +156,7 @@ async fn once_preheated_a_sale_keeps_what_buyers_were_told_and_its_stock_rises_o
             &harness,
             name,
             json!({"stock": 9}),
-            "withdraw what is left by an earlier spec.endsAt",
+            "to withdraw the remaining units, set an earlier spec.endsAt",
         )
         .await;
         what_may_change_until_the_end(&harness, name).await;
@@ -272,7 +272,7 @@ async fn a_manifest_that_is_applied_again_and_again_changes_nothing_and_an_old_o
     let refusal = sync(&harness, &old).await.expect_err("it is refused").to_string();
     for what in [
         "spec.stock: it can only rise",
-        "withdraw what is left by an earlier spec.endsAt",
+        "to withdraw the remaining units, set an earlier spec.endsAt",
         "spec.startsAt: it can't change once the sale is preheated; use spec.suspend",
     ] {
         assert!(refusal.contains(what), "{refusal}");
