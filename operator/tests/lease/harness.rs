@@ -1,5 +1,5 @@
-//! The environment of one test: a namespace of its own, candidates for the Lease in it, and ways to separate a candidate
-//! from the API server.
+//! The environment of one test: a namespace of its own, candidates for the Lease in it, and ways to separate a
+//! candidate from the API server.
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
