@@ -310,7 +310,11 @@ impl Harness {
             unreachable!("the subcommand is run")
         };
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(seckill_operator::run::run_until_shutdown(*args, kube.clone(), shutdown.clone()));
+        let task = tokio::spawn(seckill_operator::run::run_until_shutdown(
+            *args,
+            kube.clone(),
+            shutdown.clone(),
+        ));
         RunningProgram {
             name: "operator",
             admin,
