@@ -12,8 +12,9 @@ mod processes;
 mod recovery;
 mod redis;
 
+use std::pin::Pin;
+
 use anyhow::Result;
-use futures::future::LocalBoxFuture;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -23,7 +24,7 @@ use crate::context::RunContext;
 use crate::harness::Target;
 
 /// Injects the fault, undoes it, and says what it did.
-type Inject = for<'a> fn(&'a mut RunContext) -> LocalBoxFuture<'a, Result<String>>;
+type Inject = for<'a> fn(&'a mut RunContext) -> Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
 
 /// One row of the table.
 pub struct Fault {
