@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use seckill_ledger::{Ledger, LedgerError, Sale};
 use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::{Epoch, SaleId};
-use seckill_service::Shutdown;
+use seckill_service::{FailureLog, Shutdown};
 use seckill_stock::Batcher;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -92,7 +92,7 @@ impl ActiveSale {
         }
     }
 
-    /// The epoch of the live index, according to the ledger.
+    /// The epoch of the index in force, according to the ledger.
     pub fn epoch(&self) -> Option<Epoch> {
         *self.epoch.borrow()
     }
@@ -128,21 +128,10 @@ impl Catalogue {
 
     /// Reads the ledger periodically, and on request, until shutdown.
     pub async fn follow(&self, shutdown: Shutdown) {
-        let mut failing = false;
+        let mut failures = FailureLog::first_only();
         while !shutdown.is_cancelled() {
-            match self.read().await {
-                Ok(()) if failing => {
-                    failing = false;
-                    tracing::info!("reading the sales recovered");
-                }
-                Ok(()) => {}
-                // Logged once per outage: the last snapshot stays in use.
-                Err(error) if !failing => {
-                    failing = true;
-                    tracing::warn!(%error, "failed to read the sales, using the last snapshot");
-                }
-                Err(_) => {}
-            }
+            // After a failure the last snapshot stays in use.
+            failures.note("reading the sales", self.read().await);
             sleep(MIN_REFRESH_INTERVAL).await;
             tokio::select! {
                 () = sleep(REFRESH_INTERVAL - MIN_REFRESH_INTERVAL) => {}
@@ -190,7 +179,7 @@ impl Catalogue {
         })
     }
 
-    /// Waits until the live index has this epoch or a newer one. Returns false at the deadline.
+    /// Waits until the index in force has this epoch or a newer one. Returns false at the deadline.
     pub fn wait_for_epoch<'a>(&'a self, active: &'a ActiveSale, min_epoch: Epoch, deadline: Instant) -> BoxedWait<'a> {
         Box::pin(async move {
             let mut epochs = active.epoch.subscribe();

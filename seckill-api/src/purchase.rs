@@ -91,9 +91,9 @@ struct Reservation {
 
 /// The index has made no decision.
 enum Undecided {
-    /// A newer index is live.
+    /// A newer index is in force.
     Retry,
-    /// No index is live.
+    /// No index is in force.
     NoIndex,
     Failed(Problem),
 }
@@ -322,7 +322,7 @@ impl Api {
         None
     }
 
-    /// The sale has no live index: it is not preheated yet, its index is being rebuilt, or it ends.
+    /// No index of the sale is in force: the sale is not preheated yet, its index is being rebuilt, or it ends.
     fn without_index<'a>(&'a self, purchase: &'a Purchase, reserved: bool) -> BoxedResult<'a> {
         Box::pin(async move {
             let listed = self.listed(purchase.sale)?;

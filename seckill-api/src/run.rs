@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use seckill_ledger::{Ledger, LedgerError};
+use seckill_ledger::Ledger;
 use seckill_order_log::{LogConfig, OrderLog, Tail};
+use seckill_protocol::{Acceptance, Offset};
 use seckill_service::metrics::registry::Registry;
 use seckill_service::retry::until_ok;
-use seckill_service::{Gate, Health, Shutdown, admin};
+use seckill_service::{Gate, Health, Shutdown, admin, connect};
 use seckill_stock::StockClient;
 use tokio::net::TcpListener;
 
@@ -81,7 +82,8 @@ struct Gates {
     sales: Gate,
 }
 
-/// Connects to all servers. Ready when the sales are known and the tail has reached the end of the log once.
+/// Connects to all servers. Ready when the sales are known and the tail has reached the end of the log once. None if the
+/// shutdown comes first.
 async fn start(
     args: &Args,
     gates: &Gates,
@@ -89,36 +91,11 @@ async fn start(
     shutdown: &Shutdown,
     served: &Shutdown,
 ) -> anyhow::Result<Option<Arc<Api>>> {
-    let connect_ledger = async || -> Result<Ledger, LedgerError> {
-        let ledger = Ledger::connect(args.mysql.mysql_url.expose(), MYSQL_CONNECTIONS).await?;
-        ledger.check_schema().await?;
-        Ok(ledger)
-    };
-    let Some(ledger) = until_ok("connecting to MySQL", &gates.mysql, shutdown, connect_ledger).await else {
+    let config = connect::log_config(&args.kafka);
+    let Some((ledger, stock, log, tail_start)) = connect_all(args, &config, gates, shutdown).await else {
         return Ok(None);
     };
-    gates.mysql.ready();
-
-    let connect_stock = || StockClient::connect(args.redis.redis_url.expose());
-    let Some(stock) = until_ok("connecting to Redis", &gates.redis, shutdown, connect_stock).await else {
-        return Ok(None);
-    };
-    gates.redis.ready();
-
-    let config = LogConfig {
-        brokers: args.kafka.kafka_brokers.to_string(),
-        topic: args.kafka.kafka_topic.to_string(),
-        properties: args.kafka.kafka_properties.expose().to_vec(),
-    };
-    let connect_log = || OrderLog::connect(config.clone());
-    let Some(log) = until_ok("connecting to Kafka", &gates.kafka, shutdown, connect_log).await else {
-        return Ok(None);
-    };
-    let read_start = || ledger.reader_start(log.partitions());
-    let Some(start) = until_ok("reading the position in the log", &gates.kafka, shutdown, read_start).await else {
-        return Ok(None);
-    };
-    let tail = Tail::spawn(config.clone(), start, served.token()).context("following the order log")?;
+    let tail = Tail::spawn(config, tail_start, served.token()).context("following the order log")?;
     gates.kafka.not_ready("reading the log to its end");
     tokio::select! {
         () = tail.caught_up() => gates.kafka.ready(),
@@ -128,7 +105,8 @@ async fn start(
 
     let class = args.class.as_str().to_owned();
     let catalogue = Arc::new(Catalogue::new(ledger.clone(), class, log.partitions()));
-    if until_ok("reading the sales", &gates.sales, shutdown, || catalogue.read())
+    let read_sales = || catalogue.read();
+    if until_ok("reading the sales", &gates.sales, shutdown, read_sales)
         .await
         .is_none()
     {
@@ -142,6 +120,26 @@ async fn start(
         ledger,
     };
     Ok(Some(Api::new(servers, catalogue, args.order_no_keys.clone(), metrics)))
+}
+
+/// For each partition the offset from which the tail reads, and the state of acceptance there.
+type TailStart = Vec<(u32, Offset, Acceptance)>;
+
+/// The clients, and the start of the tail.
+async fn connect_all(
+    args: &Args,
+    config: &LogConfig,
+    gates: &Gates,
+    shutdown: &Shutdown,
+) -> Option<(Ledger, StockClient, OrderLog, TailStart)> {
+    let ledger = connect::ledger(&args.mysql, MYSQL_CONNECTIONS, &gates.mysql, shutdown).await?;
+    gates.mysql.ready();
+    let stock = connect::stock(&args.redis, &gates.redis, shutdown).await?;
+    gates.redis.ready();
+    let log = connect::order_log(config, &gates.kafka, shutdown).await?;
+    let read_start = || ledger.reader_start(log.partitions());
+    let tail_start = until_ok("reading the position in the log", &gates.kafka, shutdown, read_start).await?;
+    Some((ledger, stock, log, tail_start))
 }
 
 fn listen(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

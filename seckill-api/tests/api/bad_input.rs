@@ -1,57 +1,24 @@
-//! Whatever a client sends: a problem that names what is wrong, and never a purchase.
-use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
-use crate::shop::*;
+//! Invalid requests. The answer names what is wrong, and nothing is bought.
+use crate::client::Request;
+use crate::harness::*;
 
 const KEY: &str = "8e03978e-40d5-43e8-bc93-6894a57f9324";
 const JSON: &str = "Content-Type: application/json";
 const ONE: &str = r#"{"quantity":1}"#;
 
-/// A request as it stands on the wire, so that no client library refuses to send it.
+/// An invalid request and its expected answer.
 struct Bad {
-    line: String,
-    headers: Vec<String>,
-    body: Vec<u8>,
+    request: Request,
     status: u16,
     code: &'static str,
 }
 
 fn bad(line: impl Into<String>, headers: &[&str], body: impl Into<Vec<u8>>, status: u16, code: &'static str) -> Bad {
     Bad {
-        line: line.into(),
-        headers: headers.iter().map(|header| (*header).to_owned()).collect(),
-        body: body.into(),
+        request: Request::new(line, headers, body),
         status,
         code,
     }
-}
-
-async fn answered(address: &str, request: &Bad) -> (u16, Value) {
-    let mut head = format!("{} HTTP/1.1\r\nHost: seckill\r\nConnection: close\r\n", request.line);
-    for header in &request.headers {
-        head.push_str(header);
-        head.push_str("\r\n");
-    }
-    if !request.body.is_empty() && !request.headers.iter().any(|h| h.starts_with("Transfer-Encoding")) {
-        head.push_str(&format!("Content-Length: {}\r\n", request.body.len()));
-    }
-    head.push_str("\r\n");
-    let mut stream = TcpStream::connect(address).await.expect("connects");
-    // The server may answer and close before it has read all.
-    let _ = stream.write_all(head.as_bytes()).await;
-    let _ = stream.write_all(&request.body).await;
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .unwrap_or(0);
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
-    (status, serde_json::from_str(body).unwrap_or_default())
 }
 
 fn keys() -> Vec<Bad> {
@@ -242,8 +209,8 @@ fn order_numbers() -> Vec<Bad> {
     cases
 }
 
-/// What the HTTP layer refuses by itself, without a body.
-fn no_http() -> Vec<Bad> {
+/// Requests that the HTTP layer refuses, without a body.
+fn invalid_http() -> Vec<Bad> {
     let long = format!("X-Long: {}", "x".repeat(20_000));
     let many: Vec<String> = (0..200).map(|i| format!("X-{i}: 1")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
@@ -265,70 +232,55 @@ fn no_http() -> Vec<Bad> {
 }
 
 #[tokio::test]
-async fn bad_input_is_refused_with_what_is_wrong() {
-    let shop = Shop::new().await;
-    let sale = shop.sell(5, open()).await;
-    let address = shop.v1.trim_start_matches("http://");
-    let ours: Vec<Bad> = [keys(), bodies(), paths_and_methods(), order_numbers()]
+async fn bad_input_is_refused_with_a_code_and_a_detail() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
+    let cases: Vec<Bad> = [keys(), bodies(), paths_and_methods(), order_numbers()]
         .into_iter()
         .flatten()
         .collect();
-    assert!(ours.len() >= 60, "{}", ours.len());
+    assert!(cases.len() >= 60, "{}", cases.len());
+    let cases = cases.into_iter().map(|case| (case, true));
     let mut wrong = Vec::new();
-    for (request, is_ours) in ours
-        .iter()
-        .map(|r| (r, true))
-        .chain(no_http().iter().map(|r| (r, false)))
-    {
-        let request = Bad {
-            line: request.line.replace("/SALE", &path(&sale)),
-            headers: request.headers.clone(),
-            body: request.body.clone(),
-            ..*request
-        };
-        let (status, body) = answered(address, &request).await;
-        let what = format!(
-            "{} {:?} {:.80}",
-            request.line,
-            request.headers,
-            String::from_utf8_lossy(&request.body)
-        );
-        let said = body["detail"].as_str().is_some_and(|detail| detail.len() > 10) && body["status"] == request.status;
-        if (status, body["code"].as_str().unwrap_or_default()) != (request.status, request.code) || said != is_ours {
+    for (case, has_problem) in cases.chain(invalid_http().into_iter().map(|case| (case, false))) {
+        let mut request = case.request;
+        request.line = request.line.replace("/SALE", &path(&sale));
+        let response = harness.send(request.clone()).await;
+        let body = &response.body;
+        let has_detail =
+            body["detail"].as_str().is_some_and(|detail| detail.len() > 10) && body["status"] == case.status;
+        if (response.status, response.code()) != (case.status, case.code) || has_detail != has_problem {
             wrong.push(format!(
-                "{what}\n    was answered {status} {body}, not {} {}",
-                request.status, request.code
+                "{} {:?} {:.80}\n    expected {} {}, got {} {}",
+                request.line,
+                request.headers,
+                String::from_utf8_lossy(&request.body),
+                case.status,
+                case.code,
+                response.status,
+                response.text
             ));
         }
     }
     assert!(wrong.is_empty(), "{} wrong answers:\n{}", wrong.len(), wrong.join("\n"));
-    let index = shop.stock.probe(sale.id).await.expect("Redis answers").index;
+    let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
     assert_eq!(index.expect("installed").left, 5);
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_the_right_one() {
-    let shop = Shop::new().await;
-    let sale = shop.announce(1, open()).await;
-    let url = format!("{}{}/orders", shop.v1, path(&sale));
-    let answer = shop.send(request(http::Method::GET, &url, &[], "")).await;
-    assert_eq!(answer.is(405, "method_not_allowed").headers["allow"], "POST");
-    assert_eq!(answer.headers["content-type"], "application/problem+json");
+async fn method_not_allowed_lists_the_allowed_methods() {
+    let harness = Harness::start().await;
+    let sale = harness.announce(1, open()).await;
+    let response = harness.get(&format!("{}/orders", path(&sale))).await;
+    assert_eq!(response.is(405, "method_not_allowed").headers["allow"], "POST");
+    assert_eq!(response.headers["content-type"], "application/problem+json");
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_not_waited_for() {
-    let shop = Shop::new().await;
-    let sale = shop.announce(1, open()).await;
-    let request = Bad {
-        line: format!("POST {}/orders", path(&sale)),
-        headers: vec![
-            JSON.into(),
-            format!("Idempotency-Key: {KEY}"),
-            "Content-Length: 14".into(),
-        ],
-        ..bad("", &[], "", 408, "body_timeout")
-    };
-    let (status, body) = answered(shop.v1.trim_start_matches("http://"), &request).await;
-    assert_eq!((status, &body["code"]), (request.status, &request.code.into()));
+async fn a_body_that_never_arrives_times_out() {
+    let harness = Harness::start().await;
+    let sale = harness.announce(1, open()).await;
+    let headers = [JSON, &key_header(KEY), "Content-Length: 14"];
+    let request = Request::new(format!("POST {}/orders", path(&sale)), &headers, "");
+    harness.send(request).await.is(408, "body_timeout");
 }

@@ -1,9 +1,11 @@
 //! The API over HTTP, on a real Redis, Kafka and MySQL.
 mod bad_input;
 mod buying;
+mod client;
+mod harness;
 mod legacy;
 mod orders;
+mod other_programs;
+mod program;
 mod recovery;
 mod sales;
-#[allow(dead_code, reason = "shared with the test of the program")]
-mod shop;

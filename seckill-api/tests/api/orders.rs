@@ -1,53 +1,51 @@
-use http::Method;
 use seckill_protocol::{Epoch, OrderId, OrderNoKeys, Record, StockAdjustment};
 
-use crate::shop::*;
+use crate::client::Request;
+use crate::harness::*;
 
 #[tokio::test]
 async fn an_order_is_processing_until_it_is_stored() {
-    let shop = Shop::new().await;
-    let sale = shop.sell(5, open()).await;
-    let bought = shop.buy(&sale, &key()).await;
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
+    let bought = harness.buy(&sale, &key()).await;
     let path = format!("/v1/orders/{}", bought.order_no());
-    let processing = shop.get(&path).await;
+    let processing = harness.get(&path).await;
     assert_eq!(
-        (processing.status.as_u16(), &processing.body["status"]),
+        (processing.status, &processing.body["status"]),
         (200, &"processing".into())
     );
-    shop.store().await;
-    let placed = shop.get(&path).await;
-    assert_eq!(
-        (placed.status.as_u16(), &placed.body["status"]),
-        (200, &"placed".into())
-    );
+    harness.store().await;
+    let placed = harness.get(&path).await;
+    assert_eq!((placed.status, &placed.body["status"]), (200, &"placed".into()));
     assert_eq!(placed.body["order_no"], bought.body["order_no"]);
     assert_eq!(placed.body["sale"], bought.body["sale"]);
     assert_eq!(placed.body["quantity"], 1);
     assert_eq!(placed.body["price"]["amount"], "499.00");
     assert!(placed.body["created_at"].as_str().expect("a time").ends_with('Z'));
-    // As a person may have typed it.
-    let lower = shop.get(&path.to_lowercase().replace("/V1", "/v1")).await;
+    // A person may have typed the number in lower case.
+    let lower = harness.get(&path.to_lowercase().replace("/V1", "/v1")).await;
     assert_eq!(lower.body, placed.body);
 }
 
 #[tokio::test]
-async fn a_cancelled_order_is_told_as_one_to_its_retry_too() {
-    let shop = Shop::new().await;
-    let sale = shop.sell(5, open()).await;
+async fn a_retry_shows_that_its_order_was_cancelled() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
     let key = key();
-    let bought = shop.buy(&sale, &key).await;
-    shop.append(&Record::Cancel {
-        sale: sale.id,
-        epoch: shop.row(&sale).await.live_epoch.expect("live"),
-        seq: 1,
-        reason: "buyer".into(),
-    })
-    .await;
-    shop.settle(&sale).await;
-    shop.refresh().await;
-    let found = shop.get(&format!("/v1/orders/{}", bought.order_no())).await;
+    let bought = harness.buy(&sale, &key).await;
+    harness
+        .append(&Record::Cancel {
+            sale: sale.id,
+            epoch: harness.row(&sale).await.live_epoch.expect("live"),
+            seq: 1,
+            reason: "buyer".into(),
+        })
+        .await;
+    harness.settle(&sale).await;
+    harness.refresh().await;
+    let found = harness.get(&format!("/v1/orders/{}", bought.order_no())).await;
     assert_eq!(found.body["status"], "cancelled");
-    let again = shop.buy(&sale, &key).await;
+    let again = harness.buy(&sale, &key).await;
     assert_eq!(
         (again.order_no(), &again.body["status"]),
         (bought.order_no(), &"cancelled".into())
@@ -56,22 +54,26 @@ async fn a_cancelled_order_is_told_as_one_to_its_retry_too() {
 
 #[tokio::test]
 async fn cancelling_an_order_ends_it_once() {
-    let shop = Shop::new().await;
-    let sale = shop.sell(5, open()).await;
-    let bought = shop.buy_several(&sale, &key(), 2).await;
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
+    let bought = harness.buy_several(&sale, &key(), 2).await;
     for _ in 0..2 {
-        let cancelled = shop.cancel(bought.order_no()).await;
+        let cancelled = harness.cancel(bought.order_no()).await;
         assert_eq!(
-            (cancelled.status.as_u16(), &cancelled.body["status"]),
+            (cancelled.status, &cancelled.body["status"]),
             (200, &"cancelled".into()),
             "{cancelled:?}"
         );
         assert_eq!(cancelled.body["order_no"], bought.body["order_no"]);
-        let row = shop.row(&sale).await;
+        let row = harness.row(&sale).await;
         assert_eq!((row.sold, row.taken, row.returned), (0, 2, 2));
     }
-    // The index is told by the worker, once.
-    let pending = shop.ledger.pending_adjustments(PART, 10).await.expect("MySQL answers");
+    // The worker applies the adjustment to the index once.
+    let pending = harness
+        .ledger
+        .pending_adjustments(PART, 10)
+        .await
+        .expect("MySQL answers");
     let returned = pending
         .iter()
         .filter(|stored| matches!(stored.pending.adjustment, StockAdjustment::Return { .. }));
@@ -79,43 +81,44 @@ async fn cancelling_an_order_ends_it_once() {
 }
 
 #[tokio::test]
-async fn a_cancellation_that_is_not_folded_yet_says_where_to_look() {
-    let shop = Shop::new().await;
-    let sale = shop.sell(5, open()).await;
-    let bought = shop.buy(&sale, &key()).await;
-    let url = format!("{}/v1/orders/{}", shop.v1, bought.order_no());
-    let pending = shop.send(request(Method::DELETE, &url, &[], "")).await;
+async fn a_cancellation_before_its_fold_returns_202_with_a_location() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
+    let bought = harness.buy(&sale, &key()).await;
+    let request = Request::new(format!("DELETE /v1/orders/{}", bought.order_no()), &[], "");
+    let pending = harness.send(request).await;
     assert_eq!(pending.status, 202, "{pending:?}");
     assert_eq!(pending.headers["location"], format!("/v1/orders/{}", bought.order_no()));
     assert!(pending.headers.contains_key("retry-after"));
-    shop.store().await;
-    let found = shop.get(&format!("/v1/orders/{}", bought.order_no())).await;
+    harness.store().await;
+    let found = harness.get(&format!("/v1/orders/{}", bought.order_no())).await;
     assert_eq!(found.body["status"], "cancelled");
 }
 
 #[tokio::test]
-async fn a_paid_order_is_not_cancelled_and_an_unknown_one_neither() {
-    let shop = Shop::new().await;
-    let sale = shop.sell(5, open()).await;
-    let bought = shop.buy(&sale, &key()).await;
+async fn a_paid_or_unknown_order_is_not_cancelled() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
+    let bought = harness.buy(&sale, &key()).await;
     let paid = Record::Paid {
         sale: sale.id,
-        epoch: shop.row(&sale).await.live_epoch.expect("live"),
+        epoch: harness.row(&sale).await.live_epoch.expect("live"),
         seq: 1,
         reference: "r".into(),
     };
-    shop.append(&paid).await;
-    shop.store().await;
-    shop.cancel(bought.order_no()).await.is(409, "already_paid");
-    shop.cancel("1ABCDEFGHJKMNPQRSTVWXYZ0123")
+    harness.append(&paid).await;
+    harness.store().await;
+    harness.cancel(bought.order_no()).await.is(409, "already_paid");
+    harness
+        .cancel("1ABCDEFGHJKMNPQRSTVWXYZ0123")
         .await
         .is(404, "order_unknown");
 }
 
 #[tokio::test]
-async fn an_authentic_number_without_an_order_is_processing_only_while_the_log_is_unread() {
-    let shop = Shop::new().await;
-    let sale = shop.sell(5, open()).await;
+async fn a_valid_number_without_an_order_is_processing_until_the_fold() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
     let keys: OrderNoKeys = ORDER_NO_KEYS.parse().expect("keys");
     let number = |sale_id, epoch| {
         let order = OrderId {
@@ -125,13 +128,14 @@ async fn an_authentic_number_without_an_order_is_processing_only_while_the_log_i
         };
         keys.encode(order).expect("fits").to_string()
     };
-    let epoch = shop.row(&sale).await.live_epoch.expect("live").0;
+    let epoch = harness.row(&sale).await.live_epoch.expect("live").0;
     let path = format!("/v1/orders/{}", number(sale.id, epoch));
-    assert_eq!(shop.get(&path).await.body["status"], "processing");
-    shop.store().await;
-    shop.get(&path).await.is(404, "order_unknown");
+    assert_eq!(harness.get(&path).await.body["status"], "processing");
+    harness.store().await;
+    harness.get(&path).await.is(404, "order_unknown");
     let other_sale = number(seckill_protocol::SaleId(sale.id.0 ^ 1), epoch);
-    shop.get(&format!("/v1/orders/{other_sale}"))
+    harness
+        .get(&format!("/v1/orders/{other_sale}"))
         .await
         .is(404, "order_unknown");
 }

@@ -1,15 +1,15 @@
-use http::Method;
 use seckill_ledger::SaleTerms;
 use seckill_protocol::index::SaleState;
 
-use crate::shop::*;
+use crate::client::Request;
+use crate::harness::*;
 
 #[tokio::test]
 async fn a_sale_is_shown_with_its_window_state_and_remaining_units() {
-    let shop = Shop::new().await;
-    let sale = shop.sell(5, open()).await;
-    shop.buy_several(&sale, &key(), 2).await;
-    let shown = shop.get(&path(&sale)).await;
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
+    harness.buy_several(&sale, &key(), 2).await;
+    let shown = harness.get(&path(&sale)).await;
     assert_eq!(shown.status, 200, "{shown:?}");
     assert_eq!(shown.headers["cache-control"], "public, max-age=1");
     assert!(shown.headers.contains_key("date") && shown.headers.contains_key("server-time"));
@@ -25,30 +25,30 @@ async fn a_sale_is_shown_with_its_window_state_and_remaining_units() {
 
 #[tokio::test]
 async fn each_state_is_shown() {
-    let shop = Shop::new().await;
+    let harness = Harness::start().await;
     let suspended = SaleTerms {
         state: SaleState::Suspended,
         ..open()
     };
-    let sold_out = shop.sell(1, open()).await;
-    shop.buy(&sold_out, &key()).await;
+    let sold_out = harness.sell(1, open()).await;
+    harness.buy(&sold_out, &key()).await;
     let sales = [
-        (shop.announce(7, not_open_yet()).await, "scheduled", 7),
-        (shop.sell(7, not_open_yet()).await, "scheduled", 7),
-        (shop.sell(7, open()).await, "open", 7),
-        (shop.sell(7, suspended).await, "suspended", 7),
-        (shop.sell(7, over()).await, "ended", 7),
+        (harness.announce(7, not_open_yet()).await, "scheduled", 7),
+        (harness.sell(7, not_open_yet()).await, "scheduled", 7),
+        (harness.sell(7, open()).await, "open", 7),
+        (harness.sell(7, suspended).await, "suspended", 7),
+        (harness.sell(7, over()).await, "ended", 7),
         (sold_out, "sold_out", 0),
     ];
     for (sale, state, remaining) in &sales {
-        let shown = shop.get(&path(sale)).await;
+        let shown = harness.get(&path(sale)).await;
         assert_eq!(
             (&shown.body["state"], &shown.body["remaining"]),
             (&(*state).into(), &(*remaining).into()),
             "{shown:?}"
         );
     }
-    let list = shop.get("/v1/sales").await;
+    let list = harness.get("/v1/sales").await;
     let list = list.body["sales"].as_array().expect("a list");
     assert_eq!(list.len(), sales.len());
     assert!(list.is_sorted_by_key(|sale| sale["sale"].as_str()));
@@ -56,24 +56,23 @@ async fn each_state_is_shown() {
 
 #[tokio::test]
 async fn an_unchanged_sale_is_not_sent_again() {
-    let shop = Shop::new().await;
-    let sale = shop.announce(5, not_open_yet()).await;
+    let harness = Harness::start().await;
+    let sale = harness.announce(5, not_open_yet()).await;
     for path in [path(&sale), "/v1/sales".to_owned()] {
-        let first = shop.get(&path).await;
+        let first = harness.get(&path).await;
         let tag = first.headers["etag"].to_str().expect("text");
-        let url = format!("{}{path}", shop.v1);
-        let again = shop
-            .send(request(Method::GET, &url, &[("if-none-match", tag)], ""))
-            .await;
-        assert_eq!((again.status.as_u16(), &again.body), (304, &serde_json::Value::Null));
+        let get_if_none_match = async |tag: &str| {
+            let header = format!("If-None-Match: {tag}");
+            harness.send(Request::new(format!("GET {path}"), &[&header], "")).await
+        };
+        let again = get_if_none_match(tag).await;
+        assert_eq!((again.status, &again.body), (304, &serde_json::Value::Null));
         assert_eq!(again.headers["etag"], first.headers["etag"]);
-        let other = shop
-            .send(request(Method::GET, &url, &[("if-none-match", "\"x\"")], ""))
-            .await;
-        assert_eq!((other.status.as_u16(), &other.body), (200, &first.body));
+        let other = get_if_none_match("\"x\"").await;
+        assert_eq!((other.status, &other.body), (200, &first.body));
     }
-    let shown = shop.get(&path(&sale)).await;
-    shop.preheat(&sale).await;
-    shop.change(&sale, open()).await;
-    assert_ne!(shop.get(&path(&sale)).await.headers["etag"], shown.headers["etag"]);
+    let shown = harness.get(&path(&sale)).await;
+    harness.preheat(&sale).await;
+    harness.change(&sale, open()).await;
+    assert_ne!(harness.get(&path(&sale)).await.headers["etag"], shown.headers["etag"]);
 }

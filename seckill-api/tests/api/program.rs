@@ -1,13 +1,10 @@
-//! The program itself: what it needs to be ready, and how it ends.
+//! The program itself: its readiness and its shutdown.
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "api/shop.rs"]
-#[allow(dead_code, reason = "few of its functions are needed here")]
-mod shop;
-
-use shop::{ORDER_NO_KEYS, environment, key, new_database, new_topic, open, path};
+use crate::client::{Request, Response};
+use crate::harness::{Harness, ORDER_NO_KEYS, environment, key, new_database, new_topic, open, path, purchase};
 
 struct Program {
     child: Child,
@@ -34,19 +31,15 @@ impl Program {
         Program { child, v1, admin }
     }
 
-    async fn says(&self, shop: &shop::Shop, address: SocketAddr, path: &str) -> Option<(u16, String)> {
-        let url = format!("http://{address}{path}");
-        shop.try_text(&url).await
-    }
-
-    async fn until(&self, shop: &shop::Shop, wanted: impl Fn(&(u16, String)) -> bool) {
+    /// Waits until the readiness probe gives such a response.
+    async fn wait_for_readiness(&self, expected: impl Fn(&Response) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let said = self.says(shop, self.admin, "/readyz").await;
-            if said.as_ref().is_some_and(&wanted) {
+            let response = Request::get("/readyz").send(self.admin).await;
+            if response.as_ref().is_some_and(&expected) {
                 return;
             }
-            assert!(Instant::now() < deadline, "it says {said:?}");
+            assert!(Instant::now() < deadline, "last response: {response:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -70,18 +63,18 @@ fn free_addresses() -> [SocketAddr; 2] {
 }
 
 #[tokio::test]
-async fn it_sells_when_it_is_ready_and_ends_with_its_last_answer() {
-    let shop = shop::Shop::new().await;
-    let sale = shop.sell(3, open()).await;
-    let mut program = Program::start(&shop.mysql_url, &shop.topic);
-    program.until(&shop, |(status, _)| *status == 200).await;
+async fn the_program_sells_when_ready_and_drains_at_shutdown() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(3, open()).await;
+    let mut program = Program::start(&harness.mysql_url, &harness.topic);
+    program.wait_for_readiness(|response| response.status == 200).await;
     let key = key();
-    let bought = shop.buy_at(&format!("http://{}", program.v1), &sale, &key).await;
+    let bought = purchase(&sale, &key, 1).send(program.v1).await.expect("a response");
     assert_eq!(bought.status, 201, "{bought:?}");
-    // Any other process answers the retry with the same order.
-    assert_eq!(shop.buy(&sale, &key).await.body, bought.body);
-    let (status, metrics) = program.says(&shop, program.admin, "/metrics").await.expect("answers");
-    assert_eq!(status, 200);
+    // Another process returns the same order to the retry.
+    assert_eq!(harness.buy(&sale, &key).await.body, bought.body);
+    let metrics = Request::get("/metrics").send(program.admin).await.expect("a response");
+    assert_eq!(metrics.status, 200);
     for line in [
         r#"seckill_api_answers_total{route="/v1/sales/{namespace}/{name}/orders",status="201",code="ok"} 1"#,
         "seckill_api_purchase_seconds_count 1",
@@ -89,31 +82,28 @@ async fn it_sells_when_it_is_ready_and_ends_with_its_last_answer() {
         "seckill_api_batch_orders_count 1",
         r#"seckill_api_tail_lag_records{partition="0"} 0"#,
     ] {
-        assert!(metrics.contains(line), "{line} in\n{metrics}");
+        assert!(metrics.text.contains(line), "{line} in\n{}", metrics.text);
     }
 
     program.terminate();
     program
-        .until(&shop, |(status, why)| *status == 503 && why.contains("shutting down"))
+        .wait_for_readiness(|response| response.status == 503 && response.text.contains("shutting down"))
         .await;
-    // Until every proxy has heard of it, requests still come.
-    let (status, _) = program.says(&shop, program.v1, &path(&sale)).await.expect("answers");
-    assert_eq!(status, 200);
+    // Requests still arrive until every proxy knows that the process is not ready.
+    let shown = Request::get(&path(&sale)).send(program.v1).await.expect("a response");
+    assert_eq!(shown.status, 200);
     let ended = tokio::task::spawn_blocking(move || program.child.wait().expect("ends")).await;
     assert!(ended.expect("no panic").success());
 }
 
 #[tokio::test]
-async fn it_says_that_it_waits_for_the_schema() {
-    let shop = shop::Shop::new().await;
+async fn readiness_reports_a_missing_schema() {
     let config = new_topic().await;
     let empty = new_database().await;
     let program = Program::start(&empty, &config.topic);
     program
-        .until(&shop, |(status, why)| {
-            *status == 503 && why.contains("order-worker migrate")
-        })
+        .wait_for_readiness(|response| response.status == 503 && response.text.contains("order-worker migrate"))
         .await;
     seckill_ledger::migrate(&empty).await.expect("migrates");
-    program.until(&shop, |(status, _)| *status == 200).await;
+    program.wait_for_readiness(|response| response.status == 200).await;
 }

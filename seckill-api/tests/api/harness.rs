@@ -1,0 +1,250 @@
+//! A complete API on real servers, with its own database and topic. The other programs are in `other_programs`.
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use seckill_api::api::{Api, Servers};
+use seckill_api::catalogue::Catalogue;
+use seckill_api::metrics::Metrics;
+use seckill_api::{routes, server};
+use seckill_ledger::{Ledger, Sale, SaleTerms};
+use seckill_order_log::{LogConfig, OrderLog, Tail, ensure_topic};
+use seckill_protocol::OrderNoKeys;
+use seckill_protocol::index::SaleState;
+use seckill_service::metrics::registry::Registry;
+use seckill_service::{Clock, Shutdown};
+use seckill_stock::StockClient;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::client::{Request, Response};
+
+pub const PART: u32 = 0;
+pub const ORDER_NO_KEYS: &str = "1:00112233445566778899aabbccddeeff";
+pub const CLASS: &str = "default";
+const HOUR: u64 = 3_600_000;
+
+pub struct Harness {
+    pub v1: SocketAddr,
+    legacy: SocketAddr,
+    pub mysql_url: String,
+    pub topic: String,
+    pub ledger: Ledger,
+    pub stock: StockClient,
+    pub log: OrderLog,
+    pub catalogue: Arc<Catalogue>,
+    shutdown: Shutdown,
+}
+
+impl Drop for Harness {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        // The database of a failed test stays for inspection.
+        if !std::thread::panicking() {
+            let url = self.mysql_url.clone();
+            let dropped = std::thread::spawn(move || drop_database(&url)).join();
+            dropped.expect("the database is dropped");
+        }
+    }
+}
+
+pub fn now() -> u64 {
+    Clock::system().now()
+}
+
+pub fn key() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// Open since one hour and for one more hour.
+pub fn open() -> SaleTerms {
+    SaleTerms {
+        state: SaleState::Open,
+        opens_at: now() - HOUR,
+        closes_at: now() + HOUR,
+        limit_per_buyer: 0,
+    }
+}
+
+pub fn not_open_yet() -> SaleTerms {
+    SaleTerms {
+        opens_at: now() + HOUR / 2,
+        ..open()
+    }
+}
+
+pub fn over() -> SaleTerms {
+    SaleTerms {
+        closes_at: now() - HOUR / 2,
+        ..open()
+    }
+}
+
+pub fn environment(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; run `cargo xtask test integration`"))
+}
+
+/// Creates an empty database and returns its URL.
+pub async fn new_database() -> String {
+    let url = environment("SECKILL_TEST_MYSQL_URL");
+    let name = format!("test_api_{:016x}", rand::random::<u64>());
+    let mut connection = MySqlConnection::connect(&url).await.expect("MySQL answers");
+    connection
+        .execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .await
+        .expect("may create databases");
+    let mut url = url::Url::parse(&url).expect("a URL");
+    url.set_path(&name);
+    url.to_string()
+}
+
+/// Drops a database, in a new runtime: [`Drop`] can't wait for a future.
+fn drop_database(url: &str) {
+    let name = url::Url::parse(url)
+        .expect("a URL")
+        .path()
+        .trim_start_matches('/')
+        .to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let mut connection = MySqlConnection::connect(url).await.expect("MySQL answers");
+        let drop = AssertSqlSafe(format!("DROP DATABASE {name}"));
+        connection.execute(drop).await.expect("may drop databases");
+    });
+}
+
+pub async fn new_topic() -> LogConfig {
+    let config = LogConfig {
+        brokers: environment("SECKILL_TEST_KAFKA"),
+        topic: format!("test-api-{:016x}", rand::random::<u64>()),
+        properties: Vec::new(),
+    };
+    ensure_topic(&config, 1, 1, 1).await.expect("creates a topic");
+    config
+}
+
+impl Harness {
+    pub async fn start() -> Harness {
+        let topic = new_topic().await;
+        Self::start_with(topic.clone(), topic).await
+    }
+
+    /// Never reads the records that it writes, as if Kafka accepted records and did not deliver them.
+    pub async fn without_read_back() -> Harness {
+        Self::start_with(new_topic().await, new_topic().await).await
+    }
+
+    async fn start_with(config: LogConfig, tail_config: LogConfig) -> Harness {
+        let mysql_url = new_database().await;
+        seckill_ledger::migrate(&mysql_url).await.expect("migrates");
+        let ledger = Ledger::connect(&mysql_url, 8).await.expect("MySQL answers");
+        let log = OrderLog::connect(config.clone()).await.expect("Kafka answers");
+        let start = ledger.reader_start(log.partitions()).await.expect("MySQL answers");
+        let tail = Tail::spawn(tail_config, start, CancellationToken::new()).expect("starts");
+        let stock = StockClient::connect(&environment("SECKILL_TEST_REDIS_URL"))
+            .await
+            .expect("Redis answers");
+        tail.caught_up().await;
+
+        let shutdown = Shutdown::new();
+        let catalogue = Arc::new(Catalogue::new(ledger.clone(), CLASS.into(), log.partitions()));
+        let order_no_keys: OrderNoKeys = ORDER_NO_KEYS.parse().expect("keys");
+        let servers = Servers {
+            stock: stock.clone(),
+            log: log.clone(),
+            tail,
+            ledger: ledger.clone(),
+        };
+        let api = Api::new(
+            servers,
+            catalogue.clone(),
+            order_no_keys,
+            Metrics::register(&mut Registry::default()),
+        );
+        let (followed, until) = (catalogue.clone(), shutdown.clone());
+        tokio::spawn(async move { followed.follow(until).await });
+        Harness {
+            v1: serve(routes::v1(api.clone()), &shutdown).await,
+            legacy: serve(routes::legacy::router(api), &shutdown).await,
+            mysql_url,
+            topic: config.topic,
+            ledger,
+            stock,
+            log,
+            catalogue,
+            shutdown,
+        }
+    }
+
+    pub async fn refresh(&self) {
+        assert!(
+            self.catalogue.refresh(Duration::from_secs(10)).await,
+            "the catalogue is refreshed"
+        );
+    }
+
+    pub async fn send(&self, request: Request) -> Response {
+        request.send(self.v1).await.expect("a response")
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        self.send(Request::get(path)).await
+    }
+
+    pub async fn buy(&self, sale: &Sale, key: &str) -> Response {
+        self.buy_several(sale, key, 1).await
+    }
+
+    pub async fn buy_several(&self, sale: &Sale, key: &str, quantity: u32) -> Response {
+        self.send(purchase(sale, key, quantity)).await
+    }
+
+    pub async fn earlier(&self, sale: &Sale, key: &str) -> Response {
+        let line = format!("GET {}/request", path(sale));
+        self.send(Request::new(line, &[&key_header(key)], "")).await
+    }
+
+    /// Cancels, while a loop stores the records as order-worker does.
+    pub async fn cancel(&self, number: &str) -> Response {
+        let request = Request::new(format!("DELETE /v1/orders/{number}"), &[], "");
+        let store = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                self.store().await;
+            }
+        };
+        tokio::select! {
+            response = self.send(request) => response,
+            () = store => unreachable!("the loop has no end"),
+        }
+    }
+
+    /// A request to the routes of the old demo.
+    pub async fn legacy(&self, line: &str, body: &str) -> Response {
+        let request = Request::new(line, &[], body);
+        request.send(self.legacy).await.expect("a response")
+    }
+}
+
+pub fn path(sale: &Sale) -> String {
+    format!("/v1/sales/{}/{}", sale.namespace, sale.name)
+}
+
+pub fn key_header(key: &str) -> String {
+    format!("Idempotency-Key: {key}")
+}
+
+pub fn purchase(sale: &Sale, key: &str, quantity: u32) -> Request {
+    let headers = ["Content-Type: application/json", &key_header(key)];
+    let body = json!({ "quantity": quantity }).to_string();
+    Request::new(format!("POST {}/orders", path(sale)), &headers, body)
+}
+
+async fn serve(routes: axum::Router, shutdown: &Shutdown) -> SocketAddr {
+    let listener = server::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(server::serve(listener, routes, shutdown.clone()));
+    address
+}

@@ -1,0 +1,217 @@
+//! The parts of the operator and of order-worker that the tests need.
+use std::collections::HashMap;
+
+use seckill_ledger::{LogEntry, NewSale, Offer, Sale, SaleTerms};
+use seckill_order_log::Entry;
+use seckill_protocol::index::Holding;
+use seckill_protocol::{Acceptance, Buyer, Epoch, Offset, OrderId, Record, RecordVerdict};
+use seckill_stock::{Install, Installed};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::harness::{CLASS, Harness, PART, key};
+
+impl Harness {
+    /// A sale in the ledger, known to the API, without an index.
+    pub async fn announce(&self, units: u64, terms: SaleTerms) -> Sale {
+        self.announce_item(units, terms, None).await
+    }
+
+    pub async fn announce_item(&self, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
+        self.announce_on(PART, units, terms, item_id).await
+    }
+
+    pub async fn announce_on(&self, part: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
+        let sale = self.write_sale(part, units, terms, item_id).await;
+        self.refresh().await;
+        sale
+    }
+
+    /// A sale in the ledger that the API does not know yet.
+    pub async fn write_sale(&self, part: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
+        let new = NewSale {
+            class: CLASS.into(),
+            namespace: "shop".into(),
+            name: format!("sale-{:08x}", rand::random::<u32>()),
+            uid: Uuid::new_v4().to_string(),
+            part,
+            terms,
+            offer: Offer {
+                item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499.00" }),
+                item_id,
+                price: "499.00".into(),
+                currency: "EUR".into(),
+                offered: units,
+            },
+        };
+        self.ledger.create_sale(&new).await.expect("MySQL answers")
+    }
+
+    /// A sale whose index is in force.
+    pub async fn sell(&self, units: u64, terms: SaleTerms) -> Sale {
+        let sale = self.announce(units, terms).await;
+        self.preheat(&sale).await;
+        sale
+    }
+
+    /// The first index of a sale, as the operator builds it. Nothing was sold before, so there is nothing to fold.
+    pub async fn preheat(&self, sale: &Sale) -> Epoch {
+        let epoch = self.preheat_without_refresh(sale).await;
+        self.refresh().await;
+        epoch
+    }
+
+    pub async fn preheat_without_refresh(&self, sale: &Sale) -> Epoch {
+        let epoch = self.barrier(sale).await;
+        let total = Record::Total {
+            sale: sale.id,
+            total: sale.offered,
+        };
+        self.append(&total).await;
+        self.put_in_force(sale, epoch).await;
+        epoch
+    }
+
+    pub async fn barrier(&self, sale: &Sale) -> Epoch {
+        let barrier = Record::Barrier {
+            sale: sale.id,
+            nonce: key(),
+        };
+        Epoch(self.append(&barrier).await)
+    }
+
+    /// Installs an index without holdings, and refreshes the API.
+    pub async fn install(&self, sale: &Sale, epoch: Epoch) {
+        self.put_in_force(sale, epoch).await;
+        self.refresh().await;
+    }
+
+    async fn put_in_force(&self, sale: &Sale, epoch: Epoch) {
+        let index = Install {
+            epoch,
+            total: sale.offered,
+            left: sale.offered,
+            holders: 0,
+            terms: sale.terms(),
+        };
+        self.install_index(sale, &index).await;
+    }
+
+    async fn install_index(&self, sale: &Sale, index: &Install) {
+        let installed = self.stock.install(sale.id, index).await;
+        assert_eq!(installed.expect("Redis answers"), Installed::Done);
+        let recorded = self.ledger.set_live_epoch(sale.id, index.epoch).await;
+        recorded.expect("MySQL answers");
+    }
+
+    /// A rebuild by the operator: a barrier, and a new index from all records before it.
+    pub async fn rebuild(&self, sale: &Sale) {
+        let epoch = self.barrier(sale).await;
+        let (total, holders, sold) = self.fold(sale, epoch).await;
+        self.stock
+            .write_holdings(sale.id, epoch, &holders)
+            .await
+            .expect("Redis answers");
+        let index = Install {
+            epoch,
+            total,
+            left: total.checked_sub(sold).expect("no oversell"),
+            holders: holders.len() as u64,
+            terms: sale.terms(),
+        };
+        self.install_index(sale, &index).await;
+    }
+
+    /// The total, the holdings and the units sold, from the ledger and the log up to the barrier of this epoch.
+    async fn fold(&self, sale: &Sale, epoch: Epoch) -> (u64, Vec<(Buyer, Vec<Holding>)>, u64) {
+        let start = self.ledger.fold_start(sale.id).await.expect("MySQL answers");
+        let mut acceptance = Acceptance::starting_from([(sale.id, start.cut)]);
+        let mut total = start.total;
+        let mut orders: HashMap<OrderId, (Buyer, Holding)> = HashMap::new();
+        let mut hold = |id: OrderId, buyer: Buyer, quantity, key| {
+            let holding = Holding {
+                epoch: id.epoch,
+                seq: id.seq,
+                quantity,
+                key,
+                cancelled: false,
+            };
+            orders.entry(id).or_insert((buyer, holding));
+        };
+        for (id, order) in start.orders {
+            hold(id, order.buyer, order.quantity, order.key);
+        }
+        let each = |entry: Entry| {
+            let record = entry.record.expect("a record");
+            if record.sale() != sale.id || acceptance.judge(entry.offset, &record) == RecordVerdict::Void {
+                return;
+            }
+            match record {
+                Record::Batch(batch) => batch
+                    .iter()
+                    .for_each(|(id, order)| hold(id, order.buyer.clone(), order.quantity, order.key)),
+                Record::Total { total: offered, .. } => total = total.max(offered),
+                _ => {}
+            }
+        };
+        self.log
+            .read(PART, start.position, epoch.0, each)
+            .await
+            .expect("Kafka answers");
+        let sold: u64 = orders.values().map(|(_, holding)| u64::from(holding.quantity)).sum();
+        let mut holders: HashMap<Buyer, Vec<Holding>> = HashMap::new();
+        for (buyer, holding) in orders.into_values() {
+            holders.entry(buyer).or_default().push(holding);
+        }
+        (total, holders.into_iter().collect(), sold)
+    }
+
+    /// The operator applies a changed FlashSale.
+    pub async fn change(&self, sale: &Sale, terms: SaleTerms) {
+        let now = self.row(sale).await;
+        let changed = self.ledger.update_terms(sale.id, now.version, &terms).await;
+        assert!(changed.expect("MySQL answers"));
+        let now = self.row(sale).await;
+        let epoch = now.live_epoch.expect("an index is in force");
+        let applied = self.stock.apply(sale.id, epoch, &now.terms()).await;
+        applied.expect("Redis answers");
+        self.refresh().await;
+    }
+
+    /// The end of a sale, as the operator and order-worker do it.
+    pub async fn settle(&self, sale: &Sale) {
+        self.append(&Record::Close { sale: sale.id }).await;
+        self.store().await;
+        assert!(self.ledger.set_settled(sale.id, None).await.expect("MySQL answers"));
+        self.stock.drop_sale(sale.id).await.expect("Redis answers");
+    }
+
+    pub async fn row(&self, sale: &Sale) -> Sale {
+        let row = self.ledger.sale(sale.id).await.expect("MySQL answers");
+        row.expect("the row exists")
+    }
+
+    pub async fn append(&self, record: &Record) -> Offset {
+        self.log.append(PART, record).await.expect("Kafka answers")
+    }
+
+    /// Stores all records of the log, as order-worker does.
+    pub async fn store(&self) {
+        let from = self.ledger.ensure_position(PART).await.expect("MySQL answers");
+        let to = self.log.end_offset(PART).await.expect("Kafka answers");
+        if to == from {
+            return;
+        }
+        let mut entries = Vec::new();
+        let each = |entry: Entry| {
+            entries.push(LogEntry {
+                offset: entry.offset,
+                timestamp_ms: entry.timestamp_ms,
+                record: entry.record,
+                payload: entry.payload,
+            });
+        };
+        self.log.read(PART, from, to, each).await.expect("Kafka answers");
+        self.ledger.store(PART, from, to, &entries).await.expect("stores");
+    }
+}
