@@ -1,7 +1,7 @@
 //! The ledger in MySQL: a view of the order log, and the only place that remembers what a sale was meant to be.
 //!
 //! - [`store`]: the transaction that folds records of the log into tables, exactly once
-//! - [`fold`](mod@fold): what it writes, as plain code
+//! - `fold`: what it writes, as plain code
 //! - [`position`]: up to where the log was folded, and where readers of it start
 //! - [`adjustments`]: what the indexes have still to be told of it
 //! - [`quarantine`]: what could not be folded, and how it is once the cause is gone

@@ -3,7 +3,7 @@
 //! A plan has at most one step. After the step the sale is observed again, so a step never relies on what another step
 //! changed, and a crash between two steps is nothing special.
 //!
-//! A sale passes through [`running`], [`ending`] and [`settled`]; [`name_used`] is a FlashSale whose name belongs to an
+//! A sale passes through `running`, `ending` and `settled`; `name_used` is a FlashSale whose name belongs to an
 //! earlier sale.
 mod ending;
 mod name_used;
