@@ -4,7 +4,7 @@
 //!
 //! - [`sale::reconcile`]: which FlashSale is reconciled, and when again
 //! - [`sale::observe`]: everything that is known of it, read at once
-//! - [`seckill_planner::plan`]: the next step, a pure function
+//! - [`mod@seckill_planner::plan`]: the next step, a pure function
 //! - [`sale::act`]: carries out the step; [`sale::rebuild`] is the one step that takes several
 //! - [`sale::status`]: the status and the events for the FlashSale's readers
 //!

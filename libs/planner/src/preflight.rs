@@ -266,7 +266,7 @@ fn check_topic(preflight: &mut Preflight, topic: &TopicSettings, expected: Expec
 pub struct Backlog(HashMap<u32, (Offset, Instant)>);
 
 impl Backlog {
-    /// Whether records that were in the log [`WORKER_LAG_LIMIT`] ago are not in the ledger.
+    /// Whether records that were in the log `WORKER_LAG_LIMIT` ago are not in the ledger.
     pub fn is_late(&mut self, part: u32, position: Offset, end: Offset, now: Instant) -> bool {
         let (waited_for, since) = *self.0.entry(part).or_insert((end, now));
         if position >= waited_for {

@@ -122,3 +122,108 @@ fn assignment(arg: &Arg) -> String {
         (None, None) => example.to_owned(),
     }
 }
+
+/// The Markdown page with each program's section replaced by what its arguments say now; `None` if the page has no
+/// section for the program. A test of each program compares the page with this.
+///
+/// A section is between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`.
+pub fn documented(page: &str, command: &Command) -> Option<String> {
+    let (begin, end) = (
+        format!("<!-- begin {} -->\n", command.get_name()),
+        format!("<!-- end {} -->", command.get_name()),
+    );
+    let (before, rest) = page.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}{}\n{end}{after}", table(command)))
+}
+
+/// The flags and variables of a program as Markdown: one table for the program and for each subcommand that has any.
+pub fn table(command: &Command) -> String {
+    let mut text = String::new();
+    add_table(command, command.get_name(), &mut text);
+    text
+}
+
+fn add_table(command: &Command, title: &str, text: &mut String) {
+    let args: Vec<&Arg> = command.get_arguments().filter(|arg| arg.get_long().is_some()).collect();
+    if !args.is_empty() {
+        let _ = write!(
+            text,
+            "\n### `{title}`\n\n| variable | flag | default | meaning |\n|---|---|---|---|\n"
+        );
+    }
+    for arg in args {
+        let variable = arg
+            .get_env()
+            .map_or_else(String::new, |name| format!("`{}`", name.to_string_lossy()));
+        let flag = arg.get_long().unwrap_or_default();
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let secret = if arg.is_hide_env_values_set() { ". Secret" } else { "" };
+        let _ = writeln!(
+            text,
+            "| {variable} | `--{flag}` | {} | {}{secret} |",
+            default(arg),
+            help.replace('\\', "\\\\").replace('|', "\\|")
+        );
+    }
+    for subcommand in command.get_subcommands() {
+        add_table(subcommand, &format!("{title} {}", subcommand.get_name()), text);
+    }
+}
+
+/// The default of an argument, or an example of a value if there is none.
+fn default(arg: &Arg) -> String {
+    if !arg.get_action().takes_values() {
+        return "off".into();
+    }
+    let values: Vec<_> = arg
+        .get_default_values()
+        .iter()
+        .map(|value| value.to_string_lossy())
+        .collect();
+    let example = arg.get_value_names().and_then(|names| names.first());
+    match (values.join(","), example) {
+        (value, _) if !value.is_empty() => format!("`{value}`"),
+        (_, Some(example)) if !values.is_empty() => format!("empty; example: `{example}`"),
+        (_, Some(example)) if arg.is_required_set() => format!("required; example: `{example}`"),
+        (_, Some(example)) => format!("none; example: `{example}`"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ArgAction;
+
+    #[test]
+    fn table_names_variable_flag_default_and_meaning() {
+        let command = Command::new("program").subcommand(
+            Command::new("run")
+                .arg(Arg::new("a").long("a").env("A").default_value("1").help("A | B"))
+                .arg(
+                    Arg::new("b")
+                        .long("b")
+                        .env("B")
+                        .required(true)
+                        .value_name("x:1")
+                        .hide_env_values(true)
+                        .help("C"),
+                )
+                .arg(Arg::new("c").long("c").value_name("y").help("D"))
+                .arg(Arg::new("d").long("d").action(ArgAction::SetTrue).help("E"))
+                .arg(Arg::new("position")),
+        );
+        assert_eq!(
+            documented("x\n<!-- begin program -->\nold\n<!-- end program -->\ny\n", &command).unwrap(),
+            "x\n<!-- begin program -->\n\n### `program run`\n\n\
+             | variable | flag | default | meaning |\n|---|---|---|---|\n\
+             | `A` | `--a` | `1` | A \\| B |\n\
+             | `B` | `--b` | required; example: `x:1` | C. Secret |\n\
+             |  | `--c` | none; example: `y` | D |\n\
+             |  | `--d` | off | E |\n\
+             \n<!-- end program -->\ny\n"
+        );
+        assert_eq!(documented("no section", &command), None);
+    }
+}

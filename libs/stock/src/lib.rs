@@ -1,7 +1,7 @@
 //! The stock of a sale in Redis: an index of the order log that can be rebuilt at any time, and is trusted for nothing
 //! that the log has not confirmed.
 //!
-//! - [`keys`]: what lies where
+//! - `keys`: what lies where
 //! - [`client`]: connections, and how scripts are called
 //! - [`purchase`]: one script call for a batch of purchases
 //! - [`batcher`]: turns the callers of one sale into few script calls

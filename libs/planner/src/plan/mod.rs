@@ -3,8 +3,8 @@
 //! A plan has at most one step. After the step the sale is observed again, so a step never relies on what another step
 //! changed, and a crash between two steps is nothing special.
 //!
-//! A sale passes through [`running`], [`ending`] and [`settled`]; [`name_used`] is a FlashSale whose name belongs to an
-//! earlier sale. [`step`] has the types of a plan, [`report`] the parts of a report that several phases share.
+//! A sale passes through `running`, `ending` and `settled`; `name_used` is a FlashSale whose name belongs to an
+//! earlier sale. `step` has the types of a plan, `report` the parts of a report that several phases share.
 mod ending;
 mod final_balance;
 mod index_need;

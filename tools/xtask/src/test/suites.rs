@@ -46,7 +46,7 @@ pub fn unit(filter: &[String], count: &mut Count) -> Result<()> {
     command
         .args(["test", "--quiet", "--workspace", "--no-fail-fast", "--lib", "--bins"])
         // The comparison of docs/configuration.md with each program's arguments.
-        .args(["--test", "configuration"])
+        .args(["--test", "configuration_docs"])
         .arg("--")
         .args(filter);
     counted(&mut command, count)
