@@ -1,7 +1,7 @@
 //! The ledger in MySQL: a view of the order log, and the only store of the desired state of a sale.
 //!
 //! - [`store`]: the transaction that folds records of the log into tables, exactly once
-//! - [`fold`](mod@fold): decides the rows that it writes, as plain code
+//! - `fold`: decides the rows that it writes, as plain code
 //! - [`position`]: the offset up to which the log was folded, and where readers of the log start
 //! - [`adjustments`]: pending stock adjustments for the indexes
 //! - [`quarantine`]: records that could not be folded, and their replay

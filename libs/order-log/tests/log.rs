@@ -1,4 +1,4 @@
-//! Appending, reading and the topic, against a real Kafka.
+//! Tests of append, read and topic with a real Kafka.
 mod common;
 
 use common::*;

@@ -352,7 +352,7 @@ impl Harness {
             unreachable!("it says run")
         };
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(seckill_order_worker::run::run_until(args, shutdown.clone()));
+        let task = tokio::spawn(seckill_order_worker::run::run_until_shutdown(args, shutdown.clone()));
         Running {
             what: "worker",
             admin: String::new(),
