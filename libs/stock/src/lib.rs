@@ -1,7 +1,7 @@
 //! The stock of a sale in Redis. It is an index of the order log that can be rebuilt at any time. Nothing in it counts
 //! until the log has confirmed it.
 //!
-//! - [`keys`]: names of the keys in Redis
+//! - `keys`: names of the keys in Redis
 //! - [`client`]: connections and script calls
 //! - [`purchase`]: one script call for a batch of purchases
 //! - [`batcher`]: turns the callers of one sale into few script calls
