@@ -1,16 +1,16 @@
-//! The FlashSale resource, as it is served by the Kubernetes API.
+//! The FlashSale resource of the Kubernetes API.
 //!
-//! The manifest is generated from these types: `cargo run --bin operator -- crd`. What the API server can refuse, it
-//! refuses by the rules stated here, with a message that names the field and says what to do.
+//! The manifest is generated from these types: `cargo run --bin operator -- crd`. The API server enforces the validation
+//! rules below. Each message names the field and says what to do. The doc comments are the text of `kubectl explain`.
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A limited stock of one item, offered at a set time.
+/// A limited stock of one item, sold between two fixed times.
 ///
-/// A FlashSale runs once, like a Job. Its identity is class, namespace and name: the ledger remembers it, and an object
-/// that is deleted and applied again adopts the sale that runs under its name.
+/// A FlashSale runs once, like a Job. Class, namespace and name identify the sale, and the ledger remembers them. If the
+/// object is deleted and applied again, the new object adopts the running sale of that name.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "seckill.dev",
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
     category = "seckill",
     namespaced,
     status = "FlashSaleStatus",
-    doc = "A limited stock of one item, offered at a set time to more buyers than units. It runs once, like a Job: its identity is class, namespace and name, and an object that is deleted and applied again adopts the sale that runs under its name.",
+    doc = "A limited stock of one item, sold between two fixed times to more buyers than there are units. A FlashSale runs once, like a Job. Class, namespace and name identify the sale. If the object is deleted and applied again, the new object adopts the running sale of that name.",
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Stock","type":"integer","jsonPath":".spec.stock"}"#,
@@ -29,190 +29,192 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Starts","type":"string","jsonPath":".spec.startsAt"}"#,
     printcolumn = r#"{"name":"Ends","type":"string","jsonPath":".spec.endsAt"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
-    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name: at most 63 characters; choose a shorter name"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.stock >= oldSelf.spec.stock").message("spec.stock: it can only rise once the sale is preheated, for units may be sold already; withdraw what is left by an earlier spec.endsAt"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.stock == oldSelf.spec.stock").message("spec.stock: it can't change once the sale has ended, for a sale runs once; make another sale"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.item == oldSelf.spec.item").message("spec.item: it can't change once the sale is preheated, for buyers were told it; make another sale"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.startsAt == oldSelf.spec.startsAt").message("spec.startsAt: it can't change once the sale is preheated; use spec.suspend to hold the sale back, or make another sale"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.endsAt == oldSelf.spec.endsAt").message("spec.endsAt: it can't change once the sale has ended, for a sale runs once; make another sale"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name: it must have at most 63 characters; choose a shorter name"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.stock >= oldSelf.spec.stock").message("spec.stock: it can only rise once the sale is preheated, because units may already be sold; to withdraw the remaining units, set an earlier spec.endsAt"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.stock == oldSelf.spec.stock").message("spec.stock: it can't change once the sale has ended, because a sale runs once; create another FlashSale"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.item == oldSelf.spec.item").message("spec.item: it can't change once the sale is preheated, because buyers may have seen it; create another FlashSale"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.startsAt == oldSelf.spec.startsAt").message("spec.startsAt: it can't change once the sale is preheated; use spec.suspend to delay the sale, or create another FlashSale"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.endsAt == oldSelf.spec.endsAt").message("spec.endsAt: it can't change once the sale has ended, because a sale runs once; create another FlashSale"),
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.className == oldSelf.className").message("spec.className: it can't change; make another sale"))]
+#[x_kube(validation = Rule::new("self.className == oldSelf.className").message("spec.className: it can't change; create another FlashSale"))]
 #[x_kube(validation = Rule::new("self.endsAt > self.startsAt").message("spec.endsAt: it must be later than spec.startsAt"))]
-#[x_kube(validation = Rule::new("self.endsAt - self.startsAt <= duration('720h')").message("spec.endsAt: a sale lasts at most 30 days"))]
+#[x_kube(validation = Rule::new("self.endsAt - self.startsAt <= duration('720h')").message("spec.endsAt: it must be at most 30 days after spec.startsAt"))]
 pub struct FlashSaleSpec {
-    /// Which release of Seckill runs the sale, as ingress classes do. It never changes.
+    /// The class of the Seckill release that runs the sale; it works like an ingress class. It can't change.
     #[serde(default = "default_class_name")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub class_name: String,
 
-    /// What is sold. It can change until the sale is preheated.
+    /// The item for sale. It can change until the sale is preheated.
     pub item: Item,
 
-    /// The units that are offered in all, 1 to 10,000,000. Once the sale is preheated it can only rise, until the end.
+    /// The total number of units for sale, from 1 to 10,000,000. Once the sale is preheated, it can only rise. Once the
+    /// sale has ended, it can't change.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub stock: i64,
 
-    /// When the first unit can be bought, in RFC 3339, such as 2026-11-30T12:00:00Z. A time in the past means at once. It
-    /// can change until the sale is preheated.
+    /// The time from which buyers can buy, in RFC 3339, such as 2026-11-30T12:00:00Z. If the time is in the past, the
+    /// sale opens immediately. It can change until the sale is preheated.
     pub starts_at: Time,
 
-    /// When the sale ends, in RFC 3339; at most 30 days after the start. It can change until the sale has ended.
+    /// The time at which the sale ends, in RFC 3339. It must be after startsAt, by at most 30 days. It can change until
+    /// the sale has ended.
     pub ends_at: Time,
 
-    /// How many seconds before the start the stock is put in place and the pods are up.
+    /// How many seconds before the start the operator begins to load the stock into Redis and to start the pods.
     #[serde(default = "default_seconds")]
     #[schemars(range(min = 5, max = 86_400))]
     pub lead_time_seconds: i32,
 
-    /// How many seconds the pods stay after the end.
+    /// How many seconds the pods of this sale stay after its end.
     #[serde(default = "default_seconds")]
     #[schemars(range(min = 0, max = 86_400))]
     pub cool_down_seconds: i32,
 
-    /// How many pods this sale asks of the release while it runs. What the running sales of a release ask for adds up,
-    /// between the release's own floor and ceiling.
+    /// How many pods this sale needs while it runs. The release adds up the demands of its running sales, and keeps the
+    /// sum between its own minimum and maximum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub demand: Option<Demand>,
 
-    /// Sells nothing as long as it is true. It can change at any time; the annotation seckill.dev/suspend=true does the
-    /// same, and either of them suffices, so that a tool that restores this field can't resume a sale that a person
-    /// stopped.
+    /// While this field is true, the sale sells nothing. It can change at any time. The annotation
+    /// seckill.dev/suspend=true has the same effect, and one of the two is enough. So a GitOps tool that restores this
+    /// field can't resume a sale that a person has suspended by the annotation.
     #[serde(default)]
     pub suspend: bool,
 
-    /// What could spoil the sale, such as a Redis that drops stock when its memory is full, is checked before it opens,
-    /// and told by the condition Preflight. Warn: it opens all the same. Require: it is held back as long as something is
-    /// found, or can't be checked; once it has opened, nothing that is found stops it.
+    /// Before the sale opens, the operator checks the servers for risks, such as a Redis that evicts keys when its memory
+    /// is full. The condition Preflight reports the result. Warn: the sale opens in any case. Require: the sale does not
+    /// open while a check fails or can't be made. A sale that is already open is never stopped by a check.
     #[serde(default)]
     pub preflight: Preflight,
 }
 
-/// Whether a sale opens when its preflight has found something.
+/// Whether a sale opens when a preflight check has found a problem.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preflight {
-    /// It opens, and says what was found.
+    /// The sale opens, and the condition Preflight reports the problems.
     #[default]
     Warn,
-    /// It is held back until nothing is found.
+    /// The sale does not open until all checks pass.
     Require,
 }
 
-/// What is sold.
+/// The item for sale.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Item {
-    /// The shop's own name for it: letters, digits, dots, underscores and hyphens.
+    /// The seller's identifier of the item (stock keeping unit): letters, digits, dots, underscores and hyphens.
     #[schemars(
         length(min = 1, max = 64),
         regex(pattern = "^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$")
     )]
     pub sku: String,
 
-    /// The number of the item on the routes of the old demo (/seckill/buy). Without one it can't be bought there.
+    /// The number of the item on the legacy routes (/seckill/buy). Without a number, the item can't be bought there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 9_007_199_254_740_991i64))]
     pub id: Option<i64>,
 
-    /// What buyers read.
+    /// The name of the item that buyers see.
     #[schemars(length(min = 1, max = 200))]
     pub name: String,
 
-    /// Of one unit, as a decimal string with at most 4 fraction digits, such as "1999.00".
+    /// The price of one unit, as a decimal string with at most 4 fraction digits, such as "1999.00".
     #[schemars(length(min = 1, max = 19), regex(pattern = r"^(0|[1-9][0-9]{0,13})(\.[0-9]{1,4})?$"))]
     pub price: String,
 
-    /// Of the price, by its three letters of ISO 4217, such as EUR.
+    /// The currency of the price, as a three-letter code of ISO 4217, such as EUR.
     #[schemars(length(min = 3, max = 3), regex(pattern = "^[A-Z]{3}$"))]
     pub currency: String,
 
-    /// More that buyers read.
+    /// A longer text about the item that buyers see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2000))]
     pub description: Option<String>,
 }
 
-/// How many pods a sale asks of the release.
+/// How many pods a sale needs.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Demand {
-    /// Pods of seckill-api.
+    /// The number of seckill-api pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub api_replicas: Option<i32>,
 
-    /// Pods of order-worker. More than the log has partitions have nothing to do.
+    /// The number of order-worker pods. Pods beyond the number of Kafka partitions have no work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub worker_replicas: Option<i32>,
 }
 
-/// What the operator saw last. It is never read as an input.
+/// The state of the sale at the last reconcile. The operator writes the status, and never uses it as an input.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct FlashSaleStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Where the sale is in its life; a summary of the conditions.
+    /// The stage of the sale; a summary of the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
 
-    /// The truth about the sale: Accepted, Preflight, StockPreheated, WorkloadsScaled, Ready, LedgerBalanced, Settled,
-    /// Stalled.
+    /// The state of the sale in detail, by the condition types Accepted, Preflight, StockPreheated, WorkloadsScaled,
+    /// Ready, LedgerBalanced, Settled and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 
-    /// The epoch of the index that sells: it rises with each rebuild of the index in Redis.
+    /// The epoch of the index in Redis that sells. Each rebuild of the index has a greater epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
 
-    /// The units, sampled while the sale runs.
+    /// The units of the sale, sampled while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<LedgerStatus>,
 
-    /// When the stock was put in place for the first time.
+    /// When the stock was loaded into Redis for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preheated_at: Option<Time>,
 
-    /// When stock and pods were in place.
+    /// When the stock was loaded and the pods were ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Time>,
 
-    /// When the sale was seen open for the first time.
+    /// When the operator first observed the sale as open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opened_at: Option<Time>,
 
-    /// When every unit was accounted for.
+    /// When the sale was settled: no order was in flight any more, and the units were compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled_at: Option<Time>,
 
-    /// When the phase will change next by itself.
+    /// When time will next change the phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_transition_at: Option<Time>,
 }
 
-/// Where a sale is in its life.
+/// The stage of a sale.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Accepted; its preheating has not begun.
+    /// The sale is accepted, and preheating has not begun.
     Scheduled,
-    /// The stock is being put in place, and the pods are starting.
+    /// The stock is being loaded into Redis, and the pods are starting.
     Preheating,
-    /// Stock and pods are in place; it opens by itself.
+    /// The stock is loaded and the pods are ready. The sale opens at its start time.
     Ready,
-    /// It sells.
+    /// Buyers can buy.
     Open,
-    /// Every unit is sold; it ends at its time.
+    /// Every unit is sold. The sale still ends at its end time.
     SoldOut,
-    /// It sells nothing, because it is told so.
+    /// The sale sells nothing, because it is suspended or a required preflight check fails.
     Suspended,
-    /// Its time is over; the last orders are on their way into the ledger.
+    /// The sale is over. The last orders are being written into the ledger.
     Ended,
-    /// Every unit is accounted for, and Redis holds nothing of it any more.
+    /// The units are compared, the result is in the ledger, and Redis is freed.
     Settled,
 }
 
@@ -220,13 +222,13 @@ pub enum Phase {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LedgerStatus {
-    /// Offered in all.
+    /// Units offered in total.
     pub total: i64,
-    /// In orders that the ledger holds.
+    /// Units of orders that the ledger holds.
     pub sold: i64,
-    /// Left to buy.
+    /// Units that can still be bought.
     pub remaining: i64,
-    /// Taken, and not in the ledger yet.
+    /// Units that are reserved, but not yet in the ledger.
     pub in_flight: i64,
 }
 

@@ -1,10 +1,10 @@
-//! How long a sale stops selling when Redis is killed with a million orders in it: `cargo xtask bench rebuild`.
+//! How long a sale with a million orders stops selling after Redis is killed: `cargo xtask bench rebuild`.
 //!
-//! Redis is killed and started again at once, by turns without persistence, as the documentation recommends, and with an
-//! append-only file. Beside that stand the raw costs of the same amount: the rows read from MySQL, and the buyers written
-//! into Redis, as plainly as can be.
+//! The benchmark kills Redis and restarts it immediately, alternately without persistence, as the documentation
+//! recommends, and with an append-only file. For comparison it measures the raw costs of the same data: to read the
+//! rows from MySQL, and to write the buyers into Redis.
 #[path = "../tests/life/harness.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
+#[allow(dead_code, reason = "only the tests use all of it")]
 mod harness;
 
 use std::path::PathBuf;
@@ -39,22 +39,23 @@ async fn bench(orders: u64) {
     let sale = harness.sale("million").await;
 
     let mut raw = Vec::new();
-    let mut stopped = [Vec::new(), Vec::new()];
+    // Times until Redis answers and until the sale sells: without and with an append-only file.
+    let mut downtimes = [Vec::new(), Vec::new()];
     let mut buyer = 0;
     for round in 0..ROUNDS {
         raw.push(raw_costs(&harness, &redis, sale.id.0).await);
-        for (file, stopped) in [false, true].into_iter().zip(&mut stopped) {
-            if file {
-                // So that there is one.
+        for (persistent, downtimes) in [false, true].into_iter().zip(&mut downtimes) {
+            if persistent {
+                // This restart creates the append-only file.
                 redis.kill();
-                redis.restart(file);
-                while !sells(&harness, &format!("filed-{round}")).await {
+                redis.restart(persistent);
+                while !sells(&harness, &format!("persisted-{round}")).await {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
             redis.kill();
             let killed = Instant::now();
-            redis.restart(file);
+            redis.restart(persistent);
             let answers = loop {
                 if harness.stock.probe(sale.id).await.is_ok() {
                     break killed.elapsed();
@@ -68,30 +69,35 @@ async fn bench(orders: u64) {
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             };
-            let what = if file { "its file" } else { "nothing" };
-            println!("round {round}: back with {what}: answers after {answers:.2?}, sells after {sells:.2?}");
-            stopped.push((answers, sells));
+            let data = if persistent { "with its file" } else { "without data" };
+            println!(
+                "round {round}: restarted {data}: Redis answers after {answers:.2?}, the sale sells after {sells:.2?}"
+            );
+            downtimes.push((answers, sells));
         }
     }
 
     let orders = harness.orders("million").await;
-    println!("\n{orders} orders, {ROUNDS} rounds, medians (least to most):");
+    println!("\n{orders} orders, {ROUNDS} rounds, medians (minimum to maximum):");
     let read = raw.iter().map(|r| r.0).collect();
     let written = raw.iter().map(|r| r.1).collect();
-    println!("  raw: rows read from MySQL                     {}", spread(read));
-    println!("  raw: buyers written into Redis                {}", spread(written));
-    for (what, stopped) in ["with nothing ", "with its file"].into_iter().zip(stopped) {
-        let answers = stopped.iter().map(|s| s.0).collect();
-        let sells = stopped.iter().map(|s| s.1).collect();
-        println!("  killed, back {what}: Redis answers after {}", spread(answers));
-        println!("  killed, back {what}: it sells again after {}", spread(sells));
+    println!("  raw: read the rows from MySQL                     {}", spread(read));
+    println!(
+        "  raw: write the buyers into Redis                  {}",
+        spread(written)
+    );
+    for (data, downtimes) in ["without data ", "with its file"].into_iter().zip(downtimes) {
+        let answers = downtimes.iter().map(|d| d.0).collect();
+        let sells = downtimes.iter().map(|d| d.1).collect();
+        println!("  restarted {data}: Redis answers after    {}", spread(answers));
+        println!("  restarted {data}: the sale sells after   {}", spread(sells));
     }
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;
 }
 
-/// Whether a new buyer is sold a unit under the epoch that the ledger names.
+/// Whether a new buyer can buy a unit under the live epoch of the ledger.
 async fn sells(harness: &Harness, buyer: &str) -> bool {
     let sale = harness.sale("million").await;
     let Some(epoch) = sale.live_epoch else { return false };
@@ -125,17 +131,17 @@ fn spread(mut times: Vec<Duration>) -> String {
     )
 }
 
-/// Buyers of one unit each, until that many orders are in the ledger.
+/// Sells one unit each to new buyers, until the ledger has `orders` orders.
 async fn fill(harness: &Harness, orders: u64) {
     let sale = harness.sale("million").await;
-    let epoch = sale.live_epoch.expect("it sells");
+    let epoch = sale.live_epoch.expect("a live epoch");
     let mut sold = 0;
     while sold < orders {
         let until = orders.min(sold + Batch::MAX_ORDERS as u64);
         let requests: Vec<Request> = (sold..until).map(|n| request(&n.to_string())).collect();
         let decided = harness.stock.purchase(sale.id, epoch, &requests).await.expect("Redis");
         let (_, batch) = decided.expect("not fenced");
-        let record = Record::Batch(batch.expect("something is sold"));
+        let record = Record::Batch(batch.expect("reserved orders"));
         while harness.log.append_now(sale.part, &record).is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -147,20 +153,21 @@ async fn fill(harness: &Harness, orders: u64) {
     }
 }
 
+/// The times to read all orders from MySQL, and to write as many holdings into Redis.
 async fn raw_costs(harness: &Harness, redis: &Redis, sale: u32) -> (Duration, Duration) {
     let mut mysql = MySqlConnection::connect(&harness.database).await.expect("MySQL");
-    let begun = Instant::now();
+    let started = Instant::now();
     let rows = mysql
         .fetch_all(sqlx::AssertSqlSafe(format!(
             "SELECT epoch, seq, buyer, quantity, key_hash, status FROM orders WHERE sale = {sale}"
         )))
         .await
         .expect("read");
-    let read = begun.elapsed();
+    let read = started.elapsed();
 
     let client = redis::Client::open(redis.url()).expect("a URL");
     let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
-    let begun = Instant::now();
+    let started = Instant::now();
     for (n, chunk) in rows.chunks(10_000).enumerate() {
         let mut pipeline = redis::pipe();
         for part in 0..chunk.len().div_ceil(500) {
@@ -174,7 +181,7 @@ async fn raw_costs(harness: &Harness, redis: &Redis, sale: u32) -> (Duration, Du
         }
         let () = pipeline.query_async(&mut connection).await.expect("written");
     }
-    let written = begun.elapsed();
+    let written = started.elapsed();
     let () = redis::cmd("UNLINK")
         .arg("raw")
         .query_async(&mut connection)
@@ -183,7 +190,7 @@ async fn raw_costs(harness: &Harness, redis: &Redis, sale: u32) -> (Duration, Du
     (read, written)
 }
 
-/// A Redis of this benchmark's own.
+/// A Redis server that only this benchmark uses.
 struct Redis {
     port: u16,
     folder: PathBuf,
@@ -209,12 +216,12 @@ impl Redis {
     }
 
     fn kill(&mut self) {
-        self.process.kill().expect("it ran");
-        self.process.wait().expect("it ended");
+        self.process.kill().expect("Redis runs");
+        self.process.wait().expect("Redis ends");
     }
 
-    fn restart(&mut self, with_file: bool) {
-        self.process = spawn(self.port, &self.folder, with_file);
+    fn restart(&mut self, persistent: bool) {
+        self.process = spawn(self.port, &self.folder, persistent);
     }
 }
 
@@ -226,12 +233,12 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(port: u16, folder: &std::path::Path, with_file: bool) -> Child {
+fn spawn(port: u16, folder: &std::path::Path, persistent: bool) -> Child {
     let server = std::env::var("SECKILL_TEST_REDIS_SERVER").expect("run by `cargo xtask bench rebuild`");
     Command::new(server)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--requirepass", PASSWORD, "--maxmemory-policy", "noeviction"])
-        .args(["--appendonly", if with_file { "yes" } else { "no" }])
+        .args(["--appendonly", if persistent { "yes" } else { "no" }])
         .args(["--save", "", "--dir"])
         .arg(folder)
         .stdout(Stdio::null())

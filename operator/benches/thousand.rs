@@ -1,11 +1,11 @@
-//! A thousand sales at once: `cargo xtask bench operator`.
+//! A thousand sales at the same time: `cargo xtask bench operator`.
 //!
-//! In 20 namespaces of a real API server: 450 sales sell, 500 are announced for later, and 50 start in the same second.
-//! (`SECKILL_BENCH_SALES` says how many there are in all.)
-//! Printed are how early these were ready, when each sold its first unit, what a look at a sale costs, what is asked of the
-//! API server, and that nothing is written while nothing changes.
+//! In 20 namespaces of a real API server, 450 sales are open, 500 are scheduled, and 50 start in the same second. The
+//! variable `SECKILL_BENCH_SALES` changes the total. The benchmark prints how long before their start the 50 sales were
+//! ready, when each sold its first unit, the CPU and memory use, the requests to the API server, and the number of
+//! writes while nothing changes.
 #[path = "../tests/life/harness.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
+#[allow(dead_code, reason = "only the tests use all of it")]
 mod harness;
 
 use std::collections::BTreeMap;
@@ -30,24 +30,24 @@ use serde_json::json;
 use tower::util::MapRequestLayer;
 
 const NAMESPACES: usize = 20;
-const LEAD: i64 = 30;
-/// Nothing may be written for so long.
-const STEADY: Duration = Duration::from_secs(60);
+const LEAD_TIME_SECONDS: i64 = 30;
+/// How long the writes are counted while nothing changes.
+const IDLE_PERIOD: Duration = Duration::from_secs(60);
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(bench());
 }
 
-/// What was asked of the API server, by verb and resource.
-type Asked = Arc<Mutex<BTreeMap<String, u64>>>;
+/// The number of requests to the API server, by verb and resource.
+type RequestCounts = Arc<Mutex<BTreeMap<String, u64>>>;
 
 async fn bench() {
     let sales: usize = std::env::var("SECKILL_BENCH_SALES").map_or(1000, |n| n.parse().expect("a number of sales"));
-    let (together, later) = (sales / 20, sales / 2);
-    let selling = sales - together - later;
+    let (starting, scheduled) = (sales / 20, sales / 2);
+    let open = sales - starting - scheduled;
     let harness = Harness::new().await;
-    let asked = Asked::default();
+    let counts = RequestCounts::default();
     let namespaces: Vec<String> = (0..NAMESPACES).map(|n| format!("{}-{n}", harness.name)).collect();
     for name in &namespaces {
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).expect("a namespace");
@@ -56,47 +56,47 @@ async fn bench() {
     }
     let before = resident_mib();
     let shutdown = Shutdown::new();
-    let operator = tokio::spawn(seckill_operator::run::run_until(
+    let operator = tokio::spawn(seckill_operator::run::run_until_shutdown(
         args(&harness),
-        counting(asked.clone()).await,
+        counting_client(counts.clone()).await,
         shutdown.clone(),
     ));
     let worker = harness.worker();
 
-    // All that there is before the second that counts.
-    let begun = Instant::now();
+    // Create the open and the scheduled sales.
+    let started = Instant::now();
     let hour = 3600;
-    let open = (0..selling).map(|n| (format!("selling-{n}"), -1, hour));
-    let announced = (0..later).map(|n| (format!("later-{n}"), hour, 2 * hour));
-    create(&harness, &namespaces, open.chain(announced)).await;
-    until(&harness, Phase::Open, selling).await;
-    until(&harness, Phase::Scheduled, later).await;
-    let (made, setup) = (begun.elapsed(), taken(&asked));
+    let opening = (0..open).map(|n| (format!("open-{n}"), -1, hour));
+    let later = (0..scheduled).map(|n| (format!("scheduled-{n}"), hour, 2 * hour));
+    create(&harness, &namespaces, opening.chain(later)).await;
+    until(&harness, Phase::Open, open).await;
+    until(&harness, Phase::Scheduled, scheduled).await;
+    let (setup_time, setup) = (started.elapsed(), take_counts(&counts));
 
-    let starts = Timestamp::now().as_second() + LEAD + 15;
+    let starts = Timestamp::now().as_second() + LEAD_TIME_SECONDS + 15;
     let starts_in = starts - Timestamp::now().as_second();
-    let starting = (0..together).map(|n| (format!("together-{n}"), starts_in, hour));
-    create(&harness, &namespaces, starting).await;
-    let ready = until(&harness, Phase::Ready, together).await;
-    let leads = ready.iter().map(|sale| {
+    let together = (0..starting).map(|n| (format!("starting-{n}"), starts_in, hour));
+    create(&harness, &namespaces, together).await;
+    let ready = until(&harness, Phase::Ready, starting).await;
+    let lead_times = ready.iter().map(|sale| {
         let ready = sale.status.as_ref().and_then(|status| status.ready_at.clone());
         ready.map_or(f64::NEG_INFINITY, |at| (starts - at.0.as_second()) as f64)
     });
-    let leads = Spread::of(leads.collect());
+    let lead_times = Spread::of(lead_times.collect());
     let firsts = future::join_all(ready.iter().map(|sale| first_unit(&harness, sale, starts))).await;
     let early = firsts.iter().filter(|ms| **ms < 0.0).count();
     let firsts = Spread::of(firsts);
-    until(&harness, Phase::Open, selling + together).await;
-    let around = taken(&asked);
+    until(&harness, Phase::Open, open + starting).await;
+    let start = take_counts(&counts);
 
-    // Figures that were sampled late, and conditions that turn once more.
+    // Wait for late samples and the last changes of conditions.
     tokio::time::sleep(Duration::from_secs(15)).await;
-    let _ = taken(&asked);
+    let _ = take_counts(&counts);
     let versions = versions(&harness).await;
     let cpu = cpu_seconds();
-    tokio::time::sleep(STEADY).await;
-    let cpu = (cpu_seconds() - cpu) / STEADY.as_secs_f64();
-    let steady = taken(&asked);
+    tokio::time::sleep(IDLE_PERIOD).await;
+    let cpu = (cpu_seconds() - cpu) / IDLE_PERIOD.as_secs_f64();
+    let idle = take_counts(&counts);
     let written = self::versions(&harness)
         .await
         .iter()
@@ -105,33 +105,33 @@ async fn bench() {
     let after = resident_mib();
 
     println!(
-        "{} sales in {NAMESPACES} namespaces: {selling} sell, {later} are announced, {together} start together",
+        "{} sales in {NAMESPACES} namespaces: {open} are open, {scheduled} are scheduled, {starting} start together",
         versions.len()
     );
     println!(
-        "  {} are there and {selling} of them sell after   {:.1} s",
-        selling + later,
-        made.as_secs_f64()
+        "  time until {} sales existed and {open} were open    {:.1} s",
+        open + scheduled,
+        setup_time.as_secs_f64()
     );
-    println!("  the {together} were ready before their start ({LEAD} s asked)  {leads} s");
-    println!("  their first unit was sold after the start     {firsts} ms; {early} before it");
-    println!("  memory of operator, worker and this benchmark {before} MiB before, {after} MiB with all sales");
+    println!("  {starting} sales ready before their start ({LEAD_TIME_SECONDS} s requested)   {lead_times} s");
+    println!("  first unit sold after the start                   {firsts} ms; {early} before the start");
+    println!("  memory of operator, worker and this benchmark     {before} MiB before, {after} MiB with all sales");
     println!(
-        "  a minute in which nothing happens: {written} FlashSales written, {:.0} % of a core",
+        "  one minute without changes: {written} FlashSales written, {:.0} % of a core",
         100.0 * cpu
     );
-    for (what, asked, sales) in [
-        ("until they were there", setup, selling + later),
-        ("around the common start", around, together),
-        ("in that minute", steady, versions.len()),
+    for (period, counts, sales) in [
+        ("during setup", setup, open + scheduled),
+        ("around the common start", start, starting),
+        ("in the minute without changes", idle, versions.len()),
     ] {
-        let all: u64 = asked.values().sum();
+        let all: u64 = counts.values().sum();
         println!(
-            "  asked of the API server {what}: {all}, {:.2} a sale",
+            "  requests to the API server {period}: {all}, {:.2} per sale",
             all as f64 / sales as f64
         );
-        for (request, times) in asked {
-            println!("    {times:>6}  {request}");
+        for (request, count) in counts {
+            println!("    {count:>6}  {request}");
         }
     }
 
@@ -146,27 +146,28 @@ async fn bench() {
 }
 
 fn args(harness: &Harness) -> seckill_operator::args::RunArgs {
-    let mut words = harness.operator_command("operator", 15);
-    let at = words
+    let mut args = harness.operator_args("operator", 15);
+    let at = args
         .iter()
         .position(|word| word == "--watch-namespaces")
-        .expect("it is there");
-    words.drain(at..at + 2);
-    let Command::Run(args) = parse_from::<Args>(words).expect("right arguments").command else {
-        unreachable!("it says run")
+        .expect("the flag exists");
+    args.drain(at..at + 2);
+    let Command::Run(args) = parse_from::<Args>(args).expect("valid arguments").command else {
+        unreachable!("the subcommand is run")
     };
     *args
 }
 
-async fn counting(asked: Asked) -> Client {
+/// A client that counts its requests.
+async fn counting_client(counts: RequestCounts) -> Client {
     let kubeconfig =
-        kube::config::Kubeconfig::read_from(harness::server("SECKILL_TEST_KUBECONFIG")).expect("a kubeconfig");
+        kube::config::Kubeconfig::read_from(harness::required_env("SECKILL_TEST_KUBECONFIG")).expect("a kubeconfig");
     let config = Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
         .await
         .expect("a context");
     let count = MapRequestLayer::new(move |request: http::Request<Body>| {
-        let mut asked = asked.lock().expect("nobody panics");
-        *asked.entry(named(&request)).or_default() += 1;
+        let mut counts = counts.lock().expect("nobody panics");
+        *counts.entry(verb_and_resource(&request)).or_default() += 1;
         request
     });
     let builder = ClientBuilder::try_from(config).expect("a client");
@@ -174,14 +175,14 @@ async fn counting(asked: Asked) -> Client {
 }
 
 /// `PATCH flashsales/status`, for example.
-fn named(request: &http::Request<Body>) -> String {
+fn verb_and_resource(request: &http::Request<Body>) -> String {
     let path: Vec<&str> = request
         .uri()
         .path()
         .split('/')
         .filter(|word| !word.is_empty())
         .collect();
-    // /apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE/NAME/SUBRESOURCE, or without some of it.
+    // /apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE/NAME/SUBRESOURCE; some parts can be missing.
     let start = if path.first() == Some(&"api") { 2 } else { 3 };
     let rest = path.get(start..).unwrap_or_default();
     let rest = match rest {
@@ -200,14 +201,14 @@ fn named(request: &http::Request<Body>) -> String {
     }
 }
 
-fn taken(asked: &Asked) -> BTreeMap<String, u64> {
-    std::mem::take(&mut *asked.lock().expect("nobody panics"))
+fn take_counts(counts: &RequestCounts) -> BTreeMap<String, u64> {
+    std::mem::take(&mut *counts.lock().expect("nobody panics"))
 }
 
 async fn create(harness: &Harness, namespaces: &[String], sales: impl Iterator<Item = (String, i64, i64)>) {
     let created = sales.enumerate().map(|(n, (name, starts_in, lasts))| {
         let api: Api<FlashSale> = Api::namespaced(harness.kube.clone(), &namespaces[n % namespaces.len()]);
-        let object = harness.manifest(&name, starts_in, lasts, json!({"leadTimeSeconds": LEAD}));
+        let object = harness.manifest(&name, starts_in, lasts, json!({"leadTimeSeconds": LEAD_TIME_SECONDS}));
         async move { drop(api.create(&PostParams::default(), &object).await.expect("created")) }
     });
     stream::iter(created).buffer_unordered(16).collect::<Vec<()>>().await;
@@ -220,9 +221,9 @@ async fn all(harness: &Harness) -> Vec<FlashSale> {
     sales
 }
 
-/// Waits until so many sales are in a phase.
+/// Waits until at least `least` sales are in a phase.
 async fn until(harness: &Harness, phase: Phase, least: usize) -> Vec<FlashSale> {
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         let mut sales = all(harness).await;
         sales.retain(|sale| sale.status.as_ref().and_then(|status| status.phase) == Some(phase));
@@ -230,8 +231,8 @@ async fn until(harness: &Harness, phase: Phase, least: usize) -> Vec<FlashSale> 
             return sales;
         }
         assert!(
-            begun.elapsed() < Duration::from_secs(300),
-            "{} of {least} are {phase:?}",
+            started.elapsed() < Duration::from_secs(300),
+            "timed out: {} of {least} sales are {phase:?}",
             sales.len()
         );
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -246,16 +247,16 @@ async fn versions(harness: &Harness) -> Vec<(Option<String>, Option<String>)> {
         .collect()
 }
 
-/// Asks for a unit again and again, from a second before the start; when it was sold, in milliseconds after the start.
+/// Tries to buy a unit from one second before the start. Returns when it was sold, in milliseconds after the start.
 async fn first_unit(harness: &Harness, sale: &FlashSale, starts: i64) -> f64 {
-    let namespace = sale.namespace().expect("it has one");
+    let namespace = sale.namespace().expect("a namespace");
     let row: Sale = harness
         .ledger
         .sale_by_name(&harness.name, &namespace, &sale.name_any())
         .await
         .expect("MySQL")
-        .expect("the ledger knows it");
-    let epoch = row.live_epoch.expect("it is ready");
+        .expect("the ledger has the sale");
+    let epoch = row.live_epoch.expect("a live epoch");
     let starts = UNIX_EPOCH + Duration::from_secs(starts.unsigned_abs());
     let wait = starts.duration_since(SystemTime::now()).unwrap_or_default();
     tokio::time::sleep(wait.saturating_sub(Duration::from_secs(1))).await;
@@ -307,7 +308,7 @@ fn resident_mib() -> u64 {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))
-        .expect("it is there");
+        .expect("VmRSS");
     line.split_whitespace()
         .next()
         .and_then(|kib| kib.parse::<u64>().ok())
@@ -315,7 +316,7 @@ fn resident_mib() -> u64 {
         / 1024
 }
 
-/// Of this process: user and system time.
+/// User and system time of this process.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
     let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();

@@ -37,11 +37,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let kube = Client::try_default()
         .await
         .context("no access to Kubernetes: found neither a kubeconfig nor a service account")?;
-    run_until(args, kube, Shutdown::on_signal()).await
+    run_until_shutdown(args, kube, Shutdown::on_signal()).await
 }
 
 /// Runs until the shutdown. An error means that waiting would not help.
-pub async fn run_until(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run_until_shutdown(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyhow::Result<()> {
     let kube = with_timeouts(&kube);
     let health = Health::new();
     let gates = Gates::new(&health);

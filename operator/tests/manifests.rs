@@ -1,4 +1,4 @@
-//! What the API server refuses of a FlashSale by itself, and how it says so. Against a real one.
+//! Validation of FlashSales by a real API server: which manifests and edits it refuses, and with which messages.
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -31,19 +31,19 @@ async fn client() -> Client {
     client
 }
 
-/// Not the typed one: what is refused here can't be written with it.
+/// An untyped API, because the type FlashSale can't express the invalid manifests.
 fn sales(client: &Client) -> Api<DynamicObject> {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("seckill.dev", "v1alpha1", "FlashSale"));
     Api::namespaced_with(client.clone(), "default", &kind)
 }
 
-fn right(name: &str) -> Value {
+fn valid_manifest(name: &str) -> Value {
     json!({
         "apiVersion": "seckill.dev/v1alpha1",
         "kind": "FlashSale",
         "metadata": {"name": name},
         "spec": {
-            // No release has this class, so nobody runs these sales.
+            // No release has this class, so no operator runs these sales.
             "className": "operator-tests",
             "item": {"sku": "PHONE-1", "id": 1, "name": "Phone One", "price": "1999.00", "currency": "CNY", "description": "Black"},
             "stock": 10,
@@ -58,8 +58,9 @@ fn right(name: &str) -> Value {
     })
 }
 
-/// A change to the right manifest, by a JSON pointer below /spec, and what the refusal must name.
-fn wrong() -> Vec<(&'static str, Value, &'static str)> {
+/// Changes that make the valid manifest invalid: a JSON pointer below /spec, the value (null removes the field), and
+/// the field that the refusal must name.
+fn invalid_values() -> Vec<(&'static str, Value, &'static str)> {
     let long = |n: usize| Value::String("x".repeat(n));
     vec![
         ("/className", json!(""), "spec.className"),
@@ -147,7 +148,7 @@ fn set(manifest: &mut Value, pointer: &str, value: Value) {
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
     let parent = manifest
         .pointer_mut(&format!("/spec{parent}"))
-        .expect("the parent is there");
+        .expect("the parent exists");
     let fields = parent.as_object_mut().expect("an object");
     match value {
         Value::Null => fields.remove(key),
@@ -160,7 +161,7 @@ fn object(manifest: Value) -> DynamicObject {
 }
 
 async fn create(sales: &Api<DynamicObject>, manifest: Value) -> Result<DynamicObject, kube::Error> {
-    // As kubectl does it: an unknown field is an error, not a warning.
+    // Strict validation like kubectl: an unknown field is an error, not a warning.
     let params = PostParams {
         dry_run: true,
         field_manager: None,
@@ -176,11 +177,11 @@ async fn create(sales: &Api<DynamicObject>, manifest: Value) -> Result<DynamicOb
 }
 
 #[tokio::test]
-async fn a_right_manifest_is_taken_and_a_wrong_one_is_refused_naming_the_field() {
+async fn valid_manifests_are_accepted_and_refusals_name_the_invalid_field() {
     let sales = sales(&client().await);
-    let taken = create(&sales, right("right")).await.expect("a right manifest");
-    assert_eq!(taken.data["spec"]["stock"], json!(10));
-    let mut least = right("least");
+    let accepted = create(&sales, valid_manifest("valid")).await.expect("a valid manifest");
+    assert_eq!(accepted.data["spec"]["stock"], json!(10));
+    let mut minimal = valid_manifest("minimal");
     for optional in [
         "/leadTimeSeconds",
         "/coolDownSeconds",
@@ -190,51 +191,60 @@ async fn a_right_manifest_is_taken_and_a_wrong_one_is_refused_naming_the_field()
         "/item/id",
         "/item/description",
     ] {
-        set(&mut least, optional, Value::Null);
+        set(&mut minimal, optional, Value::Null);
     }
-    let taken = create(&sales, least).await.expect("what is optional may be left out");
+    let accepted = create(&sales, minimal).await.expect("optional fields can be missing");
     assert_eq!(
-        (&taken.data["spec"]["className"], &taken.data["spec"]["leadTimeSeconds"]),
+        (
+            &accepted.data["spec"]["className"],
+            &accepted.data["spec"]["leadTimeSeconds"]
+        ),
         (&json!("default"), &json!(300))
     );
 
-    let cases = wrong();
+    let cases = invalid_values();
     assert!(cases.len() >= 60, "{}", cases.len());
-    let mut missed = Vec::new();
+    let mut mismatches = Vec::new();
     for (pointer, value, field) in cases {
-        let mut manifest = right("wrong");
+        let mut manifest = valid_manifest("invalid");
         set(&mut manifest, pointer, value.clone());
         match create(&sales, manifest).await {
             Err(kube::Error::Api(status)) if status.message.contains(field) => {}
-            Err(kube::Error::Api(status)) => missed.push(format!(
-                "{pointer}={value}: refused, but not for {field}: {}",
+            Err(kube::Error::Api(status)) => mismatches.push(format!(
+                "{pointer}={value}: refused, but {field} is not named: {}",
                 status.message
             )),
-            Err(error) => missed.push(format!("{pointer}={value}: {error}")),
-            Ok(_) => missed.push(format!("{pointer}={value}: taken")),
+            Err(error) => mismatches.push(format!("{pointer}={value}: {error}")),
+            Ok(_) => mismatches.push(format!("{pointer}={value}: accepted")),
         }
     }
-    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    assert!(mismatches.is_empty(), "{}", mismatches.join("\n"));
 }
 
 #[tokio::test]
 async fn a_name_that_is_too_long_is_refused() {
     let sales = sales(&client().await);
-    let refused = create(&sales, right(&"n".repeat(64)))
+    let refused = create(&sales, valid_manifest(&"n".repeat(64)))
         .await
         .expect_err("64 characters")
         .to_string();
     assert!(refused.contains("metadata.name"), "{refused}");
-    create(&sales, right(&"n".repeat(63))).await.expect("63 characters");
+    create(&sales, valid_manifest(&"n".repeat(63)))
+        .await
+        .expect("63 characters");
 }
 
-/// Once units are counted, what is sold stays; window's end, pods and suspension may change.
+/// After preheating, item and start are fixed and the stock can only rise. Until the end, endsAt can change too.
+/// Demand, cool-down and suspension can always change.
 #[tokio::test]
-async fn after_preheating_only_what_may_change_can_be_changed() {
+async fn after_preheating_only_mutable_fields_can_be_changed() {
     let sales = sales(&client().await);
     let name = format!("edits-{}", rand::random::<u32>());
     let params = PostParams::default();
-    sales.create(&params, &object(right(&name))).await.expect("created");
+    sales
+        .create(&params, &object(valid_manifest(&name)))
+        .await
+        .expect("created");
     let change = async |pointer: &str, value: Value| {
         let mut spec = json!({"spec": {}});
         let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
@@ -244,7 +254,7 @@ async fn after_preheating_only_what_may_change_can_be_changed() {
         }
         sales.patch(&name, &PatchParams::default(), &Patch::Merge(spec)).await
     };
-    // Before it, all but the class may change.
+    // Before preheating, all fields but the class can change.
     change("/stock", json!(11)).await.expect("stock");
     change("/startsAt", json!("2030-01-01T10:00:01Z"))
         .await

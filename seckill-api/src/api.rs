@@ -1,4 +1,4 @@
-//! What the routes share.
+//! The state that the routes share.
 use std::sync::Arc;
 
 use seckill_ledger::{Ledger, Sale};
@@ -8,12 +8,10 @@ use seckill_stock::{BatchSink, Batcher, StockClient};
 use tokio::sync::{Semaphore, watch};
 
 use crate::catalogue::Catalogue;
-use crate::in_flight::InFlight;
-use crate::ledger_lookup::Lookups;
+use crate::ledger_lookup::LedgerLookups;
+use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
-
-/// Purchases that wait at once in this process. More are answered "overloaded" at once, and cost nothing.
-const PLACES: usize = 16 * 1024;
+use crate::purchase_locks::PurchaseLocks;
 
 pub struct Api {
     pub(crate) catalogue: Arc<Catalogue>,
@@ -21,11 +19,11 @@ pub struct Api {
     pub(crate) log: OrderLog,
     pub(crate) tail: Tail,
     pub(crate) ledger: Ledger,
-    pub(crate) numbers: OrderNoKeys,
+    pub(crate) order_no_keys: OrderNoKeys,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) in_flight: InFlight,
-    pub(crate) places: Semaphore,
-    pub(crate) lookups: Lookups,
+    pub(crate) purchase_locks: PurchaseLocks,
+    pub(crate) purchase_permits: Semaphore,
+    pub(crate) lookups: LedgerLookups,
 }
 
 /// The servers behind the API.
@@ -37,25 +35,30 @@ pub struct Servers {
 }
 
 impl Api {
-    pub fn new(servers: Servers, catalogue: Arc<Catalogue>, numbers: OrderNoKeys, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        servers: Servers,
+        catalogue: Arc<Catalogue>,
+        order_no_keys: OrderNoKeys,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         let Servers {
             stock,
             log,
             tail,
             ledger,
         } = servers;
-        metrics.follow(tail.clone(), log.clone());
+        metrics.collect_from(tail.clone(), log.clone());
         Arc::new(Api {
             catalogue,
             stock,
             log,
             tail,
             ledger,
-            numbers,
+            order_no_keys,
             metrics,
-            in_flight: InFlight::default(),
-            places: Semaphore::new(PLACES),
-            lookups: Lookups::default(),
+            purchase_locks: PurchaseLocks::default(),
+            purchase_permits: Semaphore::new(MAX_CONCURRENT_PURCHASES),
+            lookups: LedgerLookups::default(),
         })
     }
 
@@ -65,7 +68,7 @@ impl Api {
             part: sale.part,
             metrics: self.metrics.clone(),
         };
-        Batcher::spawn(self.stock.clone(), sale.id, epochs, sink, PLACES)
+        Batcher::spawn(self.stock.clone(), sale.id, epochs, sink, MAX_CONCURRENT_PURCHASES)
     }
 
     pub(crate) fn append(&self, part: u32, record: &Record) {
@@ -73,7 +76,7 @@ impl Api {
     }
 }
 
-/// Writes what a batch sold into the log, without waiting for it: the read-back tells.
+/// Appends a batch of orders to the log without waiting: the read-back confirms them.
 struct Appender {
     log: OrderLog,
     part: u32,
@@ -89,11 +92,11 @@ impl BatchSink for Appender {
     }
 }
 
-/// A record that was not sent stays in the outbox of the index, from where the order-worker publishes it.
+/// A record that could not be appended stays in the outbox of the index, and the relay of order-worker publishes it.
 fn append(log: &OrderLog, part: u32, record: &Record, metrics: &Metrics) {
     if let Err(error) = log.append_now(part, record) {
-        // Counted rather than warned of: while Kafka is away there are thousands, and its client says so itself.
+        // Counted, not logged as a warning: a Kafka outage causes thousands, and the Kafka client logs the outage.
         metrics.not_appended.inc();
-        tracing::debug!(part, %error, "a record was not sent");
+        tracing::debug!(part, %error, "failed to append a record");
     }
 }

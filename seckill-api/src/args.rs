@@ -1,4 +1,4 @@
-//! What can be configured.
+//! The command line and the environment variables.
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -25,15 +25,15 @@ pub struct Args {
         value_parser = listen_address)]
     pub listen: SocketAddr,
 
-    /// Address of the old demo's routes; they are off without it
+    /// Address of the old demo's routes, which are off by default
     #[arg(long, env = "SECKILL_LEGACY_LISTEN", value_name = "0.0.0.0:8888", value_parser = listen_address)]
     pub legacy_listen: Option<SocketAddr>,
 
-    /// Which sales are sold: those whose spec.className is this
+    /// Class of the sales to sell: spec.className of a FlashSale
     #[arg(long, env = "SECKILL_CLASS", default_value = "default", value_name = "default")]
     pub class: Class,
 
-    /// The keys of order numbers, VERSION:KEY; the first one encrypts, all decrypt
+    /// Keys of order numbers, as VERSION:KEY; the first key encrypts, all keys decrypt
     #[arg(
         long,
         env = "SECKILL_ORDER_NO_KEYS",
@@ -43,7 +43,7 @@ pub struct Args {
     pub order_no_keys: OrderNoKeys,
 }
 
-/// A class of sales: a DNS label.
+/// A class of sales, which is a DNS label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Class(String);
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use seckill_service::args::parse_from;
 
-    const NEEDED: &[&str] = &[
+    const REQUIRED: &[&str] = &[
         "seckill-api",
         "--redis-url=redis://redis:6379",
         "--kafka-brokers=kafka-0:9092",
@@ -83,11 +83,11 @@ mod tests {
     const KEYS: &str = "--order-no-keys=1:00112233445566778899aabbccddeeff";
 
     fn with(more: &[&str]) -> Result<Args, String> {
-        parse_from::<Args>(NEEDED.iter().chain(more)).map_err(|refused| refused.to_string())
+        parse_from::<Args>(REQUIRED.iter().chain(more)).map_err(|refused| refused.to_string())
     }
 
     #[test]
-    fn the_needed_arguments_are_enough() {
+    fn the_required_arguments_are_enough() {
         let args = with(&[KEYS]).unwrap();
         assert_eq!(args.listen.port(), 8080);
         assert_eq!(args.legacy_listen, None);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_answered_with_the_variable_and_an_example() {
+    fn an_invalid_value_names_the_variable_and_an_example() {
         let cases = [
             (&["--listen=8080", KEYS][..], "SECKILL_LISTEN"),
             (&["--legacy-listen=localhost:1", KEYS], "SECKILL_LEGACY_LISTEN"),

@@ -1,67 +1,66 @@
-//! Cancelling an order: a record in the log. The order-worker folds it, and of a cancellation and a payment the first in
-//! the log wins; so what became of the order is for the ledger to say.
+//! Cancelling an order: a record in the log, which order-worker folds into the ledger. Of a cancellation and a payment,
+//! the first one in the log wins, so only the ledger knows the result.
 use std::time::Duration;
 
 use seckill_protocol::{OrderStatus, Record};
 use tokio::time::{Instant, sleep};
 
 use crate::api::Api;
-use crate::orders::Found;
+use crate::orders::FoundOrder;
 use crate::problem::Problem;
 
-/// Who waits longer for the ledger is told to look again.
-const FOLDED_WITHIN: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Time limit for the fold of the cancellation. After it the client gets 202, and asks again later.
+const FOLD_TIMEOUT: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What came of a cancellation.
-pub enum Cancelled {
-    /// The order has ended, by this request or before it.
-    Done(Found),
-    /// It is in the log for ever, and the ledger has not read it yet.
-    Pending(Found),
+/// The result of a cancellation.
+pub enum CancelOutcome {
+    /// The order has ended, by this request or before.
+    Done(FoundOrder),
+    /// The cancellation is safe in the log, and not in the ledger yet.
+    Pending(FoundOrder),
 }
 
 impl Api {
-    /// Cancels for whoever knows the number. The same again is answered with the same.
-    pub async fn cancel(&self, number: &str) -> Result<Cancelled, Problem> {
-        let found = self.find_order(number).await?;
-        if ended(&found)? {
-            return Ok(Cancelled::Done(found));
+    /// Cancels an order for anyone who knows its number. A retry gets the same answer.
+    pub async fn cancel(&self, number: &str) -> Result<CancelOutcome, Problem> {
+        let order = self.find_order(number).await?;
+        if has_ended(&order)? {
+            return Ok(CancelOutcome::Done(order));
         }
-        if found.stored.is_none() && self.lookups.look_up(self.ledger.is_quarantined(found.id)).await? {
-            // A person has to look at it first.
+        if order.stored.is_none() && self.lookups.look_up(self.ledger.is_quarantined(order.id)).await? {
             return Err(Problem::OrderHeld);
         }
         let record = Record::Cancel {
-            sale: found.id.sale,
-            epoch: found.id.epoch,
-            seq: found.id.seq,
+            sale: order.id.sale,
+            epoch: order.id.epoch,
+            seq: order.id.seq,
             reason: "buyer".to_owned(),
         };
         self.log
-            .append(found.listed.sale.part, &record)
+            .append(order.listed.sale.part, &record)
             .await
             .map_err(|error| {
-                tracing::warn!(%error, "a cancellation was not acknowledged");
+                tracing::warn!(%error, "failed to append a cancellation");
                 Problem::CancelUnknown
             })?;
-        let deadline = Instant::now() + FOLDED_WITHIN;
+        let deadline = Instant::now() + FOLD_TIMEOUT;
         loop {
-            sleep(LOOK_EVERY).await;
-            let found = self.find_order(number).await?;
-            if ended(&found)? {
-                return Ok(Cancelled::Done(found));
+            sleep(POLL_INTERVAL).await;
+            let order = self.find_order(number).await?;
+            if has_ended(&order)? {
+                return Ok(CancelOutcome::Done(order));
             }
             if Instant::now() >= deadline {
-                return Ok(Cancelled::Pending(found));
+                return Ok(CancelOutcome::Pending(order));
             }
         }
     }
 }
 
-/// Whether the order takes no units any more. A paid one will never end this way.
-fn ended(found: &Found) -> Result<bool, Problem> {
-    match found.stored.as_ref().map(|order| order.status) {
+/// Whether the order holds no units any more. A paid order can't be cancelled.
+fn has_ended(order: &FoundOrder) -> Result<bool, Problem> {
+    match order.stored.as_ref().map(|stored| stored.status) {
         Some(OrderStatus::Cancelled | OrderStatus::Expired) => Ok(true),
         Some(OrderStatus::Paid) => Err(Problem::AlreadyPaid),
         Some(OrderStatus::Placed | OrderStatus::PendingPayment) | None => Ok(false),

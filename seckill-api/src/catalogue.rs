@@ -1,5 +1,5 @@
-//! The sales that this process knows: a snapshot of the ledger's, taken every half second, and sooner when a purchase
-//! learns that the last one is old.
+//! The sales that this process knows: a snapshot of the ledger, read every half second, and sooner when a purchase finds
+//! the snapshot outdated.
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,83 +14,90 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::clock;
-use crate::remaining::Sample;
 
-const EVERY: Duration = Duration::from_millis(500);
-/// However many ask for a newer one, the ledger is not read more often.
-const AT_MOST_EVERY: Duration = Duration::from_millis(50);
-const READ_WITHIN: Duration = Duration::from_secs(5);
-/// How long somebody waits for a newer one.
-pub const REFRESHED_WITHIN: Duration = Duration::from_secs(1);
-/// The clocks of this process and of Redis, at most. They are kept by NTP.
-const CLOCKS_DIFFER_BY: Millis = 2_000;
-/// A start that was moved to an earlier time before the sale was preheated is known by then.
-const RECENT: Duration = Duration::from_secs(1);
-/// So long after the end a buyer is told "ended", and can ask what an earlier request came to.
-const SETTLED_WITHIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
+/// However many requests ask for a newer snapshot, the ledger is not read more often.
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(50);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit for a request that waits for a newer snapshot.
+pub const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
+/// The clocks of this process and of Redis differ by at most this. NTP keeps them.
+const MAX_CLOCK_SKEW: Millis = 2_000;
+/// A snapshot of at most this age knows a start that was moved to an earlier time before the sale was preheated.
+const MAX_SNAPSHOT_AGE: Duration = Duration::from_secs(1);
+/// For this time after its settlement a sale answers "ended", and returns the result of an earlier purchase.
+const SETTLED_SALE_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 pub struct Catalogue {
     ledger: Ledger,
     class: String,
-    /// Of the log, as this process reads it.
+    /// Number of partitions of the log, as this process reads it.
     partitions: u32,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    wanted: Notify,
+    refresh_requested: Notify,
 }
 
-/// What is seldom waited for is on the heap: every purchase's future would have to hold the room for it.
-type Rare<'a> = BoxFuture<'a, bool>;
+/// Boxed, because these waits are rare: otherwise the future of every purchase would need room for them.
+type BoxedWait<'a> = BoxFuture<'a, bool>;
 
 /// The catalogue as of one instant.
 struct Snapshot {
-    /// When reading it began.
+    /// When the read of the ledger began.
     read_at: Option<Instant>,
     /// By `namespace/name`.
-    by_name: HashMap<String, Arc<Listed>>,
-    by_id: HashMap<SaleId, Arc<Listed>>,
+    by_name: HashMap<String, Arc<ListedSale>>,
+    by_id: HashMap<SaleId, Arc<ListedSale>>,
 }
 
 /// A sale as the ledger had it.
-pub struct Listed {
+pub struct ListedSale {
     pub sale: Sale,
     /// None once the sale is settled.
-    pub selling: Option<Arc<Selling>>,
+    pub active: Option<Arc<ActiveSale>>,
 }
 
-impl Listed {
+impl ListedSale {
     /// `namespace/name`
     pub fn name(&self) -> String {
         format!("{}/{}", self.sale.namespace, self.sale.name)
     }
 
     pub fn has_ended(&self) -> bool {
-        self.selling.is_none() || self.sale.state == SaleState::Closed || clock::now() >= self.sale.closes_at
+        self.active.is_none() || self.sale.state == SaleState::Closed || clock::now() >= self.sale.closes_at
     }
 }
 
-/// What this process keeps of a sale from one snapshot of the catalogue to the next.
-pub struct Selling {
+/// The state of a sale that this process keeps from one snapshot to the next.
+pub struct ActiveSale {
     epoch: watch::Sender<Option<Epoch>>,
-    /// Spawned when the first purchase comes.
+    /// Spawned by the first purchase.
     batcher: OnceLock<Batcher>,
-    pub remaining: Mutex<Sample>,
+    pub remaining: Mutex<RemainingSample>,
 }
 
-impl Selling {
+/// The number of units left, as Redis had it at one instant.
+#[derive(Default)]
+pub struct RemainingSample {
+    pub taken_at: Option<Instant>,
+    /// None if it is unknown.
+    pub left: Option<u64>,
+}
+
+impl ActiveSale {
     fn new() -> Self {
-        Selling {
+        ActiveSale {
             epoch: watch::Sender::new(None),
             batcher: OnceLock::new(),
             remaining: Mutex::default(),
         }
     }
 
-    /// The epoch of the index that sells, by the ledger's word.
+    /// The epoch of the live index, according to the ledger.
     pub fn epoch(&self) -> Option<Epoch> {
         *self.epoch.borrow()
     }
 
-    /// Never downwards: after MySQL lost its tail the row may name an epoch that is long over.
+    /// Never lowers the epoch: after MySQL lost its tail, the row may name an old epoch.
     fn raise_epoch(&self, epoch: Option<Epoch>) {
         self.epoch.send_if_modified(|known| {
             let newer = epoch > *known;
@@ -115,31 +122,31 @@ impl Catalogue {
                 by_name: HashMap::new(),
                 by_id: HashMap::new(),
             })),
-            wanted: Notify::new(),
+            refresh_requested: Notify::new(),
         }
     }
 
-    /// Reads the ledger again and again, until the process is told to end.
+    /// Reads the ledger periodically, and on request, until shutdown.
     pub async fn follow(&self, shutdown: Shutdown) {
-        let mut failed = false;
+        let mut failing = false;
         while !shutdown.is_cancelled() {
             match self.read().await {
-                Ok(()) if failed => {
-                    failed = false;
-                    tracing::info!("reading the sales again");
+                Ok(()) if failing => {
+                    failing = false;
+                    tracing::info!("reading the sales recovered");
                 }
                 Ok(()) => {}
-                // Logged once: what was read before goes on to serve.
-                Err(error) if !failed => {
-                    failed = true;
-                    tracing::warn!(%error, "can't read the sales; going on with those known");
+                // Logged once per outage: the last snapshot stays in use.
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(%error, "failed to read the sales, using the last snapshot");
                 }
                 Err(_) => {}
             }
-            sleep(AT_MOST_EVERY).await;
+            sleep(MIN_REFRESH_INTERVAL).await;
             tokio::select! {
-                () = sleep(EVERY - AT_MOST_EVERY) => {}
-                () = self.wanted.notified() => {}
+                () = sleep(REFRESH_INTERVAL - MIN_REFRESH_INTERVAL) => {}
+                () = self.refresh_requested.notified() => {}
                 () = shutdown.cancelled() => {}
             }
         }
@@ -148,49 +155,49 @@ impl Catalogue {
     /// Reads the ledger once.
     pub async fn read(&self) -> Result<(), LedgerError> {
         let read_at = Instant::now();
-        let sales = match timeout(READ_WITHIN, self.ledger.catalogue(&self.class, SETTLED_WITHIN)).await {
+        let sales = match timeout(READ_TIMEOUT, self.ledger.catalogue(&self.class, SETTLED_SALE_RETENTION)).await {
             Ok(sales) => sales?,
-            Err(_) => return Err(LedgerError::TimedOut(READ_WITHIN.as_secs())),
+            Err(_) => return Err(LedgerError::TimedOut(READ_TIMEOUT.as_secs())),
         };
         for sale in &sales {
             if sale.part >= self.partitions && self.by_id(sale.id).is_none() {
                 tracing::error!(sale = %sale.id, partition = sale.part, partitions = self.partitions,
-                    "can't sell: the topic has grown since this process began; restart it");
+                    "sale unavailable: the topic has more partitions than at the start of this process; restart it");
             }
         }
         self.snapshot
-            .send_modify(|snapshot| *snapshot = Arc::new(snapshot.followed_by(sales, read_at)));
+            .send_modify(|snapshot| *snapshot = Arc::new(snapshot.next(sales, read_at)));
         Ok(())
     }
 
-    /// Looks up in what is known, and if it is not there, in a snapshot that is newer than the call: what `kubectl`
-    /// shows is sold here.
-    pub async fn surely<T>(&self, look: impl Fn(&Self) -> Option<T>) -> Option<T> {
-        match look(self) {
-            None if self.refresh(REFRESHED_WITHIN).await => look(self),
+    /// Returns the entry that `get` finds. If the snapshot has none, refreshes it first: a sale that `kubectl` shows can
+    /// be bought here.
+    pub async fn get_or_refresh<T>(&self, get: impl Fn(&Self) -> Option<T>) -> Option<T> {
+        match get(self) {
+            None if self.refresh(REFRESH_TIMEOUT).await => get(self),
             found => found,
         }
     }
 
-    /// Waits for a snapshot that is newer than the call; false if there was none by then.
-    pub fn refresh(&self, within: Duration) -> Rare<'_> {
+    /// Waits for a snapshot that is newer than the call. Returns false after the time limit.
+    pub fn refresh(&self, limit: Duration) -> BoxedWait<'_> {
         Box::pin(async move {
-            let asked = Instant::now();
+            let requested_at = Instant::now();
             let mut snapshots = self.snapshot.subscribe();
-            self.wanted.notify_one();
-            let newer = snapshots.wait_for(|snapshot| snapshot.read_at.is_some_and(|at| at >= asked));
-            matches!(timeout(within, newer).await, Ok(Ok(_)))
+            self.refresh_requested.notify_one();
+            let newer = snapshots.wait_for(|snapshot| snapshot.read_at.is_some_and(|at| at >= requested_at));
+            matches!(timeout(limit, newer).await, Ok(Ok(_)))
         })
     }
 
-    /// Waits until the index that sells is of this epoch or a newer one; false if it is not by then.
-    pub fn epoch_reached<'a>(&'a self, selling: &'a Selling, least: Epoch, deadline: Instant) -> Rare<'a> {
+    /// Waits until the live index has this epoch or a newer one. Returns false at the deadline.
+    pub fn wait_for_epoch<'a>(&'a self, active: &'a ActiveSale, min_epoch: Epoch, deadline: Instant) -> BoxedWait<'a> {
         Box::pin(async move {
-            let mut epochs = selling.epoch.subscribe();
+            let mut epochs = active.epoch.subscribe();
             loop {
-                self.wanted.notify_one();
-                let until = deadline.min(Instant::now() + 2 * AT_MOST_EVERY);
-                let reached = epochs.wait_for(|epoch| *epoch >= Some(least));
+                self.refresh_requested.notify_one();
+                let until = deadline.min(Instant::now() + 2 * MIN_REFRESH_INTERVAL);
+                let reached = epochs.wait_for(|epoch| *epoch >= Some(min_epoch));
                 match timeout_at(until, reached).await {
                     Ok(reached) => return reached.is_ok(),
                     Err(_) if until == deadline => return false,
@@ -201,32 +208,32 @@ impl Catalogue {
     }
 
     /// The sale `namespace/name`.
-    pub fn by_name(&self, name: &str) -> Option<Arc<Listed>> {
+    pub fn by_name(&self, name: &str) -> Option<Arc<ListedSale>> {
         self.snapshot.borrow().by_name.get(name).cloned()
     }
 
-    pub fn by_id(&self, id: SaleId) -> Option<Arc<Listed>> {
+    pub fn by_id(&self, id: SaleId) -> Option<Arc<ListedSale>> {
         self.snapshot.borrow().by_id.get(&id).cloned()
     }
 
-    /// When the sale starts, if that is so far ahead that no clock may differ about it.
+    /// The start of the sale, if it is so far in the future that clock skew does not matter.
     ///
-    /// Nobody needs the index to hear that: a start does not move once the stock is in place, so whoever comes before it
-    /// can't have bought. Near the start the clock of Redis decides, and so it does while the ledger can't be read.
-    pub fn starts_later(&self, id: SaleId) -> Option<Millis> {
-        self.snapshot.borrow().starts_later(id, clock::now())
+    /// This answer needs no index: a start does not move once the stock is in Redis, so nobody can have bought before it.
+    /// Near the start, and while the ledger can't be read, the clock of Redis decides.
+    pub fn future_start(&self, id: SaleId) -> Option<Millis> {
+        self.snapshot.borrow().future_start(id, clock::now())
     }
 
-    /// All, by name.
-    pub fn all(&self) -> Vec<Arc<Listed>> {
+    /// All sales, sorted by name.
+    pub fn all(&self) -> Vec<Arc<ListedSale>> {
         let mut all: Vec<_> = self.snapshot.borrow().by_id.values().cloned().collect();
         all.sort_by(|a, b| (&a.sale.namespace, &a.sale.name).cmp(&(&b.sale.namespace, &b.sale.name)));
         all
     }
 
-    /// The sale that holds an item's number on the old demo's routes: of those that have not ended the first in the
-    /// ledger, else the one that ended last.
-    pub fn by_item(&self, item: i64) -> Option<Arc<Listed>> {
+    /// The sale of an item on the old demo's routes: of the sales that have not ended, the one that was created first;
+    /// otherwise the one that ended last.
+    pub fn by_item(&self, item: i64) -> Option<Arc<ListedSale>> {
         let snapshot = self.snapshot.borrow().clone();
         let of_item = || {
             snapshot
@@ -237,36 +244,36 @@ impl Catalogue {
         let running = of_item()
             .filter(|listed| !listed.has_ended())
             .min_by_key(|listed| (listed.sale.created_at_ms, listed.sale.id));
-        let ended_last = || of_item().max_by_key(|listed| (listed.sale.closes_at, listed.sale.id));
-        running.or_else(ended_last).cloned()
+        let last_ended = || of_item().max_by_key(|listed| (listed.sale.closes_at, listed.sale.id));
+        running.or_else(last_ended).cloned()
     }
 }
 
 impl Snapshot {
-    fn starts_later(&self, id: SaleId, now: Millis) -> Option<Millis> {
+    fn future_start(&self, id: SaleId, now: Millis) -> Option<Millis> {
         let sale = &self.by_id.get(&id)?.sale;
-        let recent = self.read_at.is_some_and(|at| at.elapsed() < RECENT);
-        let later = recent && sale.state != SaleState::Closed && sale.opens_at > now + CLOCKS_DIFFER_BY;
-        later.then_some(sale.opens_at)
+        let is_recent = self.read_at.is_some_and(|at| at.elapsed() < MAX_SNAPSHOT_AGE);
+        let is_future = is_recent && sale.state != SaleState::Closed && sale.opens_at > now + MAX_CLOCK_SKEW;
+        is_future.then_some(sale.opens_at)
     }
 
-    fn followed_by(&self, sales: Vec<Sale>, read_at: Instant) -> Snapshot {
+    fn next(&self, sales: Vec<Sale>, read_at: Instant) -> Snapshot {
         let mut next = Snapshot {
             read_at: Some(read_at),
             by_name: HashMap::with_capacity(sales.len()),
             by_id: HashMap::with_capacity(sales.len()),
         };
         for sale in sales {
-            let known = self.by_id.get(&sale.id).and_then(|listed| listed.selling.clone());
-            // With the last purchase that still holds it, the batcher of a settled sale goes.
-            let selling = match sale.settled_at_ms {
+            let known = self.by_id.get(&sale.id).and_then(|listed| listed.active.clone());
+            // The batcher of a settled sale ends when the last purchase drops the sale.
+            let active = match sale.settled_at_ms {
                 Some(_) => None,
-                None => Some(known.unwrap_or_else(|| Arc::new(Selling::new()))),
+                None => Some(known.unwrap_or_else(|| Arc::new(ActiveSale::new()))),
             };
-            if let Some(selling) = &selling {
-                selling.raise_epoch(sale.live_epoch);
+            if let Some(active) = &active {
+                active.raise_epoch(sale.live_epoch);
             }
-            let listed = Arc::new(Listed { sale, selling });
+            let listed = Arc::new(ListedSale { sale, active });
             next.by_id.insert(listed.sale.id, listed.clone());
             next.by_name.insert(listed.name(), listed);
         }
@@ -312,7 +319,7 @@ mod tests {
     }
 
     fn next(before: &Snapshot, sales: Vec<Sale>) -> Snapshot {
-        before.followed_by(sales, Instant::now())
+        before.next(sales, Instant::now())
     }
 
     fn empty() -> Snapshot {
@@ -324,7 +331,7 @@ mod tests {
     }
 
     fn epoch(snapshot: &Snapshot) -> Option<Epoch> {
-        snapshot.by_id[&SaleId(1)].selling.as_ref().unwrap().epoch()
+        snapshot.by_id[&SaleId(1)].active.as_ref().unwrap().epoch()
     }
 
     #[test]
@@ -343,35 +350,37 @@ mod tests {
     }
 
     #[test]
-    fn that_a_sale_starts_later_is_known_here_unless_it_is_near_or_the_catalogue_is_old() {
+    fn a_far_start_is_known_unless_the_snapshot_is_old() {
         let snapshot = |opens_at, state, read_at| {
             let sale = Sale {
                 opens_at,
                 state,
                 ..sale(1, None)
             };
-            empty().followed_by(vec![sale], read_at)
+            empty().next(vec![sale], read_at)
         };
-        let starts_later =
-            |opens_at| snapshot(opens_at, SaleState::Open, Instant::now()).starts_later(SaleId(1), 10_000);
-        assert_eq!(starts_later(12_001), Some(12_001));
-        assert_eq!(starts_later(12_000), None);
+        let future_start =
+            |opens_at| snapshot(opens_at, SaleState::Open, Instant::now()).future_start(SaleId(1), 10_000);
+        assert_eq!(future_start(12_001), Some(12_001));
+        assert_eq!(future_start(12_000), None);
         let closed = snapshot(99_000, SaleState::Closed, Instant::now());
-        assert_eq!(closed.starts_later(SaleId(1), 10_000), None);
-        let old = Instant::now().checked_sub(2 * RECENT).expect("the machine runs longer");
+        assert_eq!(closed.future_start(SaleId(1), 10_000), None);
+        let old = Instant::now()
+            .checked_sub(2 * MAX_SNAPSHOT_AGE)
+            .expect("the machine runs longer");
         let old = snapshot(99_000, SaleState::Open, old);
-        assert_eq!(old.starts_later(SaleId(1), 10_000), None);
+        assert_eq!(old.future_start(SaleId(1), 10_000), None);
     }
 
     #[test]
-    fn a_settled_sale_is_listed_and_sells_no_more() {
-        let selling = next(&empty(), vec![sale(1, Some(5))]);
+    fn a_settled_sale_stays_listed_but_is_not_active() {
+        let active = next(&empty(), vec![sale(1, Some(5))]);
         let settled = Sale {
             settled_at_ms: Some(1),
             ..sale(1, Some(5))
         };
-        let settled = next(&selling, vec![settled]);
-        assert!(settled.by_name["shop/sale-1"].selling.is_none());
+        let settled = next(&active, vec![settled]);
+        assert!(settled.by_name["shop/sale-1"].active.is_none());
         assert!(settled.by_name["shop/sale-1"].has_ended());
         assert!(next(&settled, vec![]).by_id.is_empty());
     }

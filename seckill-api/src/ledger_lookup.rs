@@ -1,3 +1,4 @@
+//! Queries of the ledger for requests, bounded in number and time.
 use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,46 +7,45 @@ use seckill_ledger::LedgerError;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::limits::MAX_CONCURRENT_LOOKUPS;
 use crate::problem::Problem;
 
-/// More than these would only wait for a connection.
-const AT_ONCE: usize = 128;
-const WITHIN: Duration = Duration::from_secs(3);
-/// While MySQL is away every lookup fails.
-const WARNED_AT_MOST_EVERY: Duration = Duration::from_secs(1);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// While MySQL is unavailable every lookup fails.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The bound on how many requests ask the ledger at once, so that a crowd after the end is answered at once too.
-pub struct Lookups {
-    places: Semaphore,
+/// Limits how many requests query the ledger at the same time, so that a crowd after the end is answered at once.
+pub struct LedgerLookups {
+    permits: Semaphore,
     warned: Mutex<Option<Instant>>,
 }
 
-impl Default for Lookups {
+impl Default for LedgerLookups {
     fn default() -> Self {
-        Lookups {
-            places: Semaphore::new(AT_ONCE),
+        LedgerLookups {
+            permits: Semaphore::new(MAX_CONCURRENT_LOOKUPS),
             warned: Mutex::default(),
         }
     }
 }
 
-impl Lookups {
+impl LedgerLookups {
     pub async fn look_up<T>(&self, lookup: impl Future<Output = Result<T, LedgerError>>) -> Result<T, Problem> {
-        let _place = self.places.try_acquire().map_err(|_| Problem::Overloaded)?;
-        match timeout(WITHIN, lookup).await {
+        let _permit = self.permits.try_acquire().map_err(|_| Problem::Overloaded)?;
+        match timeout(LOOKUP_TIMEOUT, lookup).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => self.warn(&error),
-            Err(_) => self.warn(&LedgerError::TimedOut(WITHIN.as_secs())),
+            Err(_) => self.warn(&LedgerError::TimedOut(LOOKUP_TIMEOUT.as_secs())),
         }
         Err(Problem::NotReady)
     }
 
     fn warn(&self, error: &dyn Display) {
-        // One instant is written at once, so a panic elsewhere leaves it whole.
+        // The only change is a single assignment, so a panic elsewhere leaves the value consistent.
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|at| at.elapsed() >= WARNED_AT_MOST_EVERY) {
+        if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
             *warned = Some(Instant::now());
-            tracing::warn!(%error, "looking into the ledger");
+            tracing::warn!(%error, "ledger lookup failed");
         }
     }
 }
@@ -57,9 +57,9 @@ mod tests {
     use futures::future::{pending, ready};
 
     #[tokio::test]
-    async fn beyond_the_bound_a_lookup_is_refused_at_once() {
-        let lookups = Lookups::default();
-        let mut waiting: Vec<_> = (0..AT_ONCE)
+    async fn lookups_beyond_the_limit_are_refused_at_once() {
+        let lookups = LedgerLookups::default();
+        let mut waiting: Vec<_> = (0..MAX_CONCURRENT_LOOKUPS)
             .map(|_| Box::pin(lookups.look_up(pending::<Result<(), LedgerError>>())))
             .collect();
         for lookup in &mut waiting {
@@ -71,8 +71,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_ledger_that_fails_is_not_ready() {
-        let failed = Lookups::default()
+    async fn a_failed_lookup_is_not_ready() {
+        let failed = LedgerLookups::default()
             .look_up(ready(Err::<(), _>(LedgerError::TimedOut(1))))
             .await;
         assert!(matches!(failed, Err(Problem::NotReady)));

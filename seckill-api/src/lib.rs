@@ -1,26 +1,40 @@
-//! The HTTP API that buyers buy from. Read in this order:
+//! The HTTP API that buyers buy from. See `docs/glossary.md` for terms such as epoch, barrier, index and fold.
 //!
-//! - [`run`]: from the arguments to a server that is ready, and its end
-//! - [`routes`]: what can be asked; `routes::orders` is where a purchase comes in
-//! - [`purchase`]: the whole way of a purchase
-//! - `cancel`: how an order ends before it is paid for
+//! The files in reading order. First the way of a purchase:
+//!
+//! - [`args`], [`run`]: from the arguments to a server that is ready, and its shutdown
+//! - [`server`]: connections
+//! - [`routes`]: `middleware` around every request, then `purchase`
+//! - `extract`: the arguments of a route, from path, headers and body; `idempotency_key` parses the key
+//! - [`purchase`]: the purchase itself, with `purchase_locks` and `ledger_lookup`
+//! - [`api`]: the state that the routes share
 //! - [`catalogue`]: the sales that this process knows, and the epochs of their indexes
-//! - [`problem`]: everything that can be answered but success
+//!
+//! Then the other requests:
+//!
+//! - `orders`, `cancel`: finding and cancelling an order
+//! - `remaining`: the number of units left
+//!
+//! And what all of them use:
+//!
+//! - [`problem`]: every answer except success
+//! - `limits`, `clock`, [`metrics`]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod api;
 pub mod args;
-pub mod buyer;
 mod cancel;
 pub mod catalogue;
 mod clock;
-mod in_flight;
-mod input;
+mod extract;
+pub mod idempotency_key;
 mod ledger_lookup;
+mod limits;
 pub mod metrics;
 mod orders;
 pub mod problem;
 pub mod purchase;
+mod purchase_locks;
 mod remaining;
 pub mod routes;
 pub mod run;

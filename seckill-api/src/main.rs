@@ -6,5 +6,5 @@ use seckill_service::{Shutdown, telemetry};
 async fn main() -> anyhow::Result<()> {
     let args: Args = seckill_service::parse();
     telemetry::init(&args.telemetry, env!("CARGO_PKG_NAME"));
-    run::until_told_to_end(args, Shutdown::on_signal()).await
+    run::run_until_shutdown(args, Shutdown::on_signal()).await
 }

@@ -1,4 +1,4 @@
-//! What this program measures. All labels are bounded: routes as they are written down, codes of an enum.
+//! The metrics of this program. All labels are bounded: route patterns, and codes of an enum.
 use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
@@ -13,17 +13,17 @@ use seckill_order_log::{OrderLog, Tail};
 
 #[derive(Debug)]
 pub struct Metrics {
-    pub answers: Family<Answer, Counter>,
+    pub answers: Family<AnswerLabels, Counter>,
     pub in_flight: Gauge,
     pub purchase_seconds: Histogram,
     pub read_back_seconds: Histogram,
     pub batch_orders: Histogram,
     pub not_appended: Counter,
-    log: Arc<Log>,
+    log: Arc<LogCollector>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Answer {
+pub struct AnswerLabels {
     pub route: String,
     pub status: u16,
     pub code: &'static str,
@@ -49,61 +49,57 @@ impl Metrics {
         };
         let registry = registry.sub_registry_with_prefix("seckill_api");
         registry.register("answers", "Answers by route, status and code", metrics.answers.clone());
-        registry.register(
-            "requests_in_flight",
-            "Requests that are being answered",
-            metrics.in_flight.clone(),
-        );
+        registry.register("requests_in_flight", "Requests in progress", metrics.in_flight.clone());
         registry.register_with_unit(
             "purchase",
-            "From the request of a purchase to its outcome",
+            "Time from the request of a purchase to its outcome",
             Unit::Seconds,
             metrics.purchase_seconds.clone(),
         );
         registry.register_with_unit(
             "read_back",
-            "From the index's decision to its record being read from the log",
+            "Time from the decision of the index until its record is read back from the log",
             Unit::Seconds,
             metrics.read_back_seconds.clone(),
         );
         registry.register(
             "batch_orders",
-            "Orders in one call of the purchase script that sold something",
+            "Orders in one call of the purchase script that reserved something",
             metrics.batch_orders.clone(),
         );
         registry.register(
             "records_not_appended",
-            "Records that were left to the relay, since the queue to Kafka was full or broken",
+            "Records left to the relay because the queue to Kafka was full or broken",
             metrics.not_appended.clone(),
         );
         registry.register_collector(Box::new(metrics.log.clone()));
         Arc::new(metrics)
     }
 
-    /// What the tail knows is read when someone asks.
-    pub(crate) fn follow(&self, tail: Tail, log: OrderLog) {
-        let _ = self.log.0.set((tail, log)); // once a process
+    /// The metrics of the log and its tail are read when they are scraped.
+    pub(crate) fn collect_from(&self, tail: Tail, log: OrderLog) {
+        let _ = self.log.0.set((tail, log)); // called once in a process
     }
 }
 
-/// The figures of the log and its tail, once there is one.
+/// The metrics of the log and its tail, once they are connected.
 #[derive(Default)]
-struct Log(OnceLock<(Tail, OrderLog)>);
+struct LogCollector(OnceLock<(Tail, OrderLog)>);
 
-impl std::fmt::Debug for Log {
+impl std::fmt::Debug for LogCollector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Log")
+        f.write_str("LogCollector")
     }
 }
 
-impl Collector for Log {
+impl Collector for LogCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let Some((tail, log)) = self.0.get() else {
             return Ok(());
         };
         let mut lag = encoder.encode_descriptor(
             "seckill_api_tail_lag_records",
-            "Records behind the end of a partition that was last asked for",
+            "Records between the position of the tail and the last known end of the partition",
             None,
             ConstGauge::<i64>::TYPE,
         )?;
@@ -113,12 +109,12 @@ impl Collector for Log {
             }
         }
         let waiting = ConstGauge::new(i64::try_from(tail.waiting()).unwrap_or(i64::MAX));
-        let help = "Purchases that wait for the log";
+        let help = "Purchases that wait for their read-back from the log";
         waiting.encode(encoder.encode_descriptor("seckill_api_tail_waiting", help, None, waiting.metric_type())?)?;
         for (name, help, value) in [
             (
                 "seckill_api_undecodable_records",
-                "Records of the log that are none",
+                "Records of the log that could not be decoded",
                 tail.undecodable(),
             ),
             (

@@ -1,4 +1,4 @@
-//! An order by its number.
+//! Finding an order by its number.
 use std::sync::Arc;
 
 use futures::FutureExt as _;
@@ -6,57 +6,57 @@ use seckill_ledger::{Sale, StoredOrder};
 use seckill_protocol::{OrderId, OrderNo, RecordVerdict};
 
 use crate::api::Api;
-use crate::catalogue::Listed;
+use crate::catalogue::ListedSale;
 use crate::problem::Problem;
 
-/// An order that exists, for whoever knows its number.
-pub struct Found {
+/// An order that exists. Anyone who knows its number may see it.
+pub struct FoundOrder {
     pub id: OrderId,
     pub order_no: OrderNo,
-    pub listed: Arc<Listed>,
-    /// None while it is not stored yet: it is being processed.
+    pub listed: Arc<ListedSale>,
+    /// None while the order is in the log but not in the ledger.
     pub stored: Option<StoredOrder>,
 }
 
 impl Api {
-    pub async fn find_order(&self, number: &str) -> Result<Found, Problem> {
-        let order = self.numbers.decode(number).map_err(|_| Problem::OrderUnknown)?;
-        let order_no = self.numbers.encode(order).map_err(|_| Problem::OrderUnknown)?;
-        let listed = match self.catalogue.by_id(order.sale) {
+    pub async fn find_order(&self, number: &str) -> Result<FoundOrder, Problem> {
+        let id = self.order_no_keys.decode(number).map_err(|_| Problem::OrderUnknown)?;
+        let order_no = self.order_no_keys.encode(id).map_err(|_| Problem::OrderUnknown)?;
+        let listed = match self.catalogue.by_id(id.sale) {
             Some(listed) => listed,
             None => {
-                let sale = self.lookups.look_up(self.ledger.sale(order.sale)).await?;
-                Arc::new(Listed {
+                let sale = self.lookups.look_up(self.ledger.sale(id.sale)).await?;
+                Arc::new(ListedSale {
                     sale: sale.ok_or(Problem::OrderUnknown)?,
-                    selling: None,
+                    active: None,
                 })
             }
         };
-        let stored = match self.lookups.look_up(self.ledger.order(order)).await? {
-            None if self.is_being_processed(&listed.sale, order).await? => None,
+        let stored = match self.lookups.look_up(self.ledger.order(id)).await? {
+            None if self.may_be_stored_later(&listed.sale, id).await? => None,
             None => {
-                // It may have been stored since it was first looked for.
-                let stored = self.lookups.look_up(self.ledger.order(order)).await?;
+                // The order may have been stored since the first query.
+                let stored = self.lookups.look_up(self.ledger.order(id)).await?;
                 Some(stored.ok_or(Problem::OrderUnknown)?)
             }
             stored => stored,
         };
-        Ok(Found {
-            id: order,
+        Ok(FoundOrder {
+            id,
             order_no,
             listed,
             stored,
         })
     }
 
-    /// Whether an order that was not found may still be stored. If not, it is there by now or will never be.
-    async fn is_being_processed(&self, sale: &Sale, order: OrderId) -> Result<bool, Problem> {
+    /// Whether an order that the ledger does not have may be stored later. If not, it is stored by now or never will be.
+    async fn may_be_stored_later(&self, sale: &Sale, order: OrderId) -> Result<bool, Problem> {
         if self.tail.read_back(sale.part, order).now_or_never() == Some(RecordVerdict::Accepted) {
             return Ok(true);
         }
-        // First the end of the log, then how far it was folded: in the other order, a record between the two is missed.
+        // Read the end of the log first, then the folded position: the other order could miss a record between the two.
         let end = self.log.end_offset(sale.part).await.map_err(|error| {
-            tracing::warn!(%error, "the log does not answer");
+            tracing::warn!(%error, "failed to read the end of the log");
             Problem::NotReady
         })?;
         let positions = self.lookups.look_up(self.ledger.positions()).await?;

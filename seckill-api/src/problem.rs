@@ -1,6 +1,7 @@
-//! Everything that can be answered but success, as problem details (RFC 9457) with a stable `code`.
+//! Every answer except success, as problem details (RFC 9457) with a stable `code`.
 //!
-//! Two rules: a buyer is never told "sold out" for a fault, and never told "failed" when the outcome is unknown.
+//! Two rules: a fault never causes the answer "sold out", and an unknown outcome never causes an answer that says that
+//! nothing was bought.
 use std::fmt::{self, Display, Formatter};
 
 use axum::body::Body;
@@ -10,143 +11,151 @@ use seckill_protocol::OrderNo;
 use seckill_protocol::index::Millis;
 use serde::{Serialize, Serializer};
 
-use crate::buyer::KeyError;
 use crate::clock;
-use crate::input::{MAX_BODY, MAX_QUANTITY};
+use crate::idempotency_key::KeyError;
+use crate::limits::{MAX_BODY_BYTES, MAX_QUANTITY};
 
-/// What `Display` says is the `detail`: what is the matter, and what to do.
+/// `Display` writes the `detail`: what is wrong, and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Problem {
     #[error("{0}")]
     Key(#[from] KeyError),
-    #[error("body: {0}; send a JSON object such as {{\"quantity\": 1}}")]
+    #[error("The body is invalid: {0}. Send a JSON object such as {{\"quantity\": 1}}.")]
     BodyInvalid(String),
-    #[error("quantity: {0}; send a whole number from 1 to {MAX_QUANTITY}")]
+    #[error("The quantity {0} is invalid. Send a whole number from 1 to {MAX_QUANTITY}.")]
     QuantityInvalid(String),
-    #[error("path: {0}; send a path of plain or percent-encoded UTF-8")]
+    #[error("The path is invalid: {0}. Send a path of plain or percent-encoded UTF-8.")]
     PathInvalid(String),
-    #[error("There is no sale {0}. GET /v1/sales lists those that there are.")]
+    #[error("There is no sale {0}. GET /v1/sales lists all sales.")]
     SaleUnknown(String),
-    #[error("There is no order with this number. Check that it was copied whole: 27 letters and digits.")]
+    #[error("There is no order with this number. Check that the number is complete: 27 letters and digits.")]
     OrderUnknown,
-    #[error("Nothing was bought with this key. To buy, send the purchase (again) with it.")]
+    #[error("Nothing was bought with this key. To buy, send the purchase (again) with this key.")]
     RequestUnknown,
-    #[error("There is nothing at {0}. The routes are /v1/sales and /v1/orders/NUMBER.")]
+    #[error("There is no route {0}. The routes are /v1/sales and /v1/orders/NUMBER.")]
     RouteUnknown(String),
-    #[error("This path does not know the method {0}. The Allow header says which it knows.")]
+    #[error("This path does not support the method {0}. The Allow header lists the supported methods.")]
     MethodNotAllowed(http::Method),
     #[error("The body did not arrive in time. Send the request again, with the same key.")]
     BodyTimeout,
     #[error("The sale starts at {}. Send the purchase again then, with the same key.", clock::rfc3339(*.starts_at))]
     NotStarted { starts_at: Millis },
-    #[error("{}", SoldOut(*.left))]
+    #[error("{}", SoldOutDetail(*.left))]
     SoldOut { left: u64 },
-    #[error("You hold as many as one buyer may.")]
+    #[error("You hold as many units as one buyer may buy.")]
     LimitReached { held: Option<OrderNo> },
     #[error("The sale has ended.")]
     Ended,
-    #[error("The order is paid for and can't be cancelled here. Ask the shop to refund it.")]
+    #[error("A paid order can't be cancelled here. Ask the shop for a refund.")]
     AlreadyPaid,
-    #[error("It is not known yet whether this cancelled the order. Send it again: it can't cancel twice.")]
+    #[error("It is not known yet whether the order is cancelled. Send the request again: it can't cancel twice.")]
     CancelUnknown,
-    #[error("The order is being looked at by a person and can't be changed for now. Try again later.")]
+    #[error("The order is in quarantine until a person has checked it. Try again later.")]
     OrderHeld,
-    #[error("This route is gone. {0}")]
+    #[error("This route was removed. {0}")]
     RouteRemoved(&'static str),
-    #[error("body: longer than {MAX_BODY} bytes; a purchase needs less than 100")]
+    #[error("The body is longer than {MAX_BODY_BYTES} bytes; a purchase needs less than 100.")]
     BodyTooLarge,
-    #[error("Content-Type: {0}; send application/json")]
+    #[error("The Content-Type is {0}. Send application/json.")]
     ContentType(String),
-    #[error("This key bought another quantity before. A new purchase needs a new key; a retry sends the same body.")]
-    KeyReused,
-    #[error("This is our fault. Send the request again, with the same key; it can't buy twice.")]
-    Internal,
-    #[error("The sale is suspended and may go on. Try again later, with the same key.")]
-    Suspended,
     #[error(
-        "The sale can't be served for a moment. Nothing was bought by this request. Send it again, with the same key."
+        "This key was sent with another quantity before. Use a new key for a new purchase; retry with the same body."
     )]
+    KeyReused,
+    #[error("The server failed. Send the request again, with the same key: it can't buy twice.")]
+    Internal,
+    #[error("The sale is suspended and may be resumed. Try again later, with the same key.")]
+    Suspended,
+    #[error("The sale is temporarily unavailable. This request bought nothing. Send it again, with the same key.")]
     NotReady,
-    #[error("Too many requests are waiting. Nothing was bought by this request. Send it again, with the same key.")]
+    #[error("Too many requests are waiting. This request bought nothing. Send it again, with the same key.")]
     Overloaded,
-    #[error("It is not known yet whether this request bought. Send it again with the same key: it can't buy twice.")]
+    #[error(
+        "It is not known yet whether this request bought anything. Send it again, with the same key: it can't buy twice."
+    )]
     OutcomeUnknown,
 }
 
-struct SoldOut(u64);
+struct SoldOutDetail(u64);
 
-impl Display for SoldOut {
+impl Display for SoldOutDetail {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.0 {
-            0 => f.write_str("All are sold."),
+            0 => f.write_str("All units are sold."),
             left => write!(
                 f,
-                "Only {left} are left, fewer than you asked for. Ask for fewer, with a new key."
+                "Only {left} units are left, fewer than you asked for. Ask for fewer, with a new key."
             ),
         }
     }
 }
 
-/// The problem's code (of an answer that is none: `ok`), for the metrics.
+/// The beginning of a text from the client, for a `detail`.
+pub fn excerpt(text: &str) -> String {
+    text.chars().take(120).collect()
+}
+
+/// The code of a problem, as an extension of the response: the label of the metrics.
 #[derive(Debug, Clone, Copy)]
 pub struct Code(pub &'static str);
 
 impl Problem {
     pub fn code(&self) -> &'static str {
-        self.facts().1
+        self.definition().1
     }
 
     pub fn status(&self) -> StatusCode {
-        self.facts().0
+        self.definition().0
     }
 
-    /// Whether the same request may be answered otherwise in a moment.
-    pub fn may_pass(&self) -> bool {
+    /// Whether the same request may succeed in a moment.
+    pub fn is_temporary(&self) -> bool {
         self.status() == StatusCode::SERVICE_UNAVAILABLE
     }
 
-    fn facts(&self) -> (StatusCode, &'static str, &'static str) {
+    /// Status, code and title.
+    fn definition(&self) -> (StatusCode, &'static str, &'static str) {
         use Problem::*;
         match self {
-            Key(KeyError::Missing) => (StatusCode::BAD_REQUEST, "key_missing", "Idempotency-Key is missing"),
-            Key(_) => (StatusCode::BAD_REQUEST, "key_invalid", "Idempotency-Key is not one"),
-            BodyInvalid(_) => (StatusCode::BAD_REQUEST, "body_invalid", "Body not understood"),
-            QuantityInvalid(_) => (StatusCode::BAD_REQUEST, "quantity_invalid", "Quantity not possible"),
-            PathInvalid(_) => (StatusCode::BAD_REQUEST, "path_invalid", "Path not understood"),
-            SaleUnknown(_) => (StatusCode::NOT_FOUND, "sale_unknown", "No such sale"),
-            OrderUnknown => (StatusCode::NOT_FOUND, "order_unknown", "No such order"),
-            RequestUnknown => (StatusCode::NOT_FOUND, "request_unknown", "Nothing bought with this key"),
-            RouteUnknown(_) => (StatusCode::NOT_FOUND, "route_unknown", "No such route"),
+            Key(KeyError::Missing) => (StatusCode::BAD_REQUEST, "key_missing", "Missing Idempotency-Key"),
+            Key(_) => (StatusCode::BAD_REQUEST, "key_invalid", "Invalid Idempotency-Key"),
+            BodyInvalid(_) => (StatusCode::BAD_REQUEST, "body_invalid", "Invalid body"),
+            QuantityInvalid(_) => (StatusCode::BAD_REQUEST, "quantity_invalid", "Invalid quantity"),
+            PathInvalid(_) => (StatusCode::BAD_REQUEST, "path_invalid", "Invalid path"),
+            SaleUnknown(_) => (StatusCode::NOT_FOUND, "sale_unknown", "Sale not found"),
+            OrderUnknown => (StatusCode::NOT_FOUND, "order_unknown", "Order not found"),
+            RequestUnknown => (StatusCode::NOT_FOUND, "request_unknown", "No purchase with this key"),
+            RouteUnknown(_) => (StatusCode::NOT_FOUND, "route_unknown", "Route not found"),
             MethodNotAllowed(_) => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                "Method not known here",
+                "Method not allowed",
             ),
-            BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body did not arrive"),
+            BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body timeout"),
             NotStarted { .. } => (StatusCode::CONFLICT, "not_started", "Not started"),
             SoldOut { .. } => (StatusCode::CONFLICT, "sold_out", "Sold out"),
             LimitReached { .. } => (StatusCode::CONFLICT, "limit_reached", "Limit reached"),
-            AlreadyPaid => (StatusCode::CONFLICT, "already_paid", "Paid for already"),
-            Ended => (StatusCode::GONE, "ended", "Ended"),
+            AlreadyPaid => (StatusCode::CONFLICT, "already_paid", "Already paid"),
+            Ended => (StatusCode::GONE, "ended", "Sale ended"),
             RouteRemoved(_) => (StatusCode::GONE, "route_removed", "Route removed"),
             BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large"),
             ContentType(_) => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "content_type",
-                "Content type not understood",
+                "Unsupported content type",
             ),
             KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "key_reused", "Idempotency-Key reused"),
             Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
-            Suspended => (StatusCode::SERVICE_UNAVAILABLE, "suspended", "Suspended"),
+            Suspended => (StatusCode::SERVICE_UNAVAILABLE, "suspended", "Sale suspended"),
             NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "Not ready"),
             Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
             CancelUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
-            OrderHeld => (StatusCode::SERVICE_UNAVAILABLE, "order_held", "Order held"),
+            OrderHeld => (StatusCode::SERVICE_UNAVAILABLE, "order_held", "Order in quarantine"),
             OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
         }
     }
 
-    /// Seconds.
+    /// The value of Retry-After, in seconds.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Problem::NotStarted { starts_at } => Some(starts_at.saturating_sub(clock::now()).div_ceil(1000).max(1)),
@@ -158,14 +167,14 @@ impl Problem {
     }
 }
 
-/// Problem details. What is not always there is for programs.
+/// The body. The optional members are for programs.
 #[derive(Serialize)]
-struct Details<'a> {
-    r#type: Shown<Urn>,
+struct ProblemDetails<'a> {
+    r#type: Displayed<Urn>,
     title: &'static str,
     status: u16,
     code: &'static str,
-    detail: Shown<&'a Problem>,
+    detail: Displayed<&'a Problem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     starts_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,16 +183,16 @@ struct Details<'a> {
     order_no: Option<&'a str>,
 }
 
-/// Written as it is displayed, straight to where it goes.
-struct Shown<T>(T);
+/// Serializes by `Display`, without a string in between.
+struct Displayed<T>(T);
 
-impl<T: Display> Serialize for Shown<T> {
+impl<T: Display> Serialize for Displayed<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
 }
 
-/// By a problem's code.
+/// The `type` of the problem with this code.
 struct Urn(&'static str);
 
 impl Display for Urn {
@@ -192,15 +201,15 @@ impl Display for Urn {
     }
 }
 
-impl<'a> Details<'a> {
-    fn of(problem: &'a Problem) -> Self {
-        let (status, code, title) = problem.facts();
-        Details {
-            r#type: Shown(Urn(code)),
+impl<'a> ProblemDetails<'a> {
+    fn from_problem(problem: &'a Problem) -> Self {
+        let (status, code, title) = problem.definition();
+        ProblemDetails {
+            r#type: Displayed(Urn(code)),
             title,
             status: status.as_u16(),
             code,
-            detail: Shown(problem),
+            detail: Displayed(problem),
             starts_at: match problem {
                 Problem::NotStarted { starts_at } => Some(clock::rfc3339(*starts_at)),
                 _ => None,
@@ -217,15 +226,15 @@ impl<'a> Details<'a> {
     }
 }
 
-/// Most problems' length in JSON is less.
-const USUAL_LENGTH: usize = 320;
+/// The JSON of most problems is shorter.
+const INITIAL_BODY_CAPACITY: usize = 320;
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, code, _) = self.facts();
-        let mut body = Vec::with_capacity(USUAL_LENGTH);
-        // Strings and numbers, into memory: nothing that could fail.
-        let _ = serde_json::to_writer(&mut body, &Details::of(&self));
+        let (status, code, _) = self.definition();
+        let mut body = Vec::with_capacity(INITIAL_BODY_CAPACITY);
+        // Writing strings and numbers into memory does not fail.
+        let _ = serde_json::to_writer(&mut body, &ProblemDetails::from_problem(&self));
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -256,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_problem_is_problem_json_with_a_stable_code() {
+    async fn a_problem_is_problem_json_with_its_code() {
         let (response, body) = body(Problem::NotStarted { starts_at: Millis::MAX }).await;
         assert_eq!(response.status(), 409);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
@@ -268,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_may_pass_says_when_to_try_again_and_what_will_not_pass_does_not() {
+    async fn only_a_temporary_problem_has_retry_after() {
         for problem in [
             Problem::NotReady,
             Problem::Overloaded,
@@ -286,9 +295,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sold_out_says_how_many_are_left() {
+    async fn sold_out_reports_the_units_left() {
         let (_, body) = body(Problem::SoldOut { left: 2 }).await;
         assert_eq!(body["remaining"], 2);
-        assert!(body["detail"].as_str().unwrap().contains("Only 2 are left"));
+        assert!(body["detail"].as_str().unwrap().contains("Only 2 units are left"));
     }
 }

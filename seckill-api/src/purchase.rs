@@ -1,8 +1,8 @@
-//! The whole way of a purchase.
+//! A purchase from the request to its answer.
 //!
-//! The index in Redis decides, but only the log makes it true: an order number is answered after its record was read
-//! back as accepted, and a refusal counts only if this process has read the log to its end and the refusing index is
-//! the one that the log names.
+//! The index in Redis decides, but only the log makes the decision final. An order number is returned after its record
+//! was read back as accepted. A refusal counts only if this process has just read the log to its end, and if the log
+//! names the index that refused.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use seckill_ledger::{Sale, StoredOrder};
 use seckill_order_log::ReadBack;
 use seckill_protocol::index::{Decision, Holding, Request};
 use seckill_protocol::{
-    Batch, Buyer, Epoch, KeyHash, Order, OrderId, OrderNo, Quantity, Record, RecordVerdict, SaleId, Tier,
+    Batch, Buyer, Epoch, KeyHash, Order, OrderId, OrderNo, Quantity, Record, RecordVerdict, SaleId, Seq, Tier,
 };
 use seckill_stock::PurchaseError;
 use tokio::time::{Instant, timeout};
 
 use crate::api::Api;
-use crate::catalogue::{Listed, REFRESHED_WITHIN};
+use crate::catalogue::{ActiveSale, ListedSale, REFRESH_TIMEOUT};
 use crate::clock;
 use crate::problem::Problem;
 
-/// Who waits longer for the log is told to ask again.
-const READ_BACK_WITHIN: Duration = Duration::from_secs(2);
-/// How long a purchase is tried under one epoch after another.
-const DECIDED_WITHIN: Duration = Duration::from_secs(5);
-/// A refusal needs a tail that had read everything so recently.
-const FRESH: Duration = Duration::from_millis(100);
+/// Time limit for a record to come back from the log. After it the buyer gets 202, and asks again later.
+const READ_BACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit for all attempts, one for each epoch.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
+/// A refusal counts only if the tail was at the end of the log within this time.
+const MAX_TAIL_AGE: Duration = Duration::from_millis(100);
 /// There are no classes of buyers yet.
 const TIER: Tier = 0;
 
@@ -36,7 +36,7 @@ pub struct Purchase {
     pub sale: SaleId,
     pub buyer: Buyer,
     pub key: KeyHash,
-    /// 0 asks only what an earlier purchase came to.
+    /// 0 queries the result of an earlier purchase.
     pub quantity: Quantity,
 }
 
@@ -50,20 +50,22 @@ impl Purchase {
         }
     }
 
-    fn only_asks(&self) -> bool {
+    fn is_query(&self) -> bool {
         self.quantity == 0
     }
 
-    fn fits(&self, quantity: Quantity) -> bool {
-        self.only_asks() || self.quantity == quantity
+    /// Whether an order of this quantity can be the result of this purchase.
+    fn matches(&self, quantity: Quantity) -> bool {
+        self.is_query() || self.quantity == quantity
     }
 }
 
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// Bought, for ever: the log has it.
+    /// The order is in the log, so it is final.
     Bought(Bought),
-    /// Taken by the index, and the log has not answered yet. The same key learns what came of it.
+    /// The index has reserved the units, and the log has not confirmed the order yet. A request with the same key gets the
+    /// result.
     Pending,
 }
 
@@ -71,135 +73,202 @@ pub enum Outcome {
 pub struct Bought {
     pub order_no: OrderNo,
     pub quantity: Quantity,
-    /// The order's status as the buyer is told it here: a retry is told the same as the first request was.
+    /// The status of the order in this answer. A retry gets the same status as the first request.
     pub status: &'static str,
 }
 
-pub type Answered = Result<Outcome, Problem>;
+pub type PurchaseResult = Result<Outcome, Problem>;
 
-/// On the heap: they are large, and every purchase's future would have to hold the room for what seldom happens.
-type Rare<'a> = BoxFuture<'a, Answered>;
+/// Boxed, because these paths are rare and large: otherwise the future of every purchase would need room for them.
+type BoxedResult<'a> = BoxFuture<'a, PurchaseResult>;
+
+/// Units that the index has reserved for the buyer, now or earlier under the same key.
+struct Reservation {
+    order: OrderId,
+    quantity: Quantity,
+    read_back: ReadBack,
+}
+
+/// The index has made no decision.
+enum Undecided {
+    /// A newer index is live.
+    Retry,
+    /// No index is live.
+    NoIndex,
+    Failed(Problem),
+}
 
 impl Api {
-    /// Buys. The same purchase again is answered with the same order, whatever happened in between.
-    pub async fn purchase(&self, purchase: &Purchase) -> Answered {
-        if let Some(starts_at) = self.catalogue.starts_later(purchase.sale) {
+    /// Buys. A retry of the same purchase gets the same order, whatever happened in between.
+    pub async fn purchase(&self, purchase: &Purchase) -> PurchaseResult {
+        if let Some(starts_at) = self.catalogue.future_start(purchase.sale) {
             return Err(Problem::NotStarted { starts_at });
         }
-        let _place = self.places.try_acquire().map_err(|_| Problem::Overloaded)?;
+        let _permit = self.purchase_permits.try_acquire().map_err(|_| Problem::Overloaded)?;
         let began = Instant::now();
-        let _turn = self.in_flight.turn((purchase.sale, purchase.key)).await;
-        let answered = self.decide(purchase).await;
+        let _lock = self.purchase_locks.lock((purchase.sale, purchase.key)).await;
+        let result = self.decide(purchase).await;
         self.metrics.purchase_seconds.observe(began.elapsed().as_secs_f64());
-        answered
+        result
     }
 
-    /// What an earlier purchase with this key came to.
-    pub async fn earlier_purchase(&self, sale: SaleId, buyer: Buyer, key: KeyHash) -> Answered {
-        let _place = self.places.try_acquire().map_err(|_| Problem::Overloaded)?;
-        let question = Purchase {
+    /// The result of an earlier purchase with this key.
+    pub async fn earlier_purchase(&self, sale: SaleId, buyer: Buyer, key: KeyHash) -> PurchaseResult {
+        let _permit = self.purchase_permits.try_acquire().map_err(|_| Problem::Overloaded)?;
+        let query = Purchase {
             sale,
             buyer,
             key,
             quantity: 0,
         };
-        self.decide(&question).await
+        self.decide(&query).await
     }
 
-    async fn decide(&self, purchase: &Purchase) -> Answered {
-        let deadline = Instant::now() + DECIDED_WITHIN;
-        // Once an index has taken something under this key, "nothing was bought" is no longer ours to say.
-        let mut taken = false;
-        let nothing_bought = |taken: bool, problem| if taken { Problem::OutcomeUnknown } else { problem };
+    async fn decide(&self, purchase: &Purchase) -> PurchaseResult {
+        let deadline = Instant::now() + DECISION_TIMEOUT;
+        // Once an index has reserved units under this key, the answer can't be "nothing was bought" any more.
+        let mut reserved = false;
         loop {
             let listed = self.listed(purchase.sale)?;
             let sale = &listed.sale;
-            let Some(selling) = &listed.selling else {
-                return self.by_the_ledger(&listed, purchase).await;
+            let Some(active) = &listed.active else {
+                return self.answer_from_ledger(&listed, purchase).await;
             };
-            // What this process does not read it must not sell. The catalogue has said so in the log.
+            // This process must not sell what it can't read back. The catalogue has logged the error.
             if sale.part >= self.log.partitions() {
                 return Err(Problem::NotReady);
             }
 
-            // The index decides, in a batch with whoever else waits.
-            let batcher = selling.batcher(|epochs| self.spawn_batcher(sale, epochs));
-            let known_epoch = selling.epoch();
-            let (epoch, answer) = match batcher.purchase(purchase.request()).await {
+            let (epoch, decision) = match self.ask_index(purchase, sale, active, deadline).await {
                 Ok(decided) => decided,
-                Err(PurchaseError::Refresh(newer)) => {
-                    let until = deadline.min(Instant::now() + REFRESHED_WITHIN);
-                    if self.catalogue.epoch_reached(selling, newer, until).await {
-                        continue;
-                    }
-                    return Err(nothing_bought(taken, Problem::NotReady));
-                }
-                // The ledger may name a newer index, or the first one, by now.
-                Err(PurchaseError::Stale | PurchaseError::NoIndex) => {
-                    self.catalogue.refresh(REFRESHED_WITHIN).await;
-                    if selling.epoch() > known_epoch && Instant::now() < deadline {
-                        continue;
-                    }
-                    return self.without_index(purchase, taken).await;
-                }
-                Err(PurchaseError::Overloaded) => return Err(nothing_bought(taken, Problem::Overloaded)),
-                // The batcher has tried twice, and logged it.
-                Err(PurchaseError::Unknown(_)) => return Err(Problem::OutcomeUnknown),
+                Err(Undecided::Retry) => continue,
+                Err(Undecided::NoIndex) => return self.without_index(purchase, reserved).await,
+                Err(Undecided::Failed(_)) if reserved => return Err(Problem::OutcomeUnknown),
+                Err(Undecided::Failed(problem)) => return Err(problem),
             };
-
-            // What it took, or took earlier under this key.
-            let (order, quantity, read_back) = match answer {
-                Decision::Reserved { seq } => {
-                    let order = OrderId {
-                        sale: sale.id,
-                        epoch,
-                        seq,
-                    };
-                    (order, purchase.quantity, self.tail.read_back(sale.part, order))
-                }
-                Decision::AlreadyReserved(held) if !purchase.fits(held.quantity) => return Err(Problem::KeyReused),
-                // It came here through a rebuild or has been cancelled since: either way the log has it.
+            let reservation = match decision {
+                Decision::Reserved { seq } => self.reservation(purchase, sale, epoch, seq),
+                Decision::AlreadyReserved(held) if !purchase.matches(held.quantity) => return Err(Problem::KeyReused),
+                // The order came through a rebuild or was cancelled since: either way it is in the log.
                 Decision::AlreadyReserved(held) if held.is_durable(epoch) => {
                     return self.bought_as_held(sale.id, &held);
                 }
-                Decision::AlreadyReserved(held) => {
-                    let order = order_id(sale.id, &held);
-                    (order, held.quantity, self.publish_again(purchase, &listed, &held))
-                }
-                ref refusal => return self.refused(purchase, &listed, epoch, refusal).await,
+                Decision::AlreadyReserved(held) => self.earlier_reservation(purchase, sale, &held),
+                ref refusal => return self.refuse(purchase, &listed, epoch, refusal).await,
             };
-            taken = true;
+            reserved = true;
+            let Reservation {
+                order,
+                quantity,
+                read_back,
+            } = reservation;
             if seckill_failpoint::breaks("reply-before-read-back") {
                 return self.bought(order, quantity, "processing");
             }
 
-            // Only the log makes it true.
-            let waited = Instant::now();
-            let verdict = timeout(READ_BACK_WITHIN, read_back).await;
-            self.metrics.read_back_seconds.observe(waited.elapsed().as_secs_f64());
+            // Only the log makes the order final.
+            let waiting_since = Instant::now();
+            let verdict = timeout(READ_BACK_TIMEOUT, read_back).await;
+            let waited = waiting_since.elapsed().as_secs_f64();
+            self.metrics.read_back_seconds.observe(waited);
             match verdict {
                 Ok(RecordVerdict::Accepted) => {
                     seckill_failpoint::reach("api.after-read-back");
                     return self.bought(order, quantity, "processing");
                 }
-                // Void: a barrier went before it. The same key under the new epoch, since an earlier copy may count.
-                Ok(RecordVerdict::Void) if self.is_closed(sale) => return self.without_index(purchase, taken).await,
-                Ok(RecordVerdict::Void) if self.newer_epoch(&listed, epoch, deadline).await => {}
+                // A barrier came before the record. Retry the same key under the new epoch: an earlier copy may count.
+                Ok(RecordVerdict::Void) if self.is_closed(sale) => return self.without_index(purchase, reserved).await,
+                Ok(RecordVerdict::Void) if self.wait_for_next_epoch(&listed, epoch, deadline).await => {}
                 Ok(RecordVerdict::Void) => return Err(Problem::OutcomeUnknown),
                 Err(_) => return Ok(Outcome::Pending),
             }
         }
     }
 
-    fn listed(&self, sale: SaleId) -> Result<Arc<Listed>, Problem> {
+    /// Sends the purchase to the index, in a batch with other purchases.
+    async fn ask_index(
+        &self,
+        purchase: &Purchase,
+        sale: &Sale,
+        active: &ActiveSale,
+        deadline: Instant,
+    ) -> Result<(Epoch, Decision), Undecided> {
+        let batcher = active.batcher(|epochs| self.spawn_batcher(sale, epochs));
+        let known_epoch = active.epoch();
+        match batcher.purchase(purchase.request()).await {
+            Ok(decided) => Ok(decided),
+            Err(PurchaseError::Refresh(newer)) => {
+                let until = deadline.min(Instant::now() + REFRESH_TIMEOUT);
+                match self.catalogue.wait_for_epoch(active, newer, until).await {
+                    true => Err(Undecided::Retry),
+                    false => Err(Undecided::Failed(Problem::NotReady)),
+                }
+            }
+            // By now the ledger may name a newer index, or the first one.
+            Err(PurchaseError::Stale | PurchaseError::NoIndex) => {
+                self.catalogue.refresh(REFRESH_TIMEOUT).await;
+                match active.epoch() > known_epoch && Instant::now() < deadline {
+                    true => Err(Undecided::Retry),
+                    false => Err(Undecided::NoIndex),
+                }
+            }
+            Err(PurchaseError::Overloaded) => Err(Undecided::Failed(Problem::Overloaded)),
+            // The batcher has tried twice, and has logged the error.
+            Err(PurchaseError::Unknown(_)) => Err(Undecided::Failed(Problem::OutcomeUnknown)),
+        }
+    }
+
+    fn reservation(&self, purchase: &Purchase, sale: &Sale, epoch: Epoch, seq: Seq) -> Reservation {
+        let order = OrderId {
+            sale: sale.id,
+            epoch,
+            seq,
+        };
+        Reservation {
+            order,
+            quantity: purchase.quantity,
+            read_back: self.tail.read_back(sale.part, order),
+        }
+    }
+
+    /// The record of an earlier reservation may be missing in the log, because the process that made the reservation may
+    /// have died. Unless the tail has the record, it is appended again.
+    fn earlier_reservation(&self, purchase: &Purchase, sale: &Sale, held: &Holding) -> Reservation {
+        let order = order_id(sale.id, held);
+        let mut read_back = self.tail.read_back(sale.part, order);
+        if (&mut read_back).now_or_never().is_none() {
+            let batch = Batch {
+                sale: sale.id,
+                epoch: held.epoch,
+                first: held.seq,
+                orders: vec![Order {
+                    buyer: purchase.buyer.clone(),
+                    quantity: held.quantity,
+                    tier: TIER,
+                    key: held.key,
+                }],
+            };
+            self.append(sale.part, &Record::Batch(batch));
+        }
+        Reservation {
+            order,
+            quantity: held.quantity,
+            read_back,
+        }
+    }
+
+    fn listed(&self, sale: SaleId) -> Result<Arc<ListedSale>, Problem> {
         let listed = self.catalogue.by_id(sale);
         listed.ok_or_else(|| Problem::SaleUnknown(sale.to_string()))
     }
 
-    /// Waits for an index that is newer than this; false if there is none in time.
-    async fn newer_epoch(&self, listed: &Listed, than: Epoch, deadline: Instant) -> bool {
-        match &listed.selling {
-            Some(selling) => self.catalogue.epoch_reached(selling, Epoch(than.0 + 1), deadline).await,
+    /// Waits for an index that is newer than this epoch. Returns false at the deadline.
+    async fn wait_for_next_epoch(&self, listed: &ListedSale, epoch: Epoch, deadline: Instant) -> bool {
+        match &listed.active {
+            Some(active) => {
+                let next = Epoch(epoch.0 + 1);
+                self.catalogue.wait_for_epoch(active, next, deadline).await
+            }
             None => false,
         }
     }
@@ -208,37 +277,21 @@ impl Api {
         sale.cut.closed.is_some() || self.tail.cut(sale.part, sale.id).closed.is_some()
     }
 
-    /// The order's record may never have reached the log: the process that sold it may have died before.
-    fn publish_again(&self, purchase: &Purchase, listed: &Listed, held: &Holding) -> ReadBack {
+    /// The index refuses. The refusal counts only if the log names this index: an old primary refuses, too.
+    async fn refuse(
+        &self,
+        purchase: &Purchase,
+        listed: &ListedSale,
+        epoch: Epoch,
+        refusal: &Decision,
+    ) -> PurchaseResult {
         let sale = &listed.sale;
-        let mut read_back = self.tail.read_back(sale.part, order_id(sale.id, held));
-        if (&mut read_back).now_or_never().is_none() {
-            let order = Order {
-                buyer: purchase.buyer.clone(),
-                quantity: held.quantity,
-                tier: TIER,
-                key: held.key,
-            };
-            let batch = Batch {
-                sale: sale.id,
-                epoch: held.epoch,
-                first: held.seq,
-                orders: vec![order],
-            };
-            self.append(sale.part, &Record::Batch(batch));
-        }
-        read_back
-    }
-
-    /// The index refuses. Whether that counts is for the log to say: an old primary refuses too.
-    async fn refused(&self, purchase: &Purchase, listed: &Listed, epoch: Epoch, refusal: &Decision) -> Answered {
-        let sale = &listed.sale;
-        if self.tail.confirm_fresh(sale.part, FRESH).await.is_err() {
+        if self.tail.confirm_fresh(sale.part, MAX_TAIL_AGE).await.is_err() {
             return Err(Problem::NotReady);
         }
         let cut = self.tail.cut(sale.part, sale.id);
         if cut.closed.is_some() {
-            return self.by_the_ledger(listed, purchase).await;
+            return self.answer_from_ledger(listed, purchase).await;
         }
         if !cut.lets_refuse(epoch) {
             return Err(Problem::NotReady);
@@ -251,80 +304,82 @@ impl Api {
             Decision::Unknown => Problem::RequestUnknown,
             Decision::TooManyOrders => Problem::LimitReached { held: None },
             Decision::LimitReached { ref held } => Problem::LimitReached {
-                held: held.as_ref().and_then(|held| self.number_if_safe(listed, epoch, held)),
+                held: held
+                    .as_ref()
+                    .and_then(|held| self.number_if_durable(listed, epoch, held)),
             },
             Decision::Reserved { .. } | Decision::AlreadyReserved(_) => Problem::Internal,
         })
     }
 
-    /// The number of an order that the buyer holds, unless the log has not answered for it yet.
-    fn number_if_safe(&self, listed: &Listed, epoch: Epoch, held: &Holding) -> Option<OrderNo> {
+    /// The number of an order that the buyer holds, if the log has confirmed the order.
+    fn number_if_durable(&self, listed: &ListedSale, epoch: Epoch, held: &Holding) -> Option<OrderNo> {
         let order = order_id(listed.sale.id, held);
         let read_back = self.tail.read_back(listed.sale.part, order);
         if held.is_durable(epoch) || read_back.now_or_never() == Some(RecordVerdict::Accepted) {
-            return self.numbers.encode(order).ok();
+            return self.order_no_keys.encode(order).ok();
         }
         None
     }
 
-    /// No index of the sale is in force: not preheated yet, being rebuilt, or at its end.
-    fn without_index<'a>(&'a self, purchase: &'a Purchase, taken: bool) -> Rare<'a> {
+    /// The sale has no live index: it is not preheated yet, its index is being rebuilt, or it ends.
+    fn without_index<'a>(&'a self, purchase: &'a Purchase, reserved: bool) -> BoxedResult<'a> {
         Box::pin(async move {
             let listed = self.listed(purchase.sale)?;
             let sale = &listed.sale;
-            let answered = if listed.selling.is_none() || self.is_closed(sale) {
-                self.by_the_ledger(&listed, purchase).await
+            let result = if listed.active.is_none() || self.is_closed(sale) {
+                self.answer_from_ledger(&listed, purchase).await
             } else {
-                Err(self.before_the_first_index(&listed, purchase).await)
+                Err(self.before_first_index(&listed, purchase).await)
             };
-            match answered {
-                Err(problem) if taken && problem.may_pass() => Err(Problem::OutcomeUnknown),
-                answered => answered,
+            match result {
+                Err(problem) if reserved && problem.is_temporary() => Err(Problem::OutcomeUnknown),
+                result => result,
             }
         })
     }
 
-    async fn before_the_first_index(&self, listed: &Listed, purchase: &Purchase) -> Problem {
+    async fn before_first_index(&self, listed: &ListedSale, purchase: &Purchase) -> Problem {
         let sale = &listed.sale;
-        if listed.selling.as_ref().is_none_or(|selling| selling.epoch().is_some()) {
+        if listed.active.as_ref().is_none_or(|active| active.epoch().is_some()) {
             return Problem::NotReady;
         }
-        if clock::now() < sale.opens_at && !purchase.only_asks() {
+        if clock::now() < sale.opens_at && !purchase.is_query() {
             return Problem::NotStarted {
                 starts_at: sale.opens_at,
             };
         }
-        // The ledger may have lost its tail, and with it the epoch. Only a log without a barrier says that nothing was
+        // The ledger may have lost its tail, and the epoch with it. Only a log without a barrier proves that nothing was
         // ever sold.
-        let fresh = self.tail.confirm_fresh(sale.part, FRESH).await.is_ok();
+        let fresh = self.tail.confirm_fresh(sale.part, MAX_TAIL_AGE).await.is_ok();
         match fresh && self.tail.cut(sale.part, sale.id).cur.is_none() {
-            true if purchase.only_asks() => Problem::RequestUnknown,
+            true if purchase.is_query() => Problem::RequestUnknown,
             true if listed.has_ended() => Problem::Ended,
             _ => Problem::NotReady,
         }
     }
 
-    /// After the end the ledger answers, once it has folded the log up to CLOSE: a winner's retry is never told "ended".
-    fn by_the_ledger<'a>(&'a self, listed: &'a Listed, purchase: &'a Purchase) -> Rare<'a> {
+    /// After the end the ledger answers, once the log is folded up to CLOSE: the retry of a winner never gets "ended".
+    fn answer_from_ledger<'a>(&'a self, listed: &'a ListedSale, purchase: &'a Purchase) -> BoxedResult<'a> {
         Box::pin(async move {
             let lookup = self.ledger.order_by_key(listed.sale.id, &purchase.buyer, purchase.key);
             let (order, complete) = self.lookups.look_up(lookup).await?;
             match order {
-                Some(order) if !purchase.fits(order.quantity) => Err(Problem::KeyReused),
+                Some(order) if !purchase.matches(order.quantity) => Err(Problem::KeyReused),
                 Some(order) => self.bought_as_stored(&order),
                 None if !complete => Err(Problem::NotReady),
-                None if purchase.only_asks() => Err(Problem::RequestUnknown),
+                None if purchase.is_query() => Err(Problem::RequestUnknown),
                 None => Err(Problem::Ended),
             }
         })
     }
 
-    fn bought_as_held(&self, sale: SaleId, held: &Holding) -> Answered {
+    fn bought_as_held(&self, sale: SaleId, held: &Holding) -> PurchaseResult {
         let status = if held.cancelled { "cancelled" } else { "processing" };
         self.bought(order_id(sale, held), held.quantity, status)
     }
 
-    fn bought_as_stored(&self, order: &StoredOrder) -> Answered {
+    fn bought_as_stored(&self, order: &StoredOrder) -> PurchaseResult {
         let status = if order.status.is_live() {
             "processing"
         } else {
@@ -333,15 +388,15 @@ impl Api {
         self.bought(order.id, order.quantity, status)
     }
 
-    fn bought(&self, order: OrderId, quantity: Quantity, status: &'static str) -> Answered {
-        match self.numbers.encode(order) {
+    fn bought(&self, order: OrderId, quantity: Quantity, status: &'static str) -> PurchaseResult {
+        match self.order_no_keys.encode(order) {
             Ok(order_no) => Ok(Outcome::Bought(Bought {
                 order_no,
                 quantity,
                 status,
             })),
             Err(error) => {
-                tracing::error!(%error, "an order without a number");
+                tracing::error!(%error, "failed to encode an order number");
                 Err(Problem::Internal)
             }
         }

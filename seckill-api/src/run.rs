@@ -1,4 +1,4 @@
-//! From the arguments to a server that is ready, and its end.
+//! From the arguments to a server that is ready, and its shutdown.
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::metrics::Metrics;
 use crate::{routes, server};
 
 const MYSQL_CONNECTIONS: u32 = 16;
-/// Records that still wait for Kafka at the end; what is not sent then, the relay sends.
-const FLUSH_WITHIN: Duration = Duration::from_secs(5);
+/// Time limit at shutdown for records that wait for Kafka. The relay of order-worker publishes the rest.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub async fn until_told_to_end(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let health = Health::new();
     let gates = Gates {
         mysql: health.latched_gate("mysql"),
@@ -38,10 +38,10 @@ pub async fn until_told_to_end(args: Args, shutdown: Shutdown) -> anyhow::Result
         Some(address) => Some(listen("SECKILL_LEGACY_LISTEN", address)?),
         None => None,
     };
-    // The last answers need the tail and the catalogue, so these end after the server did.
+    // The last answers need the tail and the catalogue, so these stop after the server.
     let served = Shutdown::new();
     let Some(api) = start(&args, &gates, metrics, &shutdown, &served).await? else {
-        return Ok(()); // told to end before it began
+        return Ok(()); // shutdown during the start
     };
     tracing::info!(listen = %args.listen, legacy_listen = ?args.legacy_listen, "ready");
 
@@ -61,19 +61,19 @@ pub async fn until_told_to_end(args: Args, shutdown: Shutdown) -> anyhow::Result
     tokio::select! {
         () = serving => {}
         failure = api.tail.failed() => {
-            // No purchase can be answered any more. A new process begins from a new snapshot of the ledger.
+            // No purchase can be answered any more. A new process starts from a new snapshot of the ledger.
             return Err(failure).context("following the order log");
         }
     }
     served.cancel();
     following.await.context("reading the sales")?;
-    if let Err(error) = api.log.flush(FLUSH_WITHIN).await {
-        tracing::warn!(%error, "records are left to the relay");
+    if let Err(error) = api.log.flush(FLUSH_TIMEOUT).await {
+        tracing::warn!(%error, "flush failed, the relay publishes the remaining records");
     }
     Ok(())
 }
 
-/// Latched: a blip of a server must not take every pod out of the Service at once.
+/// Latched: a short outage of a server must not take all pods out of the Service at the same time.
 struct Gates {
     mysql: Gate,
     redis: Gate,
@@ -81,7 +81,7 @@ struct Gates {
     sales: Gate,
 }
 
-/// Connects to everything. Ready when the sales are known and the tail was at the end of the log once.
+/// Connects to all servers. Ready when the sales are known and the tail has reached the end of the log once.
 async fn start(
     args: &Args,
     gates: &Gates,

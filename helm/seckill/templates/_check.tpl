@@ -1,4 +1,4 @@
-{{/* What a schema can't say, and what it would repeat although it is a secret. Included once, by the operator's Deployment. */}}
+{{/* Checks that a JSON schema can't express, and checks of secret values, which a schema error would print. Included once, by the Deployment of the operator. */}}
 {{- define "seckill.check" -}}
 {{- $v := .Values -}}
 {{- if and $v.redis.url $v.redis.existingSecret }}{{ fail "redis.url and redis.existingSecret exclude each other: unset one" }}{{ end -}}
@@ -8,7 +8,7 @@
 {{- $broker := "(\\[[0-9a-fA-F:.]+\\]|[^,:/ \\[\\]]+):[0-9]+" -}}
 {{- if not (regexMatch (printf "^%s( *, *%s)*$" $broker $broker) $v.kafka.brokers) }}{{ fail "kafka.brokers: expected host:port, separated by commas, such as kafka-0:9092,kafka-1:9092" }}{{ end -}}
 {{- if and $v.kafka.properties $v.kafka.existingSecret }}{{ fail "kafka.properties and kafka.existingSecret exclude each other: unset one" }}{{ end -}}
-{{- if gt (int $v.kafka.minInsync) (int $v.kafka.replication) }}{{ fail (printf "kafka.minInsync is %d and kafka.replication %d: no record could ever be written; minInsync must not be more than replication" (int $v.kafka.minInsync) (int $v.kafka.replication)) }}{{ end -}}
+{{- if gt (int $v.kafka.minInsync) (int $v.kafka.replication) }}{{ fail (printf "kafka.minInsync is %d and kafka.replication %d: no record could be written; set minInsync to at most replication" (int $v.kafka.minInsync) (int $v.kafka.replication)) }}{{ end -}}
 {{- $urls := list -}}
 {{- range $name := list "operatorUrl" "apiUrl" "workerUrl" "migrateUrl" -}}
   {{- if not (index $v.mysql $name | default $v.mysql.url) }}{{ $urls = append $urls (printf "mysql.%s" $name) }}{{ end -}}
@@ -20,10 +20,10 @@
 {{- end -}}
 {{- if and $v.orderNumberKeys.keys $v.orderNumberKeys.existingSecret }}{{ fail "orderNumberKeys.keys and orderNumberKeys.existingSecret exclude each other: unset one" }}{{ end -}}
 {{- range $name := list "url" "operatorUrl" "apiUrl" "workerUrl" "migrateUrl" -}}
-  {{- if not (regexMatch "^$|^mysql://[^/@]+@[^/@]+/[^/?]+(\\?.*)?$" (index $v.mysql $name)) }}{{ fail (printf "mysql.%s: expected mysql://user:password@host[:port]/database; in a user or password, percent-encode what is not a letter or digit" $name) }}{{ end -}}
+  {{- if not (regexMatch "^$|^mysql://[^/@]+@[^/@]+/[^/?]+(\\?.*)?$" (index $v.mysql $name)) }}{{ fail (printf "mysql.%s: expected mysql://user:password@host[:port]/database; in the user and the password, percent-encode every character that is not a letter or digit" $name) }}{{ end -}}
 {{- end -}}
 {{- if not (regexMatch "^$|^[0-9a-z]:[0-9a-fA-F]{32}(,[0-9a-z]:[0-9a-fA-F]{32})*$" $v.orderNumberKeys.keys) }}{{ fail "orderNumberKeys.keys: expected <version>:<32 hexadecimal digits>, separated by commas, such as 1:00112233445566778899aabbccddeeff" }}{{ end -}}
-{{- if regexMatch "[:/ ]" $v.ingress.host }}{{ fail (printf "ingress.host: expected a host's name without scheme, port and path, such as shop.example.com, not %s" $v.ingress.host) }}{{ end -}}
+{{- if regexMatch "[:/ ]" $v.ingress.host }}{{ fail (printf "ingress.host: expected a host name without scheme, port and path, such as shop.example.com, not %s" $v.ingress.host) }}{{ end -}}
 {{- range $name := list "api" "worker" -}}
   {{- $program := index $v $name -}}
   {{- if gt (int $program.minReplicas) (int $program.maxReplicas) }}{{ fail (printf "%s.minReplicas is %d, more than %s.maxReplicas, %d" $name (int $program.minReplicas) $name (int $program.maxReplicas)) }}{{ end -}}

@@ -1,10 +1,10 @@
-{{/* Release "seckill" => "seckill"; release "shop" => "shop-seckill". Short enough for the longest suffix. */}}
+{{/* Release "seckill" => "seckill"; release "shop" => "shop-seckill". The name is cut, so that it fits with the longest suffix. */}}
 {{- define "seckill.name" -}}
 {{- $name := ternary .Release.Name (printf "%s-seckill" .Release.Name) (contains "seckill" .Release.Name) -}}
 {{- $name | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* What selects the pods of one program. Never changes: selectors of Deployments are immutable. */}}
+{{/* The labels that select the pods of one program. They must not change, because selectors of Deployments are immutable. */}}
 {{- define "seckill.selector" -}}
 app.kubernetes.io/name: seckill
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -23,7 +23,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{/* The Secrets that the programs read: the ones given, or ours. */}}
+{{/* The Secrets that the programs read: existing Secrets from the values, or Secrets of this chart. */}}
 {{- define "seckill.redisSecret" -}}
 {{ .Values.redis.existingSecret | default (printf "%s-redis" (include "seckill.name" .)) }}
 {{- end }}
@@ -58,7 +58,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* What operator, API and worker have in common. */}}
+{{/* Environment variables that operator, API and worker have in common. */}}
 {{- define "seckill.env" -}}
 {{ include "seckill.env.log" .root }}
 - name: SECKILL_ADMIN_LISTEN
@@ -70,7 +70,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   valueFrom: { secretKeyRef: { name: {{ include "seckill.mysqlSecret" .root }}, key: {{ .component }}-url } }
 {{- end }}
 
-{{/* A pod reads its Secrets at start: when ours change, the pods are made anew. */}}
+{{/* A pod reads its Secrets only at start. The checksum restarts the pods when a Secret of this chart changes. */}}
 {{- define "seckill.podAnnotations" -}}
 checksum/secrets: {{ toJson (list .root.Values.redis .root.Values.kafka .root.Values.mysql .root.Values.orderNumberKeys) | sha256sum }}
 {{- with .root.Values.podAnnotations }}
@@ -99,7 +99,7 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{/* Crowds of one program on one node are avoided where there are more nodes. */}}
+{{/* Spreads the pods of one program over the nodes, if there are several nodes. */}}
 {{- define "seckill.spread" -}}
 topologySpreadConstraints:
   - maxSkew: 1
@@ -110,7 +110,7 @@ topologySpreadConstraints:
         {{- include "seckill.selector" . | nindent 8 }}
 {{- end }}
 
-{{/* The Pod Security Standard "restricted", and a read-only root on top. */}}
+{{/* The Pod Security Standard "restricted", and also a read-only root file system. */}}
 {{- define "seckill.podSecurity" -}}
 securityContext:
   runAsNonRoot: true
@@ -125,7 +125,7 @@ securityContext:
   capabilities: { drop: [ALL] }
 {{- end }}
 
-{{/* Alive: it answers. Ready: it can work; the answer says what is missing. */}}
+{{/* Live: the program answers. Ready: the program can work; otherwise the answer of /readyz names the missing dependency. */}}
 {{- define "seckill.probes" -}}
 startupProbe:
   httpGet: { path: /healthz, port: admin }

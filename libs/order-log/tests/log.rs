@@ -163,8 +163,6 @@ async fn impossible_topics_are_refused_with_the_reason() {
         let error = ensure_topic(&config, partitions, replication, min_insync).await;
         assert!(matches!(error, Err(LogError::Topic { .. })), "{error:?}");
     }
-    let error = ensure_topic(&config, 1, 1_000, 1)
-        .await
-        .expect_err("too few brokers");
+    let error = ensure_topic(&config, 1, 1_000, 1).await.expect_err("too few brokers");
     assert!(error.to_string().contains("fewer brokers"), "{error}");
 }

@@ -70,6 +70,22 @@ impl Sale {
         self.taken.saturating_sub(self.returned)
     }
 
+    /// Whether units of the sale are counted. Then a FlashSale that is created again under its name can't change the item
+    /// and the window.
+    pub fn is_counted(&self) -> bool {
+        self.live_epoch.is_some() || self.cut.cur.is_some()
+    }
+
+    /// The terms that the FlashSale decides.
+    pub fn sale_terms(&self) -> SaleTerms {
+        SaleTerms {
+            state: self.state,
+            opens_at: self.opens_at,
+            closes_at: self.closes_at,
+            limit_per_buyer: self.limit_per_buyer,
+        }
+    }
+
     /// The terms for the index.
     pub fn terms(&self) -> Terms {
         Terms {

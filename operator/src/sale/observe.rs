@@ -3,7 +3,7 @@ use seckill_ledger::Sale;
 use seckill_order_log::LogError;
 use seckill_planner::balance::{BalanceCheck, BalanceHistory, IndexSample};
 use seckill_planner::observation::may_have_index;
-use seckill_planner::plan::need_of;
+use seckill_planner::plan::index_need;
 use seckill_planner::{DesiredSale, Observation, ObservedIndex, SaleKey};
 use seckill_protocol::index::{IndexState, Millis, SaleState};
 use seckill_protocol::recovery::Need;
@@ -74,7 +74,7 @@ async fn observe_index(stores: &Stores, sale: &Sale) -> Result<ObservedIndex, Re
         return Ok(ObservedIndex::Missing);
     };
     let outdated = match sale.cut.closed {
-        None => need_of(&index, sale) == Need::Rebuild,
+        None => index_need(&index, sale) == Need::Rebuild,
         // After CLOSE the ledger does not tell which epoch was the last. That matters only if the figures differ, so this
         // part of the log is read only in that rare case.
         Some(closed) => index.left != sale.left_at_rest() && barrier_between(stores, sale, index.epoch, closed).await?,

@@ -1,4 +1,5 @@
-//! A namespace of a test's own, candidates for the Lease in it, and ways to keep one from it.
+//! The environment of one test: a namespace of its own, candidates for the Lease in it, and ways to separate a
+//! candidate from the API server.
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::events::{Recorder, Reporter};
@@ -26,50 +27,53 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-pub const LEASE: Duration = Duration::from_secs(3);
-/// As the chart calls it.
+pub const LEASE_DURATION: Duration = Duration::from_secs(3);
+/// The chart names the Lease, the Role and the ServiceAccount of the operator so.
 pub const LEASE_NAME: &str = "seckill-operator";
-/// Far beyond what anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit of a wait. It is far longer than any step of these tests takes.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Harness {
     pub kube: Client,
     /// `host:port` of the API server.
-    pub server: String,
+    pub api_server: String,
     kubeconfig: Value,
     namespace: String,
-    work: Arc<Work>,
+    leaders: Arc<LeaderCount>,
 }
 
-/// How many lead, the most that did at the same time, and how often one began to.
+/// Counts the candidates whose leader task runs.
 #[derive(Default)]
-struct Work {
-    begun: AtomicUsize,
-    now: AtomicUsize,
-    most: AtomicUsize,
+struct LeaderCount {
+    /// Leadership terms that have begun.
+    terms: AtomicUsize,
+    current: AtomicUsize,
+    /// The greatest number of leaders at the same time.
+    max: AtomicUsize,
 }
 
-struct AtWork(Arc<Work>);
+/// Counts one leader while it exists.
+struct LeaderGuard(Arc<LeaderCount>);
 
-impl AtWork {
-    fn begin(work: &Arc<Work>) -> Self {
-        work.begun.fetch_add(1, Ordering::SeqCst);
-        let now = work.now.fetch_add(1, Ordering::SeqCst) + 1;
-        work.most.fetch_max(now, Ordering::SeqCst);
-        AtWork(work.clone())
+impl LeaderGuard {
+    fn new(count: &Arc<LeaderCount>) -> Self {
+        count.terms.fetch_add(1, Ordering::SeqCst);
+        let current = count.current.fetch_add(1, Ordering::SeqCst) + 1;
+        count.max.fetch_max(current, Ordering::SeqCst);
+        LeaderGuard(count.clone())
     }
 }
 
-impl Drop for AtWork {
+impl Drop for LeaderGuard {
     fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::SeqCst);
+        self.0.current.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// What a leader does in a test.
+/// The task that a candidate runs while it is leader.
 #[derive(Clone, Copy)]
-enum Does {
-    EndsWhenTold,
+enum LeaderTask {
+    EndsWithItsTerm,
     Hangs,
     Panics,
 }
@@ -81,8 +85,8 @@ impl Harness {
         let kubeconfig: Value =
             serde_yaml::from_str(&std::fs::read_to_string(path).expect("a file")).expect("a kubeconfig");
         let kube = client(&kubeconfig).await;
-        let server = kubeconfig["clusters"][0]["cluster"]["server"].as_str().expect("a URL");
-        let server = server.trim_start_matches("https://").trim_end_matches('/').to_owned();
+        let url = kubeconfig["clusters"][0]["cluster"]["server"].as_str().expect("a URL");
+        let api_server = url.trim_start_matches("https://").trim_end_matches('/').to_owned();
         let namespace = format!("seckill-lease-{:08x}", rand::random::<u32>());
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).expect("a namespace");
         Api::all(kube.clone())
@@ -91,10 +95,10 @@ impl Harness {
             .expect("created");
         Harness {
             kube,
-            server,
+            api_server,
             kubeconfig,
             namespace,
-            work: Arc::default(),
+            leaders: Arc::default(),
         }
     }
 
@@ -105,7 +109,7 @@ impl Harness {
         Api::namespaced(self.kube.clone(), &self.namespace)
     }
 
-    /// Not called when a test fails: what it left can be looked at then.
+    /// A failed test does not call it, so its objects can be inspected.
     pub async fn drop(self) {
         let namespaces: Api<Namespace> = Api::all(self.kube.clone());
         namespaces
@@ -115,18 +119,18 @@ impl Harness {
     }
 
     pub fn candidate(&self, identity: &str, kube: &Client) -> Candidate {
-        self.any_candidate(identity, kube, Does::EndsWhenTold)
+        self.start_candidate(identity, kube, LeaderTask::EndsWithItsTerm)
     }
 
     pub fn candidate_that_hangs(&self, identity: &str) -> Candidate {
-        self.any_candidate(identity, &self.kube, Does::Hangs)
+        self.start_candidate(identity, &self.kube, LeaderTask::Hangs)
     }
 
     pub fn candidate_that_panics(&self, identity: &str) -> Candidate {
-        self.any_candidate(identity, &self.kube, Does::Panics)
+        self.start_candidate(identity, &self.kube, LeaderTask::Panics)
     }
 
-    fn any_candidate(&self, identity: &str, kube: &Client, does: Does) -> Candidate {
+    fn start_candidate(&self, identity: &str, kube: &Client, leader_task: LeaderTask) -> Candidate {
         let metrics = Arc::new(Metrics::default());
         let reporter = Reporter {
             controller: "seckill-operator".into(),
@@ -136,42 +140,42 @@ impl Harness {
             leases: Api::namespaced(kube.clone(), &self.namespace),
             name: LEASE_NAME.into(),
             identity: identity.into(),
-            times: ElectionTimes::of(LEASE),
+            times: ElectionTimes::of(LEASE_DURATION),
             recorder: Recorder::new(kube.clone(), reporter),
             metrics: metrics.clone(),
         };
-        let (shutdown, work, at_work) = (Shutdown::new(), self.work.clone(), Arc::new(Work::default()));
-        let (told, own) = (shutdown.clone(), at_work.clone());
+        let (shutdown, leaders, own) = (Shutdown::new(), self.leaders.clone(), Arc::new(LeaderCount::default()));
+        let (shutdown_seen, own_count) = (shutdown.clone(), own.clone());
         let task = tokio::spawn(async move {
             let lead = |term: LeadershipTerm| {
-                let working = (AtWork::begin(&work), AtWork::begin(&own));
+                let guards = (LeaderGuard::new(&leaders), LeaderGuard::new(&own_count));
                 async move {
-                    let _working = working;
-                    match does {
-                        Does::EndsWhenTold => term.ending.cancelled().await,
-                        Does::Hangs => std::future::pending().await,
-                        Does::Panics => panic!("as it should"),
+                    let _guards = guards;
+                    match leader_task {
+                        LeaderTask::EndsWithItsTerm => term.ending.cancelled().await,
+                        LeaderTask::Hangs => std::future::pending().await,
+                        LeaderTask::Panics => panic!("the test asked for it"),
                     }
                 }
             };
-            elector.lead(&told, lead).await
+            elector.lead(&shutdown_seen, lead).await
         });
         Candidate {
             identity: identity.into(),
             shutdown,
-            at_work,
+            leaders: own,
             metrics,
             task,
         }
     }
 
-    /// The most that led at the same time.
-    pub fn most_at_work(&self) -> usize {
-        self.work.most.load(Ordering::SeqCst)
+    /// The greatest number of leaders at the same time.
+    pub fn max_leaders(&self) -> usize {
+        self.leaders.max.load(Ordering::SeqCst)
     }
 
     pub async fn lease(&self) -> LeaseSpec {
-        let lease = self.api::<Lease>().get(LEASE_NAME).await.expect("it is there");
+        let lease = self.api::<Lease>().get(LEASE_NAME).await.expect("it exists");
         lease.spec.unwrap_or_default()
     }
 
@@ -179,11 +183,14 @@ impl Harness {
         self.lease().await.holder_identity
     }
 
-    pub async fn edit(&self, patch: Value) {
-        super::patch(&self.api(), patch).await;
+    pub async fn edit_lease(&self, patch: Value) {
+        self.api::<Lease>()
+            .patch(LEASE_NAME, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .expect("patched");
     }
 
-    /// What is told of the Lease, in its order.
+    /// The notes of the events in this namespace, oldest first.
     pub async fn events(&self) -> Vec<String> {
         let mut events = self
             .api::<Event>()
@@ -195,14 +202,13 @@ impl Harness {
         events.into_iter().filter_map(|event| event.note).collect()
     }
 
-    /// Waits until something is so.
-    pub async fn eventually(&self, what: &str, is: impl AsyncFnMut() -> bool) {
-        eventually(what, is).await;
+    pub async fn eventually(&self, what: &str, is_so: impl AsyncFnMut() -> bool) {
+        eventually(what, is_so).await;
     }
 
-    /// The service account of the chart's operator, with the rights that the chart gives it.
+    /// Creates the service account of the chart's operator, with the permissions that the chart gives it.
     pub async fn grant(&self) {
-        for object in self.chart(&["service-accounts", "rbac"]) {
+        for object in self.render_chart(&["service-accounts", "rbac"]) {
             let is_operators = object["metadata"]["name"] == LEASE_NAME;
             match object["kind"].as_str() {
                 Some("ServiceAccount") if is_operators => self.create::<ServiceAccount>(object).await,
@@ -213,10 +219,10 @@ impl Harness {
         }
     }
 
-    /// Takes the rights away; they can be created again.
+    /// Deletes the RoleBinding, and returns it so that [`Self::restore`] can create it again.
     pub async fn revoke(&self) -> Value {
         let bindings = self.api::<RoleBinding>();
-        let binding = bindings.get(LEASE_NAME).await.expect("it is there");
+        let binding = bindings.get(LEASE_NAME).await.expect("it exists");
         bindings
             .delete(LEASE_NAME, &DeleteParams::default())
             .await
@@ -228,8 +234,8 @@ impl Harness {
         self.create::<RoleBinding>(binding).await;
     }
 
-    /// What the chart makes of some of its templates, for a release in this namespace.
-    fn chart(&self, templates: &[&str]) -> Vec<Value> {
+    /// Renders some templates of the chart for a release in this namespace.
+    fn render_chart(&self, templates: &[&str]) -> Vec<Value> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/seckill");
         let mut helm = Command::new(std::env::var_os("SECKILL_HELM").unwrap_or("helm".into()));
         helm.args(["template", "seckill", folder, "-n", &self.namespace])
@@ -269,8 +275,8 @@ impl Harness {
             .expect("created");
     }
 
-    /// One with the rights of the chart's operator.
-    pub async fn client_with_its_rights(&self) -> Client {
+    /// A client with the permissions of the chart's operator.
+    pub async fn client_with_chart_permissions(&self) -> Client {
         let request = TokenRequest {
             spec: Some(TokenRequestSpec::default()),
             ..TokenRequest::default()
@@ -288,12 +294,10 @@ impl Harness {
         client(&kubeconfig).await
     }
 
-    pub async fn client_by(&self, proxy: &Proxy) -> Client {
+    pub async fn client_through(&self, proxy: &Proxy) -> Client {
         let mut kubeconfig = self.kubeconfig.clone();
-        let host = self
-            .server
-            .rsplit_once(':')
-            .map_or(self.server.as_str(), |(host, _)| host);
+        let server = self.api_server.as_str();
+        let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
         kubeconfig["clusters"][0]["cluster"]["server"] = json!(format!("https://{}", proxy.address));
         kubeconfig["clusters"][0]["cluster"]["tls-server-name"] = json!(host);
         client(&kubeconfig).await
@@ -306,10 +310,11 @@ async fn client(kubeconfig: &Value) -> Client {
     Client::try_from(config.expect("a context")).expect("a client")
 }
 
-async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is().await {
-        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+/// Waits until the condition `what` is true.
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(started.elapsed() < WAIT_TIMEOUT, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -317,55 +322,58 @@ async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
 pub struct Candidate {
     identity: String,
     shutdown: Shutdown,
-    at_work: Arc<Work>,
+    leaders: Arc<LeaderCount>,
     metrics: Arc<Metrics>,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Candidate {
-    /// By what it does, and it says the same.
-    pub fn is_leading(&self) -> bool {
-        self.at_work.now.load(Ordering::SeqCst) > 0
+    /// Whether its leader task runs.
+    pub fn is_leader(&self) -> bool {
+        self.leaders.current.load(Ordering::SeqCst) > 0
     }
 
-    /// How often it began to lead.
+    /// How often it became leader.
     pub fn terms(&self) -> usize {
-        self.at_work.begun.load(Ordering::SeqCst)
+        self.leaders.terms.load(Ordering::SeqCst)
     }
 
-    pub async fn leads(&self) {
-        let what = format!("{} leads", self.identity);
-        eventually(&what, async || self.is_leading() && self.metrics.is_leader()).await;
+    /// Waits until it is leader, by its leader task and by its metric.
+    pub async fn until_leader(&self) {
+        let what = format!("{} is leader", self.identity);
+        eventually(&what, async || self.is_leader() && self.metrics.is_leader()).await;
     }
 
-    pub async fn follows(&self) {
-        let what = format!("{} follows", self.identity);
-        eventually(&what, async || !self.is_leading() && !self.metrics.is_leader()).await;
+    /// Waits until it is not leader, by its leader task and by its metric.
+    pub async fn until_follower(&self) {
+        let what = format!("{} is a follower", self.identity);
+        eventually(&what, async || !self.is_leader() && !self.metrics.is_leader()).await;
     }
 
-    /// Calls for the lease that failed.
+    /// The number of failed requests for the Lease.
     pub fn failures(&self) -> u64 {
         self.metrics.lease_failures()
     }
 
     pub async fn stop(self) {
         self.shutdown.cancel();
-        self.ends().await.expect("no error");
+        self.join().await.expect("no error");
     }
 
-    pub async fn ends(self) -> anyhow::Result<()> {
-        let ended = tokio::time::timeout(PATIENCE, self.task).await;
-        ended.expect("it ends").expect("no panic of the elector")
+    /// Waits until its elector returns.
+    pub async fn join(self) -> anyhow::Result<()> {
+        let ended = tokio::time::timeout(WAIT_TIMEOUT, self.task).await;
+        ended.expect("the elector ends").expect("the elector does not panic")
     }
 
-    /// As after `kill -9`.
+    /// Ends it without a release of the Lease, as `kill -9` does.
     pub async fn vanish(self) {
         self.task.abort();
         assert!(self.task.await.is_err());
     }
 }
 
-/// Between a client and the API server.
+/// A TCP proxy between a client and the API server.
 pub struct Proxy {
     pub address: String,
     stalled: watch::Sender<bool>,
@@ -390,7 +398,7 @@ impl Proxy {
         Proxy { address, stalled }
     }
 
-    /// Nothing comes through, and nobody is told.
+    /// Holds all data back while the connections stay open.
     pub fn stall(&self, stalled: bool) {
         self.stalled.send_replace(stalled);
     }

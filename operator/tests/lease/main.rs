@@ -1,191 +1,209 @@
-//! The Lease by which one of several operators leads, against a real API server. What leading means is told in the tests
-//! of sales' lives; here the work of a leader is to be there.
+//! Leader election by a Lease, against a real API server. Here the task of a leader only waits; `tests/life` tests the
+//! work of a real leader.
 mod harness;
 
 use std::time::{Duration, Instant};
 
-use harness::{Harness, LEASE, LEASE_NAME, Proxy};
+use harness::{Harness, LEASE_DURATION, LEASE_NAME, Proxy};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_of_two_leads_and_the_other_follows_at_once_when_it_is_told_to_end() {
+async fn a_leader_that_shuts_down_is_replaced_immediately() {
     let harness = Harness::new().await;
     let one = harness.candidate("one", &harness.kube);
-    one.leads().await;
+    one.until_leader().await;
     let other = harness.candidate("other", &harness.kube);
-    tokio::time::sleep(LEASE * 2).await;
-    assert!(one.is_leading() && !other.is_leading());
+    tokio::time::sleep(LEASE_DURATION * 2).await;
+    assert!(one.is_leader() && !other.is_leader());
 
-    let begun = Instant::now();
+    let started = Instant::now();
     one.stop().await;
-    other.leads().await;
-    assert!(begun.elapsed() < LEASE, "it waited until the lease ended");
+    other.until_leader().await;
+    assert!(
+        started.elapsed() < LEASE_DURATION,
+        "the other waited until the lease expired"
+    );
     assert_eq!(harness.lease().await.lease_transitions, Some(2));
     harness
-        .eventually("both are told as events", async || {
+        .eventually("both changes of the leader have events", async || {
             harness.events().await == ["one became leader", "other became leader"]
         })
         .await;
 
     other.stop().await;
-    let given_up = harness.lease().await;
+    let released = harness.lease().await;
     assert_eq!(
-        (given_up.holder_identity, given_up.lease_duration_seconds),
+        (released.holder_identity, released.lease_duration_seconds),
         (None, Some(1))
     );
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_vanishes_is_followed_when_its_lease_has_ended() {
+async fn a_leader_that_vanishes_is_replaced_when_its_lease_expires() {
     let harness = Harness::new().await;
     let one = harness.candidate("one", &harness.kube);
-    one.leads().await;
+    one.until_leader().await;
     let other = harness.candidate("other", &harness.kube);
-    tokio::time::sleep(LEASE).await;
-    let begun = Instant::now();
+    tokio::time::sleep(LEASE_DURATION).await;
+    let started = Instant::now();
     one.vanish().await;
     assert_eq!(harness.lease().await.holder_identity.as_deref(), Some("one"));
-    other.leads().await;
-    assert!(begun.elapsed() > LEASE / 2, "it did not wait until the lease ended");
+    other.until_leader().await;
+    assert!(
+        started.elapsed() > LEASE_DURATION / 2,
+        "the other did not wait until the lease expired"
+    );
     other.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_gets_no_answer_stops_before_another_one_begins() {
+async fn a_leader_without_answers_stops_before_another_becomes_leader() {
     let harness = Harness::new().await;
-    let proxy = Proxy::start(&harness.server).await;
-    let one = harness.candidate("one", &harness.client_by(&proxy).await);
-    one.leads().await;
+    let proxy = Proxy::start(&harness.api_server).await;
+    let one = harness.candidate("one", &harness.client_through(&proxy).await);
+    one.until_leader().await;
     let other = harness.candidate("other", &harness.kube);
-    tokio::time::sleep(LEASE).await;
+    tokio::time::sleep(LEASE_DURATION).await;
 
     proxy.stall(true);
-    other.leads().await;
-    assert!(!one.is_leading());
-    assert_eq!(harness.most_at_work(), 1, "both led at the same time");
+    other.until_leader().await;
+    assert!(!one.is_leader());
+    assert_eq!(harness.max_leaders(), 1, "both were leader at the same time");
     proxy.stall(false);
-    tokio::time::sleep(LEASE).await;
-    assert!(other.is_leading() && !one.is_leading());
+    tokio::time::sleep(LEASE_DURATION).await;
+    assert!(other.is_leader() && !one.is_leader());
 
-    // It is a candidate again.
+    // The first one is a candidate again.
     other.stop().await;
-    one.leads().await;
+    one.until_leader().await;
     one.stop().await;
-    assert_eq!(harness.most_at_work(), 1);
+    assert_eq!(harness.max_leaders(), 1);
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_charts_rights_suffice_and_a_leader_that_loses_them_stops_until_it_has_them_again() {
+async fn the_charts_permissions_suffice_and_losing_them_ends_leadership() {
     let harness = Harness::new().await;
     harness.grant().await;
-    let one = harness.candidate("one", &harness.client_with_its_rights().await);
-    one.leads().await;
-    tokio::time::sleep(LEASE).await;
-    assert!(one.is_leading(), "its rights suffice to renew");
+    let one = harness.candidate("one", &harness.client_with_chart_permissions().await);
+    one.until_leader().await;
+    tokio::time::sleep(LEASE_DURATION).await;
+    assert!(one.is_leader(), "the permissions suffice to renew the lease");
     harness
-        .eventually("its rights suffice to tell", async || {
+        .eventually("the permissions suffice to write events", async || {
             harness.events().await == ["one became leader"]
         })
         .await;
 
     let binding = harness.revoke().await;
-    one.follows().await;
+    one.until_follower().await;
     assert!(one.failures() > 0);
     harness.restore(binding).await;
-    one.leads().await;
+    one.until_leader().await;
     one.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_somebody_writes_another_holder_into_deposes_its_leader() {
+async fn a_leader_steps_down_when_its_lease_names_another_holder() {
     let harness = Harness::new().await;
     let (one, other) = (
         harness.candidate("one", &harness.kube),
         harness.candidate("other", &harness.kube),
     );
     harness
-        .eventually("one of them leads", async || one.is_leading() || other.is_leading())
+        .eventually("one of them is leader", async || one.is_leader() || other.is_leader())
         .await;
-    let begun = Instant::now();
-    harness.edit(json!({"spec": {"holderIdentity": "somebody"}})).await;
+    let started = Instant::now();
     harness
-        .eventually("nobody leads", async || !one.is_leading() && !other.is_leading())
+        .edit_lease(json!({"spec": {"holderIdentity": "somebody"}}))
         .await;
-    assert_eq!(harness.lease().await.holder_identity.as_deref(), Some("somebody"));
-    // Somebody does not renew it.
     harness
-        .eventually("one of them leads again", async || {
-            one.is_leading() || other.is_leading()
+        .eventually("no candidate is leader", async || {
+            !one.is_leader() && !other.is_leader()
         })
         .await;
-    assert!(begun.elapsed() > LEASE / 2, "nobody waited until the lease ended");
-    assert_eq!(harness.most_at_work(), 1);
+    assert_eq!(harness.lease().await.holder_identity.as_deref(), Some("somebody"));
+    // The new holder does not renew the lease.
+    harness
+        .eventually("one of them is leader again", async || {
+            one.is_leader() || other.is_leader()
+        })
+        .await;
+    assert!(
+        started.elapsed() > LEASE_DURATION / 2,
+        "no candidate waited until the lease expired"
+    );
+    assert_eq!(harness.max_leaders(), 1);
     one.stop().await;
     other.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_is_deleted_deposes_its_leader_and_is_made_anew_after_a_while() {
+async fn a_deleted_lease_ends_leadership_and_is_recreated_after_a_delay() {
     let harness = Harness::new().await;
     let (one, other) = (
         harness.candidate("one", &harness.kube),
         harness.candidate("other", &harness.kube),
     );
     harness
-        .eventually("one of them leads", async || one.is_leading() || other.is_leading())
+        .eventually("one of them is leader", async || one.is_leader() || other.is_leader())
         .await;
-    tokio::time::sleep(LEASE / 3).await;
-    let begun = Instant::now();
+    tokio::time::sleep(LEASE_DURATION / 3).await;
+    let started = Instant::now();
     let leases = harness.api::<Lease>();
     leases
         .delete(LEASE_NAME, &DeleteParams::default())
         .await
         .expect("deleted");
     harness
-        .eventually("nobody leads", async || !one.is_leading() && !other.is_leading())
-        .await;
-    harness
-        .eventually("one of them leads again", async || {
-            one.is_leading() || other.is_leading()
+        .eventually("no candidate is leader", async || {
+            !one.is_leader() && !other.is_leader()
         })
         .await;
-    assert!(begun.elapsed() > LEASE / 2, "it was made anew at once");
-    assert_eq!(harness.most_at_work(), 1);
+    harness
+        .eventually("one of them is leader again", async || {
+            one.is_leader() || other.is_leader()
+        })
+        .await;
+    assert!(
+        started.elapsed() > LEASE_DURATION / 2,
+        "the lease was recreated without a delay"
+    );
+    assert_eq!(harness.max_leaders(), 1);
     one.stop().await;
     other.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_label_deposes_nobody() {
+async fn a_label_change_on_the_lease_keeps_the_leader() {
     let harness = Harness::new().await;
     let one = harness.candidate("one", &harness.kube);
-    one.leads().await;
+    one.until_leader().await;
     for n in 0..6 {
         harness
-            .edit(json!({"metadata": {"labels": {"n": n.to_string()}}}))
+            .edit_lease(json!({"metadata": {"labels": {"n": n.to_string()}}}))
             .await;
-        tokio::time::sleep(LEASE / 3).await;
-        assert!(one.is_leading());
+        tokio::time::sleep(LEASE_DURATION / 3).await;
+        assert!(one.is_leader());
     }
-    assert_eq!(one.terms(), 1, "it was deposed for a moment");
+    assert_eq!(one.terms(), 1, "it lost leadership for a moment");
     one.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_holder_with_a_wrong_clock_keeps_its_lease_as_long_as_it_renews() {
+async fn a_holder_with_a_wrong_clock_keeps_its_lease_while_it_renews() {
     let harness = Harness::new().await;
     let lease = json!({
         "metadata": {"name": LEASE_NAME},
-        "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": LEASE.as_secs(), "renewTime": "1970-01-01T00:00:00.000000Z"},
+        "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": LEASE_DURATION.as_secs(), "renewTime": "1970-01-01T00:00:00.000000Z"},
     });
     let lease: Lease = serde_json::from_value(lease).expect("a Lease");
     harness
@@ -194,50 +212,42 @@ async fn a_holder_with_a_wrong_clock_keeps_its_lease_as_long_as_it_renews() {
         .await
         .expect("created");
     let one = harness.candidate("one", &harness.kube);
-    for second in 1..=2 * LEASE.as_secs() {
+    for second in 1..=2 * LEASE_DURATION.as_secs() {
         harness
-            .edit(json!({"spec": {"renewTime": format!("1970-01-01T00:00:{second:02}.000000Z")}}))
+            .edit_lease(json!({"spec": {"renewTime": format!("1970-01-01T00:00:{second:02}.000000Z")}}))
             .await;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(!one.is_leading());
+        assert!(!one.is_leader());
     }
-    // As of now it is a clock that runs ahead, and a holder that is gone.
+    // Now the clock of the holder is ahead, and the holder is gone.
     harness
-        .edit(json!({"spec": {"renewTime": "9000-01-01T00:00:00.000000Z"}}))
+        .edit_lease(json!({"spec": {"renewTime": "9000-01-01T00:00:00.000000Z"}}))
         .await;
-    one.leads().await;
+    one.until_leader().await;
     one.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn work_that_does_not_end_when_told_to_does_not_hold_the_next_leader_up() {
+async fn a_task_that_ignores_shutdown_does_not_delay_the_next_leader() {
     let harness = Harness::new().await;
     let one = harness.candidate_that_hangs("one");
-    one.leads().await;
+    one.until_leader().await;
     let other = harness.candidate("other", &harness.kube);
     one.stop().await;
-    assert_eq!(harness.lease_holder().await, None, "it was given up");
-    other.leads().await;
-    assert_eq!(harness.most_at_work(), 1);
+    assert_eq!(harness.lease_holder().await, None, "the lease was released");
+    other.until_leader().await;
+    assert_eq!(harness.max_leaders(), 1);
     other.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn work_that_panics_ends_the_process_and_gives_the_lease_up() {
+async fn a_task_that_panics_ends_the_process_and_releases_the_lease() {
     let harness = Harness::new().await;
     let one = harness.candidate_that_panics("one");
-    let error = one.ends().await.expect_err("it panicked");
+    let error = one.join().await.expect_err("it panicked");
     assert!(error.to_string().contains("panic"), "{error:#}");
     assert_eq!(harness.lease_holder().await, None);
     harness.drop().await;
-}
-
-/// Patches by merging.
-async fn patch(leases: &kube::Api<Lease>, patch: serde_json::Value) {
-    leases
-        .patch(LEASE_NAME, &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .expect("patched");
 }

@@ -1,4 +1,4 @@
-//! What becomes of an edit, by field and by how far the sale is: the table of docs/operator.md.
+//! Which field can be edited in which stage of a sale: the table of docs/operator.md.
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -24,22 +24,26 @@ async fn change(harness: &Harness, name: &str, spec: &Value) -> Result<FlashSale
         .await
 }
 
-/// It is refused with these words, and nothing is changed.
-async fn refused(harness: &Harness, name: &str, spec: Value, why: &str) {
+/// The API server refuses the edit with this message, and nothing changes.
+async fn assert_refused(harness: &Harness, name: &str, spec: Value, message: &str) {
     let sales = harness.api::<FlashSale>();
-    let before = (sales.get(name).await.expect("there"), harness.sale(name).await);
+    let before = (sales.get(name).await.expect("it exists"), harness.sale(name).await);
     let refusal = change(harness, name, &spec).await.expect_err(&format!("{name} {spec}"));
-    assert!(refusal.to_string().contains(why), "{name} {spec}: {refusal}");
-    let after = sales.get(name).await.expect("there");
+    assert!(refusal.to_string().contains(message), "{name} {spec}: {refusal}");
+    let after = sales.get(name).await.expect("it exists");
     assert_eq!(
         (after.metadata.generation, after.spec),
         (before.0.metadata.generation, before.0.spec)
     );
-    assert_eq!(terms(&harness.sale(name).await), terms(&before.1), "{name} {spec}");
+    assert_eq!(
+        editable(&harness.sale(name).await),
+        editable(&before.1),
+        "{name} {spec}"
+    );
 }
 
-/// What an edit may change of a sale in the ledger.
-fn terms(sale: &Sale) -> (u64, SaleState, u64, u64, Value, u64) {
+/// The columns of a sale in the ledger that an edit can change.
+fn editable(sale: &Sale) -> (u64, SaleState, u64, u64, Value, u64) {
     (
         sale.version,
         sale.state,
@@ -50,11 +54,12 @@ fn terms(sale: &Sale) -> (u64, SaleState, u64, u64, Value, u64) {
     )
 }
 
-/// It is taken, seen, and written into the ledger that often; the same edit again is none.
-async fn taken(harness: &Harness, name: &str, spec: Value, writes: u64, is: impl Fn(&Sale) -> bool) {
+/// The API server accepts the edit, the operator observes it and writes the ledger `writes` times. The same edit again
+/// changes nothing.
+async fn assert_applied(harness: &Harness, name: &str, spec: Value, writes: u64, is_so: impl Fn(&Sale) -> bool) {
     let before = harness.sale(name).await;
     let object = change(harness, name, &spec).await.expect(name);
-    let what = format!("{spec}, seen");
+    let what = format!("observed with {spec}");
     harness
         .until(name, &what, |status| {
             status.observed_generation == object.metadata.generation
@@ -62,7 +67,7 @@ async fn taken(harness: &Harness, name: &str, spec: Value, writes: u64, is: impl
         .await;
     harness
         .eventually(&format!("{name}: {spec} is in the ledger"), async || {
-            is(&harness.sale(name).await)
+            is_so(&harness.sale(name).await)
         })
         .await;
     let again = change(harness, name, &spec).await.expect(name);
@@ -74,41 +79,41 @@ async fn taken(harness: &Harness, name: &str, spec: Value, writes: u64, is: impl
         "{name} {spec}: {before:#?} {after:#?}"
     );
     if writes == 0 {
-        assert_eq!(terms(&after), terms(&before), "{name} {spec}");
+        assert_eq!(editable(&after), editable(&before), "{name} {spec}");
     }
 }
 
-async fn what_never_matters_to_the_ledger(harness: &Harness, name: &str) {
-    refused(
+async fn assert_edits_outside_the_ledger(harness: &Harness, name: &str) {
+    assert_refused(
         harness,
         name,
         json!({"className": "other"}),
         "spec.className: it can't change",
     )
     .await;
-    taken(harness, name, json!({"demand": {"apiReplicas": 2}}), 0, |_| true).await;
-    taken(harness, name, json!({"coolDownSeconds": 1}), 0, |_| true).await;
-    taken(harness, name, json!({"leadTimeSeconds": 6}), 0, |_| true).await;
+    assert_applied(harness, name, json!({"demand": {"apiReplicas": 2}}), 0, |_| true).await;
+    assert_applied(harness, name, json!({"coolDownSeconds": 1}), 0, |_| true).await;
+    assert_applied(harness, name, json!({"leadTimeSeconds": 6}), 0, |_| true).await;
 }
 
-async fn what_may_change_until_the_end(harness: &Harness, name: &str) {
-    taken(harness, name, json!({"suspend": true}), 1, |sale| {
+async fn assert_edits_until_the_end(harness: &Harness, name: &str) {
+    assert_applied(harness, name, json!({"suspend": true}), 1, |sale| {
         sale.state == SaleState::Suspended
     })
     .await;
-    taken(harness, name, json!({"suspend": false}), 1, |sale| {
+    assert_applied(harness, name, json!({"suspend": false}), 1, |sale| {
         sale.state == SaleState::Open
     })
     .await;
     let before = harness.sale(name).await.closes_at;
     let later = json!({"endsAt": in_seconds(9000)});
-    taken(harness, name, later, 1, |sale| sale.closes_at > before).await;
-    taken(harness, name, json!({"stock": 12}), 1, |sale| sale.offered == 12).await;
+    assert_applied(harness, name, later, 1, |sale| sale.closes_at > before).await;
+    assert_applied(harness, name, json!({"stock": 12}), 1, |sale| sale.offered == 12).await;
 }
 
-async fn what_is_fixed_once_it_is_preheated(harness: &Harness, name: &str) {
+async fn assert_fixed_after_preheating(harness: &Harness, name: &str) {
     let item = json!({"item": {"price": "1.00"}});
-    refused(
+    assert_refused(
         harness,
         name,
         item,
@@ -116,25 +121,25 @@ async fn what_is_fixed_once_it_is_preheated(harness: &Harness, name: &str) {
     )
     .await;
     let start = json!({"startsAt": in_seconds(-60)});
-    refused(harness, name, start, "use spec.suspend to hold the sale back").await;
+    assert_refused(harness, name, start, "use spec.suspend to delay the sale").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn before_preheating_all_but_the_class_may_change() {
+async fn before_preheating_all_fields_but_the_class_can_change() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("early", 3600, 3600, json!({})).await;
     harness.until_phase("early", Phase::Scheduled).await;
-    what_never_matters_to_the_ledger(&harness, "early").await;
-    what_may_change_until_the_end(&harness, "early").await;
-    taken(&harness, "early", json!({"stock": 3}), 1, |sale| sale.offered == 3).await;
-    taken(&harness, "early", json!({"item": {"price": "1.00"}}), 1, |sale| {
+    assert_edits_outside_the_ledger(&harness, "early").await;
+    assert_edits_until_the_end(&harness, "early").await;
+    assert_applied(&harness, "early", json!({"stock": 3}), 1, |sale| sale.offered == 3).await;
+    assert_applied(&harness, "early", json!({"item": {"price": "1.00"}}), 1, |sale| {
         sale.price == "1.00"
     })
     .await;
     let before = harness.sale("early").await.opens_at;
     let later = json!({"startsAt": in_seconds(4000)});
-    taken(&harness, "early", later, 1, |sale| sale.opens_at > before).await;
+    assert_applied(&harness, "early", later, 1, |sale| sale.opens_at > before).await;
     assert_eq!(harness.events("early").await, ["Accepted"]);
     operator.stop().await;
     worker.stop().await;
@@ -142,7 +147,7 @@ async fn before_preheating_all_but_the_class_may_change() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn once_preheated_a_sale_keeps_what_buyers_were_told_and_its_stock_rises_once() {
+async fn after_preheating_item_and_start_are_fixed_and_stock_rises_once() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness
@@ -151,18 +156,18 @@ async fn once_preheated_a_sale_keeps_what_buyers_were_told_and_its_stock_rises_o
     harness.apply("open", -1, 3600, json!({})).await;
     for (name, phase) in [("ready", Phase::Ready), ("open", Phase::Open)] {
         harness.until_phase(name, phase).await;
-        what_is_fixed_once_it_is_preheated(&harness, name).await;
-        refused(
+        assert_fixed_after_preheating(&harness, name).await;
+        assert_refused(
             &harness,
             name,
             json!({"stock": 9}),
-            "withdraw what is left by an earlier spec.endsAt",
+            "to withdraw the remaining units, set an earlier spec.endsAt",
         )
         .await;
-        what_may_change_until_the_end(&harness, name).await;
-        what_never_matters_to_the_ledger(&harness, name).await;
+        assert_edits_until_the_end(&harness, name).await;
+        assert_edits_outside_the_ledger(&harness, name).await;
         harness
-            .eventually("the two more are offered", async || {
+            .eventually("the two added units are offered", async || {
                 harness.sale(name).await.total == 12
             })
             .await;
@@ -182,30 +187,30 @@ async fn once_preheated_a_sale_keeps_what_buyers_were_told_and_its_stock_rises_o
             .count();
         assert_eq!(restocked, 1);
     }
-    assert_eq!(harness.buy_surely("open", &["a"]).await, 1);
+    assert_eq!(harness.buy("open", &["a"]).await, 1);
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_sale_that_has_ended_nothing_that_was_sold_can_be_changed() {
+async fn an_ended_sale_keeps_its_item_its_times_and_its_stock() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("over", -1, 3600, json!({})).await;
     harness.until_phase("over", Phase::Open).await;
-    assert_eq!(harness.buy_surely("over", &["a"]).await, 1);
-    harness.ends_in("over", 0).await;
+    assert_eq!(harness.buy("over", &["a"]).await, 1);
+    harness.end_in("over", 0).await;
     harness.until_phase("over", Phase::Settled).await;
     let settled = harness.sale("over").await;
-    what_is_fixed_once_it_is_preheated(&harness, "over").await;
-    what_never_matters_to_the_ledger(&harness, "over").await;
-    taken(&harness, "over", json!({"suspend": true}), 0, |_| true).await;
+    assert_fixed_after_preheating(&harness, "over").await;
+    assert_edits_outside_the_ledger(&harness, "over").await;
+    assert_applied(&harness, "over", json!({"suspend": true}), 0, |_| true).await;
     for stock in [9, 11] {
-        refused(&harness, "over", json!({"stock": stock}), "spec.stock: it can").await;
+        assert_refused(&harness, "over", json!({"stock": stock}), "spec.stock: it can").await;
     }
     let later = json!({"endsAt": in_seconds(3600)});
-    refused(
+    assert_refused(
         &harness,
         "over",
         later,
@@ -219,7 +224,7 @@ async fn of_a_sale_that_has_ended_nothing_that_was_sold_can_be_changed() {
     harness.drop().await;
 }
 
-/// As a GitOps tool does it.
+/// Applies a manifest as a GitOps tool does.
 async fn sync(harness: &Harness, manifest: &FlashSale) -> Result<FlashSale, kube::Error> {
     let params = PatchParams::apply("gitops").force();
     let sales = harness.api::<FlashSale>();
@@ -229,7 +234,7 @@ async fn sync(harness: &Harness, manifest: &FlashSale) -> Result<FlashSale, kube
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_manifest_that_is_applied_again_and_again_changes_nothing_and_an_old_one_is_refused() {
+async fn a_reapplied_manifest_changes_nothing_and_an_old_one_is_refused() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     let old = harness.manifest("synced", -100, 3600, json!({"stock": 5}));
@@ -239,16 +244,16 @@ async fn a_manifest_that_is_applied_again_and_again_changes_nothing_and_an_old_o
     harness.until_reason("synced", "LedgerBalanced", "Balanced").await;
     harness.until_reason("synced", "WorkloadsScaled", "Scaled").await;
     harness
-        .eventually("its events are written", async || {
+        .eventually("the event Opened is written", async || {
             harness.events("synced").await.contains(&"Opened".to_owned())
         })
         .await;
 
     let sales = harness.api::<FlashSale>();
     let state = async || {
-        let object = sales.get("synced").await.expect("there");
-        let seen = (object.metadata.generation, object.spec.clone());
-        (seen, harness.sale("synced").await, harness.events("synced").await)
+        let object = sales.get("synced").await.expect("it exists");
+        let spec = (object.metadata.generation, object.spec.clone());
+        (spec, harness.sale("synced").await, harness.events("synced").await)
     };
     let before = state().await;
     for _ in 0..100 {
@@ -256,11 +261,11 @@ async fn a_manifest_that_is_applied_again_and_again_changes_nothing_and_an_old_o
     }
     for _ in 0..100 {
         harness
-            .eventually_soon("it is replaced", async || {
-                let mut object = sales.get("synced").await.expect("there");
+            .eventually_without_delay("the object is replaced", async || {
+                let mut object = sales.get("synced").await.expect("it exists");
                 object.spec = manifest.spec.clone();
                 match sales.replace("synced", &PostParams::default(), &object).await {
-                    // The operator wrote figures in between.
+                    // The operator wrote the status in between.
                     Err(kube::Error::Api(status)) if status.code == 409 => false,
                     replaced => replaced.is_ok(),
                 }
@@ -269,24 +274,27 @@ async fn a_manifest_that_is_applied_again_and_again_changes_nothing_and_an_old_o
     }
     assert_eq!(state().await, before);
 
-    let refusal = sync(&harness, &old).await.expect_err("it is refused").to_string();
-    for what in [
+    let refusal = sync(&harness, &old)
+        .await
+        .expect_err("the old manifest is refused")
+        .to_string();
+    for message in [
         "spec.stock: it can only rise",
-        "withdraw what is left by an earlier spec.endsAt",
+        "to withdraw the remaining units, set an earlier spec.endsAt",
         "spec.startsAt: it can't change once the sale is preheated; use spec.suspend",
     ] {
-        assert!(refusal.contains(what), "{refusal}");
+        assert!(refusal.contains(message), "{refusal}");
     }
     assert_eq!(state().await, before);
-    assert_eq!(harness.buy_surely("synced", &["a"]).await, 1);
+    assert_eq!(harness.buy("synced", &["a"]).await, 1);
 
-    // A person stops it; the tool does not know of that.
+    // A person suspends the sale by the annotation, which the GitOps tool does not manage.
     let annotation = json!({"metadata": {"annotations": {"seckill.dev/suspend": "true"}}});
     harness.edit("synced", annotation).await;
     harness.until_phase("synced", Phase::Suspended).await;
     let suspended = sync(&harness, &manifest).await.expect("applied");
     assert!(suspended.annotations().contains_key("seckill.dev/suspend"));
-    assert_eq!(harness.buy_surely("synced", &["b"]).await, 0);
+    assert_eq!(harness.buy("synced", &["b"]).await, 0);
     assert_eq!(harness.sale("synced").await.state, SaleState::Suspended);
     operator.stop().await;
     worker.stop().await;

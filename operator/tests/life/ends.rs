@@ -1,36 +1,36 @@
-//! The ends that a sale can come to, and what comes after them.
+//! How sales end: by time, by deletion, by recreation, without an operator, and with units missing.
 use kube::api::DeleteParams;
 use seckill_crds::{FlashSale, Phase};
 use seckill_protocol::Record;
 use seckill_protocol::index::SaleState;
 use serde_json::json;
 
-use crate::harness::{Harness, reason};
+use crate::harness::{Harness, status_and_reason};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sale_whose_end_is_past_settles_empty() {
+async fn a_sale_whose_end_has_passed_settles_with_no_units() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("over", -100, 50, json!({})).await;
     let settled = harness.until_phase("over", Phase::Settled).await;
     let sale = harness.sale("over").await;
     assert_eq!((sale.total, sale.sold, sale.live_epoch), (0, 0, None));
-    assert_eq!(reason(&settled, "Stalled"), ("False", "Progressing"));
+    assert_eq!(status_and_reason(&settled, "Stalled"), ("False", "Progressing"));
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sale_that_is_deleted_ends_and_settles_and_its_name_stays_used() {
+async fn a_deleted_sale_is_settled_and_its_name_stays_used() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("gone", -1, 3600, json!({})).await;
     harness.until_phase("gone", Phase::Open).await;
-    assert_eq!(harness.buy_surely("gone", &["a", "b"]).await, 2);
+    assert_eq!(harness.buy("gone", &["a", "b"]).await, 2);
     harness.delete("gone").await;
     harness
-        .eventually("it is settled", async || {
+        .eventually("the sale is settled", async || {
             harness.sale("gone").await.settled_at_ms.is_some()
         })
         .await;
@@ -42,7 +42,7 @@ async fn a_sale_that_is_deleted_ends_and_settles_and_its_name_stays_used() {
     harness.apply("gone", -1, 3600, json!({})).await;
     let used = harness.until_reason("gone", "Accepted", "NameUsed").await;
     assert_eq!(used.phase, None);
-    assert_eq!(reason(&used, "Stalled"), ("True", "NameUsed"));
+    assert_eq!(status_and_reason(&used, "Stalled"), ("True", "NameUsed"));
     assert_eq!(harness.sale("gone").await, sale);
     operator.stop().await;
     worker.stop().await;
@@ -50,16 +50,16 @@ async fn a_sale_that_is_deleted_ends_and_settles_and_its_name_stays_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sale_whose_name_is_applied_anew_with_another_class_ends() {
+async fn a_sale_that_is_recreated_with_another_class_ends() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("moves", -1, 3600, json!({})).await;
     harness.until_phase("moves", Phase::Open).await;
-    assert_eq!(harness.buy_surely("moves", &["a", "b"]).await, 2);
+    assert_eq!(harness.buy("moves", &["a", "b"]).await, 2);
     harness.delete("moves").await;
     harness.apply("moves", -1, 3600, json!({"className": "another"})).await;
     harness
-        .eventually("it is settled", async || {
+        .eventually("the sale is settled", async || {
             harness.sale("moves").await.settled_at_ms.is_some()
         })
         .await;
@@ -71,12 +71,12 @@ async fn a_sale_whose_name_is_applied_anew_with_another_class_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sale_that_is_replaced_goes_on_as_it_was_and_settles_under_its_new_object() {
+async fn a_recreated_sale_continues_and_settles_under_its_new_object() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("replaced", -1, 3600, json!({})).await;
     harness.until_phase("replaced", Phase::Open).await;
-    assert_eq!(harness.buy_surely("replaced", &["a", "b"]).await, 2);
+    assert_eq!(harness.buy("replaced", &["a", "b"]).await, 2);
     let before = harness.sale("replaced").await;
 
     harness.delete("replaced").await;
@@ -86,7 +86,7 @@ async fn a_sale_that_is_replaced_goes_on_as_it_was_and_settles_under_its_new_obj
     let condition = adopted.conditions.iter().find(|c| c.type_ == "Accepted");
     assert!(
         condition
-            .expect("said")
+            .expect("the condition")
             .message
             .contains("spec.stock (10 units are offered)")
     );
@@ -95,19 +95,19 @@ async fn a_sale_that_is_replaced_goes_on_as_it_was_and_settles_under_its_new_obj
         (after.id, after.live_epoch, after.offered),
         (before.id, before.live_epoch, 10)
     );
-    assert_eq!(harness.buy_surely("replaced", &["a", "c"]).await, 1);
+    assert_eq!(harness.buy("replaced", &["a", "c"]).await, 1);
 
-    harness.ends_in("replaced", 2).await;
+    harness.end_in("replaced", 2).await;
     let settled = harness.until_phase("replaced", Phase::Settled).await;
     assert_eq!(settled.ledger.as_ref().map(|l| (l.total, l.sold)), Some((10, 3)));
-    assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
+    assert_eq!(status_and_reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sale_that_ended_while_no_operator_ran_is_settled_by_the_next_one() {
+async fn a_sale_that_ended_without_an_operator_is_settled_later() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("unseen", -1, 3600, json!({})).await;
@@ -115,8 +115,8 @@ async fn a_sale_that_ended_while_no_operator_ran_is_settled_by_the_next_one() {
     harness.until_phase("unseen", Phase::Open).await;
     harness.until_phase("deleted", Phase::Open).await;
     operator.stop().await;
-    assert_eq!(harness.buy_surely("unseen", &["a"]).await, 1);
-    harness.ends_in("unseen", 0).await;
+    assert_eq!(harness.buy("unseen", &["a"]).await, 1);
+    harness.end_in("unseen", 0).await;
     let sales = harness.api::<FlashSale>();
     sales
         .delete("deleted", &DeleteParams::default())
@@ -127,7 +127,7 @@ async fn a_sale_that_ended_while_no_operator_ran_is_settled_by_the_next_one() {
     let settled = harness.until_phase("unseen", Phase::Settled).await;
     assert_eq!(settled.ledger.as_ref().map(|l| (l.sold, l.remaining)), Some((1, 9)));
     harness
-        .eventually("the deleted one is settled", async || {
+        .eventually("the deleted sale is settled", async || {
             harness.sale("deleted").await.settled_at_ms.is_some()
         })
         .await;
@@ -137,13 +137,13 @@ async fn a_sale_that_ended_while_no_operator_ran_is_settled_by_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_difference_between_redis_and_the_ledger_is_told_and_never_healed() {
+async fn a_difference_between_index_and_ledger_is_reported_and_not_repaired() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("uneven", -1, 3600, json!({})).await;
     harness.until_phase("uneven", Phase::Open).await;
-    let (_, batch) = harness.buy("uneven", &["a"]).await;
-    // Somebody deletes the outbox before it was published: the unit is taken, and nobody has it.
+    let (_, batch) = harness.reserve("uneven", &["a"]).await;
+    // Somebody deletes the outbox before its batch is in the log: the unit is reserved, and no order has it.
     let sale = harness.sale("uneven").await;
     let batch = batch.expect("sold");
     harness
@@ -151,15 +151,15 @@ async fn a_difference_between_redis_and_the_ledger_is_told_and_never_healed() {
         .trim_outbox(sale.id, batch.epoch, batch.last())
         .await
         .expect("Redis");
-    harness.ends_in("uneven", 1).await;
+    harness.end_in("uneven", 1).await;
     let settled = harness.until_phase("uneven", Phase::Settled).await;
     assert_eq!(
-        reason(&settled, "LedgerBalanced"),
+        status_and_reason(&settled, "LedgerBalanced"),
         ("False", "Imbalanced"),
         "{settled:#?}"
     );
     let condition = settled.conditions.iter().find(|c| c.type_ == "LedgerBalanced");
-    let message = &condition.expect("said").message;
+    let message = &condition.expect("the condition").message;
     assert!(message.contains("0 sold") && message.contains("9 left"), "{message}");
     assert!(harness.events("uneven").await.contains(&"Imbalanced".to_owned()));
     operator.stop().await;
@@ -168,18 +168,18 @@ async fn a_difference_between_redis_and_the_ledger_is_told_and_never_healed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_settlement_found_is_told_by_whoever_goes_on_after_it() {
+async fn the_next_operator_reports_the_stored_result_of_a_settlement() {
     let harness = Harness::new().await;
     let (first, worker) = (harness.operator(), harness.worker());
     harness.apply("found", -1, 3600, json!({})).await;
     harness.until_phase("found", Phase::Open).await;
     first.stop().await;
-    // The one who settles finds two units too few, and dies.
+    // An operator stores a settlement with a difference of two units, and dies before it frees Redis.
     let sale = harness.sale("found").await;
     let close = Record::Close { sale: sale.id };
     harness.log.append(sale.part, &close).await.expect("Kafka");
     harness
-        .eventually("the ledger has settled", async || {
+        .eventually("the ledger stores the settlement", async || {
             harness.ledger.set_settled(sale.id, Some(8)).await.expect("MySQL")
         })
         .await;
@@ -187,7 +187,7 @@ async fn what_a_settlement_found_is_told_by_whoever_goes_on_after_it() {
 
     let second = harness.operator();
     let settled = harness.until_phase("found", Phase::Settled).await;
-    assert_eq!(reason(&settled, "LedgerBalanced"), ("False", "Imbalanced"));
+    assert_eq!(status_and_reason(&settled, "LedgerBalanced"), ("False", "Imbalanced"));
     assert!(!harness.has_index("found").await);
     second.stop().await;
     worker.stop().await;

@@ -1,4 +1,4 @@
-//! Two operators as processes of their own, of which one leads, and what sales notice when it changes.
+//! Two operator processes with one leader, and the effect of a handover on sales.
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use seckill_protocol::Record;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-use crate::harness::{Harness, free_address, get, reason, set};
+use crate::harness::{Harness, free_address, get, set_flag, status_and_reason};
 
-/// The program itself. It is killed when this is dropped.
+/// A process of the operator binary. It is killed on drop.
 struct Process {
     child: Child,
     admin: String,
@@ -21,22 +21,22 @@ struct Process {
 impl Process {
     fn start(harness: &Harness, pod: &str, lease_seconds: u32) -> Self {
         let admin = free_address();
-        let mut words = harness.operator_command("operator", lease_seconds);
-        set(&mut words, "--admin-listen", &admin);
-        words.extend(["--pod-name".to_owned(), pod.to_owned()]);
+        let mut args = harness.operator_args("operator", lease_seconds);
+        set_flag(&mut args, "--admin-listen", &admin);
+        args.extend(["--pod-name".to_owned(), pod.to_owned()]);
         let log = format!("{}/{}-{pod}.log", env!("CARGO_TARGET_TMPDIR"), harness.name);
         let log = std::fs::File::create(log).expect("a file");
         let child = Command::new(env!("CARGO_BIN_EXE_operator"))
-            .args(&words[1..])
+            .args(&args[1..])
             .env(
                 "KUBECONFIG",
-                std::env::var_os("SECKILL_TEST_KUBECONFIG").expect("it is set"),
+                std::env::var_os("SECKILL_TEST_KUBECONFIG").expect("SECKILL_TEST_KUBECONFIG is set"),
             )
             .stdin(Stdio::null())
             .stdout(log)
             .kill_on_drop(true)
             .spawn()
-            .expect("it starts");
+            .expect("the operator starts");
         Process { child, admin }
     }
 
@@ -49,8 +49,8 @@ impl Process {
         answer.is_some_and(|text| text.starts_with("HTTP/1.1 200"))
     }
 
-    /// What it says of itself; `None`: nothing.
-    async fn leads(&self) -> Option<bool> {
+    /// Whether its metric says that it is leader; `None` if it does not answer.
+    async fn is_leader(&self) -> Option<bool> {
         let metrics = self.get("/metrics").await?;
         let line = metrics
             .lines()
@@ -59,40 +59,42 @@ impl Process {
     }
 
     async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
+        let pid = self.child.id().expect("the process runs").to_string();
         let sent = Command::new("kill").args([name, &pid]).status().await.expect("kill");
         assert!(sent.success());
     }
 
-    async fn ends_well(mut self) {
+    async fn shut_down(mut self) {
         self.signal("-TERM").await;
-        let ended = self.child.wait().await.expect("it ends");
+        let ended = self.child.wait().await.expect("the process ends");
         assert!(ended.success(), "{ended}");
     }
 }
 
-/// Starts two, and answers the one that leads first.
+/// Starts two operators, and waits until the first one is leader and the second one is ready.
 async fn leader_and_follower(harness: &Harness, lease_seconds: u32) -> (Process, Process) {
     let leader = Process::start(harness, "one", lease_seconds);
     harness
-        .eventually("the first one leads", async || leader.leads().await == Some(true))
+        .eventually("the first operator is leader", async || {
+            leader.is_leader().await == Some(true)
+        })
         .await;
     let follower = Process::start(harness, "other", lease_seconds);
     harness
-        .eventually("the second one is ready", async || follower.is_ready().await)
+        .eventually("the second operator is ready", async || follower.is_ready().await)
         .await;
-    // Time enough for more than one look at the lease.
+    // The follower checks the lease more than once in this time.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(
-        (leader.leads().await, follower.leads().await),
+        (leader.is_leader().await, follower.is_leader().await),
         (Some(true), Some(false))
     );
     (leader, follower)
 }
 
-/// Redis loses the index of an open sale at this moment; how long until it sells again?
-async fn until_it_sells_again(harness: &Harness, name: &str) -> Duration {
-    let begun = Instant::now();
+/// Deletes the index of an open sale, and returns the time until the index is rebuilt.
+async fn time_to_rebuild(harness: &Harness, name: &str) -> Duration {
+    let started = Instant::now();
     let before = harness.sale(name).await;
     harness.stock.drop_sale(before.id).await.expect("Redis");
     harness
@@ -100,60 +102,65 @@ async fn until_it_sells_again(harness: &Harness, name: &str) -> Duration {
             status.epoch > before.live_epoch.map(|epoch| epoch.0)
         })
         .await;
-    begun.elapsed()
+    started.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_that_is_told_to_end_hands_its_sales_over_at_once() {
+async fn an_operator_that_shuts_down_hands_its_sales_over_immediately() {
     let harness = Harness::new().await;
     let worker = harness.worker();
     let (leader, follower) = leader_and_follower(&harness, 15).await;
     harness.apply("handed", -1, 3600, json!({})).await;
     harness.until_phase("handed", Phase::Open).await;
-    assert_eq!(harness.buy_surely("handed", &["a", "b", "c"]).await, 3);
+    assert_eq!(harness.buy("handed", &["a", "b", "c"]).await, 3);
 
-    let told = Instant::now();
-    leader.ends_well().await;
-    let ended = told.elapsed();
-    let idle = until_it_sells_again(&harness, "handed").await;
-    println!("SIGTERM: ended after {ended:?}, an index lost then is in force {idle:?} later");
-    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
-    assert_eq!(follower.leads().await, Some(true));
-    harness.ends_in("handed", 2).await;
+    let signalled = Instant::now();
+    leader.shut_down().await;
+    let ended = signalled.elapsed();
+    let rebuilt = time_to_rebuild(&harness, "handed").await;
+    println!("SIGTERM: the leader ended after {ended:?}, and a lost index was rebuilt in {rebuilt:?}");
+    assert!(
+        signalled.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        signalled.elapsed()
+    );
+    assert_eq!(follower.is_leader().await, Some(true));
+    harness.end_in("handed", 2).await;
     let settled = harness.until_phase("handed", Phase::Settled).await;
     assert_eq!(settled.ledger.as_ref().map(|l| (l.total, l.sold)), Some((10, 3)));
-    assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
-    follower.ends_well().await;
+    assert_eq!(status_and_reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
+    follower.shut_down().await;
     worker.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_that_is_killed_is_followed_when_its_lease_has_ended() {
+async fn an_operator_that_is_killed_is_replaced_when_its_lease_expires() {
     let harness = Harness::new().await;
     let worker = harness.worker();
     let (mut leader, follower) = leader_and_follower(&harness, 15).await;
     harness.apply("killed", -1, 3600, json!({})).await;
     harness.until_phase("killed", Phase::Open).await;
-    assert_eq!(harness.buy_surely("killed", &["a", "b", "c"]).await, 3);
+    assert_eq!(harness.buy("killed", &["a", "b", "c"]).await, 3);
 
     let killed = Instant::now();
     leader.child.kill().await.expect("killed");
-    let idle = until_it_sells_again(&harness, "killed").await;
-    println!("SIGKILL: an index lost then is in force {idle:?} later");
+    let rebuilt = time_to_rebuild(&harness, "killed").await;
+    println!("SIGKILL: a lost index was rebuilt in {rebuilt:?}");
     assert!(killed.elapsed() < Duration::from_secs(30), "{:?}", killed.elapsed());
-    assert_eq!(follower.leads().await, Some(true));
-    harness.ends_in("killed", 2).await;
+    assert_eq!(follower.is_leader().await, Some(true));
+    harness.end_in("killed", 2).await;
     let settled = harness.until_phase("killed", Phase::Settled).await;
     assert_eq!(settled.ledger.as_ref().map(|l| (l.total, l.sold)), Some((10, 3)));
-    follower.ends_well().await;
+    follower.shut_down().await;
     worker.stop().await;
     harness.drop().await;
 }
 
-/// Each time as it begins a rebuild: it wakes with a barrier of its own in the log, and the rest of the way before it.
+/// The leader is paused each time just after it has begun a rebuild. So it resumes with its own barrier in the log and
+/// tries to continue the rebuild.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_is_stopped_beyond_its_lease_wakes_as_a_follower_and_nothing_is_done_twice() {
+async fn a_leader_paused_beyond_its_lease_resumes_as_a_harmless_follower() {
     let harness = Harness::new().await;
     let worker = harness.worker();
     let (mut leader, mut follower) = leader_and_follower(&harness, 5).await;
@@ -162,83 +169,91 @@ async fn a_leader_that_is_stopped_beyond_its_lease_wakes_as_a_follower_and_nothi
         .await;
     harness.until_phase("stopped", Phase::Open).await;
     let sale = harness.sale("stopped").await;
-    let mut sold = harness.buy_surely("stopped", &["a", "b", "c"]).await;
+    let mut sold = harness.buy("stopped", &["a", "b", "c"]).await;
     harness
-        .eventually("the worker has them", async || harness.orders("stopped").await == 3)
+        .eventually("the orders are in the ledger", async || {
+            harness.orders("stopped").await == 3
+        })
         .await;
 
     for round in 0..3 {
         let end = harness.log.end_offset(sale.part).await.expect("Kafka");
         harness.stock.drop_sale(sale.id).await.expect("Redis");
         harness
-            .eventually_soon("a rebuild begins", async || {
+            .eventually_without_delay("a rebuild has begun", async || {
                 harness.log.end_offset(sale.part).await.expect("Kafka") > end
             })
             .await;
         leader.signal("-STOP").await;
         harness
-            .eventually("the other leads", async || follower.leads().await == Some(true))
+            .eventually("the other operator is leader", async || {
+                follower.is_leader().await == Some(true)
+            })
             .await;
         harness
             .until("stopped", "rebuilt", |status| status.epoch > Some(end))
             .await;
-        sold += harness
-            .buy_surely("stopped", &[&format!("while-it-sleeps-{round}")])
-            .await;
+        sold += harness.buy("stopped", &[&format!("while-paused-{round}")]).await;
 
         leader.signal("-CONT").await;
-        // While it wakes up buyers go on.
-        let buyer = format!("while-it-wakes-{round}");
+        // Buyers continue while the old leader resumes.
+        let buyer = format!("while-resuming-{round}");
         harness
-            .eventually("a buyer who insists has an order", async || {
-                !harness.insist("stopped", &[&buyer]).await.is_empty()
+            .eventually("a buyer who retries has an order", async || {
+                !harness.try_buy("stopped", &[&buyer]).await.is_empty()
             })
             .await;
         sold += 1;
         harness
-            .eventually("it follows", async || leader.leads().await == Some(false))
+            .eventually("the old leader is a follower", async || {
+                leader.is_leader().await == Some(false)
+            })
             .await;
-        assert_eq!(follower.leads().await, Some(true));
+        assert_eq!(follower.is_leader().await, Some(true));
         assert!(leader.is_ready().await);
         std::mem::swap(&mut leader, &mut follower);
     }
 
-    // Nobody works against the one that leads: once it is quiet, nothing is written and no epoch is begun.
+    // The follower does not act against the leader: nothing is written, and no epoch begins.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let version = async || {
-        let object = harness.api::<FlashSale>().get("stopped").await.expect("there");
+        let object = harness.api::<FlashSale>().get("stopped").await.expect("it exists");
         object.resource_version()
     };
     let terms = async || {
-        let lease = harness.api::<Lease>().get("operator").await.expect("there");
+        let lease = harness.api::<Lease>().get("operator").await.expect("it exists");
         lease.spec.and_then(|spec| spec.lease_transitions)
     };
     let end = async || harness.log.end_offset(sale.part).await.expect("Kafka");
-    let quiet = (version().await, terms().await, end().await);
+    let before = (version().await, terms().await, end().await);
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(
         (version().await, terms().await, end().await),
-        quiet,
-        "status, lease or epochs are fought over"
+        before,
+        "the status, the lease or the epoch changed"
     );
     let end = end().await;
-    // The first one, and for each round the one that was begun, the one of the next leader, and at most one that is wasted.
+    // The first epoch, and at most three for each round: of the paused leader, of the next leader, and one unused.
     let mut epochs = 0;
     let count = |entry: Entry| epochs += usize::from(matches!(entry.record, Ok(Record::Barrier { .. })));
     harness.log.read(sale.part, 0, end, count).await.expect("Kafka");
     assert!(epochs <= 1 + 3 * 3, "{epochs}");
 
-    // Units: each sold once, and the rest are there.
+    // Each unit is sold once, and one unit is left.
     assert_eq!(sold, 9);
-    assert_eq!(harness.buy_surely("stopped", &["last", "too-late"]).await, 1);
+    assert_eq!(harness.buy("stopped", &["last", "refused"]).await, 1);
     harness.until_phase("stopped", Phase::SoldOut).await;
-    harness.ends_in("stopped", 2).await;
+    harness.end_in("stopped", 2).await;
     let settled = harness.until_phase("stopped", Phase::Settled).await;
     assert_eq!(
         settled.ledger.as_ref().map(|l| (l.total, l.sold, l.remaining)),
         Some((10, 10, 0))
     );
-    assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"), "{settled:#?}");
+    assert_eq!(
+        status_and_reason(&settled, "LedgerBalanced"),
+        ("True", "Balanced"),
+        "{settled:#?}"
+    );
     assert_eq!(harness.orders("stopped").await, 10);
     let events = harness.events("stopped").await;
     for once in ["Accepted", "Preheated", "SoldOut", "Ended", "Settled"] {
@@ -248,8 +263,8 @@ async fn a_leader_that_is_stopped_beyond_its_lease_wakes_as_a_follower_and_nothi
             "{once}: {events:?}"
         );
     }
-    leader.ends_well().await;
-    follower.ends_well().await;
+    leader.shut_down().await;
+    follower.shut_down().await;
     worker.stop().await;
     harness.drop().await;
 }

@@ -1,5 +1,5 @@
-//! A release of a test's own: class, namespace, Deployments, database and topic; the operator and the worker run in this
-//! process.
+//! The environment of one test: a release with its own class, namespace, Deployments, database and topic. The operator
+//! and the worker run in the test process.
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -31,22 +31,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// Far beyond what anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit of a wait. It is far longer than any step of these tests takes.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-pub fn server(variable: &str) -> String {
+pub fn required_env(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; run `cargo xtask test integration`"))
 }
 
-pub async fn config() -> Config {
-    let kubeconfig = Kubeconfig::read_from(server("SECKILL_TEST_KUBECONFIG")).expect("a kubeconfig");
+pub async fn kube_config() -> Config {
+    let kubeconfig = Kubeconfig::read_from(required_env("SECKILL_TEST_KUBECONFIG")).expect("a kubeconfig");
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .expect("a context")
 }
 
 async fn client() -> Client {
-    let client = Client::try_from(config().await).expect("a client");
+    let client = Client::try_from(kube_config().await).expect("a client");
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     let name = FlashSale::crd_name();
     crds.patch(
@@ -64,11 +64,11 @@ async fn client() -> Client {
 }
 
 pub struct Harness {
-    /// Of the release.
+    /// The name of the release: also its class, its first namespace, its database, its topic and its consumer group.
     pub name: String,
-    /// Where this one's sales are.
+    /// The namespace of the sales that this harness creates.
     pub namespace: String,
-    /// All of the release.
+    /// All namespaces of the release.
     pub namespaces: Arc<Mutex<Vec<String>>>,
     pub kube: Client,
     pub ledger: Ledger,
@@ -78,42 +78,42 @@ pub struct Harness {
     pub database: String,
     kafka: String,
     redis: String,
-    /// Whether pods become ready: there is no kubelet here.
-    pub pods_start: Arc<AtomicBool>,
+    /// Whether the simulated kubelet reports pods as ready.
+    pub pods_become_ready: Arc<AtomicBool>,
     kubelet: JoinHandle<()>,
 }
 
-/// An operator or a worker of this process.
-pub struct Running {
-    what: &'static str,
+/// An operator or a worker that runs in the test process.
+pub struct RunningProgram {
+    name: &'static str,
     admin: String,
     shutdown: Shutdown,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
-/// The worker reads on a thread of its own, for which the runtime of a failed test would wait for ever.
-impl Drop for Running {
+/// The worker reads on its own thread. Without this, the runtime of a failed test would wait forever for that thread.
+impl Drop for RunningProgram {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
 }
 
-impl Running {
+impl RunningProgram {
     pub async fn stop(mut self) {
         self.shutdown.cancel();
-        let ended = tokio::time::timeout(PATIENCE, &mut self.task).await;
-        let ended = ended.unwrap_or_else(|_| panic!("the {} does not end", self.what));
+        let ended = tokio::time::timeout(WAIT_TIMEOUT, &mut self.task).await;
+        let ended = ended.unwrap_or_else(|_| panic!("the {} did not end in time", self.name));
         ended.expect("no panic").expect("no error");
     }
 
-    /// Whether its metrics have figures of a sale: they go with the FlashSale.
-    pub async fn names(&self, name: &str) -> bool {
-        let text = get(&self.admin, "/metrics").await.expect("it answers");
+    /// Whether it exports metrics of a sale. It removes them when it sees that the FlashSale is deleted.
+    pub async fn has_metrics_of(&self, name: &str) -> bool {
+        let text = get(&self.admin, "/metrics").await.expect("an answer");
         text.contains(&format!("name=\"{name}\""))
     }
 
-    /// The sum of a metric's values for a reason.
-    pub async fn counted(&self, metric: &str, reason: &str) -> u64 {
+    /// The sum of the values of a metric with this reason.
+    pub async fn metric_sum(&self, metric: &str, reason: &str) -> u64 {
         let text = get(&self.admin, "/metrics").await.unwrap_or_default();
         let line = format!("{metric}{{reason=\"{reason}\"}} ");
         let values = text.lines().filter_map(|l| l.strip_prefix(&line)?.parse::<u64>().ok());
@@ -135,30 +135,30 @@ pub async fn get(admin: &str, path: &str) -> Option<String> {
         stream.read_to_string(&mut text).await?;
         Ok::<_, std::io::Error>(text)
     };
-    // A process that is stopped does not answer.
+    // A process that is paused by SIGSTOP does not answer.
     let answer = tokio::time::timeout(Duration::from_secs(2), answer).await;
     answer.ok()?.ok()
 }
 
 impl Harness {
     pub async fn new() -> Self {
-        Self::with_redis(server("SECKILL_TEST_REDIS_URL")).await
+        Self::with_redis(required_env("SECKILL_TEST_REDIS_URL")).await
     }
 
-    /// No pod becomes ready until `pods_start` says so.
+    /// No pod becomes ready until the test sets `pods_become_ready`.
     pub async fn without_pods() -> Self {
-        Self::with(server("SECKILL_TEST_REDIS_URL"), false).await
+        Self::with(required_env("SECKILL_TEST_REDIS_URL"), false).await
     }
 
     pub async fn with_redis(redis: String) -> Self {
         Self::with(redis, true).await
     }
 
-    async fn with(redis: String, pods_start: bool) -> Self {
+    async fn with(redis: String, pods_become_ready: bool) -> Self {
         let name = format!("seckill-operator-{:08x}", rand::random::<u32>());
         let kube = client().await;
-        let mysql = server("SECKILL_TEST_MYSQL_URL");
-        let kafka = server("SECKILL_TEST_KAFKA");
+        let mysql = required_env("SECKILL_TEST_MYSQL_URL");
+        let kafka = required_env("SECKILL_TEST_KAFKA");
         let (base, _) = mysql.rsplit_once('/').expect("a URL with a database");
         let database = format!("{base}/{name}");
         let mut admin = MySqlConnection::connect(&mysql).await.expect("MySQL");
@@ -175,10 +175,10 @@ impl Harness {
         seckill_order_log::ensure_topic(&config, 2, 1, 1)
             .await
             .expect("a topic");
-        let (pods_start, namespace) = (Arc::new(AtomicBool::new(pods_start)), name.clone());
+        let (pods_become_ready, namespace) = (Arc::new(AtomicBool::new(pods_become_ready)), name.clone());
         let harness = Harness {
-            kubelet: tokio::spawn(kubelet(kube.clone(), namespace, pods_start.clone())),
-            pods_start,
+            kubelet: tokio::spawn(kubelet(kube.clone(), namespace, pods_become_ready.clone())),
+            pods_become_ready,
             ledger: Ledger::connect(&database, 2).await.expect("MySQL"),
             log: OrderLog::connect(config).await.expect("Kafka"),
             stock: StockClient::connect(&redis).await.expect("Redis"),
@@ -220,8 +220,8 @@ impl Harness {
             .expect("created");
     }
 
-    /// The same release, seen from one more namespace, which goes with it.
-    pub async fn one_more_namespace(&self) -> Harness {
+    /// A harness of the same release for a new namespace. The first harness deletes the namespace at the end.
+    pub async fn another_namespace(&self) -> Harness {
         let namespace = {
             let mut all = self.namespaces.lock().expect("nobody panics");
             let namespace = format!("{}-{}", self.name, all.len());
@@ -241,8 +241,8 @@ impl Harness {
             database: self.database.clone(),
             kafka: self.kafka.clone(),
             redis: self.redis.clone(),
-            pods_start: self.pods_start.clone(),
-            // The pods are those of the release.
+            pods_become_ready: self.pods_become_ready.clone(),
+            // The pods are in the first namespace, and the first harness has a kubelet for them.
             kubelet: tokio::spawn(async {}),
         }
     }
@@ -254,7 +254,7 @@ impl Harness {
         Api::namespaced(self.kube.clone(), &self.namespace)
     }
 
-    /// Not called when a test fails: what it left can be looked at then.
+    /// A failed test does not call it, so its objects and data can be inspected.
     pub async fn drop(self) {
         self.kubelet.abort();
         let mut admin = MySqlConnection::connect(&self.mysql).await.expect("MySQL");
@@ -280,7 +280,7 @@ impl Harness {
         }
     }
 
-    fn servers(&self) -> Vec<String> {
+    fn server_flags(&self) -> Vec<String> {
         [
             ("--mysql-url", &self.database),
             ("--redis-url", &self.redis),
@@ -293,35 +293,39 @@ impl Harness {
         .collect()
     }
 
-    pub fn operator(&self) -> Running {
-        self.operator_of("operator", 15)
+    pub fn operator(&self) -> RunningProgram {
+        self.operator_with_lease("operator", 15)
     }
 
-    /// Operators that share a Lease take turns.
-    pub fn operator_of(&self, lease: &str, seconds: u32) -> Running {
-        self.operator_by(&self.kube, self.operator_command(lease, seconds))
+    /// Operators with the same Lease name elect a leader. Operators with different Leases are leaders at the same time.
+    pub fn operator_with_lease(&self, lease: &str, seconds: u32) -> RunningProgram {
+        self.operator_with_client(&self.kube, self.operator_args(lease, seconds))
     }
 
-    /// With another way to the API server, or other words.
-    pub fn operator_by(&self, kube: &Client, mut words: Vec<String>) -> Running {
+    /// Starts an operator with another client or other arguments.
+    pub fn operator_with_client(&self, kube: &Client, mut args: Vec<String>) -> RunningProgram {
         let admin = free_address();
-        set(&mut words, "--admin-listen", &admin);
-        let Command::Run(args) = parse_from::<Args>(words).expect("right arguments").command else {
-            unreachable!("it says run")
+        set_flag(&mut args, "--admin-listen", &admin);
+        let Command::Run(args) = parse_from::<Args>(args).expect("valid arguments").command else {
+            unreachable!("the subcommand is run")
         };
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(seckill_operator::run::run_until(*args, kube.clone(), shutdown.clone()));
-        Running {
-            what: "operator",
+        let task = tokio::spawn(seckill_operator::run::run_until_shutdown(
+            *args,
+            kube.clone(),
+            shutdown.clone(),
+        ));
+        RunningProgram {
+            name: "operator",
             admin,
             shutdown,
             task,
         }
     }
 
-    pub fn operator_command(&self, lease: &str, seconds: u32) -> Vec<String> {
-        let mut words: Vec<String> = ["operator", "run"].map(str::to_owned).into();
-        words.extend(self.servers());
+    pub fn operator_args(&self, lease: &str, seconds: u32) -> Vec<String> {
+        let mut args: Vec<String> = ["operator", "run"].map(str::to_owned).into();
+        args.extend(self.server_flags());
         for (flag, value) in [
             ("--class", self.name.clone()),
             (
@@ -339,37 +343,38 @@ impl Harness {
             ("--lease-name", lease.to_owned()),
             ("--lease-seconds", seconds.to_string()),
         ] {
-            words.extend([flag.to_owned(), value]);
+            args.extend([flag.to_owned(), value]);
         }
-        words
+        args
     }
 
-    pub fn worker(&self) -> Running {
-        let mut words: Vec<String> = ["order-worker", "run", "--group", &self.name].map(str::to_owned).into();
-        words.extend(self.servers());
-        let args = parse_from::<seckill_order_worker::args::Args>(words).expect("right arguments");
+    pub fn worker(&self) -> RunningProgram {
+        let mut args: Vec<String> = ["order-worker", "run", "--group", &self.name].map(str::to_owned).into();
+        args.extend(self.server_flags());
+        let args = parse_from::<seckill_order_worker::args::Args>(args).expect("valid arguments");
         let seckill_order_worker::args::Command::Run(args) = args.command else {
-            unreachable!("it says run")
+            unreachable!("the subcommand is run")
         };
         let shutdown = Shutdown::new();
         let task = tokio::spawn(seckill_order_worker::run::run_until_shutdown(args, shutdown.clone()));
-        Running {
-            what: "worker",
+        RunningProgram {
+            name: "worker",
             admin: String::new(),
             shutdown,
             task,
         }
     }
 
-    /// Ten units, from so many seconds from now until so many later.
-    pub async fn apply(&self, name: &str, starts_in: i64, lasts: i64, more: Value) -> FlashSale {
+    /// Creates a FlashSale of ten units that starts in `starts_in` seconds and ends `lasts` seconds later. `spec` adds
+    /// or replaces fields.
+    pub async fn apply(&self, name: &str, starts_in: i64, lasts: i64, spec: Value) -> FlashSale {
         self.api()
-            .create(&PostParams::default(), &self.manifest(name, starts_in, lasts, more))
+            .create(&PostParams::default(), &self.manifest(name, starts_in, lasts, spec))
             .await
             .expect("created")
     }
 
-    pub fn manifest(&self, name: &str, starts_in: i64, lasts: i64, more: Value) -> FlashSale {
+    pub fn manifest(&self, name: &str, starts_in: i64, lasts: i64, spec: Value) -> FlashSale {
         let at = |seconds: i64| Timestamp::from_second(Timestamp::now().as_second() + seconds).expect("a time");
         let mut manifest = json!({
             "apiVersion": "seckill.dev/v1alpha1",
@@ -385,8 +390,8 @@ impl Harness {
                 "coolDownSeconds": 0,
             },
         });
-        if let (Some(spec), Value::Object(more)) = (manifest["spec"].as_object_mut(), more) {
-            spec.extend(more);
+        if let (Some(fields), Value::Object(spec)) = (manifest["spec"].as_object_mut(), spec) {
+            fields.extend(spec);
         }
         serde_json::from_value(manifest).expect("a FlashSale")
     }
@@ -398,7 +403,7 @@ impl Harness {
             .expect("patched");
     }
 
-    pub async fn ends_in(&self, name: &str, seconds: i64) {
+    pub async fn end_in(&self, name: &str, seconds: i64) {
         let at = Timestamp::from_second(Timestamp::now().as_second() + seconds).expect("a time");
         self.edit(name, json!({"spec": {"endsAt": at.to_string()}})).await;
     }
@@ -411,21 +416,21 @@ impl Harness {
     }
 
     pub async fn status(&self, name: &str) -> FlashSaleStatus {
-        let object = self.api::<FlashSale>().get(name).await.expect("it is there");
+        let object = self.api::<FlashSale>().get(name).await.expect("it exists");
         object.status.unwrap_or_default()
     }
 
-    /// Waits until the status is as it should be.
-    pub async fn until(&self, name: &str, what: &str, is: impl Fn(&FlashSaleStatus) -> bool) -> FlashSaleStatus {
-        let begun = Instant::now();
+    /// Waits until the status of a sale fulfils the condition `what`.
+    pub async fn until(&self, name: &str, what: &str, is_so: impl Fn(&FlashSaleStatus) -> bool) -> FlashSaleStatus {
+        let started = Instant::now();
         loop {
             let status = self.status(name).await;
-            if is(&status) {
+            if is_so(&status) {
                 return status;
             }
             assert!(
-                begun.elapsed() < PATIENCE,
-                "{name} never came to be {what}: {status:#?}"
+                started.elapsed() < WAIT_TIMEOUT,
+                "timed out waiting until {name} is {what}: {status:#?}"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -438,35 +443,34 @@ impl Harness {
 
     pub async fn until_reason(&self, name: &str, type_: &str, reason: &str) -> FlashSaleStatus {
         self.until(name, &format!("{type_}/{reason}"), |status| {
-            self::reason(status, type_).1 == reason
+            self::status_and_reason(status, type_).1 == reason
         })
         .await
     }
 
-    /// Waits until something else is so.
-    pub async fn eventually(&self, what: &str, is: impl AsyncFnMut() -> bool) {
-        eventually(what, Duration::from_millis(100), is).await;
+    pub async fn eventually(&self, what: &str, is_so: impl AsyncFnMut() -> bool) {
+        eventually(what, Duration::from_millis(100), is_so).await;
     }
 
-    /// The same, without a moment's delay.
-    pub async fn eventually_soon(&self, what: &str, is: impl AsyncFnMut() -> bool) {
-        eventually(what, Duration::ZERO, is).await;
+    /// Like [`Self::eventually`], without a delay between two checks.
+    pub async fn eventually_without_delay(&self, what: &str, is_so: impl AsyncFnMut() -> bool) {
+        eventually(what, Duration::ZERO, is_so).await;
     }
 
     pub async fn sale(&self, name: &str) -> Sale {
         let sale = self.ledger.sale_by_name(&self.name, &self.namespace, name).await;
-        sale.expect("MySQL").expect("the ledger knows it")
+        sale.expect("MySQL").expect("the ledger has the sale")
     }
 
-    /// One script call in which each buyer buys a unit. Its record, if there is one, is for the caller to append.
-    pub async fn buy(&self, name: &str, buyers: &[&str]) -> (Vec<Decision>, Option<Batch>) {
-        self.try_buy(name, buyers)
+    /// Calls the purchase script once, with one unit for each buyer. It does not append the batch to the log.
+    pub async fn reserve(&self, name: &str, buyers: &[&str]) -> (Vec<Decision>, Option<Batch>) {
+        self.try_reserve(name, buyers)
             .await
-            .expect("the ledger's epoch is the index's")
+            .expect("an index in force under the epoch of the ledger")
     }
 
-    /// `None`: no index is in force under the epoch that the ledger names.
-    async fn try_buy(&self, name: &str, buyers: &[&str]) -> Option<(Vec<Decision>, Option<Batch>)> {
+    /// Like [`Self::reserve`]; `None` if no index is in force under the epoch of the ledger.
+    async fn try_reserve(&self, name: &str, buyers: &[&str]) -> Option<(Vec<Decision>, Option<Batch>)> {
         let sale = self.sale(name).await;
         let request = |buyer: &&str| Request {
             buyer: Buyer::anonymous(buyer),
@@ -479,26 +483,27 @@ impl Harness {
         decided.expect("Redis").ok()
     }
 
-    /// Buyers who ask again, with the key that they had, whatever they were told.
-    pub async fn insist(&self, name: &str, buyers: &[&str]) -> Vec<Decision> {
-        let Some((answers, batch)) = self.try_buy(name, buyers).await else {
+    /// Like [`Self::buy`]; returns the decisions, and none if no index is in force. A buyer always uses the same key.
+    pub async fn try_buy(&self, name: &str, buyers: &[&str]) -> Vec<Decision> {
+        let Some((decisions, batch)) = self.try_reserve(name, buyers).await else {
             return Vec::new();
         };
         if let Some(batch) = batch {
             let part = self.sale(name).await.part;
             self.log.append(part, &Record::Batch(batch)).await.expect("Kafka");
         }
-        answers
+        decisions
     }
 
-    /// As the API does it.
-    pub async fn buy_surely(&self, name: &str, buyers: &[&str]) -> usize {
-        let (answers, batch) = self.buy(name, buyers).await;
+    /// Reserves one unit for each buyer and appends the batch to the log, as seckill-api does. Returns
+    /// the number of new orders.
+    pub async fn buy(&self, name: &str, buyers: &[&str]) -> usize {
+        let (decisions, batch) = self.reserve(name, buyers).await;
         if let Some(batch) = batch {
             let part = self.sale(name).await.part;
             self.log.append(part, &Record::Batch(batch)).await.expect("Kafka");
         }
-        answers
+        decisions
             .iter()
             .filter(|a| matches!(a, Decision::Reserved { .. }))
             .count()
@@ -509,8 +514,8 @@ impl Harness {
         self.ledger.fold_start(sale.id).await.expect("MySQL").orders.len()
     }
 
-    /// Writes into Redis behind everybody's back.
-    pub async fn give_back(&self, name: &str, units: i64) {
+    /// Makes the index wrong: adds units that the log does not have.
+    pub async fn add_units_to_index(&self, name: &str, units: i64) {
         let sale = self.sale(name).await;
         let client = redis::Client::open(self.redis.as_str()).expect("a URL");
         let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
@@ -534,11 +539,11 @@ impl Harness {
     }
 
     pub async fn replicas(&self, deployment: &str) -> i32 {
-        let deployment = self.api::<Deployment>().get(deployment).await.expect("it is there");
+        let deployment = self.api::<Deployment>().get(deployment).await.expect("it exists");
         deployment.spec.and_then(|spec| spec.replicas).unwrap_or_default()
     }
 
-    /// The reasons of a sale's events in their order.
+    /// The reasons of the events of a sale, oldest first.
     pub async fn events(&self, name: &str) -> Vec<String> {
         let mut events: Vec<Event> = self
             .api::<Event>()
@@ -552,44 +557,46 @@ impl Harness {
     }
 }
 
-/// Gives a flag another value.
-pub fn set(words: &mut [String], flag: &str, value: &str) {
-    let flag = words.iter().position(|word| word == flag).expect("it is there");
-    words[flag + 1] = value.to_owned();
+/// Replaces the value of a flag.
+pub fn set_flag(args: &mut [String], flag: &str, value: &str) {
+    let flag = args.iter().position(|word| word == flag).expect("it exists");
+    args[flag + 1] = value.to_owned();
 }
 
-async fn eventually(what: &str, every: Duration, mut is: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is().await {
-        assert!(begun.elapsed() < PATIENCE, "never: {what}");
-        tokio::time::sleep(every).await;
+/// Waits until the condition `what` is true.
+async fn eventually(what: &str, interval: Duration, mut is_so: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(started.elapsed() < WAIT_TIMEOUT, "timed out waiting until {what}");
+        tokio::time::sleep(interval).await;
     }
 }
 
-/// A condition's status and reason.
-pub fn reason<'a>(status: &'a FlashSaleStatus, type_: &str) -> (&'a str, &'a str) {
+/// The status and the reason of a condition; empty texts if the condition is missing.
+pub fn status_and_reason<'a>(status: &'a FlashSaleStatus, type_: &str) -> (&'a str, &'a str) {
     let condition = status.conditions.iter().find(|c| c.type_ == type_);
     condition.map_or(("", ""), |c| (&c.status, &c.reason))
 }
 
-/// Says of all pods that they are ready, as a kubelet would.
-async fn kubelet(kube: Client, namespace: String, pods_start: Arc<AtomicBool>) {
+/// Simulates a kubelet: reports all pods of the namespace as ready. The API server of the tests usually has
+/// no nodes.
+async fn kubelet(kube: Client, namespace: String, pods_become_ready: Arc<AtomicBool>) {
     let pods: Api<Pod> = Api::namespaced(kube, &namespace);
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        if !pods_start.load(Ordering::Relaxed) {
+        if !pods_become_ready.load(Ordering::Relaxed) {
             continue;
         }
-        let Ok(found) = pods.list(&ListParams::default()).await else {
+        let Ok(list) = pods.list(&ListParams::default()).await else {
             continue;
         };
-        for pod in found.items {
+        for pod in list.items {
             let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
             let is_ready = pod
                 .status
                 .is_some_and(|status| status.phase.as_deref() == Some("Running"));
             if !is_ready && let Some(name) = pod.metadata.name {
-                // It may be gone by now.
+                // The pod may be deleted by now.
                 let _ = pods
                     .patch_status(&name, &PatchParams::default(), &Patch::Merge(ready))
                     .await;

@@ -1,13 +1,14 @@
-//! The whole life of sales, on real servers: Kubernetes' API, Kafka, MySQL, Redis, and the order-worker beside the operator.
+//! Sales from creation to settlement, against a real Kubernetes API server, Kafka, MySQL and Redis. The operator and
+//! order-worker run in the test process.
+mod api_server_faults;
 mod edits;
 mod ends;
 mod handover;
 mod harness;
+mod many_sales;
 mod preflight;
 mod proxy;
-mod quiet;
 mod recovery;
 mod running;
 mod scaling;
 mod start;
-mod trouble;

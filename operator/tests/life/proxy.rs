@@ -1,4 +1,4 @@
-//! Between an operator and the real API server: what goes wrong there is made here.
+//! A proxy between an operator and the real API server, which simulates faults of the API server.
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,33 +19,34 @@ use tokio::task::{JoinHandle, JoinSet};
 type Request = http::Request<Body>;
 type Response = http::Response<UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
 
-/// What the API server does instead of what it was asked for.
+/// A fault of the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     None,
-    /// Of three requests it answers one.
+    /// Two of three requests get 429.
     Busy,
-    /// Each answer is that late.
+    /// Each request is delayed.
     Slow(Duration),
-    /// Watches of FlashSales end with this event.
+    /// A watch of FlashSales ends with an event 410 Expired.
     ExpiredEvent,
-    /// They are answered so, and what has expired stays so.
+    /// A watch of FlashSales gets the answer 410 Expired. A version that has expired stays expired.
     ExpiredAnswer,
-    /// They are answered, and then there is silence.
+    /// A watch of FlashSales is accepted, and then gets no events.
     DeadWatch,
-    /// FlashSales are no resource. (The real CRD can't be deleted: all tests share the cluster.)
+    /// The resource FlashSale does not exist. (The test can't delete the real CRD, because all tests share the
+    /// cluster.)
     NotServed,
-    /// It lists no FlashSales, as one would whose cache is of another day.
+    /// Lists of FlashSales are empty, as from an API server with a stale cache.
     EmptyLists,
 }
 
-/// What all connections know.
+/// The state that all connections share.
 struct Server {
     upstream: Client,
     fault: Mutex<Fault>,
     requests: AtomicU64,
     dead_watches: AtomicU64,
-    /// Versions, as the queries of watches have them.
+    /// Expired versions, as `resourceVersion=N` in the query of a watch.
     expired: Mutex<HashSet<String>>,
 }
 
@@ -89,13 +90,13 @@ impl Proxy {
         }));
     }
 
-    /// As the program would have it.
+    /// A client like the operator's own, which goes through the proxy.
     pub fn client(&self) -> Client {
         let url = format!("http://{}", self.address).parse().expect("a URL");
         Client::try_from(Config::new(url)).expect("a client")
     }
 
-    /// From now on, also for whoever is connected.
+    /// Sets the fault, and closes all connections, so that open watches get the fault too.
     pub async fn set(&mut self, fault: Fault) {
         self.set_for_new_requests(fault);
         self.refuse().await;
@@ -110,7 +111,7 @@ impl Proxy {
         self.server.dead_watches.load(Ordering::Relaxed)
     }
 
-    /// Cuts all connections, and takes no new ones.
+    /// Closes all connections and refuses new ones.
     pub async fn refuse(&mut self) {
         if let Some(listening) = self.listening.take() {
             listening.abort();
@@ -133,9 +134,9 @@ impl Server {
         let sales = path.contains("/flashsales");
         let watch = sales && query.contains("watch=true");
         let list = sales && path.ends_with("/flashsales") && !watch && request.method() == http::Method::GET;
-        let words = query.split('&').map(str::to_owned);
-        let version: String = words
-            .filter(|word| watch && word.starts_with("resourceVersion="))
+        let parameters = query.split('&').map(str::to_owned);
+        let version: String = parameters
+            .filter(|parameter| watch && parameter.starts_with("resourceVersion="))
             .collect();
         match fault {
             Fault::Busy if !nth.is_multiple_of(3) => {
@@ -159,7 +160,7 @@ impl Server {
                 let silence = futures::stream::pending::<Result<Frame<Bytes>, _>>();
                 return json_answer(200, &json!({})).map(|_| StreamBody::new(silence).boxed_unsync());
             }
-            // As it answers for a resource that it does not know.
+            // The API server answers so for a resource that it does not know.
             Fault::NotServed if sales => {
                 return text_answer(404, b"404 page not found\n".to_vec(), "text/plain");
             }
@@ -172,7 +173,7 @@ impl Server {
                 });
                 return json_answer(200, &none);
             }
-            // It would show at once what the list lacks.
+            // A real watch would immediately deliver the sales that the list lacks.
             Fault::EmptyLists if watch => std::future::pending().await,
             _ => {}
         }
@@ -199,7 +200,7 @@ fn status(code: u16, reason: &str) -> Value {
         "metadata": {},
         "status": "Failure",
         "reason": reason,
-        "message": format!("{reason}, as the test wants it"),
+        "message": format!("{reason}, simulated by the test"),
         "code": code,
     })
 }

@@ -1,43 +1,43 @@
-//! What a sale comes through.
+//! Recovery of a sale: after a lost index, an unfinished rebuild, concurrent operators, and without a worker.
 use seckill_crds::Phase;
 use seckill_protocol::Record;
 use seckill_protocol::index::Decision;
 use serde_json::json;
 
-use crate::harness::{Harness, reason};
+use crate::harness::{Harness, status_and_reason};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_index_that_redis_lost_is_rebuilt_with_every_order() {
+async fn a_lost_index_is_rebuilt_with_every_order() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("lost", -1, 3600, json!({})).await;
     harness.until_phase("lost", Phase::Open).await;
-    assert_eq!(harness.buy_surely("lost", &["a", "b", "c"]).await, 3);
+    assert_eq!(harness.buy("lost", &["a", "b", "c"]).await, 3);
     let before = harness.sale("lost").await;
     harness.stock.drop_sale(before.id).await.expect("Redis");
 
-    let epoch = before.live_epoch.expect("it sold").0;
+    let epoch = before.live_epoch.expect("a live epoch").0;
     let rebuilt = harness
         .until("lost", "rebuilt", |status| {
             status.epoch > Some(epoch) && status.phase == Some(Phase::Open)
         })
         .await;
-    assert_eq!(reason(&rebuilt, "Ready"), ("True", "Selling"));
-    let (answers, _) = harness.buy("lost", &["a", "b", "c"]).await;
+    assert_eq!(status_and_reason(&rebuilt, "Ready"), ("True", "Selling"));
+    let (decisions, _) = harness.reserve("lost", &["a", "b", "c"]).await;
     assert!(
-        answers
+        decisions
             .iter()
-            .all(|answer| matches!(answer, Decision::AlreadyReserved(_))),
-        "{answers:?}"
+            .all(|decision| matches!(decision, Decision::AlreadyReserved(_))),
+        "{decisions:?}"
     );
     let buyers: Vec<String> = (0..10).map(|n| format!("new-{n}")).collect();
     let buyers: Vec<&str> = buyers.iter().map(String::as_str).collect();
-    assert_eq!(harness.buy_surely("lost", &buyers).await, 7);
+    assert_eq!(harness.buy("lost", &buyers).await, 7);
     assert!(harness.events("lost").await.contains(&"Rebuilt".to_owned()));
 
-    harness.ends_in("lost", 2).await;
+    harness.end_in("lost", 2).await;
     let settled = harness.until_phase("lost", Phase::Settled).await;
-    assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
+    assert_eq!(status_and_reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
     assert_eq!(harness.orders("lost").await, 10);
     operator.stop().await;
     worker.stop().await;
@@ -45,7 +45,7 @@ async fn an_index_that_redis_lost_is_rebuilt_with_every_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_barrier_whose_coordinator_died_is_followed_by_an_index() {
+async fn a_barrier_without_an_index_is_followed_by_a_rebuild() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("barrier", -1, 3600, json!({})).await;
@@ -53,11 +53,11 @@ async fn a_barrier_whose_coordinator_died_is_followed_by_an_index() {
     let sale = harness.sale("barrier").await;
     let barrier = Record::Barrier {
         sale: sale.id,
-        nonce: "of somebody who died".into(),
+        nonce: "of an operator that died".into(),
     };
     let epoch = harness.log.append(sale.part, &barrier).await.expect("Kafka");
-    // From here on it is void.
-    let (_, void) = harness.buy("barrier", &["void"]).await;
+    // The barrier makes batches of the old epoch void.
+    let (_, void) = harness.reserve("barrier", &["void"]).await;
     harness
         .log
         .append(sale.part, &Record::Batch(void.expect("sold")))
@@ -66,50 +66,57 @@ async fn a_barrier_whose_coordinator_died_is_followed_by_an_index() {
     harness
         .until("barrier", "rebuilt", |status| status.epoch > Some(epoch))
         .await;
-    assert_eq!(harness.buy_surely("barrier", &["void", "a"]).await, 2);
-    harness.ends_in("barrier", 2).await;
+    assert_eq!(harness.buy("barrier", &["void", "a"]).await, 2);
+    harness.end_in("barrier", 2).await;
     let settled = harness.until_phase("barrier", Phase::Settled).await;
     assert_eq!(settled.ledger.as_ref().map(|l| (l.total, l.sold)), Some((10, 2)));
-    assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
+    assert_eq!(status_and_reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_operators_at_once_offer_the_stock_once() {
+async fn two_concurrent_operators_offer_the_stock_once() {
     let harness = Harness::new().await;
-    // Each leads, by a lease of its own.
+    // Each operator has its own lease, so both are leader.
     let (one, other, worker) = (
-        harness.operator_of("one", 15),
-        harness.operator_of("other", 15),
+        harness.operator_with_lease("one", 15),
+        harness.operator_with_lease("other", 15),
         harness.worker(),
     );
     harness.apply("twice", -1, 3600, json!({})).await;
     harness.until_phase("twice", Phase::Open).await;
     let buyers: Vec<String> = (0..12).map(|n| format!("buyer-{n}")).collect();
     let buyers: Vec<&str> = buyers.iter().map(String::as_str).collect();
-    harness.insist("twice", &buyers[..6]).await;
-    // Both notice it, and both begin new epochs.
+    harness.try_buy("twice", &buyers[..6]).await;
+    // Both operators observe the lost index, and both begin new epochs.
     harness
         .stock
         .drop_sale(harness.sale("twice").await.id)
         .await
         .expect("Redis");
     harness
-        .eventually("ten hold an order and two are told that there is none", async || {
-            let answers = harness.insist("twice", &buyers).await;
-            let held = answers
+        .eventually("ten buyers hold an order and two are refused", async || {
+            let decisions = harness.try_buy("twice", &buyers).await;
+            let held = decisions
                 .iter()
                 .filter(|a| matches!(a, Decision::AlreadyReserved(_)))
                 .count();
-            let refused = answers.iter().filter(|a| matches!(a, Decision::SoldOut { .. })).count();
+            let refused = decisions
+                .iter()
+                .filter(|a| matches!(a, Decision::SoldOut { .. }))
+                .count();
             (held, refused, harness.orders("twice").await) == (10, 2, 10)
         })
         .await;
-    harness.ends_in("twice", 2).await;
+    harness.end_in("twice", 2).await;
     let settled = harness.until_phase("twice", Phase::Settled).await;
-    assert_eq!(reason(&settled, "LedgerBalanced"), ("True", "Balanced"), "{settled:#?}");
+    assert_eq!(
+        status_and_reason(&settled, "LedgerBalanced"),
+        ("True", "Balanced"),
+        "{settled:#?}"
+    );
     assert_eq!(settled.ledger.as_ref().map(|l| (l.total, l.sold)), Some((10, 10)));
     assert_eq!(harness.orders("twice").await, 10);
     one.stop().await;
@@ -119,14 +126,14 @@ async fn two_operators_at_once_offer_the_stock_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn settlement_waits_for_the_worker_and_says_so() {
+async fn settlement_waits_for_the_worker_and_reports_that() {
     let harness = Harness::new().await;
     let operator = harness.operator();
     harness.apply("waits", -1, 3600, json!({})).await;
     harness.until_phase("waits", Phase::Open).await;
-    let (_, batch) = harness.buy("waits", &["a"]).await;
+    let (_, batch) = harness.reserve("waits", &["a"]).await;
     assert!(batch.is_some());
-    harness.ends_in("waits", 1).await;
+    harness.end_in("waits", 1).await;
     harness.until_reason("waits", "Settled", "Draining").await;
     let worker = harness.worker();
     let settled = harness.until_phase("waits", Phase::Settled).await;

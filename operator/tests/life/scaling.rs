@@ -1,4 +1,4 @@
-//! The pods of the release, which its sales share.
+//! Scaling of the pods of a release, which its sales share.
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -8,35 +8,35 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use seckill_crds::{FlashSaleStatus, Phase};
 use serde_json::json;
 
-use crate::harness::{Harness, reason};
+use crate::harness::{Harness, status_and_reason};
 
 fn message(status: &FlashSaleStatus) -> &str {
     let condition = status.conditions.iter().find(|c| c.type_ == "WorkloadsScaled");
-    &condition.expect("told").message
+    &condition.expect("the condition").message
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn demands_add_up_to_the_ceiling_where_the_sale_that_starts_first_has_its_pods() {
+async fn demands_add_up_to_the_ceiling_and_earlier_sales_go_first() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
-    let asking = |pods: i32| json!({"leadTimeSeconds": 3700, "demand": {"apiReplicas": pods}});
-    harness.apply("first", 3600, 60, asking(1)).await;
+    let demand = |pods: i32| json!({"leadTimeSeconds": 3700, "demand": {"apiReplicas": pods}});
+    harness.apply("first", 3600, 60, demand(1)).await;
     harness.until_phase("first", Phase::Ready).await;
     assert_eq!(harness.replicas("api").await, 1);
-    harness.apply("second", 3601, 60, asking(2)).await;
+    harness.apply("second", 3601, 60, demand(2)).await;
     harness.until_phase("second", Phase::Ready).await;
     assert_eq!(harness.replicas("api").await, 3);
     // The ceiling is 3.
-    harness.apply("third", 3602, 60, asking(1)).await;
+    harness.apply("third", 3602, 60, demand(1)).await;
     let third = harness.until_reason("third", "WorkloadsScaled", "CeilingReached").await;
     assert!(message(&third).contains("3 ready pods of 4"), "{}", message(&third));
     for name in ["first", "second"] {
         assert_eq!(
-            reason(&harness.status(name).await, "WorkloadsScaled"),
+            status_and_reason(&harness.status(name).await, "WorkloadsScaled"),
             ("True", "Scaled")
         );
     }
-    // One that asks for less, or goes, makes room.
+    // A sale that lowers its demand or is deleted frees pods for the others.
     harness
         .edit("second", json!({"spec": {"demand": {"apiReplicas": 1}}}))
         .await;
@@ -44,7 +44,9 @@ async fn demands_add_up_to_the_ceiling_where_the_sale_that_starts_first_has_its_
     assert_eq!(harness.replicas("api").await, 3);
     harness.delete("first").await;
     harness
-        .eventually("a pod goes with its sale", async || harness.replicas("api").await == 2)
+        .eventually("the pod of the deleted sale is removed", async || {
+            harness.replicas("api").await == 2
+        })
         .await;
     operator.stop().await;
     worker.stop().await;
@@ -52,9 +54,9 @@ async fn demands_add_up_to_the_ceiling_where_the_sale_that_starts_first_has_its_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pods_that_find_no_node_are_told_with_the_scheduler_s_words() {
+async fn unschedulable_pods_are_reported_with_the_message_of_the_scheduler() {
     let harness = Harness::without_pods().await;
-    // Where there is a scheduler, it says so itself.
+    // If the cluster has a scheduler, it reports the pod as unschedulable too.
     let nowhere = json!({"spec": {"template": {"spec": {"nodeSelector": {"seckill.dev/no-such-node": "true"}}}}});
     harness
         .api::<Deployment>()
@@ -79,24 +81,28 @@ async fn pods_that_find_no_node_are_told_with_the_scheduler_s_words() {
         .expect("listed")
     {
         let name = pod.metadata.name.expect("a name");
-        // The one of the Deployment's first version may be gone by now.
+        // A pod of the first version of the Deployment may be deleted by now.
         let _ = pods
             .patch_status(&name, &PatchParams::default(), &Patch::Strategic(&unschedulable))
             .await;
     }
-    let told = harness
-        .until("crowded", "told of it", |status| {
+    let reported = harness
+        .until("crowded", "reported as unschedulable", |status| {
             message(status).contains("can't be scheduled")
         })
         .await;
-    assert!(message(&told).contains("0/1 nodes are available"), "{}", message(&told));
-    assert_eq!(reason(&told, "WorkloadsScaled"), ("False", "Scaling"));
+    assert!(
+        message(&reported).contains("0/1 nodes are available"),
+        "{}",
+        message(&reported)
+    );
+    assert_eq!(status_and_reason(&reported, "WorkloadsScaled"), ("False", "Scaling"));
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;
 }
 
-/// As much of KEDA's as matters here.
+/// Installs the part of KEDA's CRD that the operator reads.
 async fn keda(harness: &Harness) -> Api<DynamicObject> {
     let crd: CustomResourceDefinition = serde_json::from_value(json!({
         "metadata": {"name": "scaledobjects.keda.sh"},
@@ -127,7 +133,7 @@ async fn keda(harness: &Harness) -> Api<DynamicObject> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deployment_that_a_scaled_object_of_keda_has_in_charge_is_left_to_it_until_it_goes() {
+async fn a_deployment_is_not_scaled_while_it_has_a_keda_scaled_object() {
     let harness = Harness::new().await;
     let scaled_objects = keda(&harness).await;
     let object: DynamicObject = serde_json::from_value(json!({
@@ -142,8 +148,8 @@ async fn a_deployment_that_a_scaled_object_of_keda_has_in_charge_is_left_to_it_u
         .await
         .expect("created");
     let (operator, worker) = (harness.operator(), harness.worker());
-    let asking = json!({"leadTimeSeconds": 3700, "demand": {"apiReplicas": 2}});
-    harness.apply("scaled", 3600, 60, asking).await;
+    let demand = json!({"leadTimeSeconds": 3700, "demand": {"apiReplicas": 2}});
+    harness.apply("scaled", 3600, 60, demand).await;
     let left = harness
         .until_reason("scaled", "WorkloadsScaled", "LeftToAutoscaler")
         .await;

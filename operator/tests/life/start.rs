@@ -6,25 +6,25 @@ use serde_json::json;
 use crate::harness::Harness;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_unit_is_sold_before_the_start_and_from_the_start_on_it_is() {
+async fn units_are_sold_from_the_start_and_never_before() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("sharp", 8, 3600, json!({})).await;
     harness.until_phase("sharp", Phase::Ready).await;
     let starts = harness.sale("sharp").await.opens_at;
     let mut refused = 0;
-    // By the clock of Redis, which is the one that counts: asked before and after each try.
+    // Only the clock of Redis decides, so the test reads it before and after each purchase.
     loop {
         let before = harness.redis_now().await;
-        let (answers, _) = harness.buy("sharp", &["a"]).await;
-        match answers.as_slice() {
+        let (decisions, _) = harness.reserve("sharp", &["a"]).await;
+        match decisions.as_slice() {
             [Decision::NotStarted { .. }] => {
                 assert!(before < starts, "refused at {before}, which is not before {starts}");
                 refused += 1;
             }
             [Decision::Reserved { .. }] => {
                 let after = harness.redis_now().await;
-                assert!(after >= starts, "sold at {after}, which is before {starts}");
+                assert!(after >= starts, "reserved at {after}, which is before {starts}");
                 break;
             }
             other => panic!("{other:?}"),

@@ -1,7 +1,7 @@
-//! The routes of the old demo, so that its client runs unchanged. On a port of their own, off by default.
+//! The routes of the old demo, so that its client works without changes. They have their own port and are off by default.
 //!
-//! Its buyers have no keys: each purchase is a buyer of its own, with a key made here. So a client that lost an answer
-//! can't ask for it again; the `/v1` routes can do better.
+//! The old client sends no keys, so each purchase is a new buyer with a key generated here. A client that loses the answer
+//! can't ask for it again, unlike a client of the `/v1` routes.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,22 +16,21 @@ use seckill_ledger::OrderStatus;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
+use super::middleware;
 use crate::api::Api;
-use crate::buyer::Caller;
-use crate::catalogue::Listed;
-use crate::input;
+use crate::catalogue::ListedSale;
+use crate::extract::read_body;
+use crate::idempotency_key::Caller;
+use crate::limits::{LEGACY_PURCHASE_TIMEOUT, MAX_CONCURRENT_SAMPLES};
 use crate::problem::{Code, Problem};
 use crate::purchase::{Bought, Outcome, Purchase};
 
-/// Less than [`super::ANSWERED_WITHIN`], so that the answer is one that the old client can read.
-const DECIDED_WITHIN: Duration = Duration::from_secs(8);
-const AGAIN_AFTER: Duration = Duration::from_millis(50);
-const SAMPLES_AT_ONCE: usize = 16;
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 pub fn router(api: Arc<Api>) -> Router {
     let metrics = api.metrics.clone();
-    let users = "Buyers have no accounts here: see Idempotency-Key in the documentation of /v1.";
-    let items = "Sales and their items are made with kubectl apply of a FlashSale.";
+    let users = "Buyers have no accounts: see Idempotency-Key in the documentation of /v1.";
+    let items = "Create sales and their items with kubectl apply of a FlashSale.";
     let removed = |why: &'static str| any(async move || Problem::RouteRemoved(why));
     let routes = Router::new()
         .route("/seckill/buy", post(buy))
@@ -43,16 +42,16 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/items/update", removed(items))
         .route("/items/delete", removed(items))
         .route("/seckill/create", removed(items))
-        .fallback(super::unknown_route)
-        .method_not_allowed_fallback(super::unknown_method)
+        .fallback(middleware::unknown_route)
+        .method_not_allowed_fallback(middleware::unknown_method)
         .with_state(api);
-    super::bounded_and_measured(routes, metrics)
+    middleware::wrap(routes, metrics)
 }
 
-/// What the old demo's client knows as failures.
+/// The failures that the client of the old demo knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Failure {
-    /// What it is said to be is for a person to read.
+enum LegacyError {
+    /// The text is for people.
     Internal(String),
     ItemNotFound,
     NoSale,
@@ -63,40 +62,40 @@ enum Failure {
     Missing(&'static str),
 }
 
-impl Failure {
+impl LegacyError {
     fn code(&self) -> &'static str {
         match self {
-            Failure::Internal(_) => "500",
-            Failure::ItemNotFound => "41001",
-            Failure::NoSale => "42001",
-            Failure::OutOfStock => "42002",
-            Failure::OutsideWindow => "42003",
-            Failure::OrderNotFound => "42004",
-            Failure::WrongType(_) => "90001",
-            Failure::Missing(_) => "90004",
+            LegacyError::Internal(_) => "500",
+            LegacyError::ItemNotFound => "41001",
+            LegacyError::NoSale => "42001",
+            LegacyError::OutOfStock => "42002",
+            LegacyError::OutsideWindow => "42003",
+            LegacyError::OrderNotFound => "42004",
+            LegacyError::WrongType(_) => "90001",
+            LegacyError::Missing(_) => "90004",
         }
     }
 
     fn message(&self) -> String {
         match self {
-            Failure::Internal(what) => format!("internal error: {what}"),
-            Failure::ItemNotFound => "item not found".into(),
-            Failure::NoSale => "no sale for the item".into(),
-            Failure::OutOfStock => "out of stock".into(),
-            Failure::OutsideWindow => "not in the time of the sale".into(),
-            Failure::OrderNotFound => "order not found".into(),
-            Failure::WrongType(what) => format!("wrong parameter type: {what}"),
-            Failure::Missing(parameter) => format!("missing parameter: {parameter}"),
+            LegacyError::Internal(what) => format!("internal error: {what}"),
+            LegacyError::ItemNotFound => "item not found".into(),
+            LegacyError::NoSale => "no sale for the item".into(),
+            LegacyError::OutOfStock => "out of stock".into(),
+            LegacyError::OutsideWindow => "sale is not open".into(),
+            LegacyError::OrderNotFound => "order not found".into(),
+            LegacyError::WrongType(what) => format!("wrong parameter type: {what}"),
+            LegacyError::Missing(parameter) => format!("missing parameter: {parameter}"),
         }
     }
 }
 
-impl IntoResponse for Failure {
-    /// In both forms that its readers know.
+impl IntoResponse for LegacyError {
+    /// The body has both forms that clients of the old demo read.
     fn into_response(self) -> Response {
         let (code, message) = (self.code(), self.message());
         let status = match self {
-            Failure::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            LegacyError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         };
         let body = json!({
@@ -116,70 +115,70 @@ fn ok(mut members: Value) -> Response {
 }
 
 /// `POST /seckill/buy` `{"item_id":1}`
-async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, Failure> {
-    let body = object(body).await?;
+async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, LegacyError> {
+    let body = read_object(body).await?;
     let item = match body.get("item_id") {
-        None => return Err(Failure::Missing("item_id")),
+        None => return Err(LegacyError::Missing("item_id")),
         Some(item) => item
             .as_i64()
-            .ok_or_else(|| Failure::WrongType("item_id is a whole number".into()))?,
+            .ok_or_else(|| LegacyError::WrongType("item_id must be a whole number".into()))?,
     };
-    let found = api.catalogue.surely(|catalogue| catalogue.by_item(item)).await;
-    let listed = found.ok_or(Failure::NoSale)?;
-    let Caller { buyer, key } = Caller::made_here();
+    let found = api.catalogue.get_or_refresh(|catalogue| catalogue.by_item(item)).await;
+    let listed = found.ok_or(LegacyError::NoSale)?;
+    let Caller { buyer, key } = Caller::generate();
     let purchase = Purchase {
         sale: listed.sale.id,
         buyer,
         key,
         quantity: 1,
     };
-    let decided = match timeout(DECIDED_WITHIN, until_known(&api, purchase)).await {
+    let decided = match timeout(LEGACY_PURCHASE_TIMEOUT, retry_until_known(&api, purchase)).await {
         Ok(decided) => decided,
         Err(_) => Err(Problem::OutcomeUnknown),
     };
     match decided {
         Ok(bought) => Ok(ok(json!({ "order_id": bought.order_no.as_str() }))),
-        Err(problem) => Err(failure_of(problem, &api, &listed).await),
+        Err(problem) => Err(legacy_error(problem, &api, &listed).await),
     }
 }
 
-/// The key is ours, so it is for us to ask again until the outcome is known.
-async fn until_known(api: &Arc<Api>, purchase: Purchase) -> Result<Bought, Problem> {
+/// The client does not know the key, so the server retries until the outcome is known.
+async fn retry_until_known(api: &Arc<Api>, purchase: Purchase) -> Result<Bought, Problem> {
     loop {
         match api.purchase(&purchase).await {
             Ok(Outcome::Bought(bought)) => return Ok(bought),
-            Ok(Outcome::Pending) | Err(Problem::OutcomeUnknown) => sleep(AGAIN_AFTER).await,
+            Ok(Outcome::Pending) | Err(Problem::OutcomeUnknown) => sleep(RETRY_DELAY).await,
             Err(problem) => return Err(problem),
         }
     }
 }
 
-async fn failure_of(problem: Problem, api: &Api, listed: &Listed) -> Failure {
+async fn legacy_error(problem: Problem, api: &Api, listed: &ListedSale) -> LegacyError {
     match problem {
-        Problem::SoldOut { .. } => Failure::OutOfStock,
-        Problem::NotStarted { .. } | Problem::Suspended => Failure::OutsideWindow,
-        Problem::Ended if api.remaining(listed).await == Some(0) => Failure::OutOfStock,
-        Problem::Ended => Failure::OutsideWindow,
-        Problem::SaleUnknown(_) => Failure::NoSale,
-        Problem::OutcomeUnknown => Failure::Internal("outcome unknown, the item may have been bought".into()),
-        problem => Failure::Internal(format!("{}, try again", problem.code().replace('_', " "))),
+        Problem::SoldOut { .. } => LegacyError::OutOfStock,
+        Problem::NotStarted { .. } | Problem::Suspended => LegacyError::OutsideWindow,
+        Problem::Ended if api.remaining(listed).await == Some(0) => LegacyError::OutOfStock,
+        Problem::Ended => LegacyError::OutsideWindow,
+        Problem::SaleUnknown(_) => LegacyError::NoSale,
+        Problem::OutcomeUnknown => LegacyError::Internal("outcome unknown, the item may have been bought".into()),
+        problem => LegacyError::Internal(format!("{}, try again", problem.code().replace('_', " "))),
     }
 }
 
-/// `GET /seckill/query_order`, the number in a JSON body or as `?order_id=`
-async fn query_order(State(api): State<Arc<Api>>, uri: Uri, body: Body) -> Result<Response, Failure> {
+/// `GET /seckill/query_order`, with the number in a JSON body or as `?order_id=`
+async fn query_order(State(api): State<Arc<Api>>, uri: Uri, body: Body) -> Result<Response, LegacyError> {
     let number = match parameter(&uri, "order_id") {
         Some(number) => number,
-        None => match object(body).await?.get("order_id") {
-            None => return Err(Failure::Missing("order_id")),
+        None => match read_object(body).await?.get("order_id") {
+            None => return Err(LegacyError::Missing("order_id")),
             Some(Value::String(number)) => number.clone(),
-            Some(_) => return Err(Failure::WrongType("order_id is a string".into())),
+            Some(_) => return Err(LegacyError::WrongType("order_id must be a string".into())),
         },
     };
     let found = match api.find_order(&number).await {
         Ok(found) => found,
-        Err(Problem::OrderUnknown) => return Err(Failure::OrderNotFound),
-        Err(problem) => return Err(Failure::Internal(format!("{}, try again", problem.code()))),
+        Err(Problem::OrderUnknown) => return Err(LegacyError::OrderNotFound),
+        Err(problem) => return Err(LegacyError::Internal(format!("{}, try again", problem.code()))),
     };
     let status = match found.stored.map(|order| order.status) {
         None => "processing",
@@ -199,37 +198,40 @@ async fn list(State(api): State<Arc<Api>>) -> Response {
     let mut numbers: Vec<i64> = all.iter().filter_map(|listed| listed.sale.item_id).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let holders: Vec<_> = numbers
+    let listed: Vec<_> = numbers
         .into_iter()
         .filter_map(|number| api.catalogue.by_item(number))
         .collect();
-    let items: Vec<Value> = stream::iter(holders)
+    let items: Vec<Value> = stream::iter(listed)
         .map(|listed| item(api.clone(), listed))
-        .buffered(SAMPLES_AT_ONCE)
+        .buffered(MAX_CONCURRENT_SAMPLES)
         .collect()
         .await;
     ok(json!({ "items": items }))
 }
 
 /// `GET /items/get-info?id=1`
-async fn info(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Failure> {
-    let number = parameter(&uri, "id").ok_or(Failure::Missing("id"))?;
+async fn info(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, LegacyError> {
+    let number = parameter(&uri, "id").ok_or(LegacyError::Missing("id"))?;
     let number: i64 = number
         .parse()
-        .map_err(|_| Failure::WrongType("id is a whole number".into()))?;
-    let found = api.catalogue.surely(|catalogue| catalogue.by_item(number)).await;
-    let listed = found.ok_or(Failure::ItemNotFound)?;
+        .map_err(|_| LegacyError::WrongType("id must be a whole number".into()))?;
+    let found = api
+        .catalogue
+        .get_or_refresh(|catalogue| catalogue.by_item(number))
+        .await;
+    let listed = found.ok_or(LegacyError::ItemNotFound)?;
     Ok(ok(json!({ "item": item(api, listed).await })))
 }
 
-async fn item(api: Arc<Api>, listed: Arc<Listed>) -> Value {
+async fn item(api: Arc<Api>, listed: Arc<ListedSale>) -> Value {
     let sale = &listed.sale;
     json!({
         "id": sale.item_id,
         "name": sale.item["name"],
-        // A number, as the old client reads it; what is to be paid stands in /v1 as a decimal string.
+        // The old client reads a number. The exact price is the decimal string of /v1.
         "price": sale.price.parse::<f64>().unwrap_or_default(),
-        // The old client knows no "unknown". The ledger's figure is a little behind, but it is no guess.
+        // The old client has no value for "unknown". The ledger's number lags a little, but it is a true one.
         "stock": api.remaining(&listed).await.unwrap_or(sale.total.saturating_sub(sale.sold)),
         "intro": sale.item["description"].as_str().unwrap_or_default(),
         "created_at": sale.created_at_ms.div_euclid(1000),
@@ -245,18 +247,20 @@ fn parameter(uri: &Uri, name: &str) -> Option<String> {
         .map(|(_, value)| value)
 }
 
-/// A body without a look at its Content-Type, which the old client does not always send.
-async fn object(body: Body) -> Result<Value, Failure> {
-    let bytes = input::bytes(body)
+/// The Content-Type is not checked, because the old client does not always send it.
+async fn read_object(body: Body) -> Result<Value, LegacyError> {
+    let bytes = read_body(body)
         .await
-        .map_err(|problem| Failure::WrongType(problem.to_string()))?;
+        .map_err(|problem| LegacyError::WrongType(problem.to_string()))?;
     if bytes.trim_ascii().is_empty() {
         return Ok(json!({}));
     }
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(object)) => Ok(Value::Object(object)),
-        Ok(_) => Err(Failure::WrongType("the body is a JSON object".into())),
-        Err(error) => Err(Failure::WrongType(format!("the body is a JSON object; {error}"))),
+        Ok(_) => Err(LegacyError::WrongType("the body must be a JSON object".into())),
+        Err(error) => Err(LegacyError::WrongType(format!(
+            "the body must be a JSON object: {error}"
+        ))),
     }
 }
 
@@ -266,8 +270,8 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     #[tokio::test]
-    async fn a_failure_has_both_forms() {
-        let response = Failure::OutOfStock.into_response();
+    async fn an_error_has_both_forms() {
+        let response = LegacyError::OutOfStock.into_response();
         assert_eq!(response.status(), 400);
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let body: Value = serde_json::from_slice(&bytes).unwrap();

@@ -1,4 +1,4 @@
-//! The sales, as a page that sells shows them.
+//! Showing the sales, for a page that sells.
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -10,65 +10,61 @@ use seckill_protocol::index::{Millis, SaleState};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::orders::Price;
+use super::view::Price;
 use crate::api::Api;
-use crate::catalogue::Listed;
+use crate::catalogue::ListedSale;
 use crate::clock;
-use crate::input::NamedSale;
+use crate::extract::NamedSale;
+use crate::limits::MAX_CONCURRENT_SAMPLES;
 use crate::problem::Problem;
 
-/// The server's time to the millisecond, for a countdown; `Date` has whole seconds only.
+/// The server's time in milliseconds, for a countdown; `Date` has only whole seconds.
 const SERVER_TIME: HeaderName = HeaderName::from_static("server-time");
-/// Samples of Redis taken at once for one list.
-const SAMPLES_AT_ONCE: usize = 16;
 
 /// `GET /v1/sales`
 pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let sales: Vec<SaleView> = stream::iter(api.catalogue.all())
-        .map(|listed| SaleView::of(api.clone(), listed))
-        .buffered(SAMPLES_AT_ONCE)
+        .map(|listed| SaleView::new(api.clone(), listed))
+        .buffered(MAX_CONCURRENT_SAMPLES)
         .collect()
         .await;
-    cacheable(&headers, &List { sales })
+    cacheable(&headers, &SaleList { sales })
 }
 
 /// `GET /v1/sales/{namespace}/{name}`
-pub async fn one(State(api): State<Arc<Api>>, NamedSale(listed): NamedSale, headers: HeaderMap) -> Response {
-    cacheable(&headers, &SaleView::of(api, listed).await)
+pub async fn show(State(api): State<Arc<Api>>, NamedSale(listed): NamedSale, headers: HeaderMap) -> Response {
+    cacheable(&headers, &SaleView::new(api, listed).await)
 }
 
 #[derive(Serialize)]
-struct List {
+struct SaleList {
     sales: Vec<SaleView>,
 }
 
 #[derive(Serialize)]
 struct SaleView {
-    /// As it stands in the paths of this interface.
+    /// As in the paths: `namespace/name`.
     sale: String,
-    /// As the FlashSale states it, but for the price.
+    /// As in the FlashSale, without the price.
     item: Value,
     price: Price,
     starts_at: String,
     ends_at: String,
-    /// Null: there is none.
+    /// Null if there is no limit.
     limit_per_buyer: Option<u32>,
     state: &'static str,
-    /// Null: not known just now.
+    /// Null if the number is unknown now.
     remaining: Option<u64>,
 }
 
 impl SaleView {
-    async fn of(api: Arc<Api>, listed: Arc<Listed>) -> Self {
+    async fn new(api: Arc<Api>, listed: Arc<ListedSale>) -> Self {
         let sale = &listed.sale;
         let remaining = api.remaining(&listed).await;
         SaleView {
             sale: listed.name(),
             item: item(sale.item.clone()),
-            price: Price {
-                amount: sale.price.clone(),
-                currency: sale.currency.clone(),
-            },
+            price: Price::of_sale(sale),
             starts_at: clock::rfc3339(sale.opens_at),
             ends_at: clock::rfc3339(sale.closes_at),
             limit_per_buyer: (sale.limit_per_buyer > 0).then_some(sale.limit_per_buyer),
@@ -78,7 +74,7 @@ impl SaleView {
     }
 }
 
-/// The price has a place of its own.
+/// The price is a member of the sale instead.
 fn item(mut item: Value) -> Value {
     if let Some(item) = item.as_object_mut() {
         item.remove("price");
@@ -97,18 +93,18 @@ fn state(state: SaleState, ended: bool, opens: Millis, now: Millis, remaining: O
     }
 }
 
-fn cacheable(asked: &HeaderMap, body: &impl Serialize) -> Response {
+fn cacheable(request: &HeaderMap, body: &impl Serialize) -> Response {
     let body = match serde_json::to_string(body) {
         Ok(body) => body,
         Err(error) => {
-            tracing::error!(%error, "a sale can't be shown");
+            tracing::error!(%error, "failed to serialize a sale");
             return Problem::Internal.into_response();
         }
     };
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
     let tag = format!("W/\"{:016x}\"", hasher.finish());
-    let unchanged = knows(asked, &tag);
+    let unchanged = matches_etag(request, &tag);
     let headers = [
         (header::CACHE_CONTROL, "public, max-age=1".to_owned()),
         (header::ETAG, tag),
@@ -120,10 +116,10 @@ fn cacheable(asked: &HeaderMap, body: &impl Serialize) -> Response {
     (headers, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Whether If-None-Match names the tag. Tags are compared weakly, and ours hold no comma.
-fn knows(asked: &HeaderMap, tag: &str) -> bool {
+/// Whether If-None-Match names the tag. The comparison is weak, and the tags of this server contain no comma.
+fn matches_etag(request: &HeaderMap, tag: &str) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    let known = asked.get_all(header::IF_NONE_MATCH).iter();
+    let known = request.get_all(header::IF_NONE_MATCH).iter();
     let mut known = known
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','));
@@ -135,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_is_not_sold_out() {
+    fn an_unknown_number_is_not_shown_as_sold_out() {
         use SaleState::*;
         assert_eq!(state(Open, false, 5, 5, Some(0)), "sold_out");
         assert_eq!(state(Open, false, 5, 5, None), "open");
@@ -145,13 +141,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_known_in_a_list_weak_or_strong() {
-        let asked = |value: &str| HeaderMap::from_iter([(header::IF_NONE_MATCH, value.parse().unwrap())]);
+    fn an_etag_matches_in_a_list_weak_or_strong() {
+        let request = |value: &str| HeaderMap::from_iter([(header::IF_NONE_MATCH, value.parse().unwrap())]);
         for known in ["W/\"ab\"", "\"ab\"", "\"x\", W/\"ab\"", "*"] {
-            assert!(knows(&asked(known), "W/\"ab\""), "{known}");
+            assert!(matches_etag(&request(known), "W/\"ab\""), "{known}");
         }
         for other in ["\"abc\"", "ab", ""] {
-            assert!(!knows(&asked(other), "W/\"ab\""), "{other}");
+            assert!(!matches_etag(&request(other), "W/\"ab\""), "{other}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Builds and runs the benchmarks.
+//! `cargo xtask bench`: builds and runs the benchmarks.
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,12 +6,14 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::cache::{self, output, shown};
+use crate::cache;
+use crate::cargo::cargo;
+use crate::command::{output, run};
 use crate::environment::Environment;
-use crate::test::cargo;
-use crate::{target_folder, workspace};
+use crate::up::{Scope, up};
+use crate::workspace;
 
-/// What `seckill-bench` needs: itself, and the programs that it starts.
+/// The cargo arguments that select `seckill-bench` and the programs that it starts.
 const PROGRAMS: [&str; 9] = [
     "--workspace",
     "--bin",
@@ -23,32 +25,32 @@ const PROGRAMS: [&str; 9] = [
     "--bin",
     "operator",
 ];
-/// What a change is compared by, if nothing else is said.
-const COMPARED: [&str; 4] = ["purchase", "sold-out", "redis", "store"];
+/// The scenarios of `compare`, if the user names none.
+const COMPARED_BY_DEFAULT: [&str; 4] = ["purchase", "sold-out", "redis", "store"];
 
 pub fn bench(scenarios: &[String], rounds: u32) -> Result<()> {
-    if let [compared, rest @ ..] = scenarios
-        && compared == "compare"
+    if let [first, rest @ ..] = scenarios
+        && first == "compare"
     {
         let [base, scenarios @ ..] = rest else {
-            bail!("compare: with which commit? For example: cargo xtask bench compare main~1 purchase");
+            bail!("compare needs a commit, for example: cargo xtask bench compare main~1 purchase");
         };
         return compare(base, scenarios, rounds);
     }
-    let env = crate::up(crate::Up::Servers)?;
-    let (of_operator, beside_limits): (Vec<&str>, Vec<&str>) = scenarios
+    let env = up(Scope::Servers)?;
+    let (operator_benches, scenarios_with_limits): (Vec<&str>, Vec<&str>) = scenarios
         .iter()
         .map(String::as_str)
         .partition(|scenario| ["rebuild", "operator"].contains(scenario));
-    for scenario in of_operator {
+    for scenario in operator_benches {
         let name = if scenario == "operator" { "thousand" } else { scenario };
         let bench = ["bench", "--quiet", "-p", "seckill-operator", "--bench", name];
         cargo(&[&bench[..], &["--no-run"]].concat())?;
         let mut command = env.command("cargo");
-        command.args(bench).arg("--offline").current_dir(workspace()?);
+        command.args(bench).arg("--offline").current_dir(workspace::folder()?);
         run(&mut command)?;
     }
-    if beside_limits.is_empty() {
+    if scenarios_with_limits.is_empty() {
         return Ok(());
     }
     cargo(&[&["build", "--quiet", "--release"], &PROGRAMS[..]].concat())?;
@@ -69,55 +71,48 @@ pub fn bench(scenarios: &[String], rounds: u32) -> Result<()> {
             "SECKILL_KAFKA_VERSION",
             env.versions["kafka"].as_str().unwrap_or_default(),
         )
-        .args(beside_limits.iter().filter(|scenario| **scenario != "all"))
-        .current_dir(workspace()?);
+        .args(scenarios_with_limits.iter().filter(|scenario| **scenario != "all"))
+        .current_dir(workspace::folder()?);
     run(&mut command)
 }
 
-fn run(command: &mut Command) -> Result<()> {
-    if !command.status().context("can't run cargo")?.success() {
-        bail!("{} failed", shown(command));
-    }
-    Ok(())
-}
-
-/// Both commits' own benchmarks by turns, a round of each at a time: what disturbs one disturbs the other.
+/// Measures a commit and this checkout in turn, one round at a time, so that a disturbance affects both. Each is measured
+/// by its own benchmarks.
 fn compare(base: &str, scenarios: &[String], rounds: u32) -> Result<()> {
     let scenarios: Vec<&str> = match scenarios {
-        [] => COMPARED.to_vec(),
+        [] => COMPARED_BY_DEFAULT.to_vec(),
         named => named.iter().map(String::as_str).collect(),
     };
     let commit = format!("{base}^{{commit}}");
     let mut command = Command::new("git");
     command
         .args(["rev-parse", "--verify", "--quiet", &commit])
-        .current_dir(workspace()?);
-    let commit = output(&mut command).with_context(|| format!("{base} is no commit of this repository"))?;
+        .current_dir(workspace::folder()?);
+    let commit = output(&mut command).with_context(|| format!("{base} is not a commit of this repository"))?;
     let commit = commit.trim();
 
-    let env = crate::up(crate::Up::Servers)?;
+    let env = up(Scope::Servers)?;
     let base_programs = build_base(commit)?;
     cargo(&[&["build", "--quiet", "--release"], &PROGRAMS[..]].concat())?;
-    let programs = target_folder()?.join("release");
-    // Each scenario's rows, in the rounds.
+    let programs = workspace::target_folder()?.join("release");
     let (mut before, mut after) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
         before.push(one_round(&env, &base_programs, &scenarios)?);
         after.push(one_round(&env, &programs, &scenarios)?);
     }
-    let rows = compared(&before, &after)?;
+    let rows = comparison(&before, &after)?;
     println!(
         "{:<70}{:>12}{:>12}{:>22}",
         "",
         &commit[..12.min(commit.len())],
         "here",
-        "here / there"
+        "here / commit"
     );
     for row in &rows {
         println!("{row}");
     }
-    let file = workspace()?.join("target/bench/compare.json");
+    let file = workspace::folder()?.join("target/bench/compare.json");
     fs::write(
         &file,
         serde_json::to_vec_pretty(&json!({"base": commit, "before": before, "after": after}))?,
@@ -126,7 +121,7 @@ fn compare(base: &str, scenarios: &[String], rounds: u32) -> Result<()> {
     Ok(())
 }
 
-/// The commit's programs, built in the cache.
+/// Builds the commit's programs in the cache, and returns their folder.
 fn build_base(commit: &str) -> Result<PathBuf> {
     let folder = cache::folder()?.join("compare");
     let checkout = folder.join("checkout");
@@ -135,10 +130,13 @@ fn build_base(commit: &str) -> Result<PathBuf> {
     };
     if !checkout.exists() {
         fs::create_dir_all(&folder)?;
-        let (from, to) = (workspace()?.display().to_string(), checkout.display().to_string());
+        let (from, to) = (
+            workspace::folder()?.display().to_string(),
+            checkout.display().to_string(),
+        );
         git(&["clone", "--quiet", "--no-checkout", &from, &to], &folder)?;
     }
-    let from = workspace()?.display().to_string();
+    let from = workspace::folder()?.display().to_string();
     git(&["fetch", "--quiet", &from, commit], &checkout)?;
     git(&["checkout", "--quiet", "--detach", "--force", commit], &checkout)?;
     let target = folder.join("target");
@@ -148,13 +146,13 @@ fn build_base(commit: &str) -> Result<PathBuf> {
         .args(PROGRAMS)
         .env("CARGO_TARGET_DIR", &target)
         .current_dir(&checkout);
-    run(&mut build).context("the commit must have this benchmark (bench/)")?;
+    run(&mut build).context("failed to build the commit; it must have this benchmark (verify/bench)")?;
     Ok(target.join("release"))
 }
 
-/// The figures of one round of each scenario, by a commit's own programs.
+/// Measures one round of each scenario with the given programs.
 fn one_round(env: &Environment, programs: &Path, scenarios: &[&str]) -> Result<Value> {
-    let report = workspace()?.join("target/bench/round.json");
+    let report = workspace::folder()?.join("target/bench/round.json");
     let mut command = env.command(programs.join("seckill-bench"));
     command
         .args(["run", "--rounds", "1", "--json", &report.display().to_string()])
@@ -164,8 +162,8 @@ fn one_round(env: &Environment, programs: &Path, scenarios: &[&str]) -> Result<V
     Ok(serde_json::from_slice(&fs::read(&report)?)?)
 }
 
-/// A line for each row of the reports: the medians, and the median of the rounds' ratios with the least and the most.
-fn compared(before: &[Value], after: &[Value]) -> Result<Vec<String>> {
+/// A line for each row of the reports: the medians, and the median of the rounds' ratios with their minimum and maximum.
+fn comparison(before: &[Value], after: &[Value]) -> Result<Vec<String>> {
     let rows = |report: &Value| -> Vec<(String, f64)> {
         let scenarios = report["scenarios"].as_array().into_iter().flatten();
         let rows = scenarios.flat_map(|scenario| scenario["rows"].as_array().into_iter().flatten());
@@ -178,21 +176,21 @@ fn compared(before: &[Value], after: &[Value]) -> Result<Vec<String>> {
         rows.map(figure).collect()
     };
     let (before, after): (Vec<_>, Vec<_>) = (before.iter().map(rows).collect(), after.iter().map(rows).collect());
-    let named = after.first().context("no rounds")?;
-    let alike = before.iter().chain(&after).all(|round| round.len() == named.len());
-    ensure!(alike, "the two commits do not measure the same");
-    let lines = named.iter().enumerate().map(|(n, (what, _))| {
+    let first = after.first().context("no rounds")?;
+    let same = before.iter().chain(&after).all(|round| round.len() == first.len());
+    ensure!(same, "the two commits measure different rows");
+    let lines = first.iter().enumerate().map(|(n, (what, _))| {
         let (old, new) = (
             sorted(before.iter().map(|round| round[n].1)),
             sorted(after.iter().map(|round| round[n].1)),
         );
         let ratios = sorted(before.iter().zip(&after).map(|(old, new)| new[n].1 / old[n].1));
-        let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
+        let (min, max) = (ratios[0], ratios[ratios.len() - 1]);
         format!(
             "{what:<70}{:>12.2}{:>12.2}{:>22}",
-            middle(&old),
-            middle(&new),
-            format!("{:.2} ({least:.2} to {most:.2})", middle(&ratios))
+            median(&old),
+            median(&new),
+            format!("{:.2} ({min:.2} to {max:.2})", median(&ratios))
         )
     });
     Ok(lines.collect())
@@ -204,7 +202,7 @@ fn sorted(figures: impl Iterator<Item = f64>) -> Vec<f64> {
     figures
 }
 
-fn middle(sorted: &[f64]) -> f64 {
+fn median(sorted: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
@@ -217,18 +215,18 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_is_that_of_each_round() {
+    fn ratio_is_computed_for_each_round() {
         let (before, after) = (
             [round(100.0), round(10.0), round(50.0)],
             [round(110.0), round(12.0), round(65.0)],
         );
-        let lines = compared(&before, &after).expect("alike");
+        let lines = comparison(&before, &after).expect("the same rows");
         assert!(lines[0].starts_with("wins, /s "), "{lines:?}");
         assert!(lines[0].ends_with("1.20 (1.10 to 1.30)"), "{lines:?}");
     }
 
     #[test]
-    fn commits_that_measure_other_things_are_not_compared() {
-        assert!(compared(&[json!({"scenarios": []})], &[round(1.0)]).is_err());
+    fn commits_with_different_rows_are_not_compared() {
+        assert!(comparison(&[json!({"scenarios": []})], &[round(1.0)]).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask chaos`: prepares servers of its own, beside those of the environment, and hands them to the runner, which
-//! is a program of its own since it needs what this one must not (it is compiled before there is a C++ compiler).
+//! `cargo xtask chaos`: prepares separate servers, next to those of the environment, and starts the runner. The runner is
+//! another program because it needs the Kafka client, and xtask must compile before a C++ compiler is installed.
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,37 +8,39 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::cache::{Item, output, step};
+use crate::cache::{Item, step};
+use crate::command::output;
 use crate::environment::{Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
 use crate::servers::{kafka_java, mysqld_args};
 use crate::tools::{self, Tools};
-use crate::{target_folder, workspace};
+use crate::up::{Scope, up};
+use crate::{lock, workspace};
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Args {
-    /// Decides which faults come, and in which order
+    /// The seed of the random choice and order of faults
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// How long faults go on, and until every kind came once, unless --quick or --faults. Starting, settling and checking
-    /// take a minute more
+    /// Minutes of faults. Without --quick and --faults the run is longer if it needs that to inject every kind once. Start,
+    /// settling and checks take another minute
     #[arg(long, default_value_t = 2.0)]
     pub minutes: f64,
-    /// Brokers of Kafka, 1 or 3
+    /// The number of Kafka brokers, 1 or 3
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=3))]
     pub brokers: u16,
-    /// Only these kinds of faults, separated by commas; --list names them
+    /// Inject only these kinds of faults, separated by commas; --list prints them
     #[arg(long)]
     pub faults: Option<String>,
-    /// Breaks one rule of the protocol on purpose: the checker must find it, and the command fails
+    /// Break one rule of the protocol on purpose. The checker must find it, and the command fails
     #[arg(long)]
     pub mutant: Option<String>,
-    /// The kinds that take long come last, as in `cargo xtask test chaos`
+    /// Inject the slow kinds of faults last, as in `cargo xtask test chaos`
     #[arg(long)]
     pub quick: bool,
-    /// Plays every mutant; succeeds if the checker caught each
+    /// Run every mutant; succeeds if the checker catches each
     #[arg(long)]
     pub mutants: bool,
-    /// Prints the kinds of faults and the mutants
+    /// Print the kinds of faults and the mutants
     #[arg(long)]
     pub list: bool,
 }
@@ -47,7 +49,7 @@ pub struct Args {
 const PROGRAMS: &[&str] = &["seckill-api", "order-worker", "operator"];
 const PACKAGES: &[&str] = &["seckill-api", "seckill-order-worker", "seckill-operator"];
 const RUNNER: &str = "seckill-chaos";
-/// Gives Redis a clock of its own.
+/// The library that gives Redis a separate clock.
 const CLOCK: &str = "clock.so";
 
 const REDIS: u16 = 16379;
@@ -55,14 +57,14 @@ const MYSQL: u16 = 13306;
 const KAFKA: u16 = 19092;
 const CONTROLLER: u16 = 19192;
 
-/// The exit code of a run in which an invariant was violated; others mean that it could not run.
+/// The exit code of a run in which an invariant was violated. Other codes mean that the run did not complete.
 const VIOLATED: i32 = 1;
 
 pub fn chaos(args: &Args) -> Result<ExitCode> {
     build()?;
-    // It runs beside the other commands: while one of them is at work, what that one has started is used.
-    let env = match crate::lock() {
-        Ok(_lock) => crate::up(crate::Up::Servers)?,
+    // It may run at the same time as another command. Then it uses the environment that the other command started.
+    let env = match lock::take() {
+        Ok(_lock) => up(Scope::Servers)?,
         Err(busy) => Environment::load().map_err(|_| busy)?,
     };
     if args.list {
@@ -78,30 +80,30 @@ pub fn chaos(args: &Args) -> Result<ExitCode> {
     run(&env, args, &words)
 }
 
-/// Every mutant must be caught by an invariant that it breaks.
+/// Runs every mutant. The checker must report an invariant that the mutant breaks.
 fn mutants(env: &Environment, args: &Args) -> Result<ExitCode> {
-    let listed = output(env.sandbox.command(binaries()?.join(RUNNER)).arg("--list-mutants"))?;
+    let mutants = output(env.sandbox.command(binaries()?.join(RUNNER)).arg("--list-mutants"))?;
     let mut survived = Vec::new();
-    for name in listed.lines() {
-        let ended = run(env, args, &["--mutant", name]);
+    for name in mutants.lines() {
+        let result = run(env, args, &["--mutant", name]);
         let report = fs::read(report(args, Some(name))?).unwrap_or_default();
         let report: Value = serde_json::from_slice(&report).unwrap_or_default();
-        if ended.is_err() || report["caught"] != true {
+        if result.is_err() || report["caught"] != true {
             survived.push(name);
         }
     }
     println!(
         "\n{} mutants, {} caught",
-        listed.lines().count(),
-        listed.lines().count() - survived.len()
+        mutants.lines().count(),
+        mutants.lines().count() - survived.len()
     );
     if !survived.is_empty() {
-        bail!("not caught: {}", survived.join(", "));
+        bail!("mutants not caught: {}", survived.join(", "));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A short run for `cargo xtask test`: the command that plays it.
+/// The command of a short run, for `cargo xtask test`.
 pub fn quick(env: &Environment) -> Result<Command> {
     build()?;
     let args = Args {
@@ -118,17 +120,19 @@ pub fn quick(env: &Environment) -> Result<Command> {
 }
 
 fn run(env: &Environment, args: &Args, words: &[&str]) -> Result<ExitCode> {
-    let status = command(env, args, words)?.status().context("can't run the runner")?;
+    let status = command(env, args, words)?
+        .status()
+        .context("failed to start the chaos runner")?;
     match status.code() {
         Some(0) => Ok(ExitCode::SUCCESS),
         Some(VIOLATED) => Ok(ExitCode::from(VIOLATED as u8)),
-        _ => bail!("the chaos run did not come to its end: {status}"),
+        _ => bail!("the chaos run did not complete: {status}"),
     }
 }
 
 fn command(env: &Environment, args: &Args, words: &[&str]) -> Result<Command> {
     let mut command = env.sandbox.command("setpriv");
-    // It must not outlive us, whatever ends us; with it end all that it started.
+    // The runner, and with it everything that it started, must exit when this process is killed.
     command.args(["--pdeathsig", "TERM", "--"]);
     command.arg(binaries()?.join(RUNNER));
     command.args(words);
@@ -162,17 +166,17 @@ fn report(args: &Args, mutant: Option<&str>) -> Result<PathBuf> {
         Some(mutant) => format!("report-mutant-{mutant}.json"),
         None => format!("report-{}.json", args.seed),
     };
-    Ok(target_folder()?.join("chaos").join(name))
+    Ok(workspace::target_folder()?.join("chaos").join(name))
 }
 
-/// Copies, since the usual build puts programs without fail points at the same place.
+/// The folder of copies, because an ordinary build puts programs without fail points at the same path.
 fn binaries() -> Result<PathBuf> {
-    Ok(target_folder()?.join("chaos/bin"))
+    Ok(workspace::target_folder()?.join("chaos/bin"))
 }
 
 fn build() -> Result<()> {
     step(
-        "the programs with their fail points, and the runner",
+        "build the programs with fail points, and the chaos runner",
         "chaos-build",
         |log| {
             let mut command = Command::new("cargo");
@@ -180,34 +184,34 @@ fn build() -> Result<()> {
             for package in PACKAGES {
                 command.args(["-p", package, "--features", &format!("{package}/failpoints")]);
             }
-            log.run(command.current_dir(workspace()?))?;
-            let built = target_folder()?.join("debug");
+            log.run(command.current_dir(workspace::folder()?))?;
+            let built = workspace::target_folder()?.join("debug");
             fs::create_dir_all(binaries()?)?;
             for program in PROGRAMS.iter().chain([&RUNNER]) {
-                let place = binaries()?.join(program);
-                // Renamed into its place: one that runs can't be written.
-                let half = place.with_extension("half");
-                fs::copy(built.join(program), &half)?;
-                fs::rename(half, place)?;
+                let target = binaries()?.join(program);
+                // Replaced by a rename, because a running program cannot be written.
+                let partial = target.with_extension("partial");
+                fs::copy(built.join(program), &partial)?;
+                fs::rename(partial, target)?;
             }
             let clock = binaries()?.join(CLOCK);
             let mut command = Command::new("cc");
             command
                 .args(["-O2", "-shared", "-fPIC", "-o"])
-                .arg(clock.with_extension("half"));
-            log.run(command.arg(workspace()?.join("verify/chaos/clock.c")))?;
-            fs::rename(clock.with_extension("half"), clock)?;
+                .arg(clock.with_extension("partial"));
+            log.run(command.arg(workspace::folder()?.join("verify/chaos/clock.c")))?;
+            fs::rename(clock.with_extension("partial"), clock)?;
             Ok(())
         },
     )
 }
 
-/// Fresh state for all servers. Gives the file that tells the runner.
+/// Creates fresh state for all servers. Returns the setup file of the runner.
 fn prepare(env: &Environment, brokers: u16) -> Result<PathBuf> {
     let tools = tools::get()?;
     let all = env.state.join("chaos");
     fs::create_dir_all(&all)?;
-    // What earlier runs left to be looked at.
+    // Deletes the folders that earlier runs left for inspection.
     for entry in fs::read_dir(&all)?.flatten() {
         if !Path::new("/proc").join(entry.file_name()).exists() {
             fs::remove_dir_all(entry.path())?;
@@ -242,15 +246,15 @@ fn prepare(env: &Environment, brokers: u16) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The run's own, so that another build does not change them in the middle.
+/// Links the programs into the folder of this run, so that a later build does not replace them during the run.
 fn programs(folder: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
     let mut programs = BTreeMap::new();
     for program in PROGRAMS {
-        let (built, own) = (binaries()?.join(program), folder.join(program));
-        if fs::hard_link(&built, &own).is_err() {
-            fs::copy(&built, &own)?;
+        let (built, linked) = (binaries()?.join(program), folder.join(program));
+        if fs::hard_link(&built, &linked).is_err() {
+            fs::copy(&built, &linked)?;
         }
-        programs.insert(*program, own);
+        programs.insert(*program, linked);
     }
     Ok(programs)
 }
@@ -287,11 +291,11 @@ impl Servers<'_> {
 
     fn mysql(&self) -> Result<Value> {
         let mysqld = self.tools.servers.join("mysqld");
-        let fresh = Item {
+        let empty = Item {
             name: "mysql-data-1".into(),
-            what: "an empty MySQL for the chaos run".into(),
+            title: "an empty MySQL for the chaos run".into(),
         };
-        let fresh = fresh.get(|folder, log| {
+        let empty = empty.get(|folder, log| {
             let mut command = Command::new(&mysqld);
             command.args(mysqld_args(self.tools, &folder.join("data")));
             log.run(command.arg("--initialize-insecure"))
@@ -299,7 +303,7 @@ impl Servers<'_> {
         let folder = self.folder.join("mysql");
         fs::create_dir_all(&folder)?;
         let data = folder.join("data");
-        output(Command::new("cp").arg("-a").arg(fresh.join("data")).arg(&data))?;
+        output(Command::new("cp").arg("-a").arg(empty.join("data")).arg(&data))?;
         let users = folder.join("users.sql");
         fs::write(
             &users,
@@ -317,14 +321,14 @@ impl Servers<'_> {
             format!("--pid-file={}/mysql.pid", folder.display()),
             format!("--init-file={}", users.display()),
         ]);
-        // Small and without a binary log, so that its folder is quickly copied. Durable, as it is by default.
+        // Small and without a binary log, so that its folder can be copied quickly. Durable, as by default.
         let small = "--skip-name-resolve --mysqlx=OFF --max-connections=300 --innodb-buffer-pool-size=128M \
                      --disable-log-bin --innodb-redo-log-capacity=8388608";
         words.extend(small.split_whitespace().map(str::to_owned));
         Ok(self.spec(&mysqld, words, &folder))
     }
 
-    /// Each broker is a controller too.
+    /// The setup of one broker, which is also a controller.
     fn kafka(&self, i: u16, brokers: u16) -> Result<Value> {
         let folder = self.folder.join(format!("kafka-{i}"));
         fs::create_dir_all(&folder)?;

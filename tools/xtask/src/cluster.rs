@@ -1,4 +1,4 @@
-//! The rest of a real single-node cluster: a node that runs pods, and an ingress controller.
+//! Starts the rest of a real single-node cluster: a node that runs pods, and an ingress controller.
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,19 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::cache::{output, step};
+use crate::cache::step;
+use crate::command::output;
 use crate::environment::Environment;
 use crate::images;
 use crate::process::Processes;
 use crate::tools::Tools;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Time limit for a process of the cluster to become ready.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 pub const INGRESS_PORT: u16 = 8880;
-
-/// The folders and socket of the container runtime, none of which is the machine's own.
-pub fn containerd_socket(env: &Environment) -> PathBuf {
-    env.state.join("containerd/containerd.sock")
-}
 
 pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
     let processes = Processes::new(&env.state)?;
@@ -30,10 +27,10 @@ pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
     step("the node", "node", |_| {
         cluster.containerd()?;
         cluster.scheduler()?;
-        images::pause(env)?;
+        images::import_pause(env)?;
         cluster.kubelet()?;
         cluster.proxy()?;
-        processes.wait("kubelet", PATIENCE, || {
+        processes.wait("kubelet", START_TIMEOUT, || {
             let ready = cluster.kubectl(&[
                 "get",
                 "node",
@@ -92,7 +89,7 @@ impl Cluster<'_> {
                 ],
             }))?,
         )?;
-        let (root, state, socket) = (folder.join("root"), folder.join("state"), containerd_socket(self.env));
+        let (root, state, socket) = (folder.join("root"), folder.join("state"), self.env.containerd_socket());
         let config = folder.join("config.toml");
         let (root, state, socket) = (root.display(), state.display(), socket.display());
         fs::write(
@@ -104,7 +101,7 @@ state = "{state}"
 [grpc]
   address = "{socket}"
 [plugins."io.containerd.grpc.v1.cri"]
-  # Without CAP_SYS_RESOURCE runc could not lower the score, and would end every container.
+  # Without CAP_SYS_RESOURCE, runc fails to lower the score and kills every container.
   restrict_oom_score_adj = true
   sandbox_image = "{pause}"
   netns_mounts_under_state_dir = true
@@ -118,8 +115,9 @@ state = "{state}"
         )?;
         self.processes
             .start("containerd", self.inside("containerd").arg("--config").arg(config))?;
-        self.processes
-            .wait("containerd", PATIENCE, || images::ctr(self.env, &["version"]).map(drop))
+        self.processes.wait("containerd", START_TIMEOUT, || {
+            images::ctr(self.env, &["version"]).map(drop)
+        })
     }
 
     fn scheduler(&self) -> Result<()> {
@@ -134,7 +132,7 @@ state = "{state}"
     fn kubelet(&self) -> Result<()> {
         let folder = self.folder("kubelet")?;
         let config = folder.join("config.yaml");
-        let socket = containerd_socket(self.env);
+        let socket = self.env.containerd_socket();
         fs::write(
             &config,
             serde_json::to_vec_pretty(&serde_json::json!({
@@ -195,7 +193,7 @@ state = "{state}"
         )?;
         self.kubectl(&["apply", "--server-side", "-f", &manifest.to_string_lossy()])?;
 
-        // Envoy's own limit of 1,024 requests to a backend would refuse a crowd.
+        // Envoy's default limit of 1,024 requests to a backend is too low for the demo.
         let config = self.env.state.join("contour.yaml");
         fs::write(
             &config,
@@ -237,7 +235,7 @@ state = "{state}"
                 .arg(folder.join("admin.sock"))
                 .arg(&bootstrap),
         )?;
-        // This build of Envoy ends with the process that started it: a shell that stays is that process.
+        // This build of Envoy exits when its parent process exits, so a shell stays as the parent.
         let mut command = self.inside("sh");
         command
             .args(["-c", "\"$@\"; exit $?", "sh"])
@@ -248,7 +246,7 @@ state = "{state}"
             .args(["--service-cluster", "seckill", "--service-node", "node1"]);
         command.args(["--log-level", "error", "--concurrency", "2"]);
         self.processes.start("envoy", &mut command)?;
-        self.processes.wait("envoy", PATIENCE, || {
+        self.processes.wait("envoy", START_TIMEOUT, || {
             output(
                 Command::new("curl")
                     .args(["-sf", "-m", "2", "--unix-socket"])

@@ -1,18 +1,19 @@
-//! Takes the local environment away: only what it started, and all of that.
+//! `cargo xtask down`: stops every process that the environment started, and only those, and deletes its state.
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::cache::{output, step};
+use crate::cache::step;
+use crate::command::output;
 use crate::environment::Environment;
 use crate::images;
 use crate::process::Processes;
 use crate::sandbox::Sandbox;
 
-/// In this order, so that nothing brings back what was ended before it.
-const ORDER: &[&str] = &[
+/// The order matters: each process stops before those that it would otherwise restart.
+const STOP_ORDER: &[&str] = &[
     "envoy",
     "contour",
     "kube-proxy",
@@ -31,14 +32,14 @@ const ORDER: &[&str] = &[
 pub fn down() -> Result<()> {
     let state = Environment::state_folder()?;
     if !state.exists() {
-        eprintln!("  nothing is up");
+        eprintln!("  no environment is running");
         return Ok(());
     }
-    step("taking the environment away", "down", |_| {
+    step("stopping the environment", "down", |_| {
         let processes = Processes::new(&state)?;
-        for name in ORDER {
+        for name in STOP_ORDER {
             match *name {
-                "containers" => containers(&state),
+                "containers" => remove_containers(&state),
                 name => processes.stop(name)?,
             }
         }
@@ -46,18 +47,18 @@ pub fn down() -> Result<()> {
             processes.stop(&name)?;
         }
         unmount(&state)?;
-        cgroups();
+        remove_cgroups();
         Sandbox { namespace: true }.remove()?;
         Ok(fs::remove_dir_all(&state)?)
     })
 }
 
-/// Ends the pods' containers, and the shims of our own container runtime, which outlive it by design.
-fn containers(state: &Path) {
+/// Removes the pods' containers, and kills the shims of our container runtime, which outlive it by design.
+fn remove_containers(state: &Path) {
     if let Ok(env) = Environment::load() {
         let list = |args: &[&str]| images::ctr(&env, args).unwrap_or_default();
         for task in list(&["tasks", "ls", "-q"]).lines() {
-            // Some are gone by now: a pod's other container went with it.
+            // This fails for a container that was removed together with another one of its pod.
             let _ = images::ctr(&env, &["tasks", "rm", "-f", task]);
         }
         for container in list(&["containers", "ls", "-q"]).lines() {
@@ -77,21 +78,21 @@ fn containers(state: &Path) {
     }
 }
 
-/// Unmounts all that lies in the state folder, the innermost first.
+/// Unmounts everything in the state folder, innermost first.
 fn unmount(state: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let ours = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(1))
-        .filter(|place| Path::new(place).starts_with(state));
-    for place in ours.collect::<Vec<_>>().into_iter().rev() {
-        output(Command::new("umount").args(["-l", place]))?;
+        .filter(|mount| Path::new(mount).starts_with(state));
+    for mount in ours.collect::<Vec<_>>().into_iter().rev() {
+        output(Command::new("umount").args(["-l", mount]))?;
     }
     Ok(())
 }
 
-/// Removes the kubelet's control groups, which are empty by now. One that is not stays: nothing depends on it.
-fn cgroups() {
+/// Removes the kubelet's control groups. One that is not empty is kept, which does no harm.
+fn remove_cgroups() {
     for controller in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         let pods = controller.path().join("kubepods");
         if pods.exists() {

@@ -1,4 +1,4 @@
-//! A running local environment: what is where, for tests, for the demo and for a person.
+//! The addresses, files and versions of a running environment, for tests, the demo and people.
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::sandbox::Sandbox;
 
-/// Passwords of servers that only this machine can reach, and that live as long as a test.
+/// Passwords of servers that only this machine can reach and that are deleted after the tests.
 pub const MYSQL_PASSWORD: &str = "seckill";
 pub const REDIS_PASSWORD: &str = "seckill";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Environment {
     pub sandbox: Sandbox,
-    /// The folder that holds all state, and goes with `cargo xtask down`.
+    /// The folder with all state. `cargo xtask down` deletes it.
     pub state: PathBuf,
     /// redis-cli, redis-server, redis-benchmark, mysql, mysqld.
     pub servers: PathBuf,
@@ -48,18 +48,18 @@ impl Environment {
         Ok(fs::write(Self::file(&self.state), serde_json::to_vec_pretty(self)?)?)
     }
 
-    /// The one that was started last.
+    /// The environment that was started last.
     pub fn load() -> Result<Self> {
         let file = Self::file(&Self::state_folder()?);
-        let text = fs::read(&file).context("no environment is up; `cargo xtask up` starts one")?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is not of this version", file.display()))
+        let text = fs::read(&file).context("no environment is running; start one with `cargo xtask up`")?;
+        serde_json::from_slice(&text).with_context(|| format!("{} has the format of another version", file.display()))
     }
 
     pub fn redis_url(&self) -> String {
         format!("redis://:{REDIS_PASSWORD}@{}:{}", self.node_address, self.redis_port)
     }
 
-    /// For a user of MySQL; `root` may do everything.
+    /// The URL for a MySQL user; `root` has all rights.
     pub fn mysql_url(&self, user: &str, database: &str) -> String {
         format!(
             "mysql://{user}:{MYSQL_PASSWORD}@{}:{}/{database}",
@@ -71,7 +71,12 @@ impl Environment {
         format!("{}:{}", self.node_address, self.kafka_port)
     }
 
-    /// What tests and people find it by.
+    /// The socket of the container runtime, which is separate from the machine's own.
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.state.join("containerd/containerd.sock")
+    }
+
+    /// The variables that tests and people use.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let path = |p: &Path| p.display().to_string();
         vec![
@@ -88,7 +93,7 @@ impl Environment {
         ]
     }
 
-    /// A command that will run inside, with the variables.
+    /// A command that runs inside the network namespace, with the variables.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
         let mut command = self.sandbox.command(program);
         command.envs(self.variables());

@@ -1,4 +1,4 @@
-//! Container images, built from what this machine built, and handed to the cluster without a registry.
+//! Builds container images from local builds, and imports them into the cluster without a registry.
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::cache::{output, seconds, step};
+use crate::cache::{seconds, step};
+use crate::command::{self, output};
 use crate::environment::Environment;
-use crate::{cluster, workspace};
+use crate::workspace;
 
 pub const PAUSE: &str = "localhost/seckill/pause:1";
-/// What the product's Dockerfile stands on here: the shared libraries that the programs were linked with.
+/// The base image of the product's Dockerfile: the shared libraries that the programs were linked with.
 const BASE: &str = "localhost/seckill/base:local";
 pub const REPOSITORY: &str = "localhost/seckill/seckill";
 const PROGRAMS: &[&str] = &["operator", "seckill-api", "order-worker"];
@@ -28,7 +29,7 @@ pub fn ctr(env: &Environment, args: &[&str]) -> Result<String> {
     output(
         Command::new("ctr")
             .arg("-a")
-            .arg(cluster::containerd_socket(env))
+            .arg(env.containerd_socket())
             .args(["-n", "k8s.io"])
             .args(args),
     )
@@ -45,7 +46,7 @@ fn buildah(env: &Environment) -> Command {
     command
 }
 
-/// Hands an image over to the cluster's runtime.
+/// Imports an image into the cluster's container runtime.
 fn import(env: &Environment, image: &str) -> Result<()> {
     let archive = env.state.join("images/archive.tar");
     if archive.exists() {
@@ -64,7 +65,7 @@ fn in_cluster(env: &Environment, image: &str) -> Result<bool> {
     Ok(ctr(env, &["images", "ls", "-q"])?.lines().any(|line| line == image))
 }
 
-/// The image from a folder with the files of its root.
+/// Builds an image from a folder with the files of its root.
 fn from_files(env: &Environment, image: &str, files: &Path, config: &[&str]) -> Result<()> {
     let container = output(buildah(env).args(["from", "scratch"]))?;
     let container = container.trim();
@@ -74,8 +75,8 @@ fn from_files(env: &Environment, image: &str, files: &Path, config: &[&str]) -> 
     Ok(())
 }
 
-/// The pause image, which every pod needs.
-pub fn pause(env: &Environment) -> Result<()> {
+/// Imports the pause image, which every pod needs.
+pub fn import_pause(env: &Environment) -> Result<()> {
     if in_cluster(env, PAUSE)? {
         return Ok(());
     }
@@ -93,27 +94,27 @@ pub fn pause(env: &Environment) -> Result<()> {
     import(env, PAUSE)
 }
 
-/// Builds the programs for release, and says where they are.
-pub fn build_programs() -> Result<PathBuf> {
-    let begun = std::time::Instant::now();
+/// Builds the programs for release, and returns their folder.
+fn build_programs() -> Result<PathBuf> {
+    let started = std::time::Instant::now();
     eprintln!("  … the programs (cargo build --release)");
     let mut command = Command::new("cargo");
     command
         .args(["build", "--release", "--quiet", "--workspace"])
-        .current_dir(workspace()?);
+        .current_dir(workspace::folder()?);
     for program in PROGRAMS.iter().chain(["seckill-load"].iter()) {
         command.args(["--bin", program]);
     }
-    let status = command.status().context("can't run cargo")?;
-    anyhow::ensure!(status.success(), "cargo build --release failed");
-    eprintln!("  ✓ the programs ({})", seconds(begun.elapsed()));
-    Ok(crate::target_folder()?.join("release"))
+    command::run(&mut command)?;
+    eprintln!("  ✓ the programs ({})", seconds(started.elapsed()));
+    Ok(workspace::target_folder()?.join("release"))
 }
 
-/// The product's image in the cluster, built from this checkout. Gives its tag, which changes with its content.
+/// Builds the product's image from this checkout and imports it into the cluster. Returns its tag, which depends on
+/// its content.
 pub fn product(env: &Environment) -> Result<String> {
     let release = build_programs()?;
-    let workspace = workspace()?;
+    let workspace = workspace::folder()?;
     let mut content = Command::new("sha256sum");
     content.arg(workspace.join("Dockerfile"));
     for program in PROGRAMS {
@@ -132,7 +133,7 @@ pub fn product(env: &Environment) -> Result<String> {
         for program in PROGRAMS {
             fs::copy(release.join(program), prebuilt.join(program))?;
         }
-        base(env, &prebuilt)?;
+        build_base(env, &prebuilt)?;
         log.run(
             buildah(env)
                 .args([
@@ -152,8 +153,8 @@ pub fn product(env: &Environment) -> Result<String> {
     Ok(tag)
 }
 
-/// The base image: exactly the shared libraries that the programs need, from where they were linked.
-fn base(env: &Environment, programs: &Path) -> Result<()> {
+/// Builds the base image with exactly the shared libraries that the programs were linked with.
+fn build_base(env: &Environment, programs: &Path) -> Result<()> {
     let files = env.state.join("images/base");
     if files.exists() {
         fs::remove_dir_all(&files)?;
@@ -170,9 +171,9 @@ fn base(env: &Environment, programs: &Path) -> Result<()> {
     }
     libraries.insert("/etc/ssl/certs/ca-certificates.crt".into());
     for library in libraries {
-        let place = files.join(library.strip_prefix("/")?);
-        fs::create_dir_all(place.parent().context("a library lies in a folder")?)?;
-        fs::copy(&library, &place).with_context(|| library.display().to_string())?;
+        let copy = files.join(library.strip_prefix("/")?);
+        fs::create_dir_all(copy.parent().context("the library has no parent folder")?)?;
+        fs::copy(&library, &copy).with_context(|| library.display().to_string())?;
     }
     fs::write(
         files.join("etc/passwd"),

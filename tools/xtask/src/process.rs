@@ -1,11 +1,14 @@
-//! Servers that outlive this program: each has a log and a file with its process id, and only what has such a file is
-//! ever ended.
+//! Servers that outlive this program. Each has a log and a file with its process id, and only processes with such a
+//! file are stopped.
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+/// Time limit for a server to exit after SIGTERM.
+const TERM_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The folder of the process files and logs.
 pub struct Processes {
@@ -27,13 +30,13 @@ impl Processes {
         self.folder.join(format!("{name}.pid"))
     }
 
-    /// Starts a server unless it runs; says whether it was started now.
+    /// Starts a server unless it is running. Returns whether it was started now.
     pub fn start(&self, name: &str, command: &mut Command) -> Result<bool> {
         if self.running(name).is_some() {
             return Ok(false);
         }
         let log = File::create(self.log(name))?;
-        // A session of its own: a Ctrl-C at the terminal is not for it.
+        // A separate session, so that Ctrl-C at the terminal does not stop the server.
         let mut detached = Command::new("setsid");
         detached.arg(command.get_program()).args(command.get_args());
         for (key, value) in command.get_envs() {
@@ -50,47 +53,47 @@ impl Processes {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("can't start {name}"))?;
-        let begun = started_at(child.id()).unwrap_or_default();
-        fs::write(self.file(name), format!("{} {begun}", child.id()))?;
+            .with_context(|| format!("failed to start {name}"))?;
+        let started = started_at(child.id()).unwrap_or_default();
+        fs::write(self.file(name), format!("{} {started}", child.id()))?;
         Ok(true)
     }
 
-    /// The process id, if the process that was started still runs (an id may have been used again since).
+    /// The process id, if the process is still running. The start time tells a reused id apart.
     pub fn running(&self, name: &str) -> Option<u32> {
         let text = fs::read_to_string(self.file(name)).ok()?;
-        let (id, begun) = text.split_once(' ')?;
+        let (id, started) = text.split_once(' ')?;
         let id = id.parse().ok()?;
-        (started_at(id)?.to_string() == begun).then_some(id)
+        (started_at(id)?.to_string() == started).then_some(id)
     }
 
-    /// Waits until `ready` succeeds, or says why it did not, with the tail of the server's log.
+    /// Waits until `ready` succeeds. The error says why it did not, with the end of the server's log.
     pub fn wait(&self, name: &str, limit: Duration, mut ready: impl FnMut() -> Result<()>) -> Result<()> {
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             let Err(error) = ready() else { return Ok(()) };
-            let gone = self.running(name).is_none();
-            if gone || begun.elapsed() > limit {
+            let exited = self.running(name).is_none();
+            if exited || started.elapsed() > limit {
                 let text = fs::read_to_string(self.log(name)).unwrap_or_default();
                 let lines: Vec<_> = text.lines().collect();
                 for line in &lines[lines.len().saturating_sub(15)..] {
                     eprintln!("    | {line}");
                 }
-                let why = if gone { "has ended" } else { "does not answer" };
-                bail!("{name} {why}: {error:#}; its log: {}", self.log(name).display());
+                let why = if exited { "exited" } else { "did not become ready" };
+                bail!("{name} {why}: {error:#}; log: {}", self.log(name).display());
             }
             std::thread::sleep(Duration::from_millis(200));
         }
     }
 
-    /// Ends a server: SIGTERM, and SIGKILL after a time.
+    /// Stops a server by SIGTERM, and by SIGKILL after a timeout.
     pub fn stop(&self, name: &str) -> Result<()> {
         let signal = |id: u32, signal: &str| Command::new("kill").args([signal, &id.to_string()]).status();
         if let Some(id) = self.running(name) {
             signal(id, "-TERM")?;
-            let begun = Instant::now();
+            let started = Instant::now();
             while self.running(name).is_some() {
-                if begun.elapsed() > Duration::from_secs(20) {
+                if started.elapsed() > TERM_TIMEOUT {
                     signal(id, "-KILL")?;
                 }
                 std::thread::sleep(Duration::from_millis(50));
@@ -103,12 +106,12 @@ impl Processes {
         Ok(())
     }
 
-    /// Names of all that were started.
+    /// The names of all servers that were started.
     pub fn names(&self) -> Result<Vec<String>> {
         let names = fs::read_dir(&self.folder)?.filter_map(|entry| {
             let path = entry.ok()?.path();
-            let named = path.extension().is_some_and(|e| e == "pid");
-            named
+            let is_process = path.extension().is_some_and(|e| e == "pid");
+            is_process
                 .then(|| path.file_stem().map(|s| s.to_string_lossy().into_owned()))
                 .flatten()
         });
@@ -116,10 +119,10 @@ impl Processes {
     }
 }
 
-/// When a process started, in clock ticks since boot; `None` for one that is gone or a zombie.
+/// The start time of a process, in clock ticks since boot; `None` for one that has exited or is a zombie.
 fn started_at(id: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The second field, the command, may hold anything: count from its closing parenthesis.
+    // The second field, the command, may contain anything, so fields are counted from its closing parenthesis.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     if fields.first() == Some(&"Z") {
         return None;

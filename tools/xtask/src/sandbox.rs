@@ -1,16 +1,16 @@
-//! The network namespace that everything local runs in, so that neither ports nor firewall rules of the machine are
-//! touched. Where none can be made, the machine's own network is used, and it is said.
+//! The network namespace of the environment. It keeps the machine's own ports and firewall rules unchanged. If no
+//! namespace can be created, the machine's own network is used, with a warning.
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::output;
+use crate::command::output;
 
 /// The name of the namespace.
 pub const NAME: &str = "seckill";
-/// The node's address. Pods reach Redis, Kafka and MySQL at it.
+/// The node's address. Pods reach Redis, Kafka and MySQL at this address.
 pub const NODE_ADDRESS: &str = "10.99.0.1";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,17 +19,17 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Makes the namespace if it is not there.
-    pub fn make() -> Result<Self> {
-        let place = format!("/run/netns/{NAME}");
-        if !Path::new(&place).exists() {
+    /// Creates the namespace unless it exists.
+    pub fn create() -> Result<Self> {
+        let file = format!("/run/netns/{NAME}");
+        if !Path::new(&file).exists() {
             if let Err(error) = output(Command::new("ip").args(["netns", "add", NAME])) {
-                eprintln!("  ! no network namespace can be made here, so the machine's own network is used: {error:#}");
+                eprintln!("  ! failed to create a network namespace, so the machine's own network is used: {error:#}");
                 return Ok(Sandbox { namespace: false });
             }
             let sandbox = Sandbox { namespace: true };
             let node = format!("{NODE_ADDRESS}/24");
-            // A bridge without ports serves as the node's interface: not every kernel has dummy ones.
+            // A bridge without ports serves as the node's interface, because not every kernel has dummy interfaces.
             for line in [
                 "ip link set lo up",
                 "ip link add node0 type bridge",
@@ -46,12 +46,12 @@ impl Sandbox {
         Ok(Sandbox { namespace: true })
     }
 
-    /// The address of the node within.
+    /// The address of the node inside the namespace.
     pub fn node_address(&self) -> &'static str {
         if self.namespace { NODE_ADDRESS } else { "127.0.0.1" }
     }
 
-    /// A command that will run inside. (`ip netns exec` would hide /sys/fs/cgroup, which the kubelet needs.)
+    /// A command that runs inside the namespace. (`ip netns exec` would hide /sys/fs/cgroup, which the kubelet needs.)
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         if self.namespace {
             let mut command = Command::new("nsenter");

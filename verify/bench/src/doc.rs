@@ -5,17 +5,17 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::rounds::{Goal, Report, Row};
+use crate::report::{Goal, Report, Row};
 
 const INTRODUCTION: &str = include_str!("benchmarks.md");
 const WHAT_LIMITS: &str = include_str!("what-limits.md");
 
-/// What of the README is ours stands between these.
-const MARKS: [&str; 2] = [
+/// The figures in the README stand between these.
+const MARKERS: [&str; 2] = [
     "<!-- figures of cargo xtask bench all -->\n",
     "<!-- end of the figures -->",
 ];
-/// The scenarios whose figures a reader of the README wants to know.
+/// The scenarios in the README.
 const IN_README: [&str; 5] = ["purchase", "sold-out", "not-started", "store", "burst"];
 
 pub fn write(report: &Report, folder: &Path, readme: &Path) -> Result<()> {
@@ -28,9 +28,9 @@ pub fn write(report: &Report, folder: &Path, readme: &Path) -> Result<()> {
 
 fn with_figures(readme: &str, report: &Report) -> Result<String> {
     let parts = readme
-        .split_once(MARKS[0])
-        .and_then(|(before, rest)| Some((before, rest.split_once(MARKS[1])?.1)));
-    let (before, after) = parts.context("the README has no place for the figures")?;
+        .split_once(MARKERS[0])
+        .and_then(|(before, rest)| Some((before, rest.split_once(MARKERS[1])?.1)));
+    let (before, after) = parts.context("the README has no markers for the figures")?;
     let mut table =
         String::from("\n| | median (of the rounds: least to most) | of the limit | goal |\n|---|---|---|---|\n");
     let scenarios = report.scenarios.iter();
@@ -55,7 +55,7 @@ fn with_figures(readme: &str, report: &Report) -> Result<String> {
         "\nOn {} cores that the buyers, the programs and all servers share; {}; {} rounds.\n",
         report.cores, report.servers, report.rounds
     )?;
-    Ok(format!("{before}{}{table}{}{after}", MARKS[0], MARKS[1]))
+    Ok(format!("{before}{}{table}{}{after}", MARKERS[0], MARKERS[1]))
 }
 
 fn page(report: &Report) -> Result<String> {
@@ -126,13 +126,13 @@ const LEFT: f64 = 420.0;
 const WIDTH: f64 = 400.0;
 const HEIGHT: f64 = 28.0;
 
-/// A line for each row that has a limit, a dot for each of its rounds, and a stroke where the goal is.
+/// A line for each row that has a limit, with a dot for each of its rounds and a stroke at the goal.
 fn plot(report: &Report) -> Result<String> {
     let rows: Vec<&Row> = report
         .rows()
         .filter(|row| row.unit == "/s" && row.limit.is_some() && row.broken.is_none())
         .collect();
-    // Up to 150 % of the limit.
+    // The axis ends at 150 % of the limit.
     let x = |ratio: f64| LEFT + WIDTH * (ratio / 1.5).clamp(0.0, 1.0);
     let (width, height) = (LEFT + WIDTH + 40.0, HEIGHT * (rows.len() as f64 + 1.5));
     let mut svg = format!(
@@ -184,8 +184,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_has_each_row_and_says_which_goals_are_not_reached() {
-        let mut report = Report::begin(2, "Redis 8".into());
+    fn the_page_has_each_row_and_marks_missed_goals() {
+        let mut report = Report::new(2, "Redis 8".into());
         let row = Row::new("a < b (limit: x)", "/s", vec![40.0, 42.0]).beside(vec![100.0, 100.0]);
         report.add(
             "a",
@@ -197,7 +197,7 @@ mod tests {
         let page = page(&report).expect("text");
         assert!(page.contains("| 41 % |") || page.contains("| 42 % |"), "{page}");
         assert!(page.contains("**not reached**") && page.contains("no figure: an order is missing"));
-        let readme = format!("a\n{}old{}\nb\n", MARKS[0], MARKS[1]);
+        let readme = format!("a\n{}old{}\nb\n", MARKERS[0], MARKERS[1]);
         report.scenarios[0].scenario = "purchase".into();
         let readme = with_figures(&readme, &report).expect("text");
         assert!(readme.starts_with("a\n") && readme.ends_with("\nb\n") && !readme.contains("old"));

@@ -1,8 +1,8 @@
-//! The instructions of what every purchase runs through in our own code, counted by valgrind: unlike times, they are the
-//! same on a busy machine, so a test can hold them to a budget. A part that needs more fails it; one that needs much less
-//! has earned a smaller budget.
+//! The instructions that each purchase takes in the code of this project, counted by valgrind. Unlike times, they are the
+//! same on a busy machine, so a test can compare them with a budget. A part that needs more fails. If a part needs much
+//! less, lower its budget.
 //!
-//! Not counted: the kernel, tokio, hyper, librdkafka, and what Redis, Kafka and MySQL do. Those are in the scenarios.
+//! Not counted: the kernel, tokio, hyper, librdkafka, Redis, Kafka and MySQL. The scenarios measure those.
 use std::hint::black_box;
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::IntoResponse as _;
 use libtest_mimic::{Arguments, Failed, Trial};
-use seckill_api::buyer::{Caller, IDEMPOTENCY_KEY};
+use seckill_api::idempotency_key::{Caller, IDEMPOTENCY_KEY};
 use seckill_api::problem::Problem;
 use seckill_protocol::index::Request;
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, Order, OrderId, OrderNoKeys, Record, SaleId};
@@ -18,8 +18,8 @@ use seckill_stock::purchase::ScriptCall;
 
 /// Purchases in a call of the script, and orders in a record.
 const BATCH: u64 = 64;
-/// Of one run; the other is twice as long, and the difference has nothing of the start in it.
-const TIMES: u64 = 200;
+/// Repetitions in the shorter of two runs. The other run is twice as long, so the difference excludes the start.
+const REPETITIONS: u64 = 200;
 
 struct Part {
     name: &'static str,
@@ -62,7 +62,7 @@ const PARTS: [Part; 6] = [
     },
 ];
 
-/// The header, read and hashed.
+/// Reads and hashes the header.
 fn who_buys(times: u64) {
     let mut headers = HeaderMap::new();
     headers.insert(
@@ -70,7 +70,7 @@ fn who_buys(times: u64) {
         HeaderValue::from_static("8e03978e-40d5-43e8-bc93-6894a57f9324"),
     );
     for _ in 0..times * BATCH {
-        let _ = black_box(Caller::of(black_box(&headers)));
+        let _ = black_box(Caller::from_headers(black_box(&headers)));
     }
 }
 
@@ -84,7 +84,7 @@ fn requests() -> Vec<Request> {
     (0..BATCH).map(request).collect()
 }
 
-/// The bytes to Redis, and the decisions from its reply.
+/// Encodes the call to Redis, and decodes the decisions from its reply.
 fn script_call(times: u64) {
     let requests = requests();
     let call = ScriptCall {
@@ -122,7 +122,7 @@ fn record_encode(times: u64) {
     }
 }
 
-/// It happens twice to each record: for the read-back, and in order-worker.
+/// Each record is decoded twice: for the read-back, and in order-worker.
 fn record_decode(times: u64) {
     let bytes = record().encode();
     for _ in 0..times {
@@ -150,17 +150,17 @@ fn refusal(times: u64) {
     }
 }
 
-/// What valgrind runs: `[part, times]`.
+/// The part that valgrind counts: `[part, times]`.
 pub fn run(of: &[String]) -> Result<()> {
     let [name, times] = of else {
-        bail!("a part and how often")
+        bail!("expected a part and a number of times")
     };
     let part = PARTS.iter().find(|part| part.name == name);
-    (part.context("no such part")?.run)(times.parse()?);
+    (part.context("unknown part")?.run)(times.parse()?);
     Ok(())
 }
 
-/// Each part is a test, named with what it came to.
+/// Each part is a test, which prints its instructions.
 pub fn compare() -> Result<()> {
     let arguments = Arguments {
         test_threads: Some(1),
@@ -175,13 +175,13 @@ pub fn compare() -> Result<()> {
 }
 
 fn within_budget(part: &Part) -> Result<()> {
-    let (once, twice) = (counted(part, TIMES)?, counted(part, 2 * TIMES)?);
-    let each = (twice - once) / (TIMES * BATCH);
+    let (once, twice) = (counted(part, REPETITIONS)?, counted(part, 2 * REPETITIONS)?);
+    let each = (twice - once) / (REPETITIONS * BATCH);
     println!("{}: {each} instructions for a purchase, of {}", part.name, part.budget);
     ensure!(
         each <= part.budget,
-        "{} takes {each} instructions for a purchase, and {} are allowed: make it cheaper, or raise the budget in \
-         bench/src/hot_path.rs and say why",
+        "{} takes {each} instructions for a purchase, and its budget is {}: make it cheaper, or raise the budget in \
+         verify/bench/src/hot_path.rs and say why",
         part.name,
         part.budget
     );
@@ -194,7 +194,7 @@ fn counted(part: &Part, times: u64) -> Result<u64> {
         .arg(std::env::current_exe()?)
         .args(["budget", "--run", part.name, &times.to_string()])
         .output()
-        .context("valgrind, which counts instructions (apt-get install valgrind)")?;
+        .context("failed to run valgrind (apt-get install valgrind)")?;
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{text}");
     // ==123== Collected : 456789

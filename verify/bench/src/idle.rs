@@ -1,23 +1,22 @@
-//! What the programs take when nothing happens.
+//! Memory and processor time of idle programs.
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::cost::cpu_seconds;
-use crate::rounds::{Goal, Row};
-use crate::site::{Program, Site, not_started};
+use crate::cpu::{cpu_seconds, resident_mib};
+use crate::harness::{Harness, Program, not_started};
+use crate::report::{Goal, Row};
 
-/// Until all that belongs to a start is over.
-const SETTLE: Duration = Duration::from_secs(15);
-const WATCHED: Duration = Duration::from_secs(20);
+/// The work that belongs to a start ends within this time.
+const STARTUP_DURATION: Duration = Duration::from_secs(15);
+const MEASURED_DURATION: Duration = Duration::from_secs(20);
 const SALES: usize = 1_000;
-/// In per cent of a core: as good as nothing.
-const NOTHING: f64 = 2.0;
+const MAX_CPU_PERCENT: f64 = 2.0;
 
-pub async fn idle(site: &Site) -> Result<Vec<Row>> {
+pub async fn idle(harness: &Harness) -> Result<Vec<Row>> {
     let kubeconfig = std::env::var("SECKILL_TEST_KUBECONFIG").context("SECKILL_TEST_KUBECONFIG")?;
-    // Of another class, so that it finds none of the sales without a FlashSale that the others are about to see.
-    let of_operator = [
+    // The operator has another class, so that it ignores the sales below, which have no FlashSale.
+    let operator_variables = [
         ("KUBECONFIG", kubeconfig),
         ("SECKILL_CLASS", "bench-idle".to_owned()),
         ("SECKILL_API_DEPLOYMENT", "default/bench-api".to_owned()),
@@ -26,39 +25,36 @@ pub async fn idle(site: &Site) -> Result<Vec<Row>> {
         ("SECKILL_LEASE_NAME", "seckill-bench".to_owned()),
     ];
     let programs = [
-        ("seckill-api", site.api().await?, 25.0),
-        ("order-worker", site.worker().await?, 25.0),
-        ("operator", site.program("operator", &of_operator, None)?, 35.0),
+        ("seckill-api", harness.api().await?, 25.0),
+        ("order-worker", harness.worker().await?, 25.0),
+        (
+            "operator",
+            harness.program("operator", &operator_variables, None)?,
+            35.0,
+        ),
     ];
-    let mut rows = watch("without sales", &programs).await?;
+    let mut rows = measure("without sales", &programs).await?;
     for _ in 0..SALES {
-        site.announce(100, not_started()).await?;
+        harness.announce(100, not_started()).await?;
     }
     // The operator's thousand sales are in `cargo xtask bench operator`.
-    rows.extend(watch("with 1,000 sales announced", &programs[..2]).await?);
+    rows.extend(measure("with 1,000 sales announced", &programs[..2]).await?);
     Ok(rows)
 }
 
-async fn watch(when: &str, programs: &[(&str, Program, f64)]) -> Result<Vec<Row>> {
-    tokio::time::sleep(SETTLE).await;
+async fn measure(when: &str, programs: &[(&str, Program, f64)]) -> Result<Vec<Row>> {
+    tokio::time::sleep(STARTUP_DURATION).await;
     let mut before = Vec::new();
     for (_, program, _) in programs {
         before.push(cpu_seconds(program.pid()?)?);
     }
-    tokio::time::sleep(WATCHED).await;
+    tokio::time::sleep(MEASURED_DURATION).await;
     let mut rows = Vec::new();
-    for ((name, program, most), before) in programs.iter().zip(before) {
-        let busy = 100.0 * (cpu_seconds(program.pid()?)? - before) / WATCHED.as_secs_f64();
+    for ((name, program, max_mib), before) in programs.iter().zip(before) {
+        let busy = 100.0 * (cpu_seconds(program.pid()?)? - before) / MEASURED_DURATION.as_secs_f64();
         let resident = resident_mib(program.pid()?)?;
-        rows.push(Row::new(format!("{name} {when}: memory"), "MiB", vec![resident]).goal(Goal::AtMost(*most)));
-        rows.push(Row::new(format!("{name} {when}: of a core"), "%", vec![busy]).goal(Goal::AtMost(NOTHING)));
+        rows.push(Row::new(format!("{name} {when}: memory"), "MiB", vec![resident]).goal(Goal::AtMost(*max_mib)));
+        rows.push(Row::new(format!("{name} {when}: of a core"), "%", vec![busy]).goal(Goal::AtMost(MAX_CPU_PERCENT)));
     }
     Ok(rows)
-}
-
-pub fn resident_mib(pid: u32) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()).context("VmRSS")?;
-    Ok(kib.parse::<f64>()? / 1024.0)
 }

@@ -1,29 +1,32 @@
-//! What the machine allows, and how near to it a sale comes: `cargo xtask bench`.
+//! Benchmarks of a sale, each beside the limit of the machine: `cargo xtask bench`.
 //!
-//! A scenario is measured side by side with its limit, in the same run, by turns, at least five times: these machines are
-//! noisy, and only a ratio of two figures of the same minute says something. A round whose checker fails has no figure.
+//! A scenario and its limit are measured by turns in the same run, at least five times. The machines are noisy, so only
+//! the ratio of two figures of the same minute means something. A round whose checker fails has no figure.
 //!
 //! Read in this order:
-//! - [`rounds`]: rounds, medians, ratios, and what is printed of them
-//! - [`site`]: the servers, the sales, and the programs that run for a scenario
-//! - [`limit`]: the HTTP server that does nothing but read a request and answer it
-//! - [`http`], [`burst`], [`scale`]: what buyers see
-//! - [`stock`], [`store`], [`promise`]: the three servers behind it, one by one
-//! - [`cost`]: whose the processors' time is
-//! - [`idle`]: what the programs take when nothing happens
-//! - [`hot_path`]: instructions, which are the same however busy the machine is, against a budget
+//! - [`rounds`], [`report`]: figures of the rounds, medians, ratios, goals
+//! - [`harness`]: the servers, the sales, and the programs of a scenario
+//! - [`limit`], [`client`]: the HTTP server that only reads a request and answers it, with a recorded response
+//! - [`buyers`], [`http`], [`burst`], [`scale`]: purchases and refusals over HTTP
+//! - [`stock`], [`store`], [`promise`]: Redis, MySQL and Kafka alone
+//! - [`cpu`]: processor time and memory of processes
+//! - [`idle`]: programs without work
+//! - [`hot_path`]: instructions against a budget; their number does not depend on how busy the machine is
 //! - [`doc`]: writes docs/benchmarks.md
 mod burst;
-mod cost;
+mod buyers;
+mod client;
+mod cpu;
 mod doc;
+mod harness;
 mod hot_path;
 mod http;
 mod idle;
 mod limit;
 mod promise;
+mod report;
 mod rounds;
 mod scale;
-mod site;
 mod stock;
 mod store;
 
@@ -33,8 +36,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::rounds::{Measured, Report};
-use crate::site::Site;
+use crate::harness::Harness;
+use crate::report::{Measured, Report};
 
 #[derive(Debug, Parser)]
 #[command(name = "seckill-bench", version)]
@@ -47,11 +50,11 @@ struct Args {
 enum Command {
     /// Measure
     Run(Run),
-    /// Write docs/benchmarks.md, and the figures in the README, from those of a run
+    /// Write docs/benchmarks.md, and the figures of the README, from the report of a run
     Doc {
         #[arg(long, default_value = "target/bench/report.json")]
         json: PathBuf,
-        /// Where the page goes
+        /// Write the page to this folder
         #[arg(long, default_value = "docs")]
         folder: PathBuf,
         #[arg(long, default_value = "README.md")]
@@ -59,15 +62,15 @@ enum Command {
     },
     /// Count the instructions of the hot path's parts, with valgrind, and compare them with their budgets
     Budget {
-        /// Only run this part so many times, for valgrind to count
+        /// Run only this part, this many times; valgrind counts the instructions
         #[arg(long, num_args = 2, value_names = ["PART", "TIMES"], hide = true)]
         run: Option<Vec<String>>,
     },
-    /// Answer every purchase with the same bytes: the limit of what an HTTP server can do here
+    /// Answer every purchase with the same bytes: the limit of an HTTP server on this machine
     Limit {
         #[arg(long, value_name = "127.0.0.1:8080")]
         listen: SocketAddr,
-        /// The answer, as JSON
+        /// The response, as JSON
         #[arg(long)]
         answer: PathBuf,
     },
@@ -75,11 +78,11 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Run {
-    /// All of them if none is named
+    /// Without names: all scenarios
     scenarios: Vec<Scenario>,
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Where the figures go
+    /// Write the figures to this file
     #[arg(long, default_value = "target/bench/report.json")]
     json: PathBuf,
 }
@@ -102,9 +105,9 @@ enum Scenario {
     Burst,
     /// More API processes, more sales, more stock
     Scale,
-    /// From a record's acknowledgement to its being read back
+    /// From the acknowledgement of a record to its read-back
     Promise,
-    /// Memory and processor time of programs that have nothing to do
+    /// Memory and processor time of idle programs
     Idle,
 }
 
@@ -124,24 +127,24 @@ async fn measure(run: Run) -> Result<()> {
         true => Scenario::value_variants(),
         false => &run.scenarios,
     };
-    let mut report = Report::begin(run.rounds, site::servers().await?);
+    let mut report = Report::new(run.rounds, harness::servers().await?);
     for scenario in scenarios {
-        let name = scenario.to_possible_value().context("a scenario without a name")?;
+        let name = scenario.to_possible_value().context("a scenario has no name")?;
         eprintln!("{} ...", name.get_name());
-        let site = Site::new().await?;
+        let harness = Harness::new().await?;
         let measured: Measured = match scenario {
-            Scenario::Purchase => http::purchase(&site, run.rounds).await?,
-            Scenario::SoldOut => http::refusals(&site, run.rounds, http::Refusal::SoldOut).await?,
-            Scenario::NotStarted => http::refusals(&site, run.rounds, http::Refusal::NotStarted).await?,
-            Scenario::Ended => http::refusals(&site, run.rounds, http::Refusal::Ended).await?,
-            Scenario::Redis => stock::redis(&site, run.rounds).await?.into(),
-            Scenario::Store => store::store(&site, run.rounds).await?.into(),
-            Scenario::Burst => burst::burst(&site, run.rounds).await?.into(),
-            Scenario::Scale => scale::scale(&site, run.rounds).await?.into(),
-            Scenario::Promise => promise::promise(&site, run.rounds).await?.into(),
-            Scenario::Idle => idle::idle(&site).await?.into(),
+            Scenario::Purchase => http::purchase(&harness, run.rounds).await?,
+            Scenario::SoldOut => http::refusals(&harness, run.rounds, http::Refusal::SoldOut).await?,
+            Scenario::NotStarted => http::refusals(&harness, run.rounds, http::Refusal::NotStarted).await?,
+            Scenario::Ended => http::refusals(&harness, run.rounds, http::Refusal::Ended).await?,
+            Scenario::Redis => stock::redis(&harness, run.rounds).await?.into(),
+            Scenario::Store => store::store(&harness, run.rounds).await?.into(),
+            Scenario::Burst => burst::burst(&harness, run.rounds).await?.into(),
+            Scenario::Scale => scale::scale(&harness, run.rounds).await?.into(),
+            Scenario::Promise => promise::promise(&harness, run.rounds).await?.into(),
+            Scenario::Idle => idle::idle(&harness).await?.into(),
         };
-        site.end().await?;
+        harness.clean_up().await?;
         for row in &measured.rows {
             println!("{row}");
         }
@@ -151,6 +154,6 @@ async fn measure(run: Run) -> Result<()> {
         report.add(name.get_name(), measured);
     }
     report.write(&run.json)?;
-    ensure!(report.is_whole(), "a checker failed: see above");
+    ensure!(report.is_complete(), "a checker failed; see above");
     Ok(())
 }

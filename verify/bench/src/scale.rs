@@ -1,18 +1,19 @@
-//! More API processes, more sales, more stock: each beside the same with one, or little, of it.
+//! More API processes, more sales, more stock: each beside one process and one sale.
 use anyhow::Result;
 use futures::future::try_join_all;
 use seckill_load::Arrival;
 
-use crate::http::{all_won, crowd, known};
-use crate::rounds::{Goal, Row};
-use crate::site::{OnSale, Program, Site, open};
+use crate::buyers::{all_won, send_buyers, wait_until_served};
+use crate::cpu::resident_mib;
+use crate::harness::{ActiveSale, Harness, Program, open};
+use crate::report::{Goal, Row};
 
 const BUYERS: u32 = 20_000;
 const IN_FLIGHT: usize = 256;
 
-pub async fn scale(site: &Site, rounds: u32) -> Result<Vec<Row>> {
-    let _worker = site.worker().await?;
-    let apis = try_join_all((0..4).map(|_| site.api())).await?;
+pub async fn scale(harness: &Harness, rounds: u32) -> Result<Vec<Row>> {
+    let _worker = harness.worker().await?;
+    let apis = try_join_all((0..4).map(|_| harness.api())).await?;
     let mut variants = vec![
         Variant::new("1 API process, 1 sale, a stock of 1,000,000", 1, 1, 1_000_000),
         Variant::new("2 API processes", 2, 1, 1_000_000),
@@ -24,13 +25,13 @@ pub async fn scale(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     ];
     for _ in 0..rounds {
         for variant in &mut variants {
-            if let Err(why) = variant.round(site, &apis).await? {
+            if let Err(why) = variant.round(harness, &apis).await? {
                 return Ok(vec![Row::broken(variant.what, why)]);
             }
         }
     }
     let one = variants[0].wins.clone();
-    let memory = try_memory(&apis)?;
+    let memory = max_resident_mib(&apis)?;
     let by_stock = |n: usize| {
         Row::new(
             format!("Redis: memory for each buyer with an order, {}", variants[n].what),
@@ -38,7 +39,7 @@ pub async fn scale(site: &Site, rounds: u32) -> Result<Vec<Row>> {
             variants[n].redis_bytes.clone(),
         )
     };
-    let mut redis: Vec<Row> = [5, 0, 6].map(by_stock).into();
+    let redis_rows = [5, 0, 6].map(by_stock);
     let rows = variants.into_iter().enumerate().map(|(n, variant)| {
         let row = Row::new(format!("wins, {}", variant.what), "/s", variant.wins);
         match n {
@@ -48,7 +49,7 @@ pub async fn scale(site: &Site, rounds: u32) -> Result<Vec<Row>> {
         }
     });
     let mut rows: Vec<Row> = rows.collect();
-    rows.append(&mut redis);
+    rows.extend(redis_rows);
     rows.push(Row::new(
         "memory of the busiest seckill-api after all of that",
         "MiB",
@@ -57,9 +58,9 @@ pub async fn scale(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// MiB.
-fn try_memory(apis: &[Program]) -> Result<f64> {
-    let resident = apis.iter().map(|api| crate::idle::resident_mib(api.pid()?));
+/// The most memory of one process, in MiB.
+fn max_resident_mib(apis: &[Program]) -> Result<f64> {
+    let resident = apis.iter().map(|api| resident_mib(api.pid()?));
     let resident: Result<Vec<f64>> = resident.collect();
     Ok(resident?.into_iter().fold(0.0, f64::max))
 }
@@ -86,20 +87,20 @@ impl Variant {
     }
 
     /// The same number of buyers in all, whatever the variant.
-    async fn round(&mut self, site: &Site, apis: &[Program]) -> Result<Result<(), String>> {
-        let empty = site.redis_memory().await?;
-        let sales: Vec<OnSale> = try_join_all((0..self.sales).map(|_| site.offer(self.stock, open()))).await?;
+    async fn round(&mut self, harness: &Harness, apis: &[Program]) -> Result<Result<(), String>> {
+        let empty = harness.redis_memory().await?;
+        let sales: Vec<ActiveSale> = try_join_all((0..self.sales).map(|_| harness.offer(self.stock, open()))).await?;
         let mut crowds = Vec::new();
         for sale in &sales {
             for api in &apis[..self.apis] {
-                known(api, sale).await?;
+                wait_until_served(api, sale).await?;
                 crowds.push((api.target().await?, sale.path()));
             }
         }
-        let (each, places) = (BUYERS / crowds.len() as u32, IN_FLIGHT / crowds.len());
+        let (each, in_flight) = (BUYERS / crowds.len() as u32, IN_FLIGHT / crowds.len());
         let running = crowds
             .into_iter()
-            .map(async |(target, sale)| crowd(target, &sale, each, Arrival::AtOnce, places).await);
+            .map(async |(target, sale)| send_buyers(target, &sale, each, Arrival::AtOnce, in_flight).await);
         let outcomes = try_join_all(running).await?;
         for outcome in &outcomes {
             if let Err(why) = all_won(outcome) {
@@ -107,15 +108,15 @@ impl Variant {
             }
         }
         for sale in &sales {
-            if let Err(why) = site.check(sale, u64::from(BUYERS) / self.sales as u64).await {
+            if let Err(why) = harness.check(sale, u64::from(BUYERS) / self.sales as u64).await {
                 return Ok(Err(why));
             }
-            site.trimmed(sale).await?;
+            harness.wait_until_trimmed(sale).await?;
         }
-        let holding = site.redis_memory().await?;
+        let holding = harness.redis_memory().await?;
         self.redis_bytes.push((holding - empty) / f64::from(BUYERS));
         for sale in &sales {
-            site.stock.drop_sale(sale.sale.id).await?;
+            harness.stock.drop_sale(sale.sale.id).await?;
         }
         let took = outcomes.iter().map(|outcome| outcome.took_s).fold(0.0, f64::max);
         self.wins.push(f64::from(BUYERS) / took);

@@ -1,26 +1,26 @@
-//! Purchases in Redis: through the batcher, and the same script as fast as redis-benchmark can call it.
+//! Purchases in Redis: through the batcher, beside the same script called by redis-benchmark.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
+use seckill_protocol::Batch;
 use seckill_protocol::index::{Decision, MAX_HOLDINGS, Request};
-use seckill_protocol::{Batch, Buyer, KeyHash};
 use seckill_stock::{BatchSink, Batcher};
+use tokio::process::Command;
 use tokio::sync::watch;
-use uuid::Uuid;
 
-use crate::rounds::{Goal, Row};
-use crate::site::{OnSale, Site, open};
+use crate::harness::{ActiveSale, Harness, new_request, open};
+use crate::report::{Goal, Row};
 
 const PURCHASES: usize = 100_000;
 const CALLERS: usize = 512;
 
-/// Nobody publishes what is sold here.
-struct Nowhere;
+/// Drops the batches: nobody publishes them.
+struct NoSink;
 
-impl BatchSink for Nowhere {
+impl BatchSink for NoSink {
     fn append(&self, _batch: Batch) {}
 }
 
@@ -31,13 +31,13 @@ struct Calls {
     clients: usize,
 }
 
-pub async fn redis(site: &Site, rounds: u32) -> Result<Vec<Row>> {
+pub async fn redis(harness: &Harness, rounds: u32) -> Result<Vec<Row>> {
     let program = std::env::var("SECKILL_REDIS_BENCHMARK").context("SECKILL_REDIS_BENCHMARK is not set")?;
     let mut best = (0.0, Calls { batch: 1, clients: 1 });
     for batch in [32, 64, Batch::MAX_ORDERS] {
         for clients in [1, 2, 4] {
             let calls = Calls { batch, clients };
-            let rate = limit(site, &program, calls, PURCHASES / 3).await?;
+            let rate = limit(harness, &program, calls, PURCHASES / 3).await?;
             if rate > best.0 {
                 best = (rate, calls);
             }
@@ -50,8 +50,8 @@ pub async fn redis(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     );
     let (mut ours, mut limits) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        limits.push(limit(site, &program, calls, PURCHASES).await?);
-        match through_the_batcher(site).await? {
+        limits.push(limit(harness, &program, calls, PURCHASES).await?);
+        match through_the_batcher(harness).await? {
             Ok(rate) => ours.push(rate),
             Err(why) => return Ok(vec![Row::broken(what, why)]),
         }
@@ -61,19 +61,19 @@ pub async fn redis(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     ])
 }
 
-async fn through_the_batcher(site: &Site) -> Result<Result<f64, String>> {
-    let sale = site.offer(PURCHASES as u64, open()).await?;
+async fn through_the_batcher(harness: &Harness) -> Result<Result<f64, String>> {
+    let sale = harness.offer(PURCHASES as u64, open()).await?;
     let (_epoch, epoch) = watch::channel(Some(sale.epoch));
-    let batcher = Batcher::spawn(site.stock.clone(), sale.sale.id, epoch, Nowhere, 2 * CALLERS);
+    let batcher = Batcher::spawn(harness.stock.clone(), sale.sale.id, epoch, NoSink, 2 * CALLERS);
     let sold = Arc::new(AtomicU64::new(0));
-    // Who buys is not the batcher's to know, so it is known before.
-    let mut buyers: Vec<Request> = (0..PURCHASES).map(|_| new_buyer()).collect();
-    let begun = Instant::now();
+    // The requests are made before the measurement starts.
+    let mut requests: Vec<Request> = (0..PURCHASES).map(|_| new_request()).collect();
+    let started = Instant::now();
     let callers = (0..CALLERS).map(|caller| {
         let (batcher, sold) = (batcher.clone(), sold.clone());
-        let buyers = buyers.split_off(buyers.len() - buyers.len() / (CALLERS - caller));
+        let requests = requests.split_off(requests.len() - requests.len() / (CALLERS - caller));
         tokio::spawn(async move {
-            for request in buyers {
+            for request in requests {
                 if let Ok((_, Decision::Reserved { .. })) = batcher.purchase(request).await {
                     sold.fetch_add(1, Ordering::Relaxed);
                 }
@@ -81,9 +81,9 @@ async fn through_the_batcher(site: &Site) -> Result<Result<f64, String>> {
         })
     });
     join_all(callers).await;
-    let took = begun.elapsed();
-    let index_left = left_of(site, &sale).await?;
-    site.stock.drop_sale(sale.sale.id).await?;
+    let took = started.elapsed();
+    let index_left = left_of(harness, &sale).await?;
+    harness.stock.drop_sale(sale.sale.id).await?;
     let sold = sold.load(Ordering::Relaxed);
     Ok(match (sold, index_left) {
         (sold, 0) if sold == PURCHASES as u64 => Ok(PURCHASES as f64 / took.as_secs_f64()),
@@ -91,28 +91,47 @@ async fn through_the_batcher(site: &Site) -> Result<Result<f64, String>> {
     })
 }
 
-fn new_buyer() -> Request {
-    let key = Uuid::new_v4().to_string();
-    Request {
-        buyer: Buyer::anonymous(&key),
-        quantity: 1,
-        tier: 0,
-        key: KeyHash::of(&key),
-    }
+/// Purchases per second of redis-benchmark. Each call has as many buyers as fit, all of them new.
+async fn limit(harness: &Harness, program: &str, calls: Calls, purchases: usize) -> Result<f64> {
+    let sale = harness.offer(10_000_000, open()).await?;
+    // The first call loads the script.
+    let loaded = harness
+        .stock
+        .purchase(sale.sale.id, sale.epoch, &[new_request()])
+        .await?;
+    ensure!(loaded.is_ok(), "the index is not in force");
+    let requests = purchases / calls.batch;
+    let output = benchmark_command(harness, program, calls, requests, &sale)?
+        .output()
+        .await
+        .with_context(|| format!("failed to run {program}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let rate = calls_per_second(&text);
+    let rate = rate.with_context(|| format!("{text}{}", String::from_utf8_lossy(&output.stderr)))?;
+    let sold = 10_000_000 - left_of(harness, &sale).await?;
+    harness.stock.drop_sale(sale.sale.id).await?;
+    // A few random numbers may have come twice.
+    ensure!(
+        sold * 100 >= (requests * calls.batch * 99) as u64,
+        "redis-benchmark sold {sold} of {}",
+        requests * calls.batch
+    );
+    Ok(rate * calls.batch as f64)
 }
 
-/// Each call with as many buyers as fit, all of them new.
-async fn limit(site: &Site, program: &str, calls: Calls, purchases: usize) -> Result<f64> {
-    let sale = site.offer(10_000_000, open()).await?;
-    // The script is loaded by whoever calls it first.
-    let loaded = site.stock.purchase(sale.sale.id, sale.epoch, &[new_buyer()]).await?;
-    ensure!(loaded.is_ok(), "the index is in force");
+/// redis-benchmark, calling the purchase script.
+fn benchmark_command(
+    harness: &Harness,
+    program: &str,
+    calls: Calls,
+    requests: usize,
+    sale: &ActiveSale,
+) -> Result<Command> {
     let script = redis::Script::new(include_str!("../../../libs/stock/src/lua/purchase.lua"));
     let (id, epoch) = (sale.sale.id, sale.epoch);
-    let requests = purchases / calls.batch;
-    let url = url::Url::parse(&site.redis_url)?;
+    let url = url::Url::parse(&harness.redis_url)?;
     let (host, port) = (url.host_str().unwrap_or("127.0.0.1"), url.port().unwrap_or(6379));
-    let mut command = tokio::process::Command::new(program);
+    let mut command = Command::new(program);
     if let Some(password) = url.password() {
         command.args(["-a", password]);
     }
@@ -127,7 +146,7 @@ async fn limit(site: &Site, program: &str, calls: Calls, purchases: usize) -> Re
         ])
         .args([epoch.to_string(), MAX_HOLDINGS.to_string()]);
     for n in 0..calls.batch {
-        // As long as an anonymous buyer's, and a key.
+        // A buyer as long as an anonymous one, one unit, tier 0, and a key.
         command.args([
             format!("a:00000000-0000-0000-{n:04}-__rand_int__"),
             "1".into(),
@@ -135,29 +154,16 @@ async fn limit(site: &Site, program: &str, calls: Calls, purchases: usize) -> Re
             "__rand_int__".into(),
         ]);
     }
-    let output = command.output().await.with_context(|| format!("can't run {program}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let fields = text
-        .lines()
-        .last()
-        .unwrap_or_default()
-        .rsplit("\",\"")
-        .collect::<Vec<_>>();
-    // "test","rps","avg","min","p50","p95","p99","max"
-    let rate = fields.get(6).and_then(|rps| rps.parse::<f64>().ok());
-    let rate = rate.with_context(|| format!("{text}{}", String::from_utf8_lossy(&output.stderr)))?;
-    let sold = 10_000_000 - left_of(site, &sale).await?;
-    site.stock.drop_sale(sale.sale.id).await?;
-    // A few numbers may have come twice.
-    ensure!(
-        sold * 100 >= (requests * calls.batch * 99) as u64,
-        "redis-benchmark sold {sold} of {}",
-        requests * calls.batch
-    );
-    Ok(rate * calls.batch as f64)
+    Ok(command)
 }
 
-async fn left_of(site: &Site, sale: &OnSale) -> Result<u64> {
-    let probe = site.stock.probe(sale.sale.id).await?;
-    Ok(probe.valid().context("the index is in force")?.left)
+/// The last line of the CSV: "test","rps","avg","min","p50","p95","p99","max".
+fn calls_per_second(csv: &str) -> Option<f64> {
+    let fields: Vec<&str> = csv.lines().last()?.rsplit("\",\"").collect();
+    fields.get(6)?.parse().ok()
+}
+
+async fn left_of(harness: &Harness, sale: &ActiveSale) -> Result<u64> {
+    let probe = harness.stock.probe(sale.sale.id).await?;
+    Ok(probe.valid().context("the index is not in force")?.left)
 }

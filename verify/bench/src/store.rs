@@ -1,31 +1,31 @@
-//! Orders from the log into MySQL, by one worker, beside the same rows written by hand.
+//! Orders from the log into MySQL by one worker, beside the same rows written by plain INSERTs.
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use futures::future::try_join_all;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use seckill_protocol::index::Request;
-use seckill_protocol::{Batch, Buyer, KeyHash, Record};
+use seckill_protocol::{Batch, Buyer, Record};
 use sqlx::{AssertSqlSafe, Executor as _, MySql, QueryBuilder};
 use uuid::Uuid;
 
-use crate::rounds::{Goal, Row};
-use crate::site::{OnSale, Site, open};
+use crate::harness::{ActiveSale, Harness, new_request, open};
+use crate::report::{Goal, Row};
 
 const ORDERS: usize = 160_000;
-/// As many as a crowd makes of them.
-const IN_A_RECORD: usize = 64;
+/// Under load, seckill-api writes about as many.
+const ORDERS_PER_RECORD: usize = 64;
 
-/// How rows are written by hand.
+/// How the plain INSERTs are sent.
 #[derive(Debug, Clone, Copy)]
 struct ByHand {
     rows: usize,
     connections: usize,
 }
 
-pub async fn store(site: &Site, rounds: u32) -> Result<Vec<Row>> {
-    let _worker = site.worker().await?;
-    let mut mysql = site.mysql().await?;
+pub async fn store(harness: &Harness, rounds: u32) -> Result<Vec<Row>> {
+    let _worker = harness.worker().await?;
+    let mut mysql = harness.mysql().await?;
     mysql.execute("CREATE TABLE by_hand LIKE orders").await?;
     let settings: (u64, u64, i64) = sqlx::query_as("SELECT @@innodb_flush_log_at_trx_commit, @@sync_binlog, @@log_bin")
         .fetch_one(&mut mysql)
@@ -40,7 +40,7 @@ pub async fn store(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     for rows in [64, 256, 1024] {
         for connections in [1, 2, 4] {
             let by_hand = ByHand { rows, connections };
-            let rate = limit(site, by_hand, ORDERS / 4).await?;
+            let rate = limit(harness, by_hand, ORDERS / 4).await?;
             if rate > best.0 {
                 best = (rate, by_hand);
             }
@@ -53,8 +53,8 @@ pub async fn store(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     );
     let (mut ours, mut limits) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        limits.push(limit(site, by_hand, ORDERS).await?);
-        match from_the_log(site).await? {
+        limits.push(limit(harness, by_hand, ORDERS).await?);
+        match from_the_log(harness).await? {
             Ok(rate) => ours.push(rate),
             Err(why) => return Ok(vec![Row::broken(what, why)]),
         }
@@ -70,32 +70,36 @@ pub async fn store(site: &Site, rounds: u32) -> Result<Vec<Row>> {
     ])
 }
 
-/// What was sold beforehand, in all partitions, is appended as fast as the log takes it.
-async fn from_the_log(site: &Site) -> Result<Result<f64, String>> {
-    let parts = site.log.partitions();
-    let sales: Vec<OnSale> = try_join_all((0..parts).map(|part| site.offer_on(part, ORDERS as u64, open()))).await?;
+/// Orders per second. Batches in all partitions are prepared, then appended as fast as the log accepts them.
+async fn from_the_log(harness: &Harness) -> Result<Result<f64, String>> {
+    let parts = harness.log.partitions();
+    let sales: Vec<ActiveSale> =
+        try_join_all((0..parts).map(|part| harness.offer_on(part, ORDERS as u64, open()))).await?;
     let (mut records, mut promised) = (Vec::new(), vec![0; sales.len()]);
-    for batch in 0..ORDERS / IN_A_RECORD {
+    for batch in 0..ORDERS / ORDERS_PER_RECORD {
         let of = batch % sales.len();
-        records.push((sales[of].sale.part, Record::Batch(sold(site, &sales[of]).await?)));
-        promised[of] += IN_A_RECORD as u64;
+        records.push((
+            sales[of].sale.part,
+            Record::Batch(reserve_batch(harness, &sales[of]).await?),
+        ));
+        promised[of] += ORDERS_PER_RECORD as u64;
     }
     for part in 0..parts {
-        site.stored(part).await?;
+        harness.wait_until_stored(part).await?;
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     stream::iter(&records)
-        .map(|(part, record)| site.log.append(*part, record))
+        .map(|(part, record)| harness.log.append(*part, record))
         .buffer_unordered(1_000)
         .try_collect::<Vec<_>>()
         .await?;
     for part in 0..parts {
-        site.stored(part).await?;
+        harness.wait_until_stored(part).await?;
     }
-    let took = begun.elapsed();
+    let took = started.elapsed();
     for (sale, promised) in sales.iter().zip(promised) {
-        let checked = site.check(sale, promised).await;
-        site.stock.drop_sale(sale.sale.id).await?;
+        let checked = harness.check(sale, promised).await;
+        harness.stock.drop_sale(sale.sale.id).await?;
         if let Err(why) = checked {
             return Ok(Err(why));
         }
@@ -103,37 +107,31 @@ async fn from_the_log(site: &Site) -> Result<Result<f64, String>> {
     Ok(Ok(ORDERS as f64 / took.as_secs_f64()))
 }
 
-async fn sold(site: &Site, sale: &OnSale) -> Result<Batch> {
-    let request = |_| {
-        let key = Uuid::new_v4().to_string();
-        Request {
-            buyer: Buyer::anonymous(&key),
-            quantity: 1,
-            tier: 0,
-            key: KeyHash::of(&key),
-        }
-    };
-    let requests: Vec<Request> = (0..IN_A_RECORD).map(request).collect();
-    let decided = site.stock.purchase(sale.sale.id, sale.epoch, &requests).await?;
-    let (_, batch) = decided.ok().context("the index is in force")?;
-    let batch = batch.context("there is stock")?;
-    // The worker's relay would publish it from the outbox, too.
-    site.stock.trim_outbox(sale.sale.id, sale.epoch, batch.last()).await?;
+async fn reserve_batch(harness: &Harness, sale: &ActiveSale) -> Result<Batch> {
+    let requests: Vec<Request> = (0..ORDERS_PER_RECORD).map(|_| new_request()).collect();
+    let decided = harness.stock.purchase(sale.sale.id, sale.epoch, &requests).await?;
+    let (_, batch) = decided.ok().context("the index is not in force")?;
+    let batch = batch.context("the sale is sold out")?;
+    // Otherwise the relay of the worker would publish the batch from the outbox.
+    harness
+        .stock
+        .trim_outbox(sale.sale.id, sale.epoch, batch.last())
+        .await?;
     Ok(batch)
 }
 
-/// The same columns, a statement a commit, on some connections at once.
-async fn limit(site: &Site, by_hand: ByHand, orders: usize) -> Result<f64> {
-    let mut mysql = site.mysql().await?;
+/// Rows per second of plain INSERTs with the same columns, one commit for each statement.
+async fn limit(harness: &Harness, by_hand: ByHand, orders: usize) -> Result<f64> {
+    let mut mysql = harness.mysql().await?;
     mysql
         .execute(AssertSqlSafe("TRUNCATE TABLE by_hand".to_owned()))
         .await?;
     let buyers: Vec<String> = (0..orders)
         .map(|_| Buyer::anonymous(&Uuid::new_v4().to_string()).to_string())
         .collect();
-    let mut connections = try_join_all((0..by_hand.connections).map(|_| site.mysql())).await?;
+    let mut connections = try_join_all((0..by_hand.connections).map(|_| harness.mysql())).await?;
     let share = orders / by_hand.connections;
-    let begun = Instant::now();
+    let started = Instant::now();
     let writing = connections.iter_mut().zip(buyers.chunks(share)).enumerate();
     try_join_all(writing.map(async |(n, (connection, buyers))| {
         for (at, rows) in buyers.chunks(by_hand.rows).enumerate() {
@@ -154,5 +152,5 @@ async fn limit(site: &Site, by_hand: ByHand, orders: usize) -> Result<f64> {
         anyhow::Ok(())
     }))
     .await?;
-    Ok(orders as f64 / begun.elapsed().as_secs_f64())
+    Ok(orders as f64 / started.elapsed().as_secs_f64())
 }

@@ -1,5 +1,5 @@
-//! Buyers, who behave as people and clients do: they ask again with the same key until they know, some ask what became of
-//! it, some send a purchase again that they have won, some cancel.
+//! Buyers, who behave as people and clients do: all retry with the same key until they know the outcome. Some ask for
+//! their request instead, some repeat a purchase that they have won, some cancel.
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,36 +16,37 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::history::{Answer, Buyer, Event, History, Kind};
+use crate::history::{Buyer, BuyerAnswer, Event, History, RequestKind};
 
-/// The sale that goes on through all faults: it shows how long selling stopped.
-pub const LASTING: &str = "main";
+/// The sale that sells through all faults: it shows for how long selling stopped.
+pub const MAIN_SALE: &str = "main";
 
 pub struct Crowd {
     pub history: History,
     namespace: String,
     api: [SocketAddr; 2],
     client: Client<HttpConnector, Full<Bytes>>,
-    /// Nobody asks any more.
-    pub over: watch::Sender<bool>,
+    /// All buyers stop when this is true.
+    pub stopped: watch::Sender<bool>,
 }
 
-/// What a buyer does beside buying.
+/// What a buyer does besides buying.
 #[derive(Debug, Clone, Copy)]
 struct Habits {
-    patience: Duration,
+    /// How long the buyer waits for an answer.
+    timeout: Duration,
     asks: bool,
-    /// Sends the purchase again after it was answered.
+    /// Repeats the purchase this long after the answer.
     repeats: Option<Duration>,
     cancels: bool,
-    /// Goes away when a connection breaks, and never learns what came of it.
+    /// Leaves when a connection breaks, without knowing the outcome.
     gives_up: bool,
 }
 
 impl Habits {
-    fn of(rng: &mut StdRng) -> Self {
+    fn random(rng: &mut StdRng) -> Self {
         Habits {
-            patience: Duration::from_secs([2, 5, 12][rng.random_range(0..3)]),
+            timeout: Duration::from_secs([2, 5, 12][rng.random_range(0..3)]),
             asks: rng.random_bool(0.3),
             repeats: rng
                 .random_bool(0.3)
@@ -66,34 +67,34 @@ impl Crowd {
             namespace: namespace.to_owned(),
             api,
             client: Client::builder(TokioExecutor::new()).build(connector),
-            over: watch::Sender::new(false),
+            stopped: watch::Sender::new(false),
         })
     }
 
-    /// So many buyers, spread evenly over a time. They go on by themselves.
-    pub async fn comes(self: Arc<Self>, sale: String, buyers: usize, within: Duration, seed: u64) {
+    /// Starts buyers, spread evenly over a time. They go on in tasks of their own.
+    pub async fn start_buyers(self: Arc<Self>, sale: String, buyers: usize, within: Duration, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         for _ in 0..buyers {
-            if *self.over.borrow() {
+            if *self.stopped.borrow() {
                 return;
             }
             let quantity = [1, 1, 1, 1, 1, 1, 1, 2, 2, 3][rng.random_range(0..10)];
-            tokio::spawn(self.clone().one(sale.clone(), quantity, rng.random()));
+            tokio::spawn(self.clone().run_buyer(sale.clone(), quantity, rng.random()));
             sleep(within / buyers as u32).await;
         }
     }
 
-    async fn one(self: Arc<Self>, sale: String, quantity: u32, seed: u64) {
+    async fn run_buyer(self: Arc<Self>, sale: String, quantity: u32, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
-        let habits = Habits::of(&mut rng);
+        let habits = Habits::random(&mut rng);
         let key = uuid::Uuid::new_v4().to_string();
-        let buyer = self.history.enter(Buyer {
+        let buyer = self.history.add_buyer(Buyer {
             sale: sale.clone(),
             key: key.clone(),
             quantity,
             done: false,
         });
-        let me = Me {
+        let task = BuyerTask {
             crowd: &self,
             buyer,
             key,
@@ -101,15 +102,15 @@ impl Crowd {
             sale,
             habits,
         };
-        let mut over = self.over.subscribe();
+        let mut stopped = self.stopped.subscribe();
         tokio::select! {
-            () = me.acts(&mut rng) => {}
-            _ = over.wait_for(|over| *over) => {}
+            () = task.run(&mut rng) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => {}
         }
     }
 }
 
-struct Me<'a> {
+struct BuyerTask<'a> {
     crowd: &'a Crowd,
     buyer: usize,
     key: String,
@@ -118,95 +119,71 @@ struct Me<'a> {
     habits: Habits,
 }
 
-impl Me<'_> {
-    async fn acts(&self, rng: &mut StdRng) {
-        let mut heard = self.insists(rng, false).await;
-        if let (Answer::Won { number, .. }, true) = (&heard, self.habits.cancels) {
+impl BuyerTask<'_> {
+    async fn run(&self, rng: &mut StdRng) {
+        let answer = self.buy(rng, false).await;
+        if let (BuyerAnswer::Won { number, .. }, true) = (&answer, self.habits.cancels) {
             sleep(Duration::from_millis(rng.random_range(0..2000))).await;
-            self.cancels(number, rng).await;
+            self.cancel(number, rng).await;
         }
-        self.crowd.history.done(self.buyer);
+        self.crowd.history.set_done(self.buyer);
         if let Some(after) = self.habits.repeats {
             sleep(after).await;
-            heard = self.insists(rng, true).await;
+            self.buy(rng, true).await;
         }
-        drop(heard);
     }
 
-    /// Sends the purchase until it is answered for good.
-    async fn insists(&self, rng: &mut StdRng, again: bool) -> Answer {
+    /// Sends the purchase until its answer is final.
+    async fn buy(&self, rng: &mut StdRng, again: bool) -> BuyerAnswer {
         let mut wait = 100;
         let mut api = rng.random_range(0..2);
-        let mut told = None;
+        let mut last = None;
         loop {
-            let doubtful = matches!(told, Some(Answer::Pending | Answer::NotNow(_) | Answer::Nothing(_)));
-            let kind = if doubtful && self.habits.asks && rng.random_bool(0.5) {
-                Kind::Ask
+            let open = matches!(
+                last,
+                Some(BuyerAnswer::Pending | BuyerAnswer::Unavailable(_) | BuyerAnswer::NoReply(_))
+            );
+            let kind = if open && self.habits.asks && rng.random_bool(0.5) {
+                RequestKind::Ask
             } else {
-                Kind::Buy
+                RequestKind::Buy
             };
-            let answer = self.sends(kind, api, None, !again).await;
-            if answer.is_final() || (self.habits.gives_up && matches!(answer, Answer::Nothing(_))) {
+            let answer = self.send(kind, api, None, !again).await;
+            if answer.is_final() || (self.habits.gives_up && matches!(answer, BuyerAnswer::NoReply(_))) {
                 return answer;
             }
             wait = match answer {
-                Answer::NotStarted => 250,
-                Answer::Unknown => 10,
+                BuyerAnswer::NotStarted => 250,
+                BuyerAnswer::Unknown => 10,
                 _ => (wait * 2).min(1500),
             };
-            if matches!(answer, Answer::Nothing(_)) {
+            if matches!(answer, BuyerAnswer::NoReply(_)) {
                 api = 1 - api;
             }
-            told = Some(answer);
+            last = Some(answer);
             sleep(Duration::from_millis(rng.random_range(wait..=wait * 3 / 2))).await;
         }
     }
 
-    async fn cancels(&self, number: &str, rng: &mut StdRng) {
+    async fn cancel(&self, number: &str, rng: &mut StdRng) {
         loop {
             let api = rng.random_range(0..2);
-            match self.sends(Kind::Cancel, api, Some(number), false).await {
-                Answer::Cancelled | Answer::Odd(_) => return,
+            match self.send(RequestKind::Cancel, api, Some(number), false).await {
+                BuyerAnswer::Cancelled | BuyerAnswer::Unexpected(_) => return,
                 _ => sleep(Duration::from_millis(rng.random_range(300..1000))).await,
             }
         }
     }
 
-    async fn sends(&self, kind: Kind, api: usize, number: Option<&str>, first: bool) -> Answer {
-        let base = format!("http://{}/v1", self.crowd.api[api]);
-        let sale = format!("{base}/sales/{}/{}", self.crowd.namespace, self.sale);
-        let (method, uri, body) = match kind {
-            Kind::Buy => (
-                Method::POST,
-                format!("{sale}/orders"),
-                format!("{{\"quantity\":{}}}", self.quantity),
-            ),
-            Kind::Ask => (Method::GET, format!("{sale}/request"), String::new()),
-            Kind::Cancel => (
-                Method::DELETE,
-                format!("{base}/orders/{}", number.unwrap_or_default()),
-                String::new(),
-            ),
-        };
-        let request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header("content-type", "application/json")
-            .header("idempotency-key", &self.key)
-            .body(Full::from(body));
+    /// Sends one request and records it.
+    async fn send(&self, kind: RequestKind, api: usize, number: Option<&str>, first: bool) -> BuyerAnswer {
         let history = &self.crowd.history;
         let from = history.now();
-        let exchange = async {
-            let request = request.map_err(|error| error.to_string())?;
-            let response = self.crowd.client.request(request).await.map_err(|e| cause(&e))?;
-            let status = response.status().as_u16();
-            let body = response.into_body().collect().await.map_err(|e| cause(&e))?.to_bytes();
-            Ok::<_, String>((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
-        };
-        let answer = match tokio::time::timeout(self.habits.patience, exchange).await {
-            Ok(Ok((status, body))) => understood(kind, status, &body),
-            Ok(Err(why)) => Answer::Nothing(why),
-            Err(_) => Answer::Nothing("no answer in time".into()),
+        let request = self.request(kind, api, number);
+        let answer = match tokio::time::timeout(self.habits.timeout, self.exchange(request)).await {
+            Ok(Ok((status, body))) => interpret(kind, status, &body),
+            Ok(Err(error)) => BuyerAnswer::NoReply(error),
+            Err(_) => BuyerAnswer::NoReply("timeout".into()),
         };
         let event = Event {
             from,
@@ -216,13 +193,45 @@ impl Me<'_> {
             api,
             answer: answer.clone(),
         };
-        let lasting_win = first && self.sale == LASTING && matches!(answer, Answer::Won { .. });
-        history.add(event, lasting_win);
+        let main_sale_win = first && self.sale == MAIN_SALE && matches!(answer, BuyerAnswer::Won { .. });
+        history.add_event(event, main_sale_win);
         answer
+    }
+
+    fn request(&self, kind: RequestKind, api: usize, number: Option<&str>) -> http::Result<Request<Full<Bytes>>> {
+        let base = format!("http://{}/v1", self.crowd.api[api]);
+        let sale = format!("{base}/sales/{}/{}", self.crowd.namespace, self.sale);
+        let (method, uri, body) = match kind {
+            RequestKind::Buy => (
+                Method::POST,
+                format!("{sale}/orders"),
+                format!("{{\"quantity\":{}}}", self.quantity),
+            ),
+            RequestKind::Ask => (Method::GET, format!("{sale}/request"), String::new()),
+            RequestKind::Cancel => (
+                Method::DELETE,
+                format!("{base}/orders/{}", number.unwrap_or_default()),
+                String::new(),
+            ),
+        };
+        Request::builder()
+            .method(method)
+            .uri(uri)
+            .header("content-type", "application/json")
+            .header("idempotency-key", &self.key)
+            .body(Full::from(body))
+    }
+
+    async fn exchange(&self, request: http::Result<Request<Full<Bytes>>>) -> Result<(u16, Value), String> {
+        let request = request.map_err(|error| error.to_string())?;
+        let response = self.crowd.client.request(request).await.map_err(|e| root_cause(&e))?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(|e| root_cause(&e))?;
+        Ok((status, serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null)))
     }
 }
 
-fn cause(error: &dyn std::error::Error) -> String {
+fn root_cause(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
@@ -230,26 +239,25 @@ fn cause(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
-/// What an answer of the API means to a buyer.
-fn understood(kind: Kind, status: u16, body: &Value) -> Answer {
+fn interpret(kind: RequestKind, status: u16, body: &Value) -> BuyerAnswer {
     let code = body["code"].as_str().unwrap_or_default();
     match (kind, status, code) {
-        (Kind::Cancel, 200, _) => Answer::Cancelled,
-        (_, 200 | 201, _) => Answer::Won {
+        (RequestKind::Cancel, 200, _) => BuyerAnswer::Cancelled,
+        (_, 200 | 201, _) => BuyerAnswer::Won {
             number: body["order_no"].as_str().unwrap_or_default().to_owned(),
             quantity: body["quantity"].as_u64().unwrap_or_default() as u32,
             cancelled: body["status"] == "cancelled",
         },
-        (_, 202, _) => Answer::Pending,
-        (_, 409, "sold_out") => Answer::SoldOut {
+        (_, 202, _) => BuyerAnswer::Pending,
+        (_, 409, "sold_out") => BuyerAnswer::SoldOut {
             left: body["remaining"].as_u64().unwrap_or(u64::MAX),
         },
-        (_, 409, "not_started") => Answer::NotStarted,
-        (_, 410, "ended") => Answer::Ended,
-        (Kind::Ask, 404, "request_unknown") => Answer::Unknown,
-        (_, 503, "suspended") => Answer::Suspended,
-        (_, 500 | 502 | 503 | 504 | 408, _) => Answer::NotNow(format!("{status} {code}")),
-        _ => Answer::Odd(format!("{status} {body}")),
+        (_, 409, "not_started") => BuyerAnswer::NotStarted,
+        (_, 410, "ended") => BuyerAnswer::Ended,
+        (RequestKind::Ask, 404, "request_unknown") => BuyerAnswer::Unknown,
+        (_, 503, "suspended") => BuyerAnswer::Suspended,
+        (_, 500 | 502 | 503 | 504 | 408, _) => BuyerAnswer::Unavailable(format!("{status} {code}")),
+        _ => BuyerAnswer::Unexpected(format!("{status} {body}")),
     }
 }
 
@@ -259,20 +267,26 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_answer_that_nobody_should_get_is_odd() {
+    fn an_answer_for_no_buyer_is_unexpected() {
         let unknown = json!({"code": "sale_unknown"});
-        assert!(matches!(understood(Kind::Buy, 404, &unknown), Answer::Odd(_)));
-        // Who only asks may hear that nothing was bought; who buys may not.
+        assert!(matches!(
+            interpret(RequestKind::Buy, 404, &unknown),
+            BuyerAnswer::Unexpected(_)
+        ));
+        // A question may be answered with "nothing was bought", a purchase may not.
         let nothing = json!({"code": "request_unknown"});
-        assert_eq!(understood(Kind::Ask, 404, &nothing), Answer::Unknown);
-        assert!(matches!(understood(Kind::Buy, 404, &nothing), Answer::Odd(_)));
+        assert_eq!(interpret(RequestKind::Ask, 404, &nothing), BuyerAnswer::Unknown);
+        assert!(matches!(
+            interpret(RequestKind::Buy, 404, &nothing),
+            BuyerAnswer::Unexpected(_)
+        ));
     }
 
     #[test]
-    fn a_fault_is_never_final() {
+    fn a_server_error_is_never_final() {
         for status in [500, 503] {
-            assert!(!understood(Kind::Buy, status, &json!({"code": "outcome_unknown"})).is_final());
+            assert!(!interpret(RequestKind::Buy, status, &json!({"code": "outcome_unknown"})).is_final());
         }
-        assert!(understood(Kind::Buy, 410, &json!({"code": "ended"})).is_final());
+        assert!(interpret(RequestKind::Buy, 410, &json!({"code": "ended"})).is_final());
     }
 }

@@ -1,5 +1,5 @@
-//! One address in front of a server, as a Service of Kubernetes is: it survives a failover, and its connections can be
-//! cut.
+//! A TCP forwarder with a fixed address in front of a server, like a Service of Kubernetes. The address survives a
+//! failover, and a fault can cut all connections.
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
@@ -10,54 +10,54 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub struct Forward {
     pub address: SocketAddr,
-    /// Where new connections go.
+    /// The server of new connections.
     target: watch::Sender<SocketAddr>,
-    /// All connections end when this changes.
-    cut: watch::Sender<u64>,
+    /// All connections end when this number changes.
+    cuts: watch::Sender<u64>,
 }
 
 impl Forward {
     pub async fn to(address: &str, target: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind((address, 0))
             .await
-            .context("a port for a forwarder")?;
+            .context("failed to bind a port for a forwarder")?;
         let forward = Forward {
             address: listener.local_addr()?,
             target: watch::Sender::new(target),
-            cut: watch::Sender::new(0),
+            cuts: watch::Sender::new(0),
         };
-        let (targets, cuts) = (forward.target.subscribe(), forward.cut.subscribe());
+        let (targets, cuts) = (forward.target.subscribe(), forward.cuts.subscribe());
         tokio::spawn(async move {
             loop {
                 let Ok((client, _)) = listener.accept().await else {
                     continue;
                 };
                 let target = *targets.borrow();
-                tokio::spawn(one(client, target, cuts.clone()));
+                tokio::spawn(forward_connection(client, target, cuts.clone()));
             }
         });
         Ok(forward)
     }
 
-    /// New connections go there. Those that are made stay where they are.
-    pub fn turn_to(&self, target: SocketAddr) {
+    /// Sends new connections to another server. Existing connections stay where they are.
+    pub fn redirect_to(&self, target: SocketAddr) {
         self.target.send_replace(target);
     }
 
-    /// Ends all connections, whatever is under way on them.
+    /// Closes all connections, with whatever requests they carry.
     pub fn cut(&self) {
-        self.cut.send_modify(|n| *n += 1);
+        self.cuts.send_modify(|n| *n += 1);
     }
 }
 
-async fn one(mut client: TcpStream, target: SocketAddr, mut cut: watch::Receiver<u64>) {
-    cut.mark_unchanged();
+async fn forward_connection(mut client: TcpStream, target: SocketAddr, mut cuts: watch::Receiver<u64>) {
+    cuts.mark_unchanged();
     let Ok(mut server) = TcpStream::connect(target).await else {
         return;
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     tokio::select! {
         _ = copy_bidirectional(&mut client, &mut server) => {}
-        _ = cut.changed() => {}
+        _ = cuts.changed() => {}
     }
 }

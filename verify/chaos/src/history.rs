@@ -1,4 +1,4 @@
-//! Every request that a buyer sent, and what came back: the evidence that the checker goes by.
+//! Every request of a buyer and its answer.
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ pub type At = u64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum RequestKind {
     /// `POST .../orders`
     Buy,
     /// `GET .../request`
@@ -18,10 +18,11 @@ pub enum Kind {
     Cancel,
 }
 
+/// What an answer of the API means to a buyer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// 201, or 200 to a question.
+pub enum BuyerAnswer {
+    /// 201 to a purchase, or 200 to a question.
     Won {
         number: String,
         quantity: u32,
@@ -39,123 +40,125 @@ pub enum Answer {
     Suspended,
     /// 200 to a cancellation: it has taken effect.
     Cancelled,
-    /// 503 and 500: says nothing, or not yet.
-    NotNow(String),
-    /// No answer.
-    Nothing(String),
+    /// 5xx: the outcome is open.
+    Unavailable(String),
+    /// No answer arrived.
+    NoReply(String),
     /// An answer that no buyer should get.
-    Odd(String),
+    Unexpected(String),
 }
 
-impl Answer {
+impl BuyerAnswer {
     /// The buyer need not ask again.
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            Answer::Won { .. } | Answer::SoldOut { .. } | Answer::Ended | Answer::Odd(_)
+            BuyerAnswer::Won { .. } | BuyerAnswer::SoldOut { .. } | BuyerAnswer::Ended | BuyerAnswer::Unexpected(_)
         )
     }
 }
 
+/// One request and its answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Event {
     pub from: At,
     pub to: At,
     pub buyer: usize,
-    pub kind: Kind,
+    pub kind: RequestKind,
     /// Which of the two API processes.
     pub api: usize,
-    pub answer: Answer,
+    pub answer: BuyerAnswer,
 }
 
-/// A buyer is one purchase of one sale under one key.
+/// One purchase of one sale under one key.
 #[derive(Debug, Clone, Serialize)]
 pub struct Buyer {
     pub sale: String,
     pub key: String,
     pub quantity: u32,
-    /// Its last word: it has heard what became of the purchase, or has given up.
+    /// The buyer knows the outcome of the purchase, or has given up.
     pub done: bool,
 }
 
 #[derive(Clone)]
 pub struct History {
-    begun: Instant,
-    /// The wall clock at `begun`, in unix milliseconds.
-    pub begun_at: u64,
-    inner: Arc<Mutex<Inner>>,
+    started: Instant,
+    /// The wall clock at `started`, in unix milliseconds.
+    pub started_at: u64,
+    data: Arc<Mutex<HistoryData>>,
 }
 
 #[derive(Debug, Default, Clone)]
-pub struct Inner {
+pub struct HistoryData {
     pub buyers: Vec<Buyer>,
     pub events: Vec<Event>,
-    /// When buyers of the sale that lasts heard that they had won.
+    /// When first-time buyers of the main sale heard that they had won.
     pub wins: Vec<At>,
 }
 
 impl History {
-    pub fn begin() -> Self {
+    pub fn start() -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         History {
-            begun: Instant::now(),
-            begun_at: now.map_or(0, |d| d.as_millis() as u64),
-            inner: Arc::default(),
+            started: Instant::now(),
+            started_at: now.map_or(0, |d| d.as_millis() as u64),
+            data: Arc::default(),
         }
     }
 
     pub fn now(&self) -> At {
-        self.begun.elapsed().as_millis() as At
+        self.started.elapsed().as_millis() as At
     }
 
-    fn with<T>(&self, what: impl FnOnce(&mut Inner) -> T) -> T {
-        what(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Prints a line with the time in the run.
+    pub fn print(&self, line: &str) {
+        println!("[{:>6.1} s] {line}", self.now() as f64 / 1000.0);
     }
 
-    pub fn enter(&self, buyer: Buyer) -> usize {
-        self.with(|inner| {
-            inner.buyers.push(buyer);
-            inner.buyers.len() - 1
+    fn with<T>(&self, access: impl FnOnce(&mut HistoryData) -> T) -> T {
+        access(&mut self.data.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn add_buyer(&self, buyer: Buyer) -> usize {
+        self.with(|data| {
+            data.buyers.push(buyer);
+            data.buyers.len() - 1
         })
     }
 
-    pub fn add(&self, event: Event, lasting_win: bool) {
-        self.with(|inner| {
-            if lasting_win {
-                inner.wins.push(event.to);
+    pub fn add_event(&self, event: Event, main_sale_win: bool) {
+        self.with(|data| {
+            if main_sale_win {
+                data.wins.push(event.to);
             }
-            inner.events.push(event);
+            data.events.push(event);
         });
     }
 
-    pub fn done(&self, buyer: usize) {
-        self.with(|inner| inner.buyers[buyer].done = true);
+    pub fn set_done(&self, buyer: usize) {
+        self.with(|data| data.buyers[buyer].done = true);
     }
 
+    /// Buyers who do not know the outcome yet.
     pub fn waiting(&self) -> usize {
-        self.with(|inner| inner.buyers.iter().filter(|buyer| !buyer.done).count())
+        self.with(|data| data.buyers.iter().filter(|buyer| !buyer.done).count())
     }
 
-    /// Whether somebody won since then.
     pub fn won_since(&self, at: At) -> bool {
-        self.with(|inner| inner.wins.last().is_some_and(|last| *last > at))
+        self.with(|data| data.wins.last().is_some_and(|last| *last > at))
     }
 
-    /// The longest time without a win, of those that overlap `from..to`.
+    /// The longest time without a win among those that overlap `from..to`.
     pub fn longest_gap(&self, from: At, to: At) -> At {
-        self.with(|inner| {
-            let before = inner.wins.partition_point(|at| *at < from);
+        self.with(|data| {
+            let before = data.wins.partition_point(|at| *at < from);
             let mut last = before
                 .checked_sub(1)
-                .map_or(from, |i| inner.wins[i])
+                .map_or(from, |i| data.wins[i])
                 .max(from.saturating_sub(1000));
             let mut longest = 0;
-            for at in inner.wins[before..]
-                .iter()
-                .copied()
-                .take_while(|at| *at <= to)
-                .chain([to])
-            {
+            let within = data.wins[before..].iter().copied().take_while(|at| *at <= to);
+            for at in within.chain([to]) {
                 longest = longest.max(at.saturating_sub(last));
                 last = at;
             }
@@ -163,7 +166,7 @@ impl History {
         })
     }
 
-    pub fn all(&self) -> Inner {
-        self.with(|inner| inner.clone())
+    pub fn snapshot(&self) -> HistoryData {
+        self.with(|data| data.clone())
     }
 }

@@ -1,4 +1,4 @@
-//! A process under our control: started, killed, stopped, started again. None of them outlives this one.
+//! A child process that the run starts, pauses, resumes and kills. No child outlives this program.
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ pub struct Process {
     pub spec: Spec,
     log: PathBuf,
     child: Option<Child>,
-    /// The most memory that an earlier life of it had, in KiB.
+    /// The peak memory of earlier children of this process, in KiB.
     peak: u64,
 }
 
@@ -28,20 +28,28 @@ impl Process {
         }
     }
 
-    /// Starts it unless it runs. Call it from a thread that lives as long as the run: when that thread ends, the kernel
-    /// kills the process.
+    /// Starts the process unless it runs. Call this from a thread that lives as long as the run: the kernel kills the
+    /// process when that thread ends.
     pub fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// As [`Process::start`], with more arguments for this start only.
+    pub fn start_with(&mut self, arguments: &[String]) -> Result<()> {
         if self.is_running() {
             return Ok(());
         }
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).args(&self.spec.argv);
+        command.args(["--pdeathsig", "KILL", "--"]);
+        command.args(&self.spec.argv).args(arguments);
         command.envs(&self.spec.env).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
-        // A Ctrl-C at the terminal is for us alone.
+        // Ctrl-C at the terminal must reach this program only.
         command.process_group(0);
-        let child = command.spawn().with_context(|| format!("can't start {}", self.name))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("failed to start {}", self.name))?;
         self.child = Some(child);
         Ok(())
     }
@@ -50,7 +58,7 @@ impl Process {
         matches!(self.child.as_mut().map(Child::try_wait), Some(Ok(None)))
     }
 
-    /// SIGKILL; returns when it is gone.
+    /// Sends SIGKILL and waits until the process has ended.
     pub fn kill(&mut self) -> Result<()> {
         self.peak = self.peak_kib();
         if let Some(mut child) = self.child.take() {
@@ -60,13 +68,13 @@ impl Process {
         Ok(())
     }
 
-    /// SIGSTOP: it is still there, and does nothing.
-    pub fn stop(&self) -> Result<()> {
+    /// Sends SIGSTOP: the process keeps its memory and connections, and does nothing.
+    pub fn pause(&self) -> Result<()> {
         self.signal("-STOP")
     }
 
-    /// SIGCONT.
-    pub fn go_on(&self) -> Result<()> {
+    /// Sends SIGCONT.
+    pub fn resume(&self) -> Result<()> {
         self.signal("-CONT")
     }
 
@@ -81,7 +89,7 @@ impl Process {
         Ok(())
     }
 
-    /// The most memory that it had resident, in KiB.
+    /// The peak resident memory, in KiB.
     pub fn peak_kib(&self) -> u64 {
         let id = self.child.as_ref().map_or(0, Child::id);
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
@@ -90,7 +98,7 @@ impl Process {
         self.peak.max(now.unwrap_or_default())
     }
 
-    /// The last lines that it wrote.
+    /// The last lines of the log.
     pub fn tail(&self, lines: usize) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -101,7 +109,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // What fails here, the kernel does when we are gone.
+        // If this fails, the kernel kills the process when this program ends.
         let _ = self.kill();
     }
 }

@@ -1,4 +1,4 @@
-//! What `cargo xtask chaos` hands over: how each server and program is started, and where.
+//! The setup file that `cargo xtask chaos` writes: how each server and program is started, and where.
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use serde::Deserialize;
 pub struct Setup {
     /// The folder of this run: state, logs, fail points.
     pub folder: PathBuf,
-    /// A loopback address that nobody else uses, so that every port is free.
+    /// A loopback address that only this run uses, so that every port is free.
     pub address: String,
     pub kubeconfig: PathBuf,
     pub redis: [Spec; 2],
@@ -26,23 +26,29 @@ pub struct Setup {
 pub struct Ports {
     pub redis: [u16; 2],
     pub mysql: u16,
-    /// Of the first broker; the others follow.
+    /// The port of the first broker; the other brokers have the next ports.
     pub kafka: u16,
 }
 
-/// How a process is started.
+/// The command line of a process.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Spec {
     pub argv: Vec<String>,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Where it keeps what it must not lose.
+    /// The folder of its durable state.
     pub folder: PathBuf,
 }
 
 impl Setup {
     pub fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is not of this version", file.display()))
+        let text = std::fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is not a setup file of this version", file.display()))
+    }
+
+    /// `host:port` of each broker.
+    pub fn broker_addresses(&self) -> Vec<String> {
+        let broker = |i: usize| format!("{}:{}", self.address, self.ports.kafka + i as u16);
+        (0..self.kafka.len()).map(broker).collect()
     }
 }

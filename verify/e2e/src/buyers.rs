@@ -1,111 +1,113 @@
-//! Buyers at the ingress.
+//! Buyers, who reach the API through the ingress.
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 use ureq::RequestBuilder;
 use ureq::typestate::WithoutBody;
 use uuid::Uuid;
 
-/// The HTTP interface of the release.
+/// A client of the HTTP API of a release.
 #[derive(Clone)]
-pub struct Api {
+pub struct ApiClient {
     url: String,
-    /// The ingress tells the releases of a cluster apart by it.
+    /// The ingress finds the release by its host name.
     host: String,
     agent: ureq::Agent,
 }
 
-/// An answer, whatever its status.
+/// A response with any status.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct ApiResponse {
     pub status: u16,
     pub body: Value,
 }
 
-/// What a buyer was told.
+/// What a response means to a buyer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum PurchaseResult {
     Won,
     SoldOut,
     NotStarted,
     Ended,
-    /// No final answer: to be asked again.
-    Again,
+    /// No final answer: retry.
+    Open,
     Other,
 }
 
-impl Answer {
-    pub fn kind(&self) -> Kind {
+impl ApiResponse {
+    pub fn result(&self) -> PurchaseResult {
         match (self.status, self.body["code"].as_str()) {
-            (202 | 408 | 429 | 500 | 502 | 503 | 504, _) | (409, Some("in_progress")) => Kind::Again,
-            (200 | 201, _) if self.body["order_no"].is_string() => Kind::Won,
-            (409, Some("sold_out")) => Kind::SoldOut,
-            (409, Some("not_started")) => Kind::NotStarted,
-            (410, Some("ended")) => Kind::Ended,
-            _ => Kind::Other,
+            (202 | 408 | 429 | 500 | 502 | 503 | 504, _) | (409, Some("in_progress")) => PurchaseResult::Open,
+            (200 | 201, _) if self.body["order_no"].is_string() => PurchaseResult::Won,
+            (409, Some("sold_out")) => PurchaseResult::SoldOut,
+            (409, Some("not_started")) => PurchaseResult::NotStarted,
+            (410, Some("ended")) => PurchaseResult::Ended,
+            _ => PurchaseResult::Other,
         }
     }
 }
 
-impl Api {
+impl ApiClient {
     pub fn at(url: &str, host: &str) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(15)))
             .max_idle_connections_per_host(64)
             .build();
-        Api {
+        ApiClient {
             url: url.into(),
             host: host.into(),
             agent: config.into(),
         }
     }
 
-    pub fn get(&self, path: &str) -> Result<Answer> {
-        self.ask(self.agent.get(format!("{}{path}", self.url)))
+    pub fn get(&self, path: &str) -> Result<ApiResponse> {
+        self.send(self.agent.get(format!("{}{path}", self.url)))
     }
 
-    pub fn delete(&self, path: &str) -> Result<Answer> {
-        self.ask(self.agent.delete(format!("{}{path}", self.url)))
+    pub fn delete(&self, path: &str) -> Result<ApiResponse> {
+        self.send(self.agent.delete(format!("{}{path}", self.url)))
     }
 
-    fn ask(&self, request: RequestBuilder<WithoutBody>) -> Result<Answer> {
+    fn send(&self, request: RequestBuilder<WithoutBody>) -> Result<ApiResponse> {
         let mut response = request.header("host", &self.host).call()?;
-        Ok(Answer {
+        Ok(ApiResponse {
             status: response.status().as_u16(),
             body: response.body_mut().read_json().unwrap_or_default(),
         })
     }
 
-    /// One purchase of one unit, asked once.
-    pub fn buy(&self, sale: &str, key: &str) -> Result<Answer> {
+    /// Sends one purchase of one unit.
+    pub fn buy(&self, sale: &str, key: &str) -> Result<ApiResponse> {
         let request = self
             .agent
             .post(format!("{}/v1/sales/{sale}/orders", self.url))
             .header("host", &self.host)
             .header("idempotency-key", key);
         let mut response = request.send_json(serde_json::json!({"quantity": 1}))?;
-        Ok(Answer {
+        Ok(ApiResponse {
             status: response.status().as_u16(),
             body: response.body_mut().read_json().unwrap_or_default(),
         })
     }
 
-    /// One purchase, asked with the same key until the answer is final.
-    pub fn buy_surely(&self, sale: &str) -> Result<Answer> {
-        const PATIENCE: Duration = Duration::from_secs(60);
+    /// Sends one purchase with the same key until the answer is final.
+    pub fn buy_until_final(&self, sale: &str) -> Result<ApiResponse> {
+        const TIME_LIMIT: Duration = Duration::from_secs(60);
         let key = new_key();
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
-            let answer = self.buy(sale, &key);
-            match answer {
-                Ok(answer) if answer.kind() != Kind::Again => return Ok(answer),
-                answer if begun.elapsed() > PATIENCE => bail!("{sale}: no final answer in {PATIENCE:?}: {answer:?}"),
+            let response = self.buy(sale, &key);
+            match response {
+                Ok(response) if response.result() != PurchaseResult::Open => return Ok(response),
+                response if started.elapsed() > TIME_LIMIT => {
+                    bail!("{sale}: no final answer in {TIME_LIMIT:?}: {response:?}")
+                }
                 _ => thread::sleep(Duration::from_millis(300)),
             }
         }
@@ -117,26 +119,26 @@ pub fn new_key() -> String {
     Uuid::new_v4().to_string()
 }
 
-/// What a crowd was told.
+/// The responses to a crowd of buyers.
 #[derive(Debug, Default)]
 pub struct Crowd {
-    pub answers: Vec<Answer>,
+    pub responses: Vec<ApiResponse>,
     pub failures: Vec<String>,
 }
 
 impl Crowd {
-    /// So many buyers, at most 32 at once, each asking until it knows.
-    pub fn buys(api: &Api, sale: &str, buyers: usize) -> Crowd {
+    /// Lets buyers buy one unit each until their answers are final, at most 32 at the same time.
+    pub fn buy(api: &ApiClient, sale: &str, buyers: usize) -> Crowd {
         let crowd = Mutex::new(Crowd::default());
-        let come = AtomicUsize::new(0);
+        let started = AtomicUsize::new(0);
         thread::scope(|scope| {
             for _ in 0..buyers.min(32) {
                 scope.spawn(|| {
-                    while come.fetch_add(1, Ordering::SeqCst) < buyers {
-                        let answer = api.buy_surely(sale);
+                    while started.fetch_add(1, Ordering::SeqCst) < buyers {
+                        let response = api.buy_until_final(sale);
                         let mut crowd = crowd.lock().expect("no buyer panics");
-                        match answer {
-                            Ok(answer) => crowd.answers.push(answer),
+                        match response {
+                            Ok(response) => crowd.responses.push(response),
                             Err(error) => crowd.failures.push(format!("{error:#}")),
                         }
                     }
@@ -146,13 +148,31 @@ impl Crowd {
         crowd.into_inner().expect("no buyer panics")
     }
 
-    pub fn count(&self, kind: Kind) -> usize {
-        self.answers.iter().filter(|a| a.kind() == kind).count()
+    pub fn count(&self, result: PurchaseResult) -> usize {
+        self.responses.iter().filter(|r| r.result() == result).count()
     }
 
-    /// The different order numbers that were told.
+    /// The distinct order numbers that were given out.
     pub fn order_numbers(&self) -> HashSet<String> {
-        let numbers = self.answers.iter().filter_map(|a| a.body["order_no"].as_str());
+        let numbers = self.responses.iter().filter_map(|r| r.body["order_no"].as_str());
         numbers.map(str::to_string).collect()
+    }
+
+    /// Checks that this many buyers won, each with a number of its own, and that the sale was sold out for all others.
+    pub fn check_winners(&self, winners: usize, buyers: usize) -> Result<()> {
+        ensure!(self.failures.is_empty(), "unanswered: {:?}", self.failures);
+        let counts = (self.count(PurchaseResult::Won), self.count(PurchaseResult::SoldOut));
+        let others: Vec<_> = self
+            .responses
+            .iter()
+            .filter(|r| !matches!(r.result(), PurchaseResult::Won | PurchaseResult::SoldOut))
+            .collect();
+        ensure!(
+            counts == (winners, buyers - winners),
+            "{counts:?} won and sold out; others: {others:?}"
+        );
+        let numbers = self.order_numbers().len();
+        ensure!(numbers == winners, "{numbers} distinct numbers for {winners} winners");
+        Ok(())
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-/// The cluster that the environment names.
+/// The cluster of the environment.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     kubectl: PathBuf,
     helm: PathBuf,
-    /// Whom kubectl and helm act as; None is the one whom the kubeconfig names.
+    /// The user whom kubectl and helm impersonate; None is the user of the kubeconfig.
     user: Option<String>,
     pub ingress_url: String,
     pub values: PathBuf,
@@ -20,7 +20,8 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn from_environment() -> Result<Self> {
-        let needed = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set; see e2e/src/lib.rs"));
+        let needed =
+            |name: &str| std::env::var(name).with_context(|| format!("{name} is not set; see verify/e2e/src/lib.rs"));
         let program = |name: &str, default: &str| std::env::var_os(name).map_or(default.into(), PathBuf::from);
         needed("KUBECONFIG")?;
         Ok(Cluster {
@@ -32,7 +33,7 @@ impl Cluster {
         })
     }
 
-    /// The same, for somebody who may have fewer rights.
+    /// The same cluster, as a user who may have fewer rights.
     pub fn as_user(&self, user: &str) -> Self {
         Cluster {
             user: Some(user.into()),
@@ -40,7 +41,7 @@ impl Cluster {
         }
     }
 
-    /// What kubectl prints; an error says what it said.
+    /// Returns the output of kubectl; an error has its message.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         self.run(&self.kubectl, "--as", args, None)
     }
@@ -60,15 +61,15 @@ impl Cluster {
         run(program, &args, input)
     }
 
-    /// What the API server says against the object, or an error if it takes it.
-    pub fn refused(&self, object: &Value) -> Result<String> {
+    /// Returns the message by which the API server refuses the object; an error if it accepts the object.
+    pub fn expect_refusal(&self, object: &Value) -> Result<String> {
         match self.apply(object) {
-            Ok(_) => bail!("taken, and should have been refused: {object}"),
+            Ok(_) => bail!("accepted, but should have been refused: {object}"),
             Err(error) => Ok(format!("{error:#}")),
         }
     }
 
-    /// The object, None if there is none.
+    /// Returns the object, None if it does not exist.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
         let text = self.kubectl(&["get", kind, name, "-n", namespace, "--ignore-not-found", "-o", "json"])?;
         match text.trim() {
@@ -85,16 +86,16 @@ impl Cluster {
     }
 }
 
-/// Asks again and again until the answer is there; an error while asking is a reason to ask again.
-pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let begun = Instant::now();
+/// Repeats an attempt until it returns a value. After an error it tries again.
+pub fn wait_until<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let started = Instant::now();
     loop {
-        let answer = ask();
-        if let Ok(Some(answer)) = answer {
-            return Ok(answer);
+        let result = attempt();
+        if let Ok(Some(value)) = result {
+            return Ok(value);
         }
-        if begun.elapsed() > limit {
-            let why = answer.err().map(|e| format!(": {e:#}")).unwrap_or_default();
+        if started.elapsed() > limit {
+            let why = result.err().map(|e| format!(": {e:#}")).unwrap_or_default();
             bail!("waited {limit:?} for {what}{why}");
         }
         std::thread::sleep(Duration::from_millis(250));

@@ -6,18 +6,18 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::buyers::Api;
-use crate::cluster::{Cluster, until};
+use crate::buyers::ApiClient;
+use crate::cluster::{Cluster, wait_until};
 
-/// A release with names of its own.
+/// A release with unique names.
 #[derive(Clone)]
 pub struct Release {
     pub cluster: Cluster,
     pub name: String,
     pub class: String,
-    /// Where the release is; its sales are in other namespaces.
+    /// The namespace of the release. Its sales are in other namespaces.
     pub namespace: String,
-    pub api: Api,
+    pub api: ApiClient,
 }
 
 impl Release {
@@ -25,16 +25,16 @@ impl Release {
     pub fn install(cluster: Cluster) -> Result<Self> {
         let release = Release::prepare(cluster)?;
         release.upgrade(&[])?;
-        release.answers()?;
+        release.wait_until_reachable()?;
         Ok(release)
     }
 
-    /// All that a release needs of the cluster's administrator: a namespace, which lets in only pods of the restricted
-    /// standard, and the CRD.
+    /// Does what a release needs from the administrator of the cluster: the CRD, and a namespace that admits only pods of
+    /// the restricted standard.
     pub fn prepare(cluster: Cluster) -> Result<Self> {
         let name = unique("e2e");
         cluster.create_namespace(&name, json!({"pod-security.kubernetes.io/enforce": "restricted"}))?;
-        // The CRD may be there already, from another test.
+        // The CRD may exist already, from another test.
         let crds = [
             "upgrade",
             "--install",
@@ -45,7 +45,7 @@ impl Release {
         ];
         cluster.helm(&[crds.as_slice(), &["--wait", "--take-ownership"]].concat())?;
         Ok(Release {
-            api: Api::at(&cluster.ingress_url, &host(&name)),
+            api: ApiClient::at(&cluster.ingress_url, &host(&name)),
             cluster,
             class: name.clone(),
             namespace: name.clone(),
@@ -53,7 +53,7 @@ impl Release {
         })
     }
 
-    /// The same release, for somebody who may have fewer rights.
+    /// The same release, for a user who may have fewer rights.
     pub fn as_user(&self, user: &str) -> Self {
         Release {
             cluster: self.cluster.as_user(user),
@@ -61,14 +61,14 @@ impl Release {
         }
     }
 
-    /// Waits until buyers get through.
-    pub fn answers(&self) -> Result<()> {
-        until("the ingress to lead to the release", Duration::from_secs(60), || {
+    /// Waits until buyers can reach the release.
+    pub fn wait_until_reachable(&self) -> Result<()> {
+        wait_until("the ingress to serve the release", Duration::from_secs(60), || {
             Ok((self.api.get("/v1/sales")?.status == 200).then_some(()))
         })
     }
 
-    /// Installs or upgrades it with more flags of helm, which the next upgrade does not remember.
+    /// Installs or upgrades the release with more flags of helm. The next upgrade does not keep them.
     pub fn upgrade(&self, more: &[&str]) -> Result<String> {
         let values = self.cluster.values.display().to_string();
         let own = format!("className={},ingress.host={}", self.class, host(&self.name));
@@ -86,9 +86,9 @@ impl Release {
         Ok(name)
     }
 
-    /// Objects of the release, in all namespaces and of all kinds that kubectl can list, but for those that a
-    /// controller of Kubernetes owns and will take away by itself.
-    pub fn left_over(&self) -> Result<Vec<String>> {
+    /// Objects of the release, in all namespaces and of all kinds that kubectl can list, except kinds that controllers of
+    /// Kubernetes remove by themselves.
+    pub fn remaining_objects(&self) -> Result<Vec<String>> {
         let kinds = self
             .cluster
             .kubectl(&["api-resources", "--verbs=list,get", "-o", "name"])?;
@@ -128,7 +128,7 @@ impl Release {
         self.cluster.helm(&args).map(|_| ())
     }
 
-    /// Takes everything away that the scenarios made. What can't be taken away is said, once.
+    /// Removes everything that the scenarios created.
     pub fn clean_up(&self) -> Result<()> {
         self.uninstall()?;
         let selector = format!("seckill.dev/e2e={}", self.name);
@@ -144,10 +144,10 @@ impl Release {
         Ok(())
     }
 
-    /// Waits until a namespace that is being deleted is gone.
-    pub fn namespace_ends(&self, name: &str) -> Result<()> {
+    /// Deletes a namespace, and waits until it is gone.
+    pub fn delete_namespace(&self, name: &str) -> Result<()> {
         self.cluster.kubectl(&["delete", "namespace", name, "--wait=false"])?;
-        until(
+        wait_until(
             &format!("the namespace {name} to end"),
             Duration::from_secs(120),
             || {
@@ -159,7 +159,7 @@ impl Release {
         )
     }
 
-    /// `pod/NAME` of the operator that leads.
+    /// `pod/NAME` of the leading operator.
     pub fn leader(&self) -> Result<String> {
         // The chart's name for a release whose name does not say seckill.
         let lease = format!("{}-seckill-operator", self.name);
@@ -167,8 +167,8 @@ impl Release {
         let holder = self
             .cluster
             .kubectl(&["get", "lease", &lease, "-n", &self.namespace, holder])?;
-        // What follows the name of the pod is of the process.
-        let (pod, _) = holder.rsplit_once('_').context("nobody leads")?;
+        // The name of the pod is followed by an id of the process.
+        let (pod, _) = holder.rsplit_once('_').context("no operator leads")?;
         Ok(format!("pod/{pod}"))
     }
 
@@ -187,14 +187,14 @@ impl Release {
     }
 }
 
-/// The folder of a chart, by cargo's word at run time: several checkouts may share one build.
+/// The folder of a chart. Cargo names the package folder at run time, since several checkouts may share one build.
 pub fn chart(name: &str) -> String {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
     let path = PathBuf::from(package).join("../../helm").join(name);
     path.display().to_string()
 }
 
-/// By which the ingress knows the release.
+/// The host name of the release at the ingress.
 fn host(release: &str) -> String {
     format!("{release}.test")
 }
@@ -204,14 +204,14 @@ fn unique(prefix: &str) -> String {
     format!("{prefix}-{}", &id[..8])
 }
 
-/// What is missing, as an error.
-pub fn all_named(text: &str, names: &[&str]) -> Result<()> {
+/// Checks that a text has all these names.
+pub fn check_all_named(text: &str, names: &[&str]) -> Result<()> {
     let missing: Vec<_> = names.iter().filter(|n| !text.contains(**n)).collect();
     ensure!(missing.is_empty(), "{missing:?} not named in:\n{text}");
     Ok(())
 }
 
-/// The value of a field, an error if it is not there.
-pub fn text<'a>(value: &'a serde_json::Value, field: &str) -> Result<&'a str> {
+/// The text of a field; an error if it does not exist.
+pub fn text_field<'a>(value: &'a serde_json::Value, field: &str) -> Result<&'a str> {
     value[field].as_str().with_context(|| format!("no {field} in {value}"))
 }

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, wait_until};
 
 /// A sale on the cluster.
 pub struct Sale<'a> {
@@ -15,7 +15,7 @@ pub struct Sale<'a> {
 }
 
 impl<'a> Sale<'a> {
-    /// A manifest that is right; `starts` and `ends` are seconds from now.
+    /// A valid manifest; `starts` and `ends` are seconds from now.
     pub fn manifest(class: &str, namespace: &str, name: &str, stock: u64, starts: i64, ends: i64) -> Value {
         json!({
             "apiVersion": "seckill.dev/v1alpha1",
@@ -49,7 +49,7 @@ impl<'a> Sale<'a> {
     }
 
     /// Waits until the sale has reached a phase, or a later one.
-    pub fn reaches(&self, phase: &str, limit: Duration) -> Result<Value> {
+    pub fn wait_for_phase(&self, phase: &str, limit: Duration) -> Result<Value> {
         const ORDER: [&str; 7] = [
             "Scheduled",
             "Preheating",
@@ -60,24 +60,24 @@ impl<'a> Sale<'a> {
             "Settled",
         ];
         let place = |phase: &str| ORDER.iter().position(|p| *p == phase);
-        let wanted = place(phase);
-        ensure!(wanted.is_some(), "{phase} is no phase");
+        let expected = place(phase);
+        ensure!(expected.is_some(), "unknown phase {phase}");
         let mut last = Value::Null;
-        let reached = until(
+        let reached = wait_until(
             &format!("{}/{} to be {phase}", self.namespace, self.name),
             limit,
             || {
                 last = self.status()?;
                 let now = place(last["phase"].as_str().unwrap_or_default());
-                Ok((now >= wanted).then(|| last.clone()))
+                Ok((now >= expected).then(|| last.clone()))
             },
         );
         reached.map_err(|error| error.context(format!("last status: {last}")))
     }
 
-    /// Whether a condition is what it should be, waiting for it.
-    pub fn condition(&self, kind: &str, status: &str, limit: Duration) -> Result<Value> {
-        until(
+    /// Waits until a condition has a status.
+    pub fn wait_for_condition(&self, kind: &str, status: &str, limit: Duration) -> Result<Value> {
+        wait_until(
             &format!("{kind}={status} of {}/{}", self.namespace, self.name),
             limit,
             || {
@@ -103,7 +103,7 @@ impl<'a> Sale<'a> {
     }
 }
 
-/// A time as a manifest has it.
+/// A time in the format of a manifest.
 pub fn in_seconds(seconds: i64) -> String {
     let time = Timestamp::now() + SignedDuration::from_secs(seconds);
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

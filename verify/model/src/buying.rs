@@ -6,26 +6,26 @@ use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, Order, OrderId, Record};
 
 use crate::configuration::Rule;
 use crate::log::SALE;
-use crate::properties;
-use crate::protocol::{Action, Asking, Protocol};
-use crate::state::{Data, Side, State, order_of};
+use crate::property;
+use crate::protocol::{Action, BuyerKey, Protocol};
+use crate::state::{RedisData, Side, State, order_of};
 
 impl Protocol {
     pub(crate) fn purchases(&self, state: &State, actions: &mut Vec<Action>) {
         let known = self.known(state);
         for (api, process) in state.apis.iter().enumerate() {
-            // Like processes do the same.
+            // Equal processes have equal actions.
             if api > 0 && state.apis[api - 1] == *process {
                 continue;
             }
-            let replica = (self.rules.redis_lags && self.rules.refusals).then_some(Side::Replica);
+            let replica = (self.config.redis_lags && self.config.refusals).then_some(Side::Replica);
             for on in state.sides().chain(replica) {
-                if self.fence_lets(state, api, on) {
+                if self.fence_passes(state, api, on) {
                     self.batches_of_requests(&known, |requests| actions.push(Action::Buy { api, on, requests }));
                 }
             }
             for batch in 0..process.pending.len() {
-                if self.may_land(state, &process.pending[batch]) {
+                if self.may_append(state, &process.pending[batch]) {
                     actions.push(Action::Publish { api, batch });
                 }
                 actions.push(Action::ReadBack { api, batch });
@@ -37,7 +37,7 @@ impl Protocol {
                 actions.push(Action::ApiRefreshes { api });
             }
         }
-        if self.rules.breaks(Rule::EndedFromOneSnapshot)
+        if self.config.breaks(Rule::EndedFromOneSnapshot)
             && !state.past.listed_as_closed
             && state.ledger().fold.cut().closed.is_some()
         {
@@ -47,7 +47,7 @@ impl Protocol {
             let outbox = state.server(on).map_or(&[][..], |server| &server.data.outbox);
             for (entry, batch) in outbox.iter().enumerate() {
                 let missing = batch.iter().any(|(id, _)| !state.log.view().copies.contains_key(&id));
-                if missing && self.may_land(state, batch) {
+                if missing && self.may_append(state, batch) {
                     actions.push(Action::Relay { on, entry });
                 }
             }
@@ -55,10 +55,10 @@ impl Protocol {
     }
 
     /// One request, or as many as a script call takes.
-    fn batches_of_requests(&self, known: &[Asking], mut each: impl FnMut(Vec<Asking>)) {
+    fn batches_of_requests(&self, known: &[BuyerKey], mut each: impl FnMut(Vec<BuyerKey>)) {
         for first in known {
             each(vec![*first]);
-            for second in known.iter().filter(|_| self.rules.batch > 1) {
+            for second in known.iter().filter(|_| self.config.batch > 1) {
                 if first != second {
                     each(vec![*first, *second]);
                 }
@@ -66,8 +66,8 @@ impl Protocol {
         }
     }
 
-    /// Those who may ask. Of those who left no trace yet all are alike: one of them is enough.
-    fn known(&self, state: &State) -> Vec<Asking> {
+    /// The buyers and keys that may be used next. All that left no trace yet are equal, so one of them is enough.
+    fn known(&self, state: &State) -> Vec<BuyerKey> {
         let mut traces = [[false; 8]; 8];
         let mut trace = |buyer: &Buyer, key: KeyHash| {
             let (buyer, key) = (number_of(buyer), key.0 as usize);
@@ -102,8 +102,8 @@ impl Protocol {
             }
         }
         let mut known = Vec::new();
-        for (buyer, keys) in traces.iter().enumerate().take(usize::from(self.rules.buyers)) {
-            for (key, traced) in keys.iter().enumerate().take(usize::from(self.rules.keys)) {
+        for (buyer, keys) in traces.iter().enumerate().take(usize::from(self.config.buyers)) {
+            for (key, traced) in keys.iter().enumerate().take(usize::from(self.config.keys)) {
                 known.push((buyer as u8, key as u8));
                 if !traced {
                     break;
@@ -116,33 +116,32 @@ impl Protocol {
         known
     }
 
-    /// The data that a process reaches, what the server says of itself, and the epoch that the process names.
-    fn reached<'a>(&self, state: &'a State, api: usize, on: Side) -> Option<(&'a Arc<Data>, Server, Epoch)> {
+    /// The data that an API process reaches, what the server reports about itself, and the epoch that the process names.
+    fn reached<'a>(&self, state: &'a State, api: usize, on: Side) -> Option<(&'a Arc<RedisData>, Server, Epoch)> {
         let (server, data) = match state.server(on) {
             Some(server) => (server, &server.data),
             None => (&state.redis, state.redis_copy.as_ref()?),
         };
         let index = data.index.as_ref()?;
         let mut seen = server.server();
-        if self.rules.breaks(Rule::PurchaseFence) {
+        if self.config.breaks(Rule::PurchaseFence) {
             seen.rid = index.rid.clone();
         }
-        seen.is_master = on != Side::Replica || self.rules.breaks(Rule::PurchaseRole);
-        let caller = match self.rules.breaks(Rule::PurchaseEpoch) {
+        seen.is_master = on != Side::Replica || self.config.breaks(Rule::PurchaseRole);
+        let caller = match self.config.breaks(Rule::PurchaseEpoch) {
             true => index.epoch,
             false => state.apis[api].epoch?,
         };
         Some((data, seen, caller))
     }
 
-    /// Whether the script decides at all. If not, the process learns the epoch from the ledger, or waits for a rebuild
-    /// that needs no word from it.
-    fn fence_lets(&self, state: &State, api: usize, on: Side) -> bool {
+    /// Whether the script decides at all. If not, the process refreshes its epoch from the ledger, or waits for a rebuild.
+    fn fence_passes(&self, state: &State, api: usize, on: Side) -> bool {
         let reached = self.reached(state, api, on);
         reached.is_some_and(|(data, seen, caller)| fence(data.index.as_ref(), &seen, caller).is_ok())
     }
 
-    pub(crate) fn buy(&self, state: &mut State, api: usize, on: Side, requests: &[Asking]) -> Option<()> {
+    pub(crate) fn buy(&self, state: &mut State, api: usize, on: Side, requests: &[BuyerKey]) -> Option<()> {
         let before = (state.apis[api].pending.len(), state.promised.len());
         let epoch = state.apis[api].epoch?;
         let requests: Vec<Request> = requests.iter().map(request).collect();
@@ -150,64 +149,69 @@ impl Protocol {
         let mut data = (**data).clone();
         let index_epoch = data.index.as_ref()?.epoch;
         let closed = data.index.as_ref()?.terms.state == SaleState::Closed;
-        let (mut answers, batch) = purchase(data.index.as_mut(), &seen, caller, &requests).ok()?;
-        if closed && self.rules.breaks(Rule::ReplayBeforeState) {
-            answers.fill(Decision::Ended);
+        let (mut decisions, batch) = purchase(data.index.as_mut(), &seen, caller, &requests).ok()?;
+        if closed && self.config.breaks(Rule::ReplayBeforeState) {
+            decisions.fill(Decision::Ended);
         }
         if let Some(batch) = batch {
-            if state.apis[api].pending.len() == self.rules.pending {
+            if state.apis[api].pending.len() == self.config.pending {
                 return None;
             }
             let version = data.index.as_ref()?.terms.version;
-            if state.log.view().fold.cut().epoch() == Some(index_epoch) && version < state.past.told_version {
-                state.wrong = Some(properties::TAKEN_BACK);
+            if state.log.view().fold.cut().epoch() == Some(index_epoch) && version < state.past.applied_version {
+                state.violated = Some(property::TAKEN_BACK);
             }
             data.outbox.push(batch.clone());
             // A replica would refuse to write.
             state.server_mut(on)?.data = Arc::new(data);
-            // The reply does not name the epoch: the process goes by its own.
+            // The reply does not name the epoch, so the process uses its own.
             self.hold(state, api, Batch { epoch, ..batch });
         }
-        for (request, answer) in requests.iter().zip(answers) {
-            match answer {
-                Decision::Reserved { seq } => {
-                    if self.rules.breaks(Rule::AnswerAfterPublishing) {
-                        self.tell(state, order_id(epoch, seq), &request.buyer, request.key);
-                    }
-                }
-                Decision::AlreadyReserved(held)
-                    if held.is_durable(epoch) || self.rules.breaks(Rule::ReplayAfterReadBack) =>
-                {
-                    self.tell(state, order_id(held.epoch, held.seq), &request.buyer, request.key);
-                }
-                Decision::AlreadyReserved(held) => {
-                    let order = Order {
-                        buyer: request.buyer.clone(),
-                        quantity: held.quantity,
-                        tier: 0,
-                        key: held.key,
-                    };
-                    let again = Batch {
-                        sale: SALE,
-                        epoch: held.epoch,
-                        first: held.seq,
-                        orders: vec![order],
-                    };
-                    if state.apis[api].pending.len() < self.rules.pending {
-                        self.hold(state, api, again);
-                    }
-                }
-                Decision::Unknown
-                | Decision::NotStarted { .. }
-                | Decision::Ended
-                | Decision::Suspended
-                | Decision::LimitReached { .. }
-                | Decision::TooManyOrders
-                | Decision::SoldOut { .. } => self.refused(state, request, epoch),
-            }
+        for (request, decision) in requests.iter().zip(decisions) {
+            self.answer(state, api, epoch, request, decision);
         }
-        let changed = before != (state.apis[api].pending.len(), state.promised.len()) || state.wrong.is_some();
+        let changed = before != (state.apis[api].pending.len(), state.promised.len()) || state.violated.is_some();
         changed.then_some(())
+    }
+
+    /// What the API process does about one decision of the script.
+    fn answer(&self, state: &mut State, api: usize, epoch: Epoch, request: &Request, decision: Decision) {
+        match decision {
+            Decision::Reserved { seq } => {
+                if self.config.breaks(Rule::AnswerAfterPublishing) {
+                    self.give_number(state, order_id(epoch, seq), &request.buyer, request.key);
+                }
+            }
+            Decision::AlreadyReserved(held)
+                if held.is_durable(epoch) || self.config.breaks(Rule::ReplayAfterReadBack) =>
+            {
+                self.give_number(state, order_id(held.epoch, held.seq), &request.buyer, request.key);
+            }
+            Decision::AlreadyReserved(held) => {
+                let order = Order {
+                    buyer: request.buyer.clone(),
+                    quantity: held.quantity,
+                    tier: 0,
+                    key: held.key,
+                };
+                let again = Batch {
+                    sale: SALE,
+                    epoch: held.epoch,
+                    first: held.seq,
+                    orders: vec![order],
+                };
+                if state.apis[api].pending.len() < self.config.pending {
+                    self.hold(state, api, again);
+                }
+            }
+            Decision::Unknown
+            | Decision::NotStarted { .. }
+            | Decision::Ended
+            | Decision::Suspended
+            | Decision::LimitReached { .. }
+            | Decision::TooManyOrders
+            | Decision::SoldOut { .. } => self.refuse(state, request, epoch),
+        }
     }
 
     fn hold(&self, state: &mut State, api: usize, batch: Batch) {
@@ -218,53 +222,58 @@ impl Protocol {
         }
     }
 
-    /// A buyer is told a number.
-    fn tell(&self, state: &mut State, id: OrderId, buyer: &Buyer, key: KeyHash) {
-        let told = (id, buyer.clone(), key);
-        if !state.log.view().has(id, buyer, key) && !state.promised.contains(&told) {
-            state.promised.push(told);
+    /// Gives a buyer an order number.
+    fn give_number(&self, state: &mut State, id: OrderId, buyer: &Buyer, key: KeyHash) {
+        let promise = (id, buyer.clone(), key);
+        if !state.log.view().has(id, buyer, key) && !state.promised.contains(&promise) {
+            state.promised.push(promise);
             state.promised.sort();
         }
     }
 
-    /// A buyer is refused, if that counts.
-    fn refused(&self, state: &mut State, request: &Request, by: Epoch) {
+    /// Refuses a buyer, and checks that the refusal is right.
+    fn refuse(&self, state: &mut State, request: &Request, by: Epoch) {
         let view = state.log.view();
-        let counts = view.fold.cut().lets_refuse(by) || self.rules.breaks(Rule::RefusalOfTheCurrentEpoch);
+        let counts = view.fold.cut().lets_refuse(by) || self.config.breaks(Rule::RefusalOfTheCurrentEpoch);
         let holds = view.by_key.contains_key(&(request.buyer.clone(), request.key));
-        if self.rules.refusals && counts && holds {
-            state.wrong = Some(properties::REFUSAL);
+        if self.config.refusals && counts && holds {
+            state.violated = Some(property::REFUSAL);
         }
     }
 
-    /// Whether a copy of the batch may still come into the log.
-    fn may_land(&self, state: &State, batch: &Batch) -> bool {
+    /// Whether a copy of the batch may still be appended.
+    fn may_append(&self, state: &State, batch: &Batch) -> bool {
         let copies = &state.log.view().copies;
         let fewest = batch
             .iter()
             .map(|(id, _)| copies.get(&id).copied().unwrap_or_default())
             .min();
-        self.has_room(state) && fewest.is_some_and(|fewest| fewest <= self.rules.copies)
+        self.has_room(state) && fewest.is_some_and(|fewest| fewest <= self.config.copies)
     }
 
     pub(crate) fn publish(&self, state: &mut State, api: usize, batch: usize) -> Option<()> {
         let batch = state.apis[api].pending.get(batch)?.clone();
         self.append(state, Record::Batch(batch.clone()))?;
-        if self.rules.breaks(Rule::AnswerAfterReadBack) {
+        if self.config.breaks(Rule::AnswerAfterReadBack) {
             for (id, order) in batch.iter() {
-                self.tell(state, id, &order.buyer, order.key);
+                self.give_number(state, id, &order.buyer, order.key);
             }
         }
-        self.keep_promises(state);
+        self.drop_kept_promises(state);
         Some(())
     }
 
-    /// Numbers that have come into the log are no concern any more.
-    fn keep_promises(&self, state: &mut State) {
+    /// Forgets promised numbers that are in the log now.
+    fn drop_kept_promises(&self, state: &mut State) {
         if !state.promised.is_empty() {
             let view = state.log.view();
             let missing = |(id, buyer, key): &(OrderId, Buyer, KeyHash)| !view.has(*id, buyer, *key);
-            state.promised = state.promised.iter().filter(|told| missing(told)).cloned().collect();
+            state.promised = state
+                .promised
+                .iter()
+                .filter(|promise| missing(promise))
+                .cloned()
+                .collect();
         }
     }
 
@@ -275,15 +284,15 @@ impl Protocol {
         let void = batch.iter().any(|(id, _)| view.void.contains(&id));
         if accepted {
             for (id, order) in batch.iter() {
-                self.tell(state, id, &order.buyer, order.key);
+                self.give_number(state, id, &order.buyer, order.key);
             }
         }
         if !accepted && !void {
             return None;
         }
-        // A process may have read the void copy first; whoever waits for it asks the index again.
-        if void && accepted && self.rules.breaks(Rule::VoidIsNotFailed) {
-            state.wrong = Some(properties::REFUSAL);
+        // A process may have read the void copy first. Then it asks the index again for the buyer.
+        if void && accepted && self.config.breaks(Rule::VoidIsNotFailed) {
+            state.violated = Some(property::REFUSAL);
         }
         state.apis[api].pending.retain(|b| *b != batch);
         Some(())
@@ -308,7 +317,7 @@ impl Protocol {
     pub(crate) fn relay(&self, state: &mut State, on: Side, entry: usize) -> Option<()> {
         let batch = state.server(on)?.data.outbox.get(entry)?.clone();
         self.append(state, Record::Batch(batch))?;
-        self.keep_promises(state);
+        self.drop_kept_promises(state);
         Some(())
     }
 }
@@ -317,7 +326,7 @@ fn order_id(epoch: Epoch, seq: u64) -> OrderId {
     OrderId { sale: SALE, epoch, seq }
 }
 
-fn request((buyer, key): &Asking) -> Request {
+fn request((buyer, key): &BuyerKey) -> Request {
     Request {
         buyer: buyer_of(*buyer),
         quantity: 1,

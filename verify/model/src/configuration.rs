@@ -1,21 +1,21 @@
-//! How large the modelled world is, what may happen in it, and which rules are broken in it.
+//! The size of the modelled system, what may happen in it, and which rules are broken.
 use std::fmt;
 
 use seckill_protocol::index::SaleState;
 
-/// A rule of the protocol. A configuration that breaks one must be refuted: otherwise the rule is not needed, or the
-/// model does not see what it is for.
+/// A rule of the protocol. A configuration that breaks one must be refuted. Otherwise the rule is not needed, or the model
+/// does not cover its purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// A number is told only when its record was published: not when the index took the unit.
+    /// A number is given out only after its record was published, not when the index reserved the unit.
     AnswerAfterPublishing,
-    /// A number is told only when its record was read back: the producer's acknowledgement is not enough.
+    /// A number is given out only after its record was read back. The producer's acknowledgement is not enough.
     AnswerAfterReadBack,
-    /// What this epoch sold under the key before is told only when it was read back.
+    /// An order that this epoch already has under the key is given out only after its read-back.
     ReplayAfterReadBack,
-    /// A record that was read as void sends the buyer back to the index; it does not mean "failed".
+    /// After a void record the buyer is sent to the index again. Void does not mean "failed".
     VoidIsNotFailed,
-    /// The index is asked for the key before its state is looked at.
+    /// The index checks the key before it checks the state of the sale.
     ReplayBeforeState,
     /// A refusal counts only if the log names the epoch of the index that refused.
     RefusalOfTheCurrentEpoch,
@@ -43,7 +43,7 @@ pub enum Rule {
     PurchaseEpoch,
     /// The index is rebuilt from the log, not from what Redis came back with.
     RebuildFromLog,
-    /// The fold goes on from the ledger's position to the barrier.
+    /// The fold continues from the ledger's position to the barrier.
     FoldToTheBarrier,
     /// A rebuilt index holds cancelled orders too.
     RebuildKeepsCancelled,
@@ -51,29 +51,29 @@ pub enum Rule {
     OwnBarrier,
     /// INSTALL refuses an epoch that is not newer than the one in force.
     InstallNewerOnly,
-    /// INSTALL counts the buyers that it finds.
+    /// INSTALL counts the buyers in the written index.
     InstallCountsHolders,
     /// INSTALL runs at most once for an epoch.
     InstallOnce,
     /// APPLY refuses terms that are not newer.
     ApplyNewerOnly,
-    /// R5 tells nobody of the epoch unless APPLY met its index.
+    /// R5 publishes the epoch only if APPLY found its index.
     TermsReachTheIndex,
     /// `live_epoch` only rises.
     LiveEpochOnlyRises,
-    /// R0 sees that a barrier is newer than the index.
+    /// R0 checks whether a barrier is newer than the index.
     NeedSeesBarrier,
-    /// R0 sees that nobody was told of the index.
+    /// R0 checks whether the index was published.
     NeedSeesLiveEpoch,
 
-    /// Effects are rows, written with the position.
-    EffectsAreRows,
-    /// The log first, the index after.
-    EffectsAfterCommit,
-    /// An effect is fenced by the replication id.
-    EffectFence,
-    /// An effect waits for an index that has reached its place in the log.
-    EffectWaitsForEpoch,
+    /// Pending stock adjustments are rows, written with the position.
+    AdjustmentsAreRows,
+    /// Adjustments are applied after the commit.
+    AdjustmentsAfterCommit,
+    /// An adjustment is fenced by the replication id.
+    AdjustmentFence,
+    /// An adjustment waits for an index that has reached its offset in the log.
+    AdjustmentWaitsForEpoch,
     /// RETURN compares the epoch too.
     ReturnByEpochAndSeq,
     /// RETURN marks the holding.
@@ -81,18 +81,18 @@ pub enum Rule {
 
     /// CLOSE waits until the ledger has the outbox.
     CloseAfterOutbox,
-    /// An index has the newest terms before anybody is told of it.
+    /// An index has the newest terms before it is published.
     TermsBeforePublication,
-    /// Terms that the ledger lost and the index did not are outnumbered.
+    /// If the ledger lost terms that the index has, the next terms get a higher version.
     TermsOutnumberTheIndex,
-    /// The settlement waits until nothing is owed to the index.
-    SettledWhenNothingIsOwed,
-    /// The settlement counts units that were sold too late.
+    /// The settlement waits until no stock adjustment is pending.
+    SettledWithoutPendingAdjustments,
+    /// The settlement counts units in flight that missed CLOSE.
     SettledWithInFlight,
-    /// The settlement compares with what was live where CLOSE stands.
+    /// The settlement compares with the units that were live at the offset of CLOSE.
     SettledAsOfClose,
 
-    /// The worker's transaction compares the position that it read from.
+    /// The worker's transaction compares the position with the one it read from.
     PositionCompared,
     /// A reader of the log takes its position and its cuts from one snapshot.
     StartFromOneSnapshot,
@@ -113,36 +113,36 @@ pub struct Configuration {
     pub log: usize,
     /// The most barriers after the first.
     pub barriers: usize,
-    /// How many late copies of a record may land.
+    /// How many late copies of a record may be appended.
     pub copies: usize,
     /// The most batches that an API process holds.
     pub pending: usize,
     /// The most requests in one script call.
     pub batch: usize,
-    /// Redis restarts, fails over or is flushed so often.
+    /// How often Redis restarts, fails over or is flushed.
     pub redis_losses: u8,
     /// A failover leaves the old primary alive, and API processes and the worker may reach it.
     pub split_brain: bool,
-    /// Coordinators may reach it too.
+    /// Coordinators may reach the old primary too.
     pub coordinators_reach_old: bool,
-    /// Everybody may be sent back to the old primary.
+    /// All clients may be sent back to the old primary.
     pub flip_back: bool,
-    /// A restart or a failover may find data from any earlier time, and API processes may reach a replica that lags;
-    /// otherwise a failover finds what was there last.
+    /// A restart or a failover may find data from any earlier time, and API processes may reach a replica that lags.
+    /// Otherwise a failover finds the newest data.
     pub redis_lags: bool,
     /// The most CANCEL records.
     pub cancels: usize,
-    /// TOTAL records, in this order but for late copies.
+    /// TOTAL records, in this order except for late copies.
     pub totals: &'static [u64],
-    /// What the FlashSale says after [`SaleState::Open`], one after the other.
-    pub wishes: &'static [SaleState],
-    /// MySQL fails over and loses its tail so often.
+    /// The states of the FlashSale after [`SaleState::Open`], one after the other.
+    pub desired_states: &'static [SaleState],
+    /// How often MySQL fails over and loses its tail.
     pub mysql_losses: u8,
-    /// Refusals are looked at.
+    /// Refusals are checked.
     pub refusals: bool,
-    /// Coordinators die.
+    /// Coordinators may die.
     pub deaths: bool,
-    /// Coordinators rebuild without need.
+    /// Coordinators may rebuild without need.
     pub needless: bool,
     pub broken: &'static [Rule],
 }
@@ -168,7 +168,7 @@ impl Configuration {
         redis_lags: false,
         cancels: 0,
         totals: &[],
-        wishes: &[],
+        desired_states: &[],
         mysql_losses: 0,
         refusals: false,
         deaths: true,
@@ -182,10 +182,10 @@ impl Configuration {
 
     /// Whether the terms of the sale ever change.
     pub fn terms_change(&self) -> bool {
-        !self.wishes.is_empty()
+        !self.desired_states.is_empty()
     }
 
-    /// Whether the worker's position matters in itself. If not, it reads to the end at once.
+    /// Whether the worker reads one record at a time. If its position has no influence, it reads to the end at once.
     pub fn worker_steps(&self) -> bool {
         self.cancels > 0 || !self.totals.is_empty() || self.terms_change()
     }
@@ -213,7 +213,11 @@ impl fmt::Display for Configuration {
         count(usize::from(self.mysql_losses), "loss of MySQL", "losses of MySQL");
         count(self.cancels, "cancel", "cancels");
         count(self.totals.len(), "new total", "new totals");
-        count(self.wishes.len(), "change of the FlashSale", "changes of the FlashSale");
+        count(
+            self.desired_states.len(),
+            "change of the FlashSale",
+            "changes of the FlashSale",
+        );
         count(self.copies, "late copy", "late copies");
         f.write_str(&parts.join(", "))
     }

@@ -1,4 +1,4 @@
-//! The operator's other work: the terms of the sale follow the FlashSale, and its end.
+//! The other work of the operator: the terms of the sale follow the FlashSale, and the end of the sale.
 use std::sync::Arc;
 
 use seckill_protocol::Record;
@@ -8,24 +8,24 @@ use seckill_protocol::settlement::{Closing, Settlement, settle};
 
 use crate::configuration::Rule;
 use crate::log::SALE;
-use crate::properties;
+use crate::property;
 use crate::protocol::{Action, Protocol};
-use crate::state::{Row, State};
+use crate::state::{State, TermsRow};
 
 impl Protocol {
     pub(crate) fn ends(&self, state: &State, actions: &mut Vec<Action>) {
-        if !self.rules.terms_change() {
+        if !self.config.terms_change() {
             return;
         }
-        if usize::from(state.past.wishes) < self.rules.wishes.len() {
-            actions.push(Action::Wish);
+        if usize::from(state.past.changes) < self.config.desired_states.len() {
+            actions.push(Action::ChangeFlashSale);
         }
         let row = state.mysql.row;
         let closed = state.ledger().fold.cut().closed.is_some();
-        if row.state != state.wish(&self.rules) && row.state != SaleState::Closed {
+        if row.state != state.desired_state(&self.config) && row.state != SaleState::Closed {
             actions.push(Action::UpdateTerms);
         }
-        if matches!(state.need(&self.rules), Need::Apply | Need::Renumber(_)) {
+        if matches!(state.need(&self.config), Need::Apply | Need::Renumber(_)) {
             actions.push(Action::ApplyTerms);
         }
         if row.state == SaleState::Closed && !closed && !state.past.closing && self.drained(state) {
@@ -40,14 +40,17 @@ impl Protocol {
     }
 
     pub(crate) fn update_terms(&self, state: &mut State) -> Option<()> {
-        let wanted = state.wish(&self.rules);
+        let desired = state.desired_state(&self.config);
         let version = state.mysql.row.version + 1;
-        state.mysql_mut().row = Row { version, state: wanted };
+        state.mysql_mut().row = TermsRow {
+            version,
+            state: desired,
+        };
         Some(())
     }
 
     pub(crate) fn apply_terms(&self, state: &mut State) -> Option<()> {
-        match state.need(&self.rules) {
+        match state.need(&self.config) {
             Need::Renumber(version) => state.mysql_mut().row.version = version,
             Need::Apply => {
                 let (row, index) = (state.mysql.row, state.redis.in_force()?.epoch);
@@ -58,13 +61,13 @@ impl Protocol {
         Some(())
     }
 
-    /// No index sells any more, and the ledger has what the last one sold.
+    /// No index sells any more, and the ledger has all orders of the last one.
     fn drained(&self, state: &State) -> bool {
-        match state.need(&self.rules) {
-            // None is in force, and none is rebuilt for the end.
+        match state.need(&self.config) {
+            // No index is in force, and none is rebuilt for the end.
             Need::Rebuild => true,
             Need::Apply | Need::Renumber(_) => false,
-            Need::Nothing | Need::Publish(_) => in_flight(state) == 0 || self.rules.breaks(Rule::CloseAfterOutbox),
+            Need::Nothing | Need::Publish(_) => in_flight(state) == 0 || self.config.breaks(Rule::CloseAfterOutbox),
         }
     }
 
@@ -75,15 +78,15 @@ impl Protocol {
             .records()
             .filter(|r| matches!(r, Record::Close { .. }))
             .count();
-        state.past.closing = closes <= self.rules.copies;
+        state.past.closing = closes <= self.config.copies;
         Some(())
     }
 
-    /// The ledger has read CLOSE: what it says of the units is compared with the index, and the keys go.
+    /// The ledger has read CLOSE: its units are compared with the index, and the keys of the index are deleted.
     pub(crate) fn settle(&self, state: &mut State) -> Option<()> {
         let ledger = state.ledger();
         let closed = ledger.fold.cut().closed?;
-        let then = match self.rules.breaks(Rule::SettledAsOfClose) {
+        let then = match self.config.breaks(Rule::SettledAsOfClose) {
             true => ledger,
             false => state.log.up_to(closed as usize + 1),
         };
@@ -91,9 +94,9 @@ impl Protocol {
             let closing = Closing {
                 total: then.fold.total(),
                 live: then.live,
-                pending_adjustments: state.mysql.owed.len(),
+                pending_adjustments: state.mysql.adjustments.len(),
                 left: index.left,
-                in_flight: match self.rules.breaks(Rule::SettledWithInFlight) {
+                in_flight: match self.config.breaks(Rule::SettledWithInFlight) {
                     true => 0,
                     false => in_flight(state),
                 },
@@ -101,12 +104,12 @@ impl Protocol {
             match settle(&closing) {
                 Settlement::Wait => return None,
                 Settlement::Even { .. } => {}
-                Settlement::Uneven { .. } => state.wrong = Some(properties::SETTLEMENT),
+                Settlement::Uneven { .. } => state.violated = Some(property::SETTLEMENT),
             }
         }
         state.mysql_mut().settled = true;
-        state.mysql_mut().owed.clear();
-        state.worker.clear();
+        state.mysql_mut().adjustments.clear();
+        state.worker_memory.clear();
         state.redis.data = Arc::default();
         Some(())
     }

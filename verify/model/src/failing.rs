@@ -2,17 +2,17 @@
 use std::sync::Arc;
 
 use crate::protocol::{Action, Protocol};
-use crate::state::{Data, Instance, State};
+use crate::state::{RedisData, RedisServer, State};
 
 impl Protocol {
     pub(crate) fn faults(&self, state: &State, actions: &mut Vec<Action>) {
-        let holds_something = *state.redis.data != Data::default();
-        if state.past.redis_losses < self.rules.redis_losses && holds_something {
+        let holds_something = *state.redis.data != RedisData::default();
+        if state.past.redis_losses < self.config.redis_losses && holds_something {
             actions.push(Action::RedisFlushed);
             let lagging = state.redis_copy.as_ref().is_some_and(|copy| *copy != state.redis.data);
             for lags in [false, true].into_iter().take(1 + usize::from(lagging)) {
                 actions.push(Action::RedisRestarts { lags });
-                if self.rules.split_brain {
+                if self.config.split_brain {
                     actions.push(Action::RedisFailsOver { lags });
                 }
             }
@@ -20,27 +20,27 @@ impl Protocol {
         if state.redis_copy.as_ref().is_some_and(|copy| *copy != state.redis.data) {
             actions.push(Action::RedisReplicates);
         }
-        if state.old.is_some() && self.rules.flip_back {
+        if state.old.is_some() && self.config.flip_back {
             actions.push(Action::FlipBack);
         }
-        if self.rules.mysql_losses > 0
+        if self.config.mysql_losses > 0
             && state.mysql != state.mysql_copy
-            && state.past.mysql_losses < self.rules.mysql_losses
+            && state.past.mysql_losses < self.config.mysql_losses
         {
             actions.push(Action::MySqlReplicates);
             actions.push(Action::MySqlFailsOver);
         }
     }
 
-    /// The data is gone, the server and its replication id are as they were.
+    /// The data is lost; the server and its replication id stay.
     pub(crate) fn redis_flushed(&self, state: &mut State) -> Option<()> {
         state.past.redis_losses += 1;
         state.redis.data = Arc::default();
         Some(())
     }
 
-    /// A new life of the server, or a replica in its place: both have a new replication id.
-    fn another(&self, state: &mut State, lags: bool) -> Instance {
+    /// A restarted server or a promoted replica: both have a new replication id.
+    fn new_primary(&self, state: &mut State, lags: bool) -> RedisServer {
         state.past.redis_losses += 1;
         let data = match &state.redis_copy {
             Some(copy) if lags => copy.clone(),
@@ -49,17 +49,17 @@ impl Protocol {
         if state.redis_copy.is_some() {
             state.redis_copy = Some(data.clone());
         }
-        Instance::new(state.past.redis_losses, data)
+        RedisServer::new(state.past.redis_losses, data)
     }
 
     pub(crate) fn redis_restarts(&self, state: &mut State, lags: bool) -> Option<()> {
-        state.redis = self.another(state, lags);
+        state.redis = self.new_primary(state, lags);
         Some(())
     }
 
-    /// To a replica, while the old primary goes on. (If it dies, that is a restart.)
+    /// Fails over to a replica while the old primary goes on. (If the old primary dies, that is a restart.)
     pub(crate) fn redis_fails_over(&self, state: &mut State, lags: bool) -> Option<()> {
-        let new = self.another(state, lags);
+        let new = self.new_primary(state, lags);
         let old = std::mem::replace(&mut state.redis, new);
         state.old = Some(old);
         Some(())

@@ -1,7 +1,7 @@
-//! The log, and what the product's own fold says of each prefix of it.
+//! The log, and the product's own fold of each prefix of it.
 //!
-//! Logs form a tree: each is its parent and one record. The fold of a log is made once, when it is first appended to,
-//! however many states hold it.
+//! Logs form a tree: each is its parent and one record. The fold of a log is computed once, however many states hold
+//! the log.
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,7 +15,7 @@ use seckill_protocol::{
 };
 
 use crate::configuration::{Configuration, Rule};
-use crate::properties;
+use crate::property;
 
 pub const SALE: SaleId = SaleId(1);
 
@@ -23,34 +23,34 @@ pub const SALE: SaleId = SaleId(1);
 pub struct Log(Arc<Node>);
 
 struct Node {
-    /// Of all records.
+    /// A hash of all records.
     digest: u64,
-    /// What each prefix says, from the empty one to this.
+    /// The view of each prefix, from the empty log to this one.
     views: Vec<Arc<View>>,
     children: Mutex<Vec<(Record, Log)>>,
 }
 
-/// What a log says, read up to its end.
+/// A log read to its end.
 pub struct View {
     /// Its last record.
     pub record: Option<Record>,
     pub fold: Fold,
-    /// What an index of it holds.
+    /// The holdings of an index built from it.
     pub holdings: Holdings,
     pub live: u64,
-    /// The orders by what their buyers know of them.
+    /// The orders by buyer and key.
     pub by_key: BTreeMap<(Buyer, KeyHash), OrderId>,
     /// How often each order is in the log, void or not.
     pub copies: BTreeMap<OrderId, usize>,
     /// Orders of void records.
     pub void: BTreeSet<OrderId>,
-    /// What the index has to be told of the last record.
-    pub owed: Option<PendingAdjustment>,
+    /// The stock adjustment of the last record.
+    pub adjustment: Option<PendingAdjustment>,
     pub barriers: usize,
-    /// Where the latest barrier stands that was appended before CLOSE.
+    /// The latest barrier before CLOSE.
     pub latest_barrier: Option<Epoch>,
-    /// The property that the log alone breaks.
-    pub wrong: Option<&'static str>,
+    /// The property that the log alone violates.
+    pub violated: Option<&'static str>,
 }
 
 impl Log {
@@ -63,10 +63,10 @@ impl Log {
             by_key: BTreeMap::new(),
             copies: BTreeMap::new(),
             void: BTreeSet::new(),
-            owed: None,
+            adjustment: None,
             barriers: 0,
             latest_barrier: None,
-            wrong: None,
+            violated: None,
         };
         Log(Arc::new(Node {
             digest: 0,
@@ -88,12 +88,12 @@ impl Log {
         self.len() as Offset
     }
 
-    /// All of it.
+    /// The view of the whole log.
     pub fn view(&self) -> &View {
         self.up_to(self.len())
     }
 
-    /// Its first records.
+    /// The view of the first records.
     pub fn up_to(&self, length: usize) -> &View {
         &self.0.views[length]
     }
@@ -106,7 +106,7 @@ impl Log {
         self.0.views.iter().filter_map(|view| view.record.as_ref())
     }
 
-    pub fn append(&self, record: Record, rules: &Configuration) -> Log {
+    pub fn append(&self, record: Record, config: &Configuration) -> Log {
         let mut children = self.0.children.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, child)) = children.iter().find(|(known, _)| *known == record) {
             return child.clone();
@@ -114,7 +114,7 @@ impl Log {
         let mut hasher = DefaultHasher::new();
         (self.0.digest, &record).hash(&mut hasher);
         let mut views = self.0.views.clone();
-        views.push(Arc::new(View::after(self, &record, rules)));
+        views.push(Arc::new(View::after(self, &record, config)));
         let child = Log(Arc::new(Node {
             digest: hasher.finish(),
             views,
@@ -146,65 +146,52 @@ impl fmt::Debug for Log {
 }
 
 impl View {
-    fn after(log: &Log, record: &Record, rules: &Configuration) -> View {
+    fn after(log: &Log, record: &Record, config: &Configuration) -> View {
         let before = log.view();
         let offset = log.end();
-        let cut = before.fold.cut();
         let mut fold = before.fold.clone();
-        let verdict = read(&mut fold, log, record, rules);
-
-        let (mut copies, mut void, mut latest_barrier) =
-            (before.copies.clone(), before.void.clone(), before.latest_barrier);
-        let mut barriers = before.barriers;
-        match record {
-            Record::Batch(batch) => {
-                for (id, _) in batch.iter() {
-                    *copies.entry(id).or_default() += 1;
-                    if verdict == RecordVerdict::Void {
-                        void.insert(id);
-                    }
-                }
-            }
-            Record::Barrier { .. } => {
-                barriers += 1;
-                if fold.cut().closed.is_none() {
-                    latest_barrier = Some(Epoch(offset));
-                }
-            }
-            _ => {}
-        }
-        let ended = match record {
-            Record::Cancel { sale, epoch, seq, .. } => {
-                let id = OrderId {
-                    sale: *sale,
-                    epoch: *epoch,
-                    seq: *seq,
-                };
-                let live = |fold: &Fold| fold.orders().get(&id).filter(|order| order.status.is_live()).cloned();
-                live(&before.fold).filter(|_| live(&fold).is_none())
-            }
-            _ => None,
-        };
-        let owed = PendingAdjustment::of(offset, record, cut, ended.as_ref().map(|order| &order.buyer))
-            .filter(|_| verdict == RecordVerdict::Accepted);
+        let verdict = read(&mut fold, log, record, config);
+        let adjustment = adjustment(offset, record, &before.fold, &fold).filter(|_| verdict == RecordVerdict::Accepted);
         let by_key = fold.orders().iter().map(|(id, o)| ((o.buyer.clone(), o.key), *id));
         let mut view = View {
             record: Some(record.clone()),
             live: fold.live(),
             holdings: fold.clone().into_holdings().into_iter().collect(),
             by_key: by_key.collect(),
-            copies,
-            void,
-            owed,
-            barriers,
-            latest_barrier,
-            wrong: None,
+            copies: before.copies.clone(),
+            void: before.void.clone(),
+            adjustment,
+            barriers: before.barriers,
+            latest_barrier: before.latest_barrier,
+            violated: None,
             fold,
         };
-        view.wrong = before
-            .wrong
-            .or_else(|| properties::of_the_log(before, &view, record, verdict, rules));
+        view.count(offset, record, verdict);
+        view.violated = before
+            .violated
+            .or_else(|| violation_of_the_log(before, &view, record, verdict, config));
         view
+    }
+
+    /// Counts the orders and barriers of the last record.
+    fn count(&mut self, offset: Offset, record: &Record, verdict: RecordVerdict) {
+        match record {
+            Record::Batch(batch) => {
+                for (id, _) in batch.iter() {
+                    *self.copies.entry(id).or_default() += 1;
+                    if verdict == RecordVerdict::Void {
+                        self.void.insert(id);
+                    }
+                }
+            }
+            Record::Barrier { .. } => {
+                self.barriers += 1;
+                if self.fold.cut().closed.is_none() {
+                    self.latest_barrier = Some(Epoch(offset));
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Whether the log has this order, for this buyer and key.
@@ -214,36 +201,99 @@ impl View {
     }
 }
 
-/// The next record, by the rules or by broken ones.
-fn read(fold: &mut Fold, log: &Log, record: &Record, rules: &Configuration) -> RecordVerdict {
+/// The stock adjustment of a record that changed the fold from `before` to `after`.
+fn adjustment(offset: Offset, record: &Record, before: &Fold, after: &Fold) -> Option<PendingAdjustment> {
+    let cancelled = match record {
+        Record::Cancel { sale, epoch, seq, .. } => {
+            let id = OrderId {
+                sale: *sale,
+                epoch: *epoch,
+                seq: *seq,
+            };
+            let live = |fold: &Fold| fold.orders().get(&id).filter(|order| order.status.is_live()).cloned();
+            live(before).filter(|_| live(after).is_none())
+        }
+        _ => None,
+    };
+    PendingAdjustment::of(
+        offset,
+        record,
+        before.cut(),
+        cancelled.as_ref().map(|order| &order.buyer),
+    )
+}
+
+/// The property that the last record violates in the log alone.
+fn violation_of_the_log(
+    before: &View,
+    after: &View,
+    record: &Record,
+    verdict: RecordVerdict,
+    config: &Configuration,
+) -> Option<&'static str> {
+    let orders = after.fold.orders();
+    if after.live > after.fold.total() {
+        return Some(property::OVERSOLD);
+    }
+    if before.fold.orders().keys().any(|id| !orders.contains_key(id)) {
+        return Some(property::STAYS);
+    }
+    let mut held: BTreeMap<_, u32> = BTreeMap::new();
+    for order in orders.values().filter(|order| order.status.is_live()) {
+        *held.entry(&order.buyer).or_default() += order.quantity;
+    }
+    if held.values().any(|units| *units > config.limit) {
+        return Some(property::LIMIT);
+    }
+    if after.by_key.len() < orders.len() {
+        return Some(property::KEY);
+    }
+    if let (Record::Batch(batch), RecordVerdict::Accepted) = (record, verdict)
+        && batch
+            .iter()
+            .any(|(id, order)| orders.contains_key(&id) && !after.has(id, &order.buyer, order.key))
+    {
+        return Some(property::NUMBER);
+    }
+    let (was, is) = (&before.fold, &after.fold);
+    if was.cut().closed.is_some()
+        && (was.orders().len() != orders.len() || was.total() != is.total() || was.cut() != is.cut())
+    {
+        return Some(property::CLOSED);
+    }
+    None
+}
+
+/// Reads the next record, with the broken rules of the configuration.
+fn read(fold: &mut Fold, log: &Log, record: &Record, config: &Configuration) -> RecordVerdict {
     let (offset, cut) = (log.end(), fold.cut());
     let verdict = Acceptance::starting_from([(SALE, cut)]).judge(offset, record);
-    if rules.broken.is_empty() {
+    if config.broken.is_empty() {
         fold.read(offset, record);
         return verdict;
     }
     match record {
         Record::Batch(batch) => {
             let counts = verdict == RecordVerdict::Accepted
-                || rules.breaks(Rule::BarrierEndsEpoch)
-                || (rules.breaks(Rule::EpochEquals) && Some(batch.epoch) >= cut.cur.map(Epoch));
+                || config.breaks(Rule::BarrierEndsEpoch)
+                || (config.breaks(Rule::EpochEquals) && Some(batch.epoch) >= cut.cur.map(Epoch));
             if !counts {
                 fold.read(offset, record);
                 return RecordVerdict::Void;
             }
-            let batch = distinguished(fold, log, batch, rules);
-            // As if its epoch were the one that sells.
+            let batch = renumber_in_another_record(fold, log, batch, config);
+            // The batch is read as if its epoch were the current one.
             let selling = SaleCut {
                 cur: Some(batch.epoch.0),
                 closed: None,
             };
-            let orders = kept(fold, &batch, rules);
+            let orders = orders_for_duplicates(fold, &batch, config);
             *fold = Fold::starting_from(SALE, selling, fold.total(), orders);
             fold.read(offset, &Record::Batch(batch));
             *fold = Fold::starting_from(SALE, cut, fold.total(), fold.orders().clone());
             return RecordVerdict::Accepted;
         }
-        Record::Barrier { .. } if cut.closed.is_some() && rules.breaks(Rule::CloseIsFinal) => {
+        Record::Barrier { .. } if cut.closed.is_some() && config.breaks(Rule::CloseIsFinal) => {
             let selling = SaleCut {
                 cur: Some(offset),
                 closed: None,
@@ -251,7 +301,7 @@ fn read(fold: &mut Fold, log: &Log, record: &Record, rules: &Configuration) -> R
             *fold = Fold::starting_from(SALE, selling, fold.total(), fold.orders().clone());
             return RecordVerdict::Accepted;
         }
-        Record::Total { total, .. } if rules.breaks(Rule::TotalOnlyRises) && verdict == RecordVerdict::Accepted => {
+        Record::Total { total, .. } if config.breaks(Rule::TotalOnlyRises) && verdict == RecordVerdict::Accepted => {
             *fold = Fold::starting_from(SALE, cut, *total, fold.orders().clone());
         }
         _ => fold.read(offset, record),
@@ -260,20 +310,20 @@ fn read(fold: &mut Fold, log: &Log, record: &Record, rules: &Configuration) -> R
 }
 
 /// If duplicates are dropped by record, an order in another record is another order.
-fn distinguished(fold: &Fold, log: &Log, batch: &Batch, rules: &Configuration) -> Batch {
+fn renumber_in_another_record(fold: &Fold, log: &Log, batch: &Batch, config: &Configuration) -> Batch {
     let mut batch = batch.clone();
     let known = batch.iter().any(|(id, _)| fold.orders().contains_key(&id));
     let is_copy = log.records().any(|r| matches!(r, Record::Batch(b) if *b == batch));
-    if rules.breaks(Rule::DuplicatesByOrder) && known && !is_copy {
+    if config.breaks(Rule::DuplicatesByOrder) && known && !is_copy {
         batch.first += 100 * log.len() as u64;
     }
     batch
 }
 
 /// The orders against which duplicates are dropped.
-fn kept(fold: &Fold, batch: &Batch, rules: &Configuration) -> Vec<(OrderId, FoldedOrder)> {
+fn orders_for_duplicates(fold: &Fold, batch: &Batch, config: &Configuration) -> Vec<(OrderId, FoldedOrder)> {
     let forgotten = |id: &OrderId, status: OrderStatus| {
-        rules.breaks(Rule::DuplicatesOfEveryStatus) && !status.is_live() && batch.iter().any(|(i, _)| i == *id)
+        config.breaks(Rule::DuplicatesOfEveryStatus) && !status.is_live() && batch.iter().any(|(i, _)| i == *id)
     };
     let orders = fold.orders().iter().filter(|(id, order)| !forgotten(id, order.status));
     orders.map(|(id, order)| (*id, order.clone())).collect()

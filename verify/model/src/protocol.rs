@@ -1,28 +1,26 @@
-//! The model: a world of some size, what can happen in each state of it, and what comes of that.
+//! The modelled system: its configuration, its start, and the actions that can happen in it.
 use std::sync::{Arc, OnceLock};
 
 use seckill_protocol::index::SaleState;
 use seckill_protocol::install::{Install, install};
 use seckill_protocol::{Epoch, OrderId, Record};
-use stateright::{Model, Property};
 
 use crate::configuration::Configuration;
 use crate::log::{Log, SALE};
-use crate::properties;
-use crate::state::{Api, Coordinator, Instance, MySql, Past, Row, Side, State};
+use crate::state::{ApiProcess, Coordinator, MySql, Past, RedisServer, Side, State, TermsRow};
 
 pub struct Protocol {
-    pub rules: Configuration,
-    /// A search goes on a little after it has found something wrong; only what it found first counts, since the way
-    /// there is a shortest one.
-    first_wrong: OnceLock<State>,
-    /// Only this property is looked at.
-    only: Option<&'static str>,
-    start: State,
+    pub config: Configuration,
+    /// A search goes on a little after it has found a violation. Only the first one counts, since its path is a shortest
+    /// one.
+    first_violation: OnceLock<State>,
+    /// Only this property is checked.
+    pub(crate) only: Option<&'static str>,
+    pub(crate) start: State,
 }
 
 /// A buyer and one of its keys, by their numbers.
-pub type Asking = (u8, u8);
+pub type BuyerKey = (u8, u8);
 
 /// One atomic step of one process, or a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,14 +29,14 @@ pub enum Action {
     Buy {
         api: usize,
         on: Side,
-        requests: Vec<Asking>,
+        requests: Vec<BuyerKey>,
     },
-    /// It appends one of the batches that it holds.
+    /// An API process appends one of its batches.
     Publish {
         api: usize,
         batch: usize,
     },
-    /// It knows what became of the batch, and answers.
+    /// An API process has read the batch back, and answers.
     ReadBack {
         api: usize,
         batch: usize,
@@ -46,11 +44,11 @@ pub enum Action {
     ApiCrashes {
         api: usize,
     },
-    /// It learns the epoch that the ledger names.
+    /// An API process reads the live epoch from the ledger.
     ApiRefreshes {
         api: usize,
     },
-    /// It looks into the ledger whether the sale is over.
+    /// An API process reads from the ledger whether the sale is closed.
     ApiLists,
     /// The relay appends an entry of the outbox.
     Relay {
@@ -60,32 +58,32 @@ pub enum Action {
 
     Cancel(OrderId),
     Total(u64),
-    /// The worker stores what it read, with the effects that it owes.
+    /// The worker stores what it read, with the pending stock adjustments.
     Store,
-    /// The index is told of an effect.
-    StockAdjustment {
+    /// The worker applies a stock adjustment to the index.
+    Adjust {
         on: Side,
-        owed: usize,
+        adjustment: usize,
     },
-    /// The row of an effect that was answered goes.
-    Forget {
-        owed: usize,
+    /// The worker deletes the row of an applied adjustment.
+    ForgetAdjustment {
+        adjustment: usize,
     },
     WorkerCrashes,
 
-    /// R0: a coordinator looks at the sale.
-    Look {
+    /// R0: a coordinator observes the sale.
+    Observe {
         coordinator: usize,
     },
-    /// It begins a rebuild that nobody needs.
-    Needless {
+    /// A coordinator begins a rebuild that is not needed.
+    RebuildNeedlessly {
         coordinator: usize,
     },
     /// R1.
     Barrier {
         coordinator: usize,
     },
-    /// R1, with a barrier that it found.
+    /// R1, with the barrier of another coordinator.
     AdoptBarrier {
         coordinator: usize,
     },
@@ -103,7 +101,7 @@ pub enum Action {
         coordinator: usize,
         on: Side,
     },
-    /// R4, and the answer is lost.
+    /// R4, and the reply is lost.
     InstallUnanswered {
         coordinator: usize,
         on: Side,
@@ -115,7 +113,7 @@ pub enum Action {
     Apply {
         coordinator: usize,
     },
-    Publicise {
+    PublishEpoch {
         coordinator: usize,
     },
     CoordinatorDies {
@@ -123,12 +121,12 @@ pub enum Action {
     },
 
     /// The FlashSale changes.
-    Wish,
-    /// The sale's row follows the FlashSale.
+    ChangeFlashSale,
+    /// The row of the sale takes the state of the FlashSale.
     UpdateTerms,
-    /// The index follows the row.
+    /// The index takes the terms of the row.
     ApplyTerms,
-    /// It is seen that nothing is in flight any more.
+    /// An operator observes that nothing is in flight any more.
     DecideClose,
     Close,
     Settle,
@@ -141,66 +139,66 @@ pub enum Action {
         lags: bool,
     },
     RedisReplicates,
-    /// Everybody is sent to the old primary, which never noticed that it was replaced.
+    /// All clients are sent back to the old primary, which never noticed that it was replaced.
     FlipBack,
     MySqlReplicates,
     MySqlFailsOver,
 }
 
 impl Protocol {
-    pub fn new(rules: Configuration) -> Self {
-        let start = start(&rules);
+    pub fn new(config: Configuration) -> Self {
+        let start = start(&config);
         Protocol {
-            rules,
-            first_wrong: OnceLock::new(),
+            config,
+            first_violation: OnceLock::new(),
             only: None,
             start,
         }
     }
 
-    /// The same world, in which all but this property may break.
-    pub fn looking_at(self, property: &'static str) -> Self {
+    /// The same model, in which only this property is checked.
+    pub fn checking_only(self, property: &'static str) -> Self {
         Protocol {
             only: Some(property),
             ..self
         }
     }
 
-    pub(crate) fn is_first_wrong(&self, state: &State) -> bool {
-        self.first_wrong.get_or_init(|| state.clone()) == state
+    pub(crate) fn is_first_violation(&self, state: &State) -> bool {
+        self.first_violation.get_or_init(|| state.clone()) == state
     }
 }
 
-/// A sale that was just preheated.
-fn start(rules: &Configuration) -> State {
+/// A sale right after preheating.
+fn start(config: &Configuration) -> State {
     let total = Record::Total {
         sale: SALE,
-        total: rules.total,
+        total: config.total,
     };
-    let log = Log::empty().append(total, rules).append(barrier(), rules);
+    let log = Log::empty().append(total, config).append(barrier(), config);
     let epoch = Epoch(1);
-    let row = Row {
+    let row = TermsRow {
         version: 1,
         state: SaleState::Open,
     };
-    let mut redis = Instance::new(0, Arc::default());
-    let what = Install {
+    let mut redis = RedisServer::new(0, Arc::default());
+    let new = Install {
         epoch,
-        total: rules.total,
-        left: rules.total,
+        total: config.total,
+        left: config.total,
         holders: 0,
-        terms: row.terms(rules.limit),
+        terms: row.terms(config.limit),
     };
-    let index = install(None, &redis.server(), SALE, &what, Default::default());
+    let index = install(None, &redis.server(), SALE, &new, Default::default());
     redis.data_mut().index = index.ok();
     let mysql = Arc::new(MySql {
         position: 2,
         live_epoch: Some(epoch),
         row,
         settled: false,
-        owed: Vec::new(),
+        adjustments: Vec::new(),
     });
-    let api = Api {
+    let api = ApiProcess {
         epoch: Some(epoch),
         pending: Vec::new(),
     };
@@ -209,18 +207,18 @@ fn start(rules: &Configuration) -> State {
         mysql_copy: mysql.clone(),
         mysql,
         old: None,
-        redis_copy: rules.redis_lags.then(|| redis.data.clone()),
+        redis_copy: config.redis_lags.then(|| redis.data.clone()),
         redis,
-        coordinators: vec![Coordinator::Idle; rules.coordinators],
-        apis: vec![api; rules.apis],
-        worker: Vec::new(),
+        coordinators: vec![Coordinator::Idle; config.coordinators],
+        apis: vec![api; config.apis],
+        worker_memory: Vec::new(),
         promised: Vec::new(),
         past: Past::default(),
-        wrong: None,
+        violated: None,
     }
 }
 
-/// The nonce tells barriers apart for their coordinators; here each knows the offset of its own.
+/// Coordinators recognize their barriers by the nonce. Here each coordinator knows the offset of its barrier instead.
 pub fn barrier() -> Record {
     Record::Barrier {
         sale: SALE,
@@ -228,113 +226,17 @@ pub fn barrier() -> Record {
     }
 }
 
-impl Model for Protocol {
-    type State = State;
-    type Action = Action;
-
-    fn init_states(&self) -> Vec<State> {
-        vec![self.start.clone()]
-    }
-
-    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if state.wrong.is_some() {
-            return;
-        }
-        self.purchases(state, actions);
-        self.changes(state, actions);
-        self.recoveries(state, actions);
-        self.ends(state, actions);
-        self.faults(state, actions);
-    }
-
-    fn next_state(&self, last: &State, action: Action) -> Option<State> {
-        let mut state = last.clone();
-        self.step(&mut state, action)?;
-        state.canonical();
-        let looked_at = |wrong: &&'static str| self.only.is_none_or(|only| only == *wrong);
-        state.wrong = state.wrong(&self.rules).filter(looked_at);
-        Some(state)
-    }
-
-    fn properties(&self) -> Vec<Property<Self>> {
-        properties::all(&self.rules)
-    }
-}
-
 impl Protocol {
-    /// Nothing, if the action changes nothing.
-    fn step(&self, state: &mut State, action: Action) -> Option<()> {
-        use Action::*;
-        match action {
-            Buy { api, on, requests } => self.buy(state, api, on, &requests),
-            Publish { api, batch } => self.publish(state, api, batch),
-            ReadBack { api, batch } => self.read_back(state, api, batch),
-            ApiCrashes { api } => self.api_crashes(state, api),
-            ApiRefreshes { api } => self.api_refreshes(state, api),
-            ApiLists => self.api_lists(state),
-            Relay { on, entry } => self.relay(state, on, entry),
-            Cancel(order) => self.cancel(state, order),
-            Total(total) => self.append(state, Record::Total { sale: SALE, total }),
-            Store => self.store(state),
-            StockAdjustment { on, owed } => self.effect(state, on, owed),
-            Forget { owed } => self.forget(state, owed),
-            WorkerCrashes => {
-                state.worker.clear();
-                Some(())
-            }
-            Look { coordinator } => self.look(state, coordinator),
-            Needless { coordinator } => self.needless(state, coordinator),
-            Barrier { coordinator } => self.begin_epoch(state, coordinator),
-            AdoptBarrier { coordinator } => self.adopt_barrier(state, coordinator),
-            Fold { coordinator } => self.fold(state, coordinator),
-            Write { coordinator, on } => self.write(state, coordinator, on),
-            Install { coordinator, on } => self.install(state, coordinator, on, true),
-            InstallUnanswered { coordinator, on } => self.install(state, coordinator, on, false),
-            ReadTerms { coordinator } => self.read_terms(state, coordinator),
-            Apply { coordinator } => self.apply(state, coordinator),
-            Publicise { coordinator } => self.publicise(state, coordinator),
-            CoordinatorDies { coordinator } => {
-                state.coordinators[coordinator] = Coordinator::Idle;
-                Some(())
-            }
-            Wish => {
-                state.past.wishes += 1;
-                Some(())
-            }
-            UpdateTerms => self.update_terms(state),
-            ApplyTerms => self.apply_terms(state),
-            DecideClose => {
-                state.past.closing = true;
-                Some(())
-            }
-            Close => self.close(state),
-            Settle => self.settle(state),
-            RedisFlushed => self.redis_flushed(state),
-            RedisRestarts { lags } => self.redis_restarts(state, lags),
-            RedisFailsOver { lags } => self.redis_fails_over(state, lags),
-            RedisReplicates => {
-                state.redis_copy = Some(state.redis.data.clone());
-                Some(())
-            }
-            FlipBack => self.flip_back(state),
-            MySqlReplicates => {
-                state.mysql_copy = state.mysql.clone();
-                Some(())
-            }
-            MySqlFailsOver => self.mysql_fails_over(state),
-        }
-    }
-
-    /// The log takes one more record, if it is not full.
+    /// Appends a record, if the log is not full.
     pub(crate) fn append(&self, state: &mut State, record: Record) -> Option<()> {
         if !self.has_room(state) {
             return None;
         }
-        state.log = state.log.append(record, &self.rules);
+        state.log = state.log.append(record, &self.config);
         Some(())
     }
 
     pub(crate) fn has_room(&self, state: &State) -> bool {
-        state.log.len() < self.rules.log
+        state.log.len() < self.config.log
     }
 }

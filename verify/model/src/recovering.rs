@@ -1,32 +1,32 @@
-//! Coordinators, who put an index in force: R0 to R5, each step atomic by itself.
-use seckill_protocol::index::Holdings;
+//! Coordinators, which put an index in force: R0 to R5. Each step is atomic.
+use seckill_protocol::index::{Holdings, Index};
 use seckill_protocol::install::{Applied, Install, apply, install};
 use seckill_protocol::recovery::Need;
 use seckill_protocol::{Epoch, Fold};
 
 use crate::configuration::Rule;
 use crate::log::{SALE, View};
-use crate::properties;
+use crate::property;
 use crate::protocol::{Action, Protocol, barrier};
-use crate::state::{Coordinator, Data, Row, Side, State};
+use crate::state::{Coordinator, RedisData, RedisServer, Side, State, TermsRow};
 
 impl Protocol {
     pub(crate) fn recoveries(&self, state: &State, actions: &mut Vec<Action>) {
         for (coordinator, phase) in state.coordinators.iter().enumerate() {
-            // Like coordinators do the same.
+            // Equal coordinators have equal actions.
             if coordinator > 0 && state.coordinators[coordinator - 1] == *phase {
                 continue;
             }
             let mut on_servers = |action: fn(usize, Side) -> Action| {
-                let reached = |on: &Side| *on == Side::Current || self.rules.coordinators_reach_old;
+                let reached = |on: &Side| *on == Side::Current || self.config.coordinators_reach_old;
                 actions.extend(state.sides().filter(reached).map(|on| action(coordinator, on)));
             };
             match phase {
                 Coordinator::Idle => {
                     if !state.ended() {
-                        actions.push(Action::Look { coordinator });
-                        if self.rules.needless && self.may_begin(state) {
-                            actions.push(Action::Needless { coordinator });
+                        actions.push(Action::Observe { coordinator });
+                        if self.config.needless && self.may_begin(state) {
+                            actions.push(Action::RebuildNeedlessly { coordinator });
                         }
                     }
                     continue;
@@ -35,7 +35,7 @@ impl Protocol {
                     if self.may_begin(state) {
                         actions.push(Action::Barrier { coordinator });
                     }
-                    if self.rules.breaks(Rule::OwnBarrier) {
+                    if self.config.breaks(Rule::OwnBarrier) {
                         actions.push(Action::AdoptBarrier { coordinator });
                     }
                 }
@@ -43,27 +43,27 @@ impl Protocol {
                 Coordinator::Write { .. } => on_servers(|coordinator, on| Action::Write { coordinator, on }),
                 Coordinator::Install { .. } => {
                     on_servers(|coordinator, on| Action::Install { coordinator, on });
-                    if self.rules.breaks(Rule::InstallOnce) {
+                    if self.config.breaks(Rule::InstallOnce) {
                         on_servers(|coordinator, on| Action::InstallUnanswered { coordinator, on });
                     }
                 }
                 Coordinator::ReadTerms { .. } => actions.push(Action::ReadTerms { coordinator }),
                 Coordinator::Apply { .. } => actions.push(Action::Apply { coordinator }),
-                Coordinator::Publish { .. } => actions.push(Action::Publicise { coordinator }),
+                Coordinator::Publish { .. } => actions.push(Action::PublishEpoch { coordinator }),
             }
-            if self.rules.deaths {
+            if self.config.deaths {
                 actions.push(Action::CoordinatorDies { coordinator });
             }
         }
     }
 
     fn may_begin(&self, state: &State) -> bool {
-        self.has_room(state) && state.log.view().barriers <= self.rules.barriers
+        self.has_room(state) && state.log.view().barriers <= self.config.barriers
     }
 
-    pub(crate) fn look(&self, state: &mut State, coordinator: usize) -> Option<()> {
-        state.coordinators[coordinator] = match state.need(&self.rules) {
-            // Terms are changed at once, by a step of their own.
+    pub(crate) fn observe(&self, state: &mut State, coordinator: usize) -> Option<()> {
+        state.coordinators[coordinator] = match state.need(&self.config) {
+            // Changes of the terms are actions of their own.
             Need::Nothing | Need::Apply | Need::Renumber(_) => return None,
             Need::Rebuild if !self.may_begin(state) => return None,
             Need::Rebuild => Coordinator::Barrier { row: state.mysql.row },
@@ -72,7 +72,7 @@ impl Protocol {
         Some(())
     }
 
-    pub(crate) fn needless(&self, state: &mut State, coordinator: usize) -> Option<()> {
+    pub(crate) fn rebuild_needlessly(&self, state: &mut State, coordinator: usize) -> Option<()> {
         state.coordinators[coordinator] = Coordinator::Barrier { row: state.mysql.row };
         Some(())
     }
@@ -110,7 +110,7 @@ impl Protocol {
         let orders = ledger.fold.orders().iter().map(|(id, order)| (*id, order.clone()));
         let mut fold = Fold::starting_from(SALE, ledger.fold.cut(), ledger.fold.total(), orders);
         let mut length = state.mysql.position;
-        if !self.rules.breaks(Rule::FoldToTheBarrier) {
+        if !self.config.breaks(Rule::FoldToTheBarrier) {
             while (length as i64) <= epoch.0 {
                 fold.read(length as i64, state.log.record(length)?);
                 length += 1;
@@ -118,8 +118,8 @@ impl Protocol {
         }
         let expected = &state.log.up_to(length).fold;
         let same = (fold.cut(), fold.total(), fold.orders()) == (expected.cut(), expected.total(), expected.orders());
-        if !same && self.rules.broken.is_empty() {
-            state.wrong = Some(properties::FOLD);
+        if !same && self.config.broken.is_empty() {
+            state.violated = Some(property::FOLD);
         }
         state.coordinators[coordinator] = match expected.cut().closed {
             Some(_) => Coordinator::Idle,
@@ -134,7 +134,7 @@ impl Protocol {
 
     fn holdings(&self, view: &View) -> Holdings {
         let mut holdings = view.holdings.clone();
-        if self.rules.breaks(Rule::RebuildKeepsCancelled) {
+        if self.config.breaks(Rule::RebuildKeepsCancelled) {
             for held in holdings.values_mut() {
                 held.retain(|holding| !holding.cancelled);
             }
@@ -161,50 +161,16 @@ impl Protocol {
     }
 
     /// R4.
-    pub(crate) fn install(&self, state: &mut State, coordinator: usize, on: Side, answered: bool) -> Option<()> {
+    pub(crate) fn install(&self, state: &mut State, coordinator: usize, on: Side, replied: bool) -> Option<()> {
         let Coordinator::Install { epoch, fold, row } = state.coordinators[coordinator] else {
             return None;
         };
-        let view = state.log.up_to(fold);
-        let (total, live) = (view.fold.total(), view.live);
-        let written = self.holdings(view);
         let server = state.server(on)?;
-        let mut found = match &server.data.index {
-            Some(index) if index.epoch == epoch => index.holdings.clone(),
-            _ => server.data.written.get(&epoch).cloned().unwrap_or_default(),
-        };
-        let mut what = Install {
-            epoch,
-            total,
-            left: total.saturating_sub(live),
-            holders: written.len() as u64,
-            terms: row.terms(self.rules.limit),
-        };
-        if self.rules.breaks(Rule::InstallCountsHolders) {
-            what.holders = found.len() as u64;
-        }
-        if let Some(index) = server
-            .data
-            .index
-            .as_ref()
-            .filter(|_| self.rules.breaks(Rule::RebuildFromLog))
-        {
-            (what.total, what.left, found) = (index.total, index.left, index.holdings.clone());
-            what.holders = found.len() as u64;
-        }
-        let current = server
-            .data
-            .index
-            .as_ref()
-            .filter(|_| !self.rules.breaks(Rule::InstallNewerOnly));
-        let installed = match live <= total {
-            true => install(current, &server.server(), SALE, &what, found).ok(),
-            false => None,
-        };
-        let next = if installed.is_some() && self.rules.terms_change() {
+        let installed = self.installed(state.log.up_to(fold), server, epoch, row);
+        let next = if installed.is_some() && self.config.terms_change() {
             Coordinator::ReadTerms { epoch }
         } else if installed.is_some() {
-            // Nobody changes the terms: there is nothing to read and to apply.
+            // The terms never change in this configuration: nothing to read and apply.
             Coordinator::Publish { epoch }
         } else {
             Coordinator::Idle
@@ -215,20 +181,51 @@ impl Protocol {
             data.outbox.clear();
             data.index = Some(index);
         }
-        if answered {
+        if replied {
             state.coordinators[coordinator] = next;
         }
         Some(())
     }
 
-    /// R5, the newest terms.
+    /// The index that the server has after INSTALL, None if it refuses.
+    fn installed(&self, view: &View, server: &RedisServer, epoch: Epoch, row: TermsRow) -> Option<Index> {
+        let (total, live) = (view.fold.total(), view.live);
+        if live > total {
+            return None;
+        }
+        let mut current = server.data.index.as_ref();
+        let mut found = match current {
+            Some(index) if index.epoch == epoch => index.holdings.clone(),
+            _ => server.data.written.get(&epoch).cloned().unwrap_or_default(),
+        };
+        let mut new = Install {
+            epoch,
+            total,
+            left: total.saturating_sub(live),
+            holders: self.holdings(view).len() as u64,
+            terms: row.terms(self.config.limit),
+        };
+        if self.config.breaks(Rule::InstallCountsHolders) {
+            new.holders = found.len() as u64;
+        }
+        if let Some(index) = current.filter(|_| self.config.breaks(Rule::RebuildFromLog)) {
+            (new.total, new.left, found) = (index.total, index.left, index.holdings.clone());
+            new.holders = found.len() as u64;
+        }
+        if self.config.breaks(Rule::InstallNewerOnly) {
+            current = None;
+        }
+        install(current, &server.server(), SALE, &new, found).ok()
+    }
+
+    /// R5, the first part: the newest terms are read.
     pub(crate) fn read_terms(&self, state: &mut State, coordinator: usize) -> Option<()> {
         let Coordinator::ReadTerms { epoch } = state.coordinators[coordinator] else {
             return None;
         };
         if state.mysql.settled {
-            // Whoever settled it could not free what was not there yet.
-            *state.redis.data_mut() = Data::default();
+            // The settlement could not delete an index that was not installed yet.
+            *state.redis.data_mut() = RedisData::default();
             state.coordinators[coordinator] = Coordinator::Idle;
         } else {
             let row = state.mysql.row;
@@ -241,9 +238,9 @@ impl Protocol {
         let Coordinator::Apply { epoch, row } = state.coordinators[coordinator] else {
             return None;
         };
-        // Another server may answer by now: of an index that has not got the terms nobody is told.
+        // Another server may reply by now. An index without these terms must not be published.
         let applied = self.apply_row(state, epoch, row);
-        if applied != Applied::NotHere || self.rules.breaks(Rule::TermsReachTheIndex) {
+        if applied != Applied::NotHere || self.config.breaks(Rule::TermsReachTheIndex) {
             state.coordinators[coordinator] = Coordinator::Publish { epoch };
         } else {
             state.coordinators[coordinator] = Coordinator::Idle;
@@ -251,28 +248,28 @@ impl Protocol {
         Some(())
     }
 
-    /// Tells the index of this epoch the terms in the sale's row.
-    pub(crate) fn apply_row(&self, state: &mut State, epoch: Epoch, row: Row) -> Applied {
+    /// Applies the terms in the row of the sale to the index of this epoch.
+    pub(crate) fn apply_row(&self, state: &mut State, epoch: Epoch, row: TermsRow) -> Applied {
         let server = state.redis.server();
         let data = state.redis.data_mut();
-        if let Some(index) = data.index.as_mut().filter(|_| self.rules.breaks(Rule::ApplyNewerOnly)) {
+        if let Some(index) = data.index.as_mut().filter(|_| self.config.breaks(Rule::ApplyNewerOnly)) {
             index.terms.version = 0;
         }
-        let applied = apply(data.index.as_mut(), &server, epoch, &row.terms(self.rules.limit));
-        // They take effect where the log lets sell.
+        let applied = apply(data.index.as_mut(), &server, epoch, &row.terms(self.config.limit));
+        // Terms take effect only in the current epoch.
         let sells = data.index.as_ref().map(|index| index.epoch) == state.log.view().fold.cut().epoch();
-        if applied == Applied::Done && sells && self.rules.mysql_losses == 0 {
-            state.past.told_version = state.past.told_version.max(row.version);
+        if applied == Applied::Done && sells && self.config.mysql_losses == 0 {
+            state.past.applied_version = state.past.applied_version.max(row.version);
         }
         applied
     }
 
-    /// R5, the end: API processes may know.
-    pub(crate) fn publicise(&self, state: &mut State, coordinator: usize) -> Option<()> {
+    /// R5, the last part: API processes may read the epoch from the ledger.
+    pub(crate) fn publish_epoch(&self, state: &mut State, coordinator: usize) -> Option<()> {
         let Coordinator::Publish { epoch } = state.coordinators[coordinator] else {
             return None;
         };
-        if state.mysql.live_epoch < Some(epoch) || self.rules.breaks(Rule::LiveEpochOnlyRises) {
+        if state.mysql.live_epoch < Some(epoch) || self.config.breaks(Rule::LiveEpochOnlyRises) {
             state.mysql_mut().live_epoch = Some(epoch);
         }
         state.coordinators[coordinator] = Coordinator::Idle;

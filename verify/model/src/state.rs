@@ -1,4 +1,4 @@
-//! All that the modelled world remembers between two steps.
+//! A state of the modelled system.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,38 +12,38 @@ use crate::log::{Log, View};
 pub struct State {
     pub log: Log,
     pub mysql: Arc<MySql>,
-    /// What is left of it after a failover.
+    /// The replica of MySQL, which a failover promotes.
     pub mysql_copy: Arc<MySql>,
-    /// The server to which everybody is sent.
-    pub redis: Instance,
-    /// The primary before, if it is alive and thinks that it is one.
-    pub old: Option<Instance>,
-    /// What a restart or a failover finds, if not all.
-    pub redis_copy: Option<Arc<Data>>,
+    /// The Redis to which all clients are sent.
+    pub redis: RedisServer,
+    /// The old primary, if it is alive and still takes writes.
+    pub old: Option<RedisServer>,
+    /// Older data that a restart or a failover may find.
+    pub redis_copy: Option<Arc<RedisData>>,
     /// In order, since they are alike.
     pub coordinators: Vec<Coordinator>,
     /// In order, since they are alike.
-    pub apis: Vec<Api>,
-    /// What the worker remembers: effects that the index has answered, and whose rows are still there.
-    pub worker: Vec<PendingAdjustment>,
-    /// Numbers that were told and are not in the log. There are none, unless a rule is broken.
+    pub apis: Vec<ApiProcess>,
+    /// Stock adjustments that the worker has applied and whose rows are still there.
+    pub worker_memory: Vec<PendingAdjustment>,
+    /// Numbers that were given out and are not in the log. There are none unless a rule is broken.
     pub promised: Vec<(OrderId, Buyer, KeyHash)>,
     pub past: Past,
-    /// The property that the last step broke.
-    pub wrong: Option<&'static str>,
+    /// The property that the last action violated.
+    pub violated: Option<&'static str>,
 }
 
-/// What has happened, where it can happen only so often.
+/// Counters of what can happen only a number of times, and other history.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Past {
     pub redis_losses: u8,
     pub mysql_losses: u8,
-    pub wishes: u8,
+    pub changes: u8,
     /// Somebody has decided to append CLOSE.
     pub closing: bool,
-    /// The newest terms that any index was told of, if the ledger never loses them.
-    pub told_version: u64,
-    /// An API process has seen, at some time, that the ledger had folded CLOSE.
+    /// The newest terms that were applied to any index, if the ledger never loses them.
+    pub applied_version: u64,
+    /// An API process has read at some time that the ledger had folded CLOSE.
     pub listed_as_closed: bool,
 }
 
@@ -51,21 +51,21 @@ pub struct Past {
 pub enum Side {
     Current,
     Old,
-    /// A replica of the current one: it answers, lags, and takes no writes.
+    /// A replica of the current primary: it lags, answers, and takes no writes.
     Replica,
 }
 
 /// A Redis server that takes writes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Instance {
-    /// Its replication id: another one after each start and each promotion.
+pub struct RedisServer {
+    /// The replication id, which changes with each start and each promotion.
     pub rid: String,
-    pub data: Arc<Data>,
+    pub data: Arc<RedisData>,
 }
 
-/// What a server holds of the sale.
+/// The data of the sale on a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Data {
+pub struct RedisData {
     pub index: Option<Index>,
     /// `u:<epoch>` of epochs that are not in force.
     pub written: BTreeMap<Epoch, Holdings>,
@@ -78,42 +78,43 @@ pub struct Data {
 pub struct MySql {
     pub position: usize,
     pub live_epoch: Option<Epoch>,
-    pub row: Row,
+    pub row: TermsRow,
     pub settled: bool,
-    pub owed: Vec<PendingAdjustment>,
+    /// Pending stock adjustments.
+    pub adjustments: Vec<PendingAdjustment>,
 }
 
 /// The terms in the sale's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Row {
+pub struct TermsRow {
     pub version: u64,
     pub state: SaleState,
 }
 
-/// How far a coordinator has come. It may rest before each step, for ever too.
+/// The progress of a coordinator. It may wait before each step, or stop for ever.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Coordinator {
     Idle,
-    /// R0 saw the need.
+    /// R0 observed the need of a rebuild.
     Barrier {
-        row: Row,
+        row: TermsRow,
     },
     /// R1 has an epoch.
     Fold {
         epoch: Epoch,
-        row: Row,
+        row: TermsRow,
     },
     /// R2 has the fold of so many records.
     Write {
         epoch: Epoch,
         fold: usize,
-        row: Row,
+        row: TermsRow,
     },
     /// R3 has written the holdings.
     Install {
         epoch: Epoch,
         fold: usize,
-        row: Row,
+        row: TermsRow,
     },
     /// R4 has put the index in force.
     ReadTerms {
@@ -122,7 +123,7 @@ pub enum Coordinator {
     /// R5 has read the row again.
     Apply {
         epoch: Epoch,
-        row: Row,
+        row: TermsRow,
     },
     /// Only `live_epoch` is missing.
     Publish {
@@ -131,16 +132,16 @@ pub enum Coordinator {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Api {
-    /// The epoch that it sells under.
+pub struct ApiProcess {
+    /// The epoch in its purchases.
     pub epoch: Option<Epoch>,
-    /// What it may still publish, and waits for.
+    /// Batches that it may still publish, and waits for.
     pub pending: Vec<Batch>,
 }
 
 impl State {
     /// A server that takes writes.
-    pub fn server(&self, side: Side) -> Option<&Instance> {
+    pub fn server(&self, side: Side) -> Option<&RedisServer> {
         match side {
             Side::Current => Some(&self.redis),
             Side::Old => self.old.as_ref(),
@@ -148,7 +149,7 @@ impl State {
         }
     }
 
-    pub fn server_mut(&mut self, side: Side) -> Option<&mut Instance> {
+    pub fn server_mut(&mut self, side: Side) -> Option<&mut RedisServer> {
         match side {
             Side::Current => Some(&mut self.redis),
             Side::Old => self.old.as_mut(),
@@ -171,11 +172,11 @@ impl State {
         Arc::make_mut(&mut self.mysql)
     }
 
-    /// Gives processes that are alike an order, so that states that differ in their names only are one.
+    /// Sorts equal processes, so that states that differ only in the names of processes are one state.
     pub fn canonical(&mut self) {
         self.coordinators.sort();
         self.apis.sort_by(|a, b| {
-            let batches = |api: &Api| api.pending.iter().map(order_of).collect::<Vec<_>>();
+            let batches = |api: &ApiProcess| api.pending.iter().map(order_of).collect::<Vec<_>>();
             a.epoch.cmp(&b.epoch).then_with(|| batches(a).cmp(&batches(b)))
         });
     }
@@ -186,15 +187,15 @@ pub fn order_of(batch: &Batch) -> (Epoch, u64, usize) {
     (batch.epoch, batch.first, batch.orders.len())
 }
 
-impl Instance {
-    pub fn new(rid: u8, data: Arc<Data>) -> Self {
-        Instance {
+impl RedisServer {
+    pub fn new(rid: u8, data: Arc<RedisData>) -> Self {
+        RedisServer {
             rid: format!("r{rid}"),
             data,
         }
     }
 
-    /// The server by its own word.
+    /// What the server reports about itself.
     pub fn server(&self) -> Server {
         Server {
             is_master: true,
@@ -203,7 +204,7 @@ impl Instance {
         }
     }
 
-    /// The same without the fence: it seems to be the server on which the index was installed.
+    /// The same without the fence: the server on which the index was installed.
     pub fn unfenced(&self) -> Server {
         let rid = self.data.index.as_ref().map_or(&self.rid, |index| &index.rid);
         Server {
@@ -212,12 +213,12 @@ impl Instance {
         }
     }
 
-    /// The index, if it was installed in this life of this server.
+    /// The index, if it was installed since the last start or promotion of this server.
     pub fn in_force(&self) -> Option<&Index> {
         self.data.index.as_ref().filter(|index| index.rid == self.rid)
     }
 
-    pub fn found(&self) -> Option<FoundIndex<'_>> {
+    pub fn found_index(&self) -> Option<FoundIndex<'_>> {
         self.data.index.as_ref().map(|index| FoundIndex {
             epoch: index.epoch,
             rid: &index.rid,
@@ -225,12 +226,12 @@ impl Instance {
         })
     }
 
-    pub fn data_mut(&mut self) -> &mut Data {
+    pub fn data_mut(&mut self) -> &mut RedisData {
         Arc::make_mut(&mut self.data)
     }
 }
 
-impl Row {
+impl TermsRow {
     pub fn terms(self, limit: u32) -> Terms {
         Terms {
             version: self.version,

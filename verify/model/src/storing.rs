@@ -1,22 +1,24 @@
-//! The worker, its effects on the index, and those who append cancels and totals.
+//! The worker and its stock adjustments, cancels and totals.
 use std::collections::BTreeSet;
 
 use seckill_protocol::adjustment::{AdjustmentOutcome, StockAdjustment, apply_adjustment};
 use seckill_protocol::{Epoch, OrderId, PendingAdjustment, Record};
 
 use crate::configuration::{Configuration, Rule};
-use crate::properties;
+use crate::property;
 use crate::protocol::{Action, Protocol};
 use crate::state::{Side, State};
 
 impl State {
-    /// Whether the worker goes on: only if effects come before the transaction may it have to wait.
-    pub(crate) fn can_store(&self, rules: &Configuration) -> bool {
-        if !rules.breaks(Rule::EffectsAfterCommit) || self.mysql.position == self.log.len() {
+    /// Whether the worker can store the next record. It may have to wait if adjustments come before the transaction.
+    pub(crate) fn can_store(&self, config: &Configuration) -> bool {
+        if !config.breaks(Rule::AdjustmentsAfterCommit) || self.mysql.position == self.log.len() {
             return true;
         }
-        let owed = &self.log.up_to(self.mysql.position + 1).owed;
-        owed.as_ref().is_none_or(|owed| self.worker.contains(owed))
+        let adjustment = &self.log.up_to(self.mysql.position + 1).adjustment;
+        adjustment
+            .as_ref()
+            .is_none_or(|adjustment| self.worker_memory.contains(adjustment))
     }
 }
 
@@ -29,16 +31,16 @@ impl Protocol {
                 .records()
                 .filter(|r| matches!(r, Record::Cancel { .. }))
                 .count();
-            if cancels < self.rules.cancels {
-                // In an order that is the same each time.
+            if cancels < self.config.cancels {
+                // The order must be the same each time.
                 let orders: BTreeSet<OrderId> = view.fold.orders().keys().copied().collect();
                 actions.extend(orders.into_iter().map(Action::Cancel));
             }
-            // In their order, but for late copies.
-            for total in self.rules.totals {
+            // In their order, except for late copies.
+            for total in self.config.totals {
                 let is_it = |r: &&Record| matches!(r, Record::Total { total: t, .. } if t == total);
                 let copies = state.log.records().filter(is_it).count();
-                if copies <= self.rules.copies {
+                if copies <= self.config.copies {
                     actions.push(Action::Total(*total));
                 }
                 if copies == 0 {
@@ -49,17 +51,17 @@ impl Protocol {
         if state.mysql.position < state.log.len() {
             actions.push(Action::Store);
         }
-        for owed in 0..self.due(state).len() {
+        for adjustment in 0..self.due_adjustments(state).len() {
             for on in state.sides() {
-                actions.push(Action::StockAdjustment { on, owed });
+                actions.push(Action::Adjust { on, adjustment });
             }
         }
-        for (i, owed) in state.mysql.owed.iter().enumerate() {
-            if state.worker.contains(owed) {
-                actions.push(Action::Forget { owed: i });
+        for (adjustment, row) in state.mysql.adjustments.iter().enumerate() {
+            if state.worker_memory.contains(row) {
+                actions.push(Action::ForgetAdjustment { adjustment });
             }
         }
-        if !state.worker.is_empty() {
+        if !state.worker_memory.is_empty() {
             actions.push(Action::WorkerCrashes);
         }
     }
@@ -78,65 +80,68 @@ impl Protocol {
         )
     }
 
-    /// The effects that the index has still to be told of.
-    fn due(&self, state: &State) -> Vec<PendingAdjustment> {
-        if self.rules.breaks(Rule::EffectsAreRows) {
-            return state.worker.clone();
+    /// The adjustments that are still to be applied to the index.
+    fn due_adjustments(&self, state: &State) -> Vec<PendingAdjustment> {
+        if self.config.breaks(Rule::AdjustmentsAreRows) {
+            return state.worker_memory.clone();
         }
-        if self.rules.breaks(Rule::EffectsAfterCommit) {
+        if self.config.breaks(Rule::AdjustmentsAfterCommit) {
             let next = (state.mysql.position < state.log.len())
-                .then(|| state.log.up_to(state.mysql.position + 1).owed.clone())
+                .then(|| state.log.up_to(state.mysql.position + 1).adjustment.clone())
                 .flatten();
-            return next.into_iter().filter(|owed| !state.worker.contains(owed)).collect();
+            return next
+                .into_iter()
+                .filter(|adjustment| !state.worker_memory.contains(adjustment))
+                .collect();
         }
-        let answered = |owed: &&PendingAdjustment| !state.worker.contains(owed);
-        state.mysql.owed.iter().filter(answered).cloned().collect()
+        let answered = |adjustment: &&PendingAdjustment| !state.worker_memory.contains(adjustment);
+        state.mysql.adjustments.iter().filter(answered).cloned().collect()
     }
 
-    /// One transaction: position, orders, effects.
+    /// One transaction: position, orders, pending adjustments.
     pub(crate) fn store(&self, state: &mut State) -> Option<()> {
-        if !self.rules.worker_steps() {
+        if !self.config.worker_steps() {
             state.mysql_mut().position = state.log.len();
             return Some(());
         }
         let position = state.mysql.position + 1;
         let view = state.log.up_to(position);
         let closed = view.fold.cut().closed.is_some();
-        if let Some(owed) = view.owed.clone() {
-            if self.rules.breaks(Rule::EffectsAreRows) {
-                state.worker.push(owed);
-            } else if self.rules.breaks(Rule::EffectsAfterCommit) {
-                // It waits until the index has answered.
-                state.can_store(&self.rules).then_some(())?;
-                state.worker.retain(|told| *told != owed);
+        if let Some(adjustment) = view.adjustment.clone() {
+            if self.config.breaks(Rule::AdjustmentsAreRows) {
+                state.worker_memory.push(adjustment);
+            } else if self.config.breaks(Rule::AdjustmentsAfterCommit) {
+                // The worker waits until the index has replied.
+                state.can_store(&self.config).then_some(())?;
+                state.worker_memory.retain(|known| *known != adjustment);
             } else {
-                state.mysql_mut().owed.push(owed);
+                state.mysql_mut().adjustments.push(adjustment);
             }
         }
-        // What is owed then goes at the settlement.
-        if closed && self.rules.breaks(Rule::SettledWhenNothingIsOwed) {
-            state.mysql_mut().owed.clear();
-            state.worker.clear();
+        // What is adjustment then goes at the settlement.
+        if closed && self.config.breaks(Rule::SettledWithoutPendingAdjustments) {
+            state.mysql_mut().adjustments.clear();
+            state.worker_memory.clear();
         }
         state.mysql_mut().position = position;
         Some(())
     }
 
-    pub(crate) fn effect(&self, state: &mut State, on: Side, owed: usize) -> Option<()> {
-        let owed = self.due(state).get(owed)?.clone();
+    pub(crate) fn adjust(&self, state: &mut State, on: Side, adjustment: usize) -> Option<()> {
+        let pending = self.due_adjustments(state).get(adjustment)?.clone();
         let server = state.server(on)?;
-        let seen = match self.rules.breaks(Rule::EffectFence) {
+        let seen = match self.config.breaks(Rule::AdjustmentFence) {
             true => server.unfenced(),
             false => server.server(),
         };
-        let since = match self.rules.breaks(Rule::EffectWaitsForEpoch) {
+        let since = match self.config.breaks(Rule::AdjustmentWaitsForEpoch) {
             true => Epoch(0),
-            false => owed.since,
+            false => pending.since,
         };
         let mut data = (*server.data).clone();
-        let mut effect = owed.adjustment.clone();
-        if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&mut effect, &data.index)
-            && self.rules.breaks(Rule::ReturnByEpochAndSeq)
+        let mut adjustment = pending.adjustment.clone();
+        if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&mut adjustment, &data.index)
+            && self.config.breaks(Rule::ReturnByEpochAndSeq)
         {
             // The first of the buyer's orders with this number, whatever its epoch.
             let held = index
@@ -147,13 +152,13 @@ impl Protocol {
                 .find(|held| held.seq == *seq && !held.cancelled);
             *epoch = held.map_or(*epoch, |held| held.epoch);
         }
-        match apply_adjustment(data.index.as_mut(), &seen, since, &effect) {
+        match apply_adjustment(data.index.as_mut(), &seen, since, &adjustment) {
             AdjustmentOutcome::NotYet => return None,
-            AdjustmentOutcome::NoSuchOrder => state.wrong = Some(properties::KNOWN),
+            AdjustmentOutcome::NoSuchOrder => state.violated = Some(property::ADJUSTMENT),
             AdjustmentOutcome::Done | AdjustmentOutcome::Already => {}
         }
-        if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&effect, &mut data.index)
-            && self.rules.breaks(Rule::ReturnMarks)
+        if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&adjustment, &mut data.index)
+            && self.config.breaks(Rule::ReturnMarks)
         {
             let held = index.holdings.get_mut(buyer).into_iter().flatten();
             for holding in held.filter(|held| (held.epoch, held.seq) == (*epoch, *seq)) {
@@ -161,17 +166,17 @@ impl Protocol {
             }
         }
         *state.server_mut(on)?.data_mut() = data;
-        if self.rules.breaks(Rule::EffectsAreRows) {
-            state.worker.retain(|known| *known != owed);
+        if self.config.breaks(Rule::AdjustmentsAreRows) {
+            state.worker_memory.retain(|known| *known != pending);
         } else {
-            state.worker.push(owed);
+            state.worker_memory.push(pending);
         }
         Some(())
     }
 
-    pub(crate) fn forget(&self, state: &mut State, owed: usize) -> Option<()> {
-        let owed = state.mysql_mut().owed.remove(owed);
-        state.worker.retain(|known| *known != owed);
+    pub(crate) fn forget_adjustment(&self, state: &mut State, adjustment: usize) -> Option<()> {
+        let applied = state.mysql_mut().adjustments.remove(adjustment);
+        state.worker_memory.retain(|known| *known != applied);
         Some(())
     }
 }

@@ -1,5 +1,5 @@
-//! A small model of its own: two workers on one partition, one of which may be a zombie, and a process that begins to
-//! read the log where the ledger stands. Here the ledger's rows are kept, not derived from the log.
+//! A second, small model: two workers on one partition, one of which may be a zombie, and a reader that starts at the
+//! ledger's position. The rows of the ledger are part of the state here, not derived from the log.
 use std::collections::{BTreeMap, BTreeSet};
 
 use seckill_protocol::fold::FoldedOrder;
@@ -15,17 +15,17 @@ pub const ROWS: &str = "I12 the ledger's rows are the fold of the log up to its 
 pub const READER: &str = "a reader that starts where the ledger stands agrees with one that read all";
 
 pub struct Workers {
-    /// The log's length, the losses of MySQL, and what is broken.
-    pub rules: Configuration,
+    /// Only the length of the log, the losses of MySQL and the broken rules matter.
+    pub config: Configuration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct State {
+pub struct WorkersState {
     log: Log,
     rows: Rows,
-    /// What is left of them after a failover.
+    /// The replica of the rows, which a failover promotes.
     copy: Rows,
-    /// What each worker has read and not stored: from where, to where.
+    /// The range of records that each worker has read and not stored.
     workers: [Option<(usize, usize)>; 2],
     reader: Reader,
     losses: u8,
@@ -48,7 +48,7 @@ enum Reader {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum WorkersAction {
     Append(Record),
     Read { worker: usize, to: usize },
     Commit { worker: usize },
@@ -61,10 +61,10 @@ pub enum Action {
 }
 
 impl Model for Workers {
-    type State = State;
-    type Action = Action;
+    type State = WorkersState;
+    type Action = WorkersAction;
 
-    fn init_states(&self) -> Vec<State> {
+    fn init_states(&self) -> Vec<WorkersState> {
         let total = Record::Total { sale: SALE, total: 2 };
         let rows = Rows {
             position: 0,
@@ -72,8 +72,8 @@ impl Model for Workers {
             total: 0,
             orders: BTreeMap::new(),
         };
-        vec![State {
-            log: Log::empty().append(total, &self.rules).append(barrier(), &self.rules),
+        vec![WorkersState {
+            log: Log::empty().append(total, &self.config).append(barrier(), &self.config),
             copy: rows.clone(),
             rows,
             workers: [None, None],
@@ -82,59 +82,61 @@ impl Model for Workers {
         }]
     }
 
-    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if state.log.len() < self.rules.log {
-            actions.extend(records(&state.log).into_iter().map(Action::Append));
+    fn actions(&self, state: &WorkersState, actions: &mut Vec<WorkersAction>) {
+        if state.log.len() < self.config.log {
+            actions.extend(next_records(&state.log).into_iter().map(WorkersAction::Append));
         }
         for (worker, read) in state.workers.iter().enumerate() {
             match read {
                 None => {
                     let further = state.rows.position + 1..=state.log.len();
-                    actions.extend(further.map(|to| Action::Read { worker, to }));
+                    actions.extend(further.map(|to| WorkersAction::Read { worker, to }));
                 }
-                Some(_) => actions.extend([Action::Commit { worker }, Action::GiveUp { worker }]),
+                Some(_) => actions.extend([WorkersAction::Commit { worker }, WorkersAction::GiveUp { worker }]),
             }
         }
         match state.reader {
-            Reader::Idle if self.rules.breaks(Rule::StartFromOneSnapshot) => actions.push(Action::ReaderReadsPosition),
-            Reader::Idle => actions.push(Action::ReaderStarts),
-            Reader::Position(_) => actions.push(Action::ReaderReadsCuts),
+            Reader::Idle if self.config.breaks(Rule::StartFromOneSnapshot) => {
+                actions.push(WorkersAction::ReaderReadsPosition)
+            }
+            Reader::Idle => actions.push(WorkersAction::ReaderStarts),
+            Reader::Position(_) => actions.push(WorkersAction::ReaderReadsCuts),
             Reader::Reads { .. } => {}
         }
-        if state.losses < self.rules.mysql_losses && state.rows != state.copy {
-            actions.extend([Action::Replicates, Action::FailsOver]);
+        if state.losses < self.config.mysql_losses && state.rows != state.copy {
+            actions.extend([WorkersAction::Replicates, WorkersAction::FailsOver]);
         }
     }
 
-    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+    fn next_state(&self, last: &WorkersState, action: WorkersAction) -> Option<WorkersState> {
         let mut state = last.clone();
         match action {
-            Action::Append(record) => state.log = state.log.append(record, &self.rules),
-            Action::Read { worker, to } => state.workers[worker] = Some((state.rows.position, to)),
-            Action::Commit { worker } => {
+            WorkersAction::Append(record) => state.log = state.log.append(record, &self.config),
+            WorkersAction::Read { worker, to } => state.workers[worker] = Some((state.rows.position, to)),
+            WorkersAction::Commit { worker } => {
                 let (from, to) = state.workers[worker].take()?;
-                if from != state.rows.position && !self.rules.breaks(Rule::PositionCompared) {
+                if from != state.rows.position && !self.config.breaks(Rule::PositionCompared) {
                     return None;
                 }
                 state.rows = state.rows.after(&state.log, from, to);
             }
-            Action::GiveUp { worker } => state.workers[worker] = None,
-            Action::ReaderStarts => {
+            WorkersAction::GiveUp { worker } => state.workers[worker] = None,
+            WorkersAction::ReaderStarts => {
                 state.reader = Reader::Reads {
                     from: state.rows.position,
                     cut: state.rows.cut,
                 }
             }
-            Action::ReaderReadsPosition => state.reader = Reader::Position(state.rows.position),
-            Action::ReaderReadsCuts => {
+            WorkersAction::ReaderReadsPosition => state.reader = Reader::Position(state.rows.position),
+            WorkersAction::ReaderReadsCuts => {
                 let Reader::Position(from) = state.reader else {
                     return None;
                 };
                 let cut = state.rows.cut;
                 state.reader = Reader::Reads { from, cut };
             }
-            Action::Replicates => state.copy = state.rows.clone(),
-            Action::FailsOver => {
+            WorkersAction::Replicates => state.copy = state.rows.clone(),
+            WorkersAction::FailsOver => {
                 state.rows = state.copy.clone();
                 state.losses += 1;
             }
@@ -145,16 +147,16 @@ impl Model for Workers {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(ROWS, |_, state: &State| {
+            Property::always(ROWS, |_, state: &WorkersState| {
                 let fold = &state.log.up_to(state.rows.position).fold;
                 let orders: BTreeMap<_, _> = fold.orders().iter().map(|(id, order)| (*id, order.clone())).collect();
                 (fold.cut(), fold.total(), orders) == (state.rows.cut, state.rows.total, state.rows.orders.clone())
             }),
-            Property::always(READER, |_, state: &State| match state.reader {
-                Reader::Reads { from, cut } => agrees(&state.log, from, cut),
+            Property::always(READER, |_, state: &WorkersState| match state.reader {
+                Reader::Reads { from, cut } => verdicts_agree(&state.log, from, cut),
                 Reader::Idle | Reader::Position(_) => true,
             }),
-            Property::sometimes("an order is cancelled in the ledger", |_, state: &State| {
+            Property::sometimes("an order is cancelled in the ledger", |_, state: &WorkersState| {
                 state.rows.orders.values().any(|order| !order.status.is_live())
             }),
         ]
@@ -162,7 +164,7 @@ impl Model for Workers {
 }
 
 impl Rows {
-    /// What one transaction makes of them: it reads them under its lock.
+    /// The rows after one transaction, which reads them under its lock.
     fn after(&self, log: &Log, from: usize, to: usize) -> Rows {
         let mut fold = Fold::starting_from(SALE, self.cut, self.total, self.orders.clone());
         for (offset, record) in log.records().enumerate().take(to).skip(from) {
@@ -177,8 +179,8 @@ impl Rows {
     }
 }
 
-/// What may come next: a barrier, orders of the first and of the last epoch, cancels.
-fn records(log: &Log) -> Vec<Record> {
+/// The records that may come next: a barrier, orders of the first and of the last epoch, cancels.
+fn next_records(log: &Log) -> Vec<Record> {
     let first = Epoch(1);
     let mut epochs = vec![first];
     epochs.extend(log.view().latest_barrier.filter(|latest| *latest != first));
@@ -207,7 +209,7 @@ fn records(log: &Log) -> Vec<Record> {
     [barrier()].into_iter().chain(batches).chain(cancels).collect()
 }
 
-fn agrees(log: &Log, from: usize, cut: SaleCut) -> bool {
+fn verdicts_agree(log: &Log, from: usize, cut: SaleCut) -> bool {
     let (mut all, mut some) = (Acceptance::default(), Acceptance::starting_from([(SALE, cut)]));
     log.records().enumerate().all(|(offset, record)| {
         let verdict = all.judge(offset as Offset, record);

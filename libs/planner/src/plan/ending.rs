@@ -3,50 +3,20 @@ use std::time::Duration;
 
 use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::sale::{Sale, SaleTerms};
-use seckill_protocol::settlement::{Closing, Settlement, settle};
+use seckill_protocol::settlement::{Settlement, settle};
 
+use super::final_balance::{FinalBalance, closing};
 use super::report::{accepted, stalled};
-use super::{Plan, SaleVersion, Step, terms_of};
+use super::step::{Plan, SaleVersion, Step};
 use crate::condition::{ConditionStatus, ConditionType, Phase, Reason};
 use crate::observation::{Observation, ObservedIndex};
 
 /// People wait for the settlement.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The units of a sale at its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FinalBalance {
-    pub total: u64,
-    pub sold: u64,
-    /// Units that the index had left; `None`: there was no index to compare with, so log and ledger decide alone.
-    pub index_left: Option<u64>,
-    /// The ledger and the index disagree: units that the ledger counts as sold, and units left in the index.
-    pub mismatch: Option<(u64, u64)>,
-}
-
-impl FinalBalance {
-    pub(super) fn of(sale: &Sale, index_left: Option<u64>) -> Self {
-        // No adjustment is pending at this point.
-        let settlement = index_left.map(|left| settle(&closing(sale, left, false)));
-        FinalBalance {
-            total: sale.total,
-            sold: sale.sold,
-            index_left,
-            mismatch: match settlement {
-                Some(Settlement::Uneven { live, found, .. }) => Some((live, found)),
-                _ => None,
-            },
-        }
-    }
-
-    pub fn remaining(&self) -> u64 {
-        self.total.saturating_sub(self.sold)
-    }
-}
-
 /// Ends a sale now. The ledger keeps when it ended, not when it would have.
 pub(super) fn begin(sale: &Sale, now: Millis) -> Plan {
-    let present = terms_of(sale);
+    let present = sale.sale_terms();
     Plan::without_report(Step::UpdateTerms {
         sale: SaleVersion::from(sale),
         terms: SaleTerms {
@@ -127,16 +97,4 @@ fn waiting(observed: &Observation, sale: &Sale, step: Step, reason: Reason, mess
         .with(stalled(observed));
     plan.requeue_after = Some(PROBE_INTERVAL);
     plan
-}
-
-fn closing(sale: &Sale, left: u64, adjustments_pending: bool) -> Closing {
-    Closing {
-        total: sale.total,
-        // An order that was cancelled after CLOSE is in neither figure, so this stays what it was there.
-        live: sale.out(),
-        pending_adjustments: usize::from(adjustments_pending),
-        left,
-        // CLOSE waited for an empty outbox.
-        in_flight: 0,
-    }
 }

@@ -2,7 +2,8 @@
 use seckill_protocol::index::SaleState;
 use seckill_protocol::sale::Sale;
 
-use super::{Plan, ending, settled};
+use super::step::Plan;
+use super::{ending, settled};
 use crate::condition::{Condition, ConditionStatus, ConditionType, Reason, StatusReport};
 use crate::observation::Observation;
 use crate::sale::{DesiredSale, Standing};

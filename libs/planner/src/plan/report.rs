@@ -4,7 +4,7 @@ use std::time::Duration;
 use seckill_protocol::index::Millis;
 use seckill_protocol::sale::Sale;
 
-use super::{Plan, Step, is_counted};
+use super::step::{Plan, Step};
 use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
 use crate::observation::{Observation, ObservedIndex};
 use crate::sale::{DesiredSale, Standing};
@@ -77,7 +77,7 @@ impl Plan {
 /// Accepted; names the fields of the FlashSale that have no effect.
 pub(super) fn accepted(desired: Option<&DesiredSale>, sale: &Sale) -> Condition {
     let ignored = desired
-        .filter(|_| is_counted(sale))
+        .filter(|_| sale.is_counted())
         .map(|desired| ignored_fields(desired, sale))
         .unwrap_or_default();
     if ignored.is_empty() {

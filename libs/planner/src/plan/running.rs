@@ -6,8 +6,10 @@ use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::recovery::Need;
 use seckill_protocol::sale::Sale;
 
+use super::ending;
+use super::index_need::index_need;
 use super::report::{accepted, stalled};
-use super::{Plan, RebuildCause, SaleVersion, Step, ending, is_counted, need_of, terms_of};
+use super::step::{Plan, RebuildCause, SaleVersion, Step};
 use crate::balance::BalanceCheck;
 use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason};
 use crate::demand::{Shortage, Workloads};
@@ -33,7 +35,7 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
         return Plan::without_report(step);
     }
     let preflight = preflight_condition(preflight);
-    if now < desired.preheat_at() && !is_counted(sale) {
+    if now < desired.preheat_at() && !sale.is_counted() {
         return scheduled(observed, desired, sale, preflight);
     }
     if let Some(step) = index_step(observed, sale) {
@@ -69,7 +71,7 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
 
 /// What the ledger has to learn from the FlashSale.
 fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
-    let counted = is_counted(sale);
+    let counted = sale.is_counted();
     let version = SaleVersion::from(sale);
     let mut terms = desired.terms();
     if counted {
@@ -83,7 +85,7 @@ fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
         let offer = Box::new(offer.clone());
         return Some(Step::UpdateOffer { sale: version, offer });
     }
-    if terms != terms_of(sale) {
+    if terms != sale.sale_terms() {
         return Some(Step::UpdateTerms { sale: version, terms });
     }
     // Totals only rise; units are withdrawn by an earlier end.
@@ -96,7 +98,7 @@ fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
 /// What an index in force has to learn from the ledger.
 fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
     let index = observed.index.in_force()?;
-    match need_of(index, sale) {
+    match index_need(index, sale) {
         Need::Apply => {
             return Some(Step::ApplyTerms {
                 sale: sale.id,
@@ -183,7 +185,7 @@ fn phase(ready: Reason) -> Phase {
 /// Whether a sale that requires its preflight may not sell yet. A sale that has opened is left alone, and as long as
 /// nothing is known, nothing changes.
 fn is_held(preflight: Option<&Preflight>, desired: &DesiredSale, sale: &Sale, now: Millis) -> bool {
-    let has_opened = is_counted(sale) && sale.state == SaleState::Open && now >= sale.opens_at;
+    let has_opened = sale.is_counted() && sale.state == SaleState::Open && now >= sale.opens_at;
     if !desired.preflight_required || now < desired.preheat_at() || has_opened {
         return false;
     }

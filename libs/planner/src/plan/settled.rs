@@ -1,8 +1,9 @@
 //! After the settlement: delete what Redis holds, and report the result.
 use seckill_protocol::sale::Sale;
 
+use super::final_balance::FinalBalance;
 use super::report::{accepted, stalled};
-use super::{FinalBalance, Plan, Step};
+use super::step::{Plan, Step};
 use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason};
 use crate::observation::Observation;
 use crate::sale::Standing;

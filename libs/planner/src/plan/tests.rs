@@ -7,12 +7,12 @@ use seckill_protocol::{Epoch, SaleCut, SaleId};
 
 use super::*;
 use crate::balance::{BalanceCheck, Imbalance};
-use crate::condition::{Blocker, ConditionStatus, ConditionType, Phase, Reason};
+use crate::condition::{Blocker, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
 use crate::demand::{Needs, ReplicaBounds, Workload, Workloads};
 use crate::observation::ObservedIndex;
 use crate::preflight::tests::right;
-use crate::sale::SaleKey;
 use crate::sale::tests::{END, LEAD, START, desired};
+use crate::sale::{SaleKey, Standing};
 
 fn workload(ready: i32) -> Result<Workload, String> {
     Ok(Workload {

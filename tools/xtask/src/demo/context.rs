@@ -1,4 +1,4 @@
-//! The demo on a cluster that exists: kind, k3d, minikube, or a company's.
+//! The demo on an existing cluster: kind, k3d, minikube, or a company's.
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::{Child, Stdio};
@@ -7,34 +7,39 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use super::Args;
+use super::args::Args;
 use super::screen::Screen;
 use super::site::{Site, load_program};
 use super::stores::Stores;
 use super::tool::Tool;
+use crate::workspace;
 
-/// Where `examples/dependencies.yaml` puts the servers.
+/// The namespace of the servers in `examples/dependencies.yaml`.
 const DEPENDENCIES: &str = "seckill-dependencies";
 
 /// The ports of `kubectl port-forward` on this machine.
 const API_PORT: u16 = 18080;
 const OLD_ROUTES_PORT: u16 = 18888;
 
-/// How to hand an image to the cluster, for clusters on this machine.
-fn loading(context: &str) -> Option<&'static str> {
-    let ways = [
+/// Time limit for the API to answer through the port forward.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The command that loads an image into the cluster, for clusters on this machine.
+fn load_command(context: &str) -> Option<&'static str> {
+    let commands = [
         ("kind-", "kind load docker-image"),
         ("k3d-", "k3d image import"),
         ("minikube", "minikube image load"),
         ("docker-desktop", "nothing to do for"),
         ("rancher-desktop", "nothing to do with the moby engine for"),
     ];
-    ways.iter()
+    commands
+        .iter()
         .find(|(prefix, _)| context.starts_with(prefix))
-        .map(|(_, way)| *way)
+        .map(|(_, command)| *command)
 }
 
-/// The site, after it was made sure that a person wants this cluster to be touched.
+/// The site, after the user has agreed that this cluster is changed.
 pub fn site(args: &Args, context: &str, screen: &Screen) -> Result<Site> {
     let kubectl = Tool::new(["kubectl", "--context", context]);
     let helm = Tool::new(["helm", "--kube-context", context]);
@@ -45,9 +50,9 @@ pub fn site(args: &Args, context: &str, screen: &Screen) -> Result<Site> {
     ] {
         tool.text(&probe)?;
     }
-    agreed(args, context)?;
+    ask_consent(args, context)?;
     let (repository, tag) = image(args, context)?;
-    let workspace = crate::workspace()?;
+    let workspace = workspace::folder()?;
     let folder = workspace.join("target/demo");
     std::fs::create_dir_all(&folder)?;
 
@@ -61,7 +66,7 @@ pub fn site(args: &Args, context: &str, screen: &Screen) -> Result<Site> {
         }
         (None, None, None) => {
             let file = workspace.join("examples/dependencies.yaml").display().to_string();
-            screen.waiting("Kafka, MySQL and Redis", || {
+            screen.waiting("starting Kafka, MySQL and Redis", || {
                 kubectl.text(&["apply", "-f", &file])?;
                 kubectl.text(&["rollout", "status", "-n", DEPENDENCIES, "--timeout=5m", "statefulset"])
             })?;
@@ -75,11 +80,11 @@ pub fn site(args: &Args, context: &str, screen: &Screen) -> Result<Site> {
             };
             (workspace.join("examples/values-trying-out.yaml"), stores)
         }
-        _ => bail!("--values, --mysql and --redis go together: servers of your own need all three"),
+        _ => bail!("--values, --mysql and --redis must be given together"),
     };
     let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let mut values: serde_json::Value = serde_yaml::from_str(&text).with_context(|| file.display().to_string())?;
-    ensure!(values.is_object(), "{}: not the values of a chart", file.display());
+    ensure!(values.is_object(), "{} is not a values file", file.display());
     values["image"] = json!({"repository": repository, "tag": tag});
     values["legacy"] = json!({"enabled": true});
     values["ingress"] = json!({"enabled": args.url.is_some(), "className": args.ingress_class});
@@ -102,46 +107,46 @@ pub fn site(args: &Args, context: &str, screen: &Screen) -> Result<Site> {
     })
 }
 
-/// Whether somebody agrees that the cluster is touched.
-fn agreed(args: &Args, context: &str) -> Result<()> {
-    if args.yes || loading(context).is_some() {
+/// Asks before a cluster on another machine is changed.
+fn ask_consent(args: &Args, context: &str) -> Result<()> {
+    if args.yes || load_command(context).is_some() {
         return Ok(());
     }
     let what = format!(
         "The context {context} is not a cluster on this machine. The demo installs CRDs and a release into the namespace \
          seckill, sales into the namespace shop, and sends 20,000 buyers to it."
     );
-    ensure!(
-        std::io::stdin().is_terminal(),
-        "{what} Say --yes if that is what you want."
-    );
-    eprint!("{what}\nGo on? [y/N] ");
+    ensure!(std::io::stdin().is_terminal(), "{what} Pass --yes to agree.");
+    eprint!("{what}\nContinue? [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
-    ensure!(answer.trim().eq_ignore_ascii_case("y"), "nothing was changed");
+    ensure!(
+        answer.trim().eq_ignore_ascii_case("y"),
+        "cancelled; nothing was changed"
+    );
     Ok(())
 }
 
 fn image(args: &Args, context: &str) -> Result<(String, String)> {
     let Some(image) = &args.image else {
-        let load = match loading(context) {
-            Some(way) => format!("{way} seckill:dev"),
+        let load = match load_command(context) {
+            Some(command) => format!("{command} seckill:dev"),
             None => "docker push to a registry that the cluster pulls from".into(),
         };
         bail!(
-            "--image NAME:TAG is missing: the image that the cluster has. To make one:\n  docker build -t seckill:dev .\n  \
+            "--image NAME:TAG is missing: it names an image that the cluster can use. To build one:\n  docker build -t seckill:dev .\n  \
              {load}\n  cargo xtask demo --context {context} --image seckill:dev"
         );
     };
-    // A port of the registry has a colon too.
+    // A registry's port has a colon too.
     match image.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => Ok((repository.into(), tag.into())),
         _ => bail!("--image {image:?} has no tag; expected for example seckill:dev"),
     }
 }
 
-/// `kubectl port-forward`, for as long as this lives.
+/// A running `kubectl port-forward`; it stops when this is dropped.
 pub struct Forward(Child);
 
 impl Forward {
@@ -161,15 +166,15 @@ impl Forward {
             .spawn()
             .context("kubectl port-forward")?;
         let forward = Forward(child);
-        let begun = Instant::now();
+        let started = Instant::now();
         while site
             .curl
             .text(&["-sf", "-m", "2", &format!("{}/v1/sales", site.api_url)])
             .is_err()
         {
             ensure!(
-                begun.elapsed() < Duration::from_secs(30),
-                "kubectl port-forward does not lead to the API"
+                started.elapsed() < FORWARD_TIMEOUT,
+                "the API did not answer through kubectl port-forward"
             );
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -189,12 +194,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_clusters_on_this_machine_are_touched_without_asking() {
+    fn only_local_clusters_are_changed_without_consent() {
         for local in ["kind-dev", "k3d-dev", "minikube", "docker-desktop", "rancher-desktop"] {
-            assert!(loading(local).is_some(), "{local}");
+            assert!(load_command(local).is_some(), "{local}");
         }
-        for far in ["production", "arn:aws:eks:kind-of", "my-kind-cluster", ""] {
-            assert!(loading(far).is_none(), "{far}");
+        for remote in ["production", "arn:aws:eks:kind-of", "my-kind-cluster", ""] {
+            assert!(load_command(remote).is_none(), "{remote}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The release that the demo plays on.
+//! Installs and uninstalls the demo's release.
 use std::fs;
 use std::path::PathBuf;
 
@@ -13,15 +13,14 @@ use crate::images;
 /// Name and namespace of the release.
 pub const RELEASE: &str = "seckill";
 
-/// Values of the chart for the local environment, with the image of this tag. The end-to-end tests install with them
-/// too.
+/// Writes the chart's values for the local environment and the image tag. The end-to-end tests use them too.
 pub fn local_values(env: &Environment, tag: &str) -> Result<PathBuf> {
     let mysql = |user: &str| env.mysql_url(user, "seckill");
-    let little = json!({"requests": {"cpu": "10m", "memory": "32Mi"}});
+    let small = json!({"requests": {"cpu": "10m", "memory": "32Mi"}});
     let values = json!({
         "image": {"repository": images::REPOSITORY, "tag": tag},
         "redis": {"url": env.redis_url()},
-        // One broker: there is nobody to replicate to.
+        // There is one broker, so one replica.
         "kafka": {"brokers": env.kafka_brokers(), "replication": 1, "minInsync": 1},
         "mysql": {
             "operatorUrl": mysql("operator"),
@@ -29,11 +28,11 @@ pub fn local_values(env: &Environment, tag: &str) -> Result<PathBuf> {
             "workerUrl": mysql("worker"),
             "migrateUrl": mysql("migrate"),
         },
-        // This machine has few cores, and all servers and all buyers are on it.
-        "operator": {"resources": little},
-        "api": {"minReplicas": 1, "maxReplicas": 2, "resources": little},
-        "worker": {"minReplicas": 1, "maxReplicas": 2, "resources": little},
-        "migrate": {"resources": little},
+        // All servers and all buyers share the few cores of this machine.
+        "operator": {"resources": small},
+        "api": {"minReplicas": 1, "maxReplicas": 2, "resources": small},
+        "worker": {"minReplicas": 1, "maxReplicas": 2, "resources": small},
+        "migrate": {"resources": small},
         "ingress": {"enabled": true, "className": env.ingress_class},
         "legacy": {"enabled": true},
     });
@@ -47,7 +46,8 @@ pub fn install(site: &Site, screen: &Screen) -> Result<()> {
     let namespace: Value = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
         "name": RELEASE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
     }});
-    site.kubectl.fed(&["apply", "-f", "-"], Some(&namespace.to_string()))?;
+    site.kubectl
+        .text_with_input(&["apply", "-f", "-"], Some(&namespace.to_string()))?;
     for (release, chart) in [("seckill-crds", "seckill-crds"), (RELEASE, "seckill")] {
         let folder = site.repository.join("helm").join(chart).display().to_string();
         let mut args = vec![
@@ -73,9 +73,9 @@ pub fn install(site: &Site, screen: &Screen) -> Result<()> {
     Ok(())
 }
 
-/// Takes the sales and the release away; the CRDs stay, as the chart says.
+/// Deletes the sales and the release. The chart keeps the CRDs.
 pub fn uninstall(site: &Site, screen: &Screen, sales_namespace: &str) -> Result<()> {
-    screen.waiting("the release goes", || {
+    screen.waiting("uninstalling the release", || {
         site.kubectl.text(&[
             "delete",
             "namespace",
@@ -94,21 +94,21 @@ pub fn uninstall(site: &Site, screen: &Screen, sales_namespace: &str) -> Result<
             "3m",
         ])
     })?;
-    screen.say("helm uninstall seckill: gone");
+    screen.say("helm uninstall seckill: done");
     Ok(())
 }
 
-/// Writes what the programs said to `target/demo/logs`.
+/// Saves the programs' logs in `target/demo/logs`.
 pub fn save_logs(site: &Site) -> Result<PathBuf> {
     let folder = site.repository.join("target/demo/logs");
     fs::create_dir_all(&folder)?;
     let pods = site.kubectl.text(&["get", "pods", "-n", RELEASE, "-o", "name"])?;
     for pod in pods.lines() {
-        let said = site
+        let log = site
             .kubectl
             .text(&["logs", "-n", RELEASE, pod, "--all-containers", "--tail=20000"]);
         let file = folder.join(format!("{}.log", pod.trim_start_matches("pod/")));
-        fs::write(file, said.unwrap_or_else(|error| format!("{error:#}")))?;
+        fs::write(file, log.unwrap_or_else(|error| format!("{error:#}")))?;
     }
     let state = site
         .kubectl

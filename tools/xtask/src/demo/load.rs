@@ -1,4 +1,4 @@
-//! The crowd: `seckill-load` as a program of its own.
+//! Runs `seckill-load`, which sends the crowd.
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::screen::Screen;
 use super::tool::Tool;
 
-/// One line of its output.
+/// One line of the program's output.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
@@ -24,7 +24,7 @@ pub struct Progress {
     pub counts: Counts,
 }
 
-/// Buyers by what they were told.
+/// The number of buyers by answer.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 pub struct Counts {
     pub won: u64,
@@ -51,13 +51,13 @@ impl std::fmt::Display for Counts {
             (self.other, "other"),
             (self.unanswered, "unanswered"),
         ];
-        let there = named.iter().filter(|(count, _)| *count > 0);
-        let said: Vec<_> = there.map(|(count, name)| format!("{count} {name}")).collect();
-        f.write_str(&said.join(", "))
+        let present = named.iter().filter(|(count, _)| *count > 0);
+        let parts: Vec<_> = present.map(|(count, name)| format!("{count} {name}")).collect();
+        f.write_str(&parts.join(", "))
     }
 }
 
-/// What the crowd was told.
+/// The report of `seckill-load`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Answers {
     pub buyers: u64,
@@ -71,7 +71,7 @@ pub struct Answers {
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Latency {
-    /// From the sending of a request to its answer.
+    /// The time from sending a request to its answer.
     pub from_send: Quantiles,
 }
 
@@ -93,41 +93,41 @@ pub struct Check {
     pub passed: bool,
 }
 
-/// Sends the crowd. `heard` is called with the progress, a few times a second.
-pub fn send(load: &Tool, args: &[&str], screen: &Screen, mut heard: impl FnMut(Progress)) -> Result<Answers> {
-    let what = || load.line(args);
+/// Sends the crowd. Calls `on_progress` a few times a second.
+pub fn send(load: &Tool, args: &[&str], screen: &Screen, mut on_progress: impl FnMut(Progress)) -> Result<Answers> {
+    let command_line = || load.line(args);
     let mut child = load
         .with(["--output", "json"])
         .command(args)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(what)?;
+        .with_context(command_line)?;
     let stdout = child.stdout.take().context("no output")?;
     let bar = screen.bar(0);
     let mut report = None;
     for line in BufReader::new(stdout).lines() {
-        match serde_json::from_str(&line?).with_context(what)? {
+        match serde_json::from_str(&line?).with_context(command_line)? {
             Line::Progress(progress) => {
                 bar.set_length(progress.buyers);
                 bar.set_position(progress.counts.settled());
                 bar.set_message(format!("{} in flight · {}", progress.in_flight, progress.counts));
-                heard(progress);
+                on_progress(progress);
             }
             Line::Report(answers) => report = Some(*answers),
         }
     }
     bar.finish_and_clear();
     let status = child.wait()?;
-    // A failed check is in the report; without one the crowd was never sent.
+    // Failed checks are in the report. Without a report the program did not run to its end.
     match report {
         Some(report) => Ok(report),
         None => {
-            let mut said = String::new();
+            let mut error = String::new();
             if let Some(mut stderr) = child.stderr.take() {
-                stderr.read_to_string(&mut said)?;
+                stderr.read_to_string(&mut error)?;
             }
-            bail!("{}: {status}: {}", what(), said.trim())
+            bail!("{}: {status}: {}", command_line(), error.trim())
         }
     }
 }
@@ -137,12 +137,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lines_of_the_load_generator_are_read() {
+    fn output_lines_of_seckill_load_are_parsed() {
         let counts = r#""won":1,"sold_out":2,"not_started":0,"ended":0,"other":0,"unanswered":0"#;
         let progress = format!(r#"{{"progress":{{"buyers":3,"arrived":3,"in_flight":0,{counts}}}}}"#);
         match serde_json::from_str(&progress).expect("a line") {
             Line::Progress(p) => assert_eq!(p.counts.settled(), 3),
-            Line::Report(_) => panic!("no report"),
+            Line::Report(_) => panic!("unexpected report"),
         }
         let q = r#"{"p50_ms":1.0,"p90_ms":1.0,"p99_ms":2.5,"p999_ms":3.0,"max_ms":3.0}"#;
         let report = format!(
@@ -150,7 +150,7 @@ mod tests {
         );
         match serde_json::from_str(&report).expect("a line") {
             Line::Report(r) => assert_eq!((r.latency.from_send.p99_ms, r.checks.len()), (2.5, 1)),
-            Line::Progress(_) => panic!("no progress"),
+            Line::Progress(_) => panic!("unexpected progress"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the demo found: the file, the table, and what is not as it must be.
+//! The demo's results: the report file, the table, and differences from the expected results.
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -10,8 +10,8 @@ pub struct Report {
     pub versions: BTreeMap<String, String>,
 }
 
-/// One of the load cases. The first eight counts are of its buyers; `not_started` and `ended` are of the extra buyers
-/// who came before the start and after the end, and are in none of the others.
+/// One of the load cases. `not_started` and `ended` count the extra buyers before the start and after the end; the other
+/// counts do not include them.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Sale {
     pub name: String,
@@ -23,59 +23,59 @@ pub struct Sale {
     pub ended: u64,
     pub other: u64,
     pub orders_in_mysql: u64,
-    /// Different order numbers that the buyers were told.
+    /// The number of different order numbers in the answers.
     pub distinct_orders: u64,
-    /// While the index existed: after the last answer, before the end. None: the index was gone.
+    /// Read after the last answer and before the end. None: the index did not exist.
     pub stock_left_redis: Option<i64>,
     pub stock_left_mysql: i64,
-    /// From the sending of a request to its answer.
+    /// The time from sending a request to its answer.
     pub p50_ms: f64,
     pub p99_ms: f64,
-    /// How long before its start the sale was ready.
+    /// The time from the sale's readiness to its start.
     pub ready_lead_s: f64,
-    /// From the last answer to the last order in MySQL.
+    /// The time from the last answer to the last order in MySQL.
     pub drained_s: f64,
     pub phases: Vec<String>,
 }
 
 impl Sale {
-    /// What is not as it must be, for a sale of so many units, each buyer wanting one.
+    /// The differences from the expected results, for a sale of `units` whose buyers each want one.
     pub fn differences(&self, units: u64) -> Vec<String> {
         let won = self.buyers.min(units);
         let left = (units - won) as i64;
-        let mut found = Vec::new();
-        let mut must_be = |what: &str, found_: String, wanted: String| {
-            if found_ != wanted {
-                found.push(format!("{}: {what} is {found_}, and must be {wanted}", self.name));
+        let mut differences = Vec::new();
+        let mut compare = |what: &str, actual: String, expected: String| {
+            if actual != expected {
+                differences.push(format!("{}: {what} is {actual}, expected {expected}", self.name));
             }
         };
-        must_be("answered", self.answered.to_string(), self.buyers.to_string());
-        must_be("won", self.won.to_string(), won.to_string());
-        must_be("sold_out", self.sold_out.to_string(), (self.buyers - won).to_string());
-        must_be("other", self.other.to_string(), "0".into());
-        must_be("orders_in_mysql", self.orders_in_mysql.to_string(), won.to_string());
-        must_be("distinct_orders", self.distinct_orders.to_string(), won.to_string());
-        must_be(
+        compare("answered", self.answered.to_string(), self.buyers.to_string());
+        compare("won", self.won.to_string(), won.to_string());
+        compare("sold_out", self.sold_out.to_string(), (self.buyers - won).to_string());
+        compare("other", self.other.to_string(), "0".into());
+        compare("orders_in_mysql", self.orders_in_mysql.to_string(), won.to_string());
+        compare("distinct_orders", self.distinct_orders.to_string(), won.to_string());
+        compare(
             "stock_left_redis",
             format!("{:?}", self.stock_left_redis),
             format!("{:?}", Some(left)),
         );
-        must_be("stock_left_mysql", self.stock_left_mysql.to_string(), left.to_string());
-        must_be(
+        compare("stock_left_mysql", self.stock_left_mysql.to_string(), left.to_string());
+        compare(
             "ready before the start",
             (self.ready_lead_s > 0.0).to_string(),
             "true".into(),
         );
-        must_be(
+        compare(
             "the last phase",
             format!("{:?}", self.phases.last()),
             format!("{:?}", Some("Settled")),
         );
-        found
+        differences
     }
 }
 
-/// The table for a person.
+/// The lines of the table that the demo prints.
 pub fn table(sales: &[Sale]) -> Vec<String> {
     type Row = (&'static str, fn(&Sale) -> String);
     let rows: [Row; 16] = [
@@ -128,7 +128,7 @@ pub fn table(sales: &[Sale]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn right() -> Sale {
+    fn correct() -> Sale {
         Sale {
             name: "phones".into(),
             buyers: 300,
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn a_right_sale_has_no_differences() {
-        assert_eq!(right().differences(50), Vec::<String>::new());
+    fn correct_sale_has_no_differences() {
+        assert_eq!(correct().differences(50), Vec::<String>::new());
     }
 
     #[test]
-    fn each_thing_that_is_wrong_is_named() {
-        type Spoil = fn(&mut Sale);
-        let wrong: [(&str, Spoil); 9] = [
+    fn each_wrong_value_is_reported() {
+        type Change = fn(&mut Sale);
+        let wrong: [(&str, Change); 9] = [
             ("answered", |s| s.answered = 299),
             ("won", |s| s.won = 51),
             ("sold_out", |s| s.sold_out = 1),
@@ -165,9 +165,9 @@ mod tests {
             ("stock_left_mysql", |s| s.stock_left_mysql = 1),
             ("ready", |s| s.ready_lead_s = -1.0),
         ];
-        for (what, spoil) in wrong {
-            let mut sale = right();
-            spoil(&mut sale);
+        for (what, change) in wrong {
+            let mut sale = correct();
+            change(&mut sale);
             let differences = sale.differences(50);
             assert_eq!(differences.len(), 1, "{differences:?}");
             assert!(differences[0].contains(what), "{differences:?}");
@@ -175,9 +175,9 @@ mod tests {
     }
 
     #[test]
-    fn the_report_has_the_documented_fields() {
+    fn report_has_the_documented_fields() {
         let report = Report {
-            sales: vec![right()],
+            sales: vec![correct()],
             versions: BTreeMap::new(),
         };
         let json = serde_json::to_value(&report).expect("JSON");
@@ -212,12 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_column_for_each_sale() {
+    fn table_has_a_column_for_each_sale() {
         let lines = table(&[
-            right(),
+            correct(),
             Sale {
                 name: "tickets".into(),
-                ..right()
+                ..correct()
             },
         ]);
         assert!(lines[0].contains("phones") && lines[0].contains("tickets"), "{lines:?}");

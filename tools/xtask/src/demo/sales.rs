@@ -1,10 +1,10 @@
-//! The sales that are played, as `examples/demo.yaml` has them, with times that are near.
+//! Reads the sales of `examples/demo.yaml`, and moves their times to the next minutes.
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_yaml::Value;
 
-/// A sale that is about to be applied.
+/// A sale before it is applied.
 #[derive(Debug, Clone)]
 pub struct Planned {
     pub name: String,
@@ -14,14 +14,14 @@ pub struct Planned {
     pub manifest: String,
 }
 
-/// When a sale runs.
+/// The times of a sale.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     pub starts_at: Timestamp,
     pub ends_at: Timestamp,
 }
 
-/// Finds the sale `name` among the documents of `text`, and gives it this name and window.
+/// Finds the sale `name` in the documents of `text`, and replaces its name and times.
 pub fn plan(text: &str, name: &str, new_name: &str, window: Window) -> Result<Planned> {
     for document in serde_yaml::Deserializer::from_str(text) {
         let mut sale = Value::deserialize(document).context("examples/demo.yaml")?;
@@ -29,7 +29,7 @@ pub fn plan(text: &str, name: &str, new_name: &str, window: Window) -> Result<Pl
             continue;
         }
         let units = sale["spec"]["stock"].as_u64();
-        let units = units.with_context(|| format!("examples/demo.yaml: {name}: spec.stock is no number"))?;
+        let units = units.with_context(|| format!("examples/demo.yaml: {name}: spec.stock is not a number"))?;
         sale["metadata"]["name"] = new_name.into();
         sale["spec"]["startsAt"] = whole_seconds(window.starts_at).into();
         sale["spec"]["endsAt"] = whole_seconds(window.ends_at).into();
@@ -47,7 +47,7 @@ fn whole_seconds(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// A time of a status.
+/// Reads a time from a status.
 pub fn time(status: &serde_json::Value, field: &str) -> Result<Timestamp> {
     let text = status[field]
         .as_str()
@@ -76,8 +76,8 @@ spec: {stock: 7, item: {name: B}}
     }
 
     #[test]
-    fn a_sale_gets_its_window_and_name_and_keeps_the_rest() {
-        let planned = plan(TEXT, "b", "b-2", window()).expect("there is one");
+    fn only_name_and_times_are_replaced() {
+        let planned = plan(TEXT, "b", "b-2", window()).expect("the sale exists");
         assert_eq!((planned.name.as_str(), planned.units), ("b-2", 7));
         let yaml: Value = serde_yaml::from_str(&planned.manifest).expect("YAML");
         assert_eq!(yaml["spec"]["startsAt"].as_str(), Some("2030-01-01T10:00:00Z"));
@@ -86,7 +86,7 @@ spec: {stock: 7, item: {name: B}}
     }
 
     #[test]
-    fn a_sale_that_is_not_there_is_an_error() {
+    fn unknown_sale_is_an_error() {
         assert!(plan(TEXT, "c", "c", window()).is_err());
     }
 }

@@ -1,33 +1,34 @@
-//! Where the demo plays: what reaches the cluster, the servers and the buyers' door.
+//! The tools and addresses by which the demo reaches the cluster, the servers and the API.
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use super::stores::Stores;
 use super::tool::Tool;
+use crate::cargo::cargo;
 use crate::environment::{Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
+use crate::workspace;
 
 pub struct Site {
-    /// The checkout.
+    /// The folder of the checkout.
     pub repository: PathBuf,
-    /// For files that the demo makes.
+    /// The folder for files of the demo.
     pub state: PathBuf,
     pub kubectl: Tool,
     pub helm: Tool,
     pub curl: Tool,
     pub load: Tool,
     pub stores: Stores,
-    /// Values for the chart.
+    /// The values file for the chart.
     pub values: PathBuf,
-    /// Whether a CRD that is there already, from a test for example, may be made Helm's.
+    /// Whether Helm may take over an existing CRD, for example one that a test created.
     pub take_crds: bool,
-    /// Where the ingress answers.
+    /// The URL of the API.
     pub api_url: String,
-    /// Where the old demo's routes answer.
+    /// The URL of the old demo's routes.
     pub old_routes_url: String,
-    /// What is known of the servers beside what they say themselves.
+    /// Versions that the servers cannot be asked for.
     pub known_versions: BTreeMap<String, String>,
 }
 
@@ -35,24 +36,24 @@ impl Site {
     /// The local environment.
     pub fn local(env: &Environment, values: PathBuf) -> Result<Self> {
         let inside = |program: &str| Tool::from(&env.command(program));
-        let of = |path: &std::path::Path| Tool::from(&env.command(path));
+        let tool = |path: &std::path::Path| Tool::from(&env.command(path));
         let (node, mysql_port, redis_port) = (
             &env.node_address,
             env.mysql_port.to_string(),
             env.redis_port.to_string(),
         );
         Ok(Site {
-            repository: crate::workspace()?,
+            repository: workspace::folder()?,
             state: env.state.clone(),
-            kubectl: of(&env.kubectl),
-            helm: of(&env.helm),
+            kubectl: tool(&env.kubectl),
+            helm: tool(&env.helm),
             curl: inside("curl"),
             load: Tool::from(&env.command(load_program()?)).with(["--i-own-this-target"]),
             stores: Stores {
-                mysql: of(&env.servers.join("mysql"))
+                mysql: tool(&env.servers.join("mysql"))
                     .with(["-h", node, "-P", &mysql_port, "-u", "root", "seckill"])
                     .with_env("MYSQL_PWD", MYSQL_PASSWORD),
-                redis: of(&env.servers.join("redis-cli"))
+                redis: tool(&env.servers.join("redis-cli"))
                     .with(["-h", node, "-p", &redis_port])
                     .with_env("REDISCLI_AUTH", REDIS_PASSWORD),
             },
@@ -68,7 +69,7 @@ impl Site {
         })
     }
 
-    /// Of all that took part.
+    /// The versions of all servers and programs.
     pub fn versions(&self) -> Result<BTreeMap<String, String>> {
         let mut versions = self.known_versions.clone();
         let kubernetes: serde_json::Value = serde_json::from_str(&self.kubectl.text(&["version", "-o", "json"])?)?;
@@ -81,14 +82,8 @@ impl Site {
     }
 }
 
-/// The load generator, built. A debug build would measure itself.
+/// Builds the load generator and returns its path. A debug build would be too slow to measure the API.
 pub fn load_program() -> Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let status = cargo
-        .current_dir(crate::workspace()?)
-        .args(["build", "--release", "--quiet", "--package", "seckill-load"])
-        .status()
-        .context("can't run cargo")?;
-    ensure!(status.success(), "cargo build --release --package seckill-load failed");
-    Ok(crate::target_folder()?.join("release/seckill-load"))
+    cargo(&["build", "--release", "--quiet", "--package", "seckill-load"])?;
+    Ok(workspace::target_folder()?.join("release/seckill-load"))
 }

@@ -1,19 +1,19 @@
-//! What the two stores hold, asked of themselves.
+//! Reads the contents of MySQL and Redis directly.
 use anyhow::{Context, Result};
 
 use super::tool::Tool;
 
-/// The clients, already told where their servers are.
+/// The clients, with the addresses of their servers.
 #[derive(Debug, Clone)]
 pub struct Stores {
     pub mysql: Tool,
     pub redis: Tool,
 }
 
-/// A sale in MySQL.
+/// The rows of a sale in MySQL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// As it stands in the keys in Redis.
+    /// The id as it is written in Redis keys.
     pub id: String,
     pub orders: u64,
     pub units_in_orders: u64,
@@ -21,9 +21,9 @@ pub struct Ledger {
 }
 
 impl Stores {
-    /// None as long as the ledger doesn't know the sale.
+    /// Returns None if the sale is not in the ledger yet.
     pub fn ledger(&self, namespace: &str, name: &str) -> Result<Option<Ledger>> {
-        // Both names come from our own manifests, never from outside.
+        // Both names come from our own manifests, so they need no escaping.
         let sql = format!(
             "SELECT LOWER(LPAD(HEX(s.id), 8, '0')), COUNT(o.seq), COALESCE(SUM(o.quantity), 0), \
              CAST(s.total AS SIGNED) - CAST(s.sold AS SIGNED) \
@@ -34,7 +34,7 @@ impl Stores {
         rows.lines().last().map(row).transpose()
     }
 
-    /// Units left in the index of the sale, None if there is no index (any more).
+    /// The units left in the index of the sale; None if the index does not exist.
     pub fn left_in_redis(&self, sale_id: &str) -> Result<Option<i64>> {
         let left = self.redis.text(&["HGET", &format!("{{{sale_id}}}:m"), "left"])?;
         match left.trim() {
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_of_the_ledger_is_read() {
+    fn ledger_row_is_parsed() {
         let ledger = row("00c0ffee\t50\t50\t0").expect("a row");
         assert_eq!((ledger.id.as_str(), ledger.orders, ledger.left), ("00c0ffee", 50, 0));
         assert!(row("00c0ffee\t50").is_err());
@@ -85,10 +85,10 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_is_gone_is_not_an_empty_one() {
-        let stores = |said: &str| Stores {
+    fn missing_index_differs_from_an_empty_one() {
+        let stores = |reply: &str| Stores {
             mysql: Tool::new(["true"]),
-            redis: Tool::new(["printf", said]),
+            redis: Tool::new(["printf", reply]),
         };
         assert_eq!(stores("0\n").left_in_redis("00000001").expect("Redis"), Some(0));
         assert_eq!(stores("\n").left_in_redis("00000001").expect("Redis"), None);

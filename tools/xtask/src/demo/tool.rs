@@ -1,10 +1,10 @@
-//! Programs that the demo drives.
+//! The programs that the demo runs.
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// A program and how it is started: in a network namespace, in another root, in a pod.
+/// A program and how it is started, for example in a network namespace or in a pod.
 #[derive(Debug, Clone)]
 pub struct Tool {
     argv: Vec<String>,
@@ -20,7 +20,7 @@ impl Tool {
         }
     }
 
-    /// The same with more arguments.
+    /// The same program with more arguments.
     pub fn with<S: Into<String>>(&self, args: impl IntoIterator<Item = S>) -> Self {
         let mut tool = self.clone();
         tool.argv.extend(args.into_iter().map(Into::into));
@@ -39,32 +39,32 @@ impl Tool {
         command
     }
 
-    /// What it prints.
+    /// Runs the program and returns its standard output.
     pub fn text(&self, args: &[&str]) -> Result<String> {
-        self.fed(args, None)
+        self.text_with_input(args, None)
     }
 
-    /// What it prints, given a standard input.
-    pub fn fed(&self, args: &[&str], input: Option<&str>) -> Result<String> {
-        let what = || self.line(args);
+    /// Runs the program with a standard input and returns its standard output.
+    pub fn text_with_input(&self, args: &[&str], input: Option<&str>) -> Result<String> {
+        let command_line = || self.line(args);
         let mut command = self.command(args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if input.is_some() {
             command.stdin(Stdio::piped());
         }
-        let mut child = command.spawn().with_context(what)?;
+        let mut child = command.spawn().with_context(command_line)?;
         if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-            stdin.write_all(input.as_bytes()).with_context(what)?;
+            stdin.write_all(input.as_bytes()).with_context(command_line)?;
         }
-        let output = child.wait_with_output().with_context(what)?;
+        let output = child.wait_with_output().with_context(command_line)?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{}: {}: {}", what(), output.status, said.trim());
+            let error = String::from_utf8_lossy(&output.stderr);
+            bail!("{}: {}: {}", command_line(), output.status, error.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// As a person would type it.
+    /// The command line as a person would type it.
     pub fn line(&self, args: &[&str]) -> String {
         let words = self.argv.iter().map(String::as_str).chain(args.iter().copied());
         words.map(quoted).collect::<Vec<_>>().join(" ")
@@ -101,13 +101,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_tool_prints_is_its_text() {
-        let text = Tool::new(["cat"]).fed(&[], Some("hello")).expect("cat");
+    fn text_is_the_standard_output() {
+        let text = Tool::new(["cat"]).text_with_input(&[], Some("hello")).expect("cat");
         assert_eq!(text, "hello");
     }
 
     #[test]
-    fn a_failure_names_the_command_and_what_it_said() {
+    fn failure_names_the_command_and_its_error_output() {
         let tool = Tool::new(["sh", "-c"]);
         let error = tool
             .text(&["echo no such thing >&2; exit 3"])
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_can_be_pasted_into_a_shell() {
+    fn command_line_can_be_pasted_into_a_shell() {
         let line = Tool::new(["mysql"]).line(&["-e", "SELECT 'a b'"]);
         assert_eq!(line, r"mysql -e 'SELECT '\''a b'\'''");
     }

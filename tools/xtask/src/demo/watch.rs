@@ -1,4 +1,4 @@
-//! The sales as `kubectl get --watch` tells of them.
+//! Follows the sales by `kubectl get --watch`.
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,28 +11,28 @@ use serde_json::Value;
 use super::screen::Screen;
 use super::tool::Tool;
 
-/// What was seen of one sale.
+/// The history of one sale.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
-    /// Each phase, in the order in which it came.
+pub struct SaleHistory {
+    /// The phases, in order.
     pub phases: Vec<String>,
     pub status: Value,
 }
 
-impl Seen {
+impl SaleHistory {
     pub fn phase(&self) -> &str {
         self.phases.last().map_or("", String::as_str)
     }
 
-    /// The conditions that are not true, with what they say: why a sale doesn't get on.
-    pub fn complaints(&self) -> String {
+    /// The conditions that are not true, with their messages. They explain why a sale does not proceed.
+    pub fn problems(&self) -> String {
         let conditions = self.status["conditions"].as_array().cloned().unwrap_or_default();
-        let said: Vec<_> = conditions
+        let problems: Vec<_> = conditions
             .iter()
             .filter(|c| c["status"] != "True")
             .map(|c| format!("{}={} {}", text(c, "type"), text(c, "status"), text(c, "message")))
             .collect();
-        said.join("; ")
+        problems.join("; ")
     }
 }
 
@@ -40,9 +40,9 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
-type Sales = BTreeMap<String, Seen>;
+type Sales = BTreeMap<String, SaleHistory>;
 
-/// The watch of one namespace; it ends when this is dropped.
+/// The watch of one namespace. It stops when this is dropped.
 pub struct Watch {
     shared: Arc<Shared>,
 }
@@ -50,7 +50,7 @@ pub struct Watch {
 struct Shared {
     sales: Mutex<Sales>,
     changed: Condvar,
-    /// None once the watch is over.
+    /// None after the watch has been stopped.
     kubectl: Mutex<Option<Child>>,
 }
 
@@ -70,36 +70,42 @@ impl Watch {
             changed: Condvar::new(),
             kubectl: Mutex::new(Some(child)),
         });
-        let (of_thread, screen) = (Arc::clone(&shared), screen.clone());
+        let (thread_shared, screen) = (Arc::clone(&shared), screen.clone());
         let (kubectl, namespace) = (kubectl.clone(), namespace.to_string());
         thread::spawn(move || {
-            while let Some(stdout) = of_thread.stdout() {
+            while let Some(stdout) = thread_shared.stdout() {
                 let objects = serde_json::Deserializer::from_reader(stdout).into_iter::<Value>();
                 for object in objects.map_while(Result::ok) {
-                    of_thread.note(&object, &screen);
+                    thread_shared.record(&object, &screen);
                 }
-                // The server ends a watch now and then: begin another, unless it was we who ended it.
+                // The server ends a watch from time to time. Start another one unless this watch was dropped.
                 thread::sleep(Duration::from_millis(200));
-                of_thread.again(|| watch(&kubectl, &namespace));
+                thread_shared.restart(|| watch(&kubectl, &namespace));
             }
         });
         Ok(Watch { shared })
     }
 
-    /// Waits until `done` holds of the sale.
-    pub fn wait_for(&self, name: &str, what: &str, timeout: Duration, done: impl Fn(&Seen) -> bool) -> Result<Seen> {
+    /// Waits until `done` is true for the sale.
+    pub fn wait_for(
+        &self,
+        name: &str,
+        what: &str,
+        timeout: Duration,
+        done: impl Fn(&SaleHistory) -> bool,
+    ) -> Result<SaleHistory> {
         let deadline = Instant::now() + timeout;
         let mut sales = lock(&self.shared.sales);
         loop {
-            let seen = sales.get(name).cloned().unwrap_or_default();
-            if done(&seen) {
-                return Ok(seen);
+            let history = sales.get(name).cloned().unwrap_or_default();
+            if done(&history) {
+                return Ok(history);
             }
             let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|l| !l.is_zero()) else {
                 bail!(
-                    "{name}: waited {timeout:?} for {what}; it went through {:?}; {}",
-                    seen.phases,
-                    seen.complaints()
+                    "{name}: waited {timeout:?} for {what}; phases: {:?}; {}",
+                    history.phases,
+                    history.problems()
                 );
             };
             sales = match self.shared.changed.wait_timeout(sales, left) {
@@ -124,28 +130,28 @@ impl Shared {
         lock(&self.kubectl).as_mut()?.stdout.take()
     }
 
-    fn again(&self, start: impl FnOnce() -> Result<Child>) {
+    fn restart(&self, start: impl FnOnce() -> Result<Child>) {
         let mut kubectl = lock(&self.kubectl);
-        if let Some(ended) = kubectl.as_mut() {
-            _ = ended.wait();
+        if let Some(child) = kubectl.as_mut() {
+            _ = child.wait();
             *kubectl = start().ok();
         }
     }
 
-    fn note(&self, object: &Value, screen: &Screen) {
+    fn record(&self, object: &Value, screen: &Screen) {
         let name = text(&object["metadata"], "name").to_string();
         let mut sales = lock(&self.sales);
-        let seen = sales.entry(name.clone()).or_default();
-        seen.status = object["status"].clone();
-        let phase = text(&seen.status, "phase").to_string();
-        if !phase.is_empty() && seen.phase() != phase {
-            let remaining = &seen.status["ledger"]["remaining"];
+        let history = sales.entry(name.clone()).or_default();
+        history.status = object["status"].clone();
+        let phase = text(&history.status, "phase").to_string();
+        if !phase.is_empty() && history.phase() != phase {
+            let remaining = &history.status["ledger"]["remaining"];
             let units = remaining
                 .as_i64()
                 .map(|n| format!(", {n} units left"))
                 .unwrap_or_default();
             screen.say(format!("{name}: {phase}{units}"));
-            seen.phases.push(phase);
+            history.phases.push(phase);
         }
         self.changed.notify_all();
     }

@@ -1,13 +1,20 @@
-//! A small run in which all is well, and each invariant broken in it once.
-use seckill_protocol::{Batch, Epoch, Order, Seq};
+//! A small run without violations, and changes of it that break each invariant once.
+use std::collections::{BTreeMap, HashMap};
 
-use super::*;
-use crate::history;
+use seckill_protocol::{
+    Batch, Buyer, Epoch, KeyHash, Offset, Order, OrderId, OrderNoKeys, OrderStatus, Quantity, Record, SaleCut, SaleId,
+    Seq,
+};
+
+use super::check;
+use super::operation::MAX_PROGRAM_KIB;
+use crate::evidence::{ClockStep, Evidence, IndexAtRest, LogEntry, Recovery, Sale, StoredOrder, Suspension};
+use crate::history::{self, At, BuyerAnswer, Event, HistoryData, RequestKind};
 
 const SALE: SaleId = SaleId(7);
 const EPOCH: Epoch = Epoch(1);
 
-fn numbers() -> OrderNoKeys {
+fn order_no_keys() -> OrderNoKeys {
     "1:00112233445566778899aabbccddeeff".parse().unwrap()
 }
 
@@ -33,11 +40,11 @@ fn batch(epoch: Epoch, first: Seq, orders: &[(&str, Quantity)]) -> Record {
     })
 }
 
-fn stored(key: &str, quantity: Quantity) -> Stored {
+fn stored(key: &str, quantity: Quantity) -> StoredOrder {
     let Order {
         buyer, key, quantity, ..
     } = order(key, quantity);
-    Stored {
+    StoredOrder {
         buyer,
         key,
         quantity,
@@ -45,23 +52,27 @@ fn stored(key: &str, quantity: Quantity) -> Stored {
     }
 }
 
-fn won(seq: Seq, quantity: Quantity) -> Answer {
-    Answer::Won {
-        number: numbers().encode(id(EPOCH, seq)).unwrap().to_string(),
+fn won(seq: Seq, quantity: Quantity) -> BuyerAnswer {
+    BuyerAnswer::Won {
+        number: order_no_keys().encode(id(EPOCH, seq)).unwrap().to_string(),
         quantity,
         cancelled: false,
     }
 }
 
-fn event(buyer: usize, from: At, answer: Answer) -> Event {
+fn event(buyer: usize, from: At, answer: BuyerAnswer) -> Event {
     Event {
         from,
         to: from + 10,
         buyer,
-        kind: Kind::Buy,
+        kind: RequestKind::Buy,
         api: 0,
         answer,
     }
+}
+
+fn entry(offset: Offset, at: u64, record: Record) -> LogEntry {
+    LogEntry { offset, at, record }
 }
 
 fn buyer(key: &str, quantity: Quantity) -> history::Buyer {
@@ -74,7 +85,7 @@ fn buyer(key: &str, quantity: Quantity) -> history::Buyer {
 }
 
 /// Three units; a buys two of them, b one, and c hears "sold out".
-fn well() -> Evidence {
+fn valid_run() -> Evidence {
     let barrier = Record::Barrier {
         sale: SALE,
         nonce: "n".into(),
@@ -85,18 +96,18 @@ fn well() -> Evidence {
         (Buyer::anonymous(key).to_string(), text)
     };
     Evidence {
-        history: Inner {
+        history: HistoryData {
             buyers: vec![buyer("a", 2), buyer("b", 1), buyer("c", 1)],
             events: vec![
                 event(0, 3000, won(1, 2)),
                 event(1, 3100, won(2, 1)),
-                event(2, 9000, Answer::SoldOut { left: 0 }),
+                event(2, 9000, BuyerAnswer::SoldOut { left: 0 }),
                 event(0, 9100, won(1, 2)),
             ],
             wins: vec![3010, 3110],
         },
-        begun_at: 1_000_000,
-        numbers: numbers(),
+        started_at: 1_000_000,
+        order_no_keys: order_no_keys(),
         sales: vec![Sale {
             name: "s".into(),
             id: SALE,
@@ -112,12 +123,12 @@ fn well() -> Evidence {
             quarantined: 0,
             settled_without_index: false,
             log: vec![
-                (0, 1_000_500, total),
-                (1, 1_000_600, barrier),
-                (2, 1_003_005, batch(EPOCH, 1, &[("a", 2)])),
-                (3, 1_003_105, batch(EPOCH, 2, &[("b", 1)])),
+                entry(0, 1_000_500, total),
+                entry(1, 1_000_600, barrier),
+                entry(2, 1_003_005, batch(EPOCH, 1, &[("a", 2)])),
+                entry(3, 1_003_105, batch(EPOCH, 2, &[("b", 1)])),
             ],
-            at_rest: Some(Rest {
+            at_rest: Some(IndexAtRest {
                 log_end: 4,
                 epoch: 1,
                 total: 3,
@@ -126,10 +137,10 @@ fn well() -> Evidence {
                 holdings: [holding(1, 2, "a"), holding(2, 1, "b")].into(),
             }),
         }],
-        suspended: Vec::new(),
-        stepped: Vec::new(),
-        peaks: BTreeMap::from([("seckill-api-0".into(), 40_000)]),
-        unplayed: Vec::new(),
+        suspensions: Vec::new(),
+        clock_steps: Vec::new(),
+        peak_memory: BTreeMap::from([("seckill-api-0".into(), 40_000)]),
+        failed_faults: Vec::new(),
         ended: HashMap::new(),
         recovery: Recovery {
             resumed_ms: Some(100),
@@ -150,24 +161,24 @@ fn violated(evidence: &Evidence) -> Vec<&'static str> {
 
 /// What is violated once this was changed.
 fn after(change: impl FnOnce(&mut Evidence)) -> Vec<&'static str> {
-    let mut evidence = well();
+    let mut evidence = valid_run();
     change(&mut evidence);
     violated(&evidence)
 }
 
 #[test]
-fn a_run_in_which_all_is_well_violates_nothing() {
-    assert_eq!(violated(&well()), Vec::<&str>::new());
+fn a_valid_run_violates_nothing() {
+    assert_eq!(violated(&valid_run()), Vec::<&str>::new());
 }
 
 #[test]
-fn i1_a_unit_too_many() {
-    let found = after(|e| e.sales[0].log.push((4, 1_004_000, batch(EPOCH, 3, &[("d", 1)]))));
+fn i1_finds_an_oversold_unit() {
+    let found = after(|e| e.sales[0].log.push(entry(4, 1_004_000, batch(EPOCH, 3, &[("d", 1)]))));
     assert!(found.contains(&"I1"), "{found:?}");
 }
 
 #[test]
-fn i2_a_number_that_is_not_stored_or_is_anothers() {
+fn i2_finds_a_number_that_is_missing_or_stored_for_another_buyer() {
     let lost = after(|e| drop(e.sales[0].orders.remove(&id(EPOCH, 2))));
     assert!(lost.contains(&"I2"), "{lost:?}");
     let anothers = after(|e| drop(e.sales[0].orders.insert(id(EPOCH, 2), stored("d", 1))));
@@ -177,18 +188,18 @@ fn i2_a_number_that_is_not_stored_or_is_anothers() {
 }
 
 #[test]
-fn i3_a_unit_that_is_neither_left_nor_sold() {
+fn i3_finds_a_unit_that_is_neither_left_nor_sold() {
     assert_eq!(after(|e| e.sales[0].at_rest.as_mut().unwrap().left = 1), ["I3"]);
     assert_eq!(after(|e| e.sales[0].at_rest.as_mut().unwrap().outbox = 1), ["I3"]);
     assert_eq!(after(|e| e.sales[0].sold = 2), ["I3"]);
 }
 
 #[test]
-fn i4_a_unit_left_while_somebody_went_without() {
+fn i4_finds_a_unit_left_while_a_buyer_went_without() {
     let unsold = |e: &mut Evidence| {
         let sale = &mut e.sales[0];
         sale.total = 4;
-        sale.log[0].2 = Record::Total { sale: SALE, total: 4 };
+        sale.log[0].record = Record::Total { sale: SALE, total: 4 };
         let rest = sale.at_rest.as_mut().unwrap();
         (rest.total, rest.left) = (4, 1);
     };
@@ -198,86 +209,92 @@ fn i4_a_unit_left_while_somebody_went_without() {
         e.sales[0].settled_without_index = true;
     });
     assert_eq!(lost_at_the_end, Vec::<&str>::new());
-    // What came back later was not there to be sold.
+    // Units that came later were not there to be sold.
     let raised = after(|e| {
         unsold(e);
-        e.sales[0].log[0].2 = Record::Total { sale: SALE, total: 3 };
+        e.sales[0].log[0].record = Record::Total { sale: SALE, total: 3 };
         e.sales[0]
             .log
-            .push((4, 1_010_000, Record::Total { sale: SALE, total: 4 }));
+            .push(entry(4, 1_010_000, Record::Total { sale: SALE, total: 4 }));
         e.sales[0].at_rest.as_mut().unwrap().log_end = 5;
     });
     assert_eq!(raised, Vec::<&str>::new());
 }
 
 #[test]
-fn i6_another_number_or_a_refusal_for_a_winner() {
+fn i6_finds_a_second_number_or_a_refusal_for_a_winner() {
     let another = after(|e| e.history.events[3].answer = won(2, 2));
     assert!(another.contains(&"I6"), "{another:?}");
-    assert_eq!(after(|e| e.history.events[3].answer = Answer::Ended), ["I6"]);
+    assert_eq!(after(|e| e.history.events[3].answer = BuyerAnswer::Ended), ["I6"]);
 }
 
 #[test]
-fn i7_one_number_for_two() {
+fn i7_finds_one_number_for_two_buyers() {
     let found = after(|e| e.history.events[1].answer = won(1, 1));
     assert!(found.contains(&"I7"), "{found:?}");
 }
 
 #[test]
-fn i8_an_order_before_the_start_after_the_end_or_while_suspended() {
+fn i8_finds_orders_before_the_start_after_the_end_or_while_suspended() {
     assert_eq!(after(|e| e.sales[0].opens_at = 1_003_050), ["I8"]);
     assert_eq!(after(|e| e.sales[0].closes_at = 1_003_050), ["I8"]);
-    let stepped = |off| {
+    let stepped = |offset_ms| {
         after(|e| {
             e.sales[0].opens_at = 1_003_050;
-            e.stepped.push((2500, 3050, off));
+            e.clock_steps.push(ClockStep {
+                from: 2500,
+                to: 3050,
+                offset_ms,
+            });
         })
     };
-    assert_eq!(stepped(40_000), [""; 0], "by the clock of Redis it had begun");
+    assert_eq!(stepped(40_000), [""; 0], "by the clock of Redis the sale had begun");
     assert_eq!(stepped(1), ["I8"]);
-    assert_eq!(after(|e| e.suspended.push(("s".into(), 2500, 3050))), ["I8"]);
-    assert_eq!(
-        after(|e| e.suspended.push(("s".into(), 3005, 3050))),
-        Vec::<&str>::new()
-    );
+    let suspended = |from| {
+        let sale = "s".into();
+        let to = 3050;
+        after(|e| e.suspensions.push(Suspension { sale, from, to }))
+    };
+    assert_eq!(suspended(2500), ["I8"]);
+    assert_eq!(suspended(3005), [""; 0], "it was bought before");
 }
 
 #[test]
-fn i9_a_void_order_stored_or_answered() {
+fn i9_finds_a_void_order_stored_or_answered() {
     let found = after(|e| {
         // A newer epoch had begun before the second order came.
         let barrier = Record::Barrier {
             sale: SALE,
             nonce: "m".into(),
         };
-        e.sales[0].log.insert(3, (3, 1_003_100, barrier));
+        e.sales[0].log.insert(3, entry(3, 1_003_100, barrier));
     });
     assert!(found.contains(&"I9"), "{found:?}");
 }
 
 #[test]
-fn i10_a_cancellation_that_is_not_stored() {
-    let cancel = |e: &mut Evidence| e.history.events.push(event(1, 9500, Answer::Cancelled));
+fn i10_finds_a_cancellation_that_is_not_stored() {
+    let cancel = |e: &mut Evidence| e.history.events.push(event(1, 9500, BuyerAnswer::Cancelled));
     assert_eq!(after(cancel), ["I10"]);
 }
 
 #[test]
-fn i11_sold_out_while_units_were_left() {
+fn i11_finds_sold_out_while_units_were_left() {
     // c is refused before b asks, and b gets what was left.
     let untrue = after(|e| e.history.events[2].from = 3000);
     assert_eq!(untrue, Vec::<&str>::new(), "b may have been first");
     let untrue = after(|e| {
-        e.history.events[2] = event(2, 2000, Answer::SoldOut { left: 0 });
+        e.history.events[2] = event(2, 2000, BuyerAnswer::SoldOut { left: 0 });
     });
     assert_eq!(untrue, ["I11"]);
     assert_eq!(
-        after(|e| e.history.events[2].answer = Answer::SoldOut { left: 1 }),
+        after(|e| e.history.events[2].answer = BuyerAnswer::SoldOut { left: 1 }),
         ["I11"]
     );
 }
 
 #[test]
-fn i12_mysql_and_redis_as_the_log_has_it() {
+fn i12_finds_mysql_or_redis_different_from_the_log() {
     assert_eq!(after(|e| e.sales[0].total = 4), ["I4", "I12"]);
     let holding = after(|e| {
         let rest = e.sales[0].at_rest.as_mut().unwrap();
@@ -290,29 +307,29 @@ fn i12_mysql_and_redis_as_the_log_has_it() {
 }
 
 #[test]
-fn i13_no_recovery_in_time() {
+fn i13_finds_a_late_recovery() {
     assert_eq!(after(|e| e.recovery.resumed_ms = None), ["I13"]);
     assert_eq!(after(|e| e.recovery.drained_ms = Some(31_000)), ["I13"]);
 }
 
 #[test]
-fn a_buyer_without_an_answer_or_with_an_odd_one() {
+fn finds_a_buyer_without_an_answer_or_with_an_unexpected_one() {
     assert_eq!(after(|e| e.history.buyers[2].done = false), ["answered"]);
     assert_eq!(
-        after(|e| e.history.events[2].answer = Answer::Odd("404".into())),
+        after(|e| e.history.events[2].answer = BuyerAnswer::Unexpected("404".into())),
         ["answered"]
     );
 }
 
 #[test]
-fn i14_a_program_that_grows() {
+fn i14_finds_a_program_that_grows() {
     assert_eq!(
-        after(|e| e.peaks.extend([("operator-1".into(), MOST_KIB + 1)])),
+        after(|e| e.peak_memory.extend([("operator-1".into(), MAX_PROGRAM_KIB + 1)])),
         ["I14"]
     );
 }
 
 #[test]
-fn a_fault_that_could_not_be_played() {
-    assert_eq!(after(|e| e.unplayed.push("kill-api".into())), ["played"]);
+fn finds_a_fault_that_could_not_be_played() {
+    assert_eq!(after(|e| e.failed_faults.push("kill-api".into())), ["played"]);
 }

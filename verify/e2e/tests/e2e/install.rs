@@ -1,108 +1,156 @@
-//! Ways to install: beside another release, again, without rights on the cluster, and with a guard against deletion.
+//! Ways to install: beside another release, again, without rights on the cluster, and with the deletion guard.
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use seckill_e2e::{Cluster, Crowd, Kind, Release, Sale};
+use seckill_e2e::{Cluster, Crowd, PurchaseResult, Release, Sale, Scenario, check_all_named, in_seconds, wait_until};
 use serde_json::Value;
-
-use super::Scenario;
-use super::sales::exactly;
 
 pub const SCENARIOS: &[Scenario] = &[
     (
-        "two_releases_run_the_sales_of_their_own_class_and_no_other",
+        "two_releases_run_only_the_sales_of_their_own_class",
         two_releases_run_their_own_sales,
     ),
     (
-        "a_release_that_is_installed_again_goes_on_where_it_stopped",
-        a_release_that_is_installed_again,
+        "a_reinstalled_release_continues_its_sales",
+        a_reinstalled_release_continues,
     ),
     (
-        "an_administrator_of_namespaces_installs_a_release_for_them_without_rights_on_the_cluster",
+        "a_namespace_owner_installs_a_release_without_rights_on_the_cluster",
         a_release_without_rights_on_the_cluster,
     ),
     (
-        "the_deletion_guard_keeps_a_sale_that_is_open_and_lets_go_what_may_go",
+        "the_deletion_guard_refuses_to_delete_open_sales_only",
         the_deletion_guard,
     ),
 ];
 
-const LIMIT: Duration = Duration::from_secs(120);
+const WAIT_LIMIT: Duration = Duration::from_secs(120);
 
-/// Plays on another release, and takes it away whatever comes of it.
-fn beside(release: &Release, play: impl FnOnce(&Release) -> Result<()>) -> Result<()> {
+/// Runs a scenario on another release, and removes that release also after a failure.
+fn beside(release: &Release, scenario: impl FnOnce(&Release) -> Result<()>) -> Result<()> {
     let other = Release::prepare(release.cluster.clone())?;
-    let played = play(&other);
+    let result = scenario(&other);
     let cleaned = other.clean_up();
-    played.and(cleaned)
+    result.and(cleaned)
 }
 
-/// They share the topic, the group, the database and Redis.
+/// Ends a sale now, and waits until it is settled with this many units sold.
+fn end_and_settle(cluster: &Cluster, sale: &Sale, mut manifest: Value, sold: usize) -> Result<()> {
+    manifest["spec"]["endsAt"] = in_seconds(1).into();
+    cluster.apply(&manifest)?;
+    let status = sale.wait_for_phase("Settled", WAIT_LIMIT)?;
+    ensure!(
+        status["ledger"]["sold"] == sold,
+        "{}/{}: {status}",
+        sale.namespace,
+        sale.name
+    );
+    Ok(())
+}
+
+/// Checks that the release shows these orders.
+fn check_orders<'a>(release: &Release, numbers: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    for number in numbers {
+        let order = release.api.get(&format!("/v1/orders/{number}"))?;
+        ensure!(order.status == 200, "{number}: {order:?}");
+    }
+    Ok(())
+}
+
+/// A sale of one of two releases.
+struct OwnedSale<'a> {
+    owner: &'a Release,
+    other: &'a Release,
+    sale: Sale<'a>,
+    manifest: Value,
+    stock: usize,
+}
+
+impl OwnedSale<'_> {
+    fn path(&self) -> String {
+        format!("{}/{}", self.sale.namespace, self.sale.name)
+    }
+
+    /// Checks that the other release knows neither the sale nor its orders.
+    fn check_hidden_from_other(&self, crowd: &Crowd) -> Result<()> {
+        let path = self.path();
+        let shown = self.other.api.get(&format!("/v1/sales/{path}"))?;
+        ensure!(shown.status == 404, "{path} is shown by the other release: {shown:?}");
+        let bought = self.other.api.buy_until_final(&path)?;
+        ensure!(bought.status == 404, "{path} is sold by the other release: {bought:?}");
+        for number in crowd.order_numbers() {
+            let order = self.other.api.get(&format!("/v1/orders/{number}"))?;
+            ensure!(order.status == 404, "{number} is shown by the other release: {order:?}");
+        }
+        Ok(())
+    }
+}
+
+/// The two releases share the topic, the group, the database and Redis.
 fn two_releases_run_their_own_sales(first: &Release) -> Result<()> {
+    const LEFT_FOR_LATER: usize = 2;
     beside(first, |second| {
         second.upgrade(&[])?;
-        second.answers()?;
-        let (here, there) = (first.sales_namespace()?, first.sales_namespace()?);
-        let mut sales = Vec::new();
-        // Both classes in each namespace, and each name in both classes.
-        for (owner, other, namespace, name, stock) in [
-            (first, second, &here, "one", 10),
-            (second, first, &here, "two", 11),
-            (first, second, &there, "two", 12),
-            (second, first, &there, "one", 13),
-        ] {
-            let manifest = Sale::manifest(&owner.class, namespace, name, stock, -1, 300);
-            let sale = Sale::apply(&owner.cluster, &manifest)?;
-            sales.push((owner, other, sale, manifest, stock as usize));
-        }
+        second.wait_until_reachable()?;
+        let sales = sales_of_two_releases(first, second)?;
         let mut crowds = Vec::new();
-        for (owner, _, sale, _, stock) in &sales {
-            let path = format!("{}/{}", sale.namespace, sale.name);
-            sale.reaches("Open", LIMIT)?;
-            let left_for_later = 2;
-            let crowd = Crowd::buys(&owner.api, &path, stock - left_for_later);
-            exactly(&crowd, stock - left_for_later, stock - left_for_later)?;
+        for owned in &sales {
+            owned.sale.wait_for_phase("Open", WAIT_LIMIT)?;
+            let buyers = owned.stock - LEFT_FOR_LATER;
+            let crowd = Crowd::buy(&owned.owner.api, &owned.path(), buyers);
+            crowd.check_winners(buyers, buyers)?;
             crowds.push(crowd);
         }
         let mut numbers = BTreeSet::new();
-        for ((owner, other, sale, ..), crowd) in sales.iter().zip(crowds) {
-            let path = format!("{}/{}", sale.namespace, sale.name);
-            let shown = other.api.get(&format!("/v1/sales/{path}"))?;
-            ensure!(shown.status == 404, "{path}, shown by the other release: {shown:?}");
-            let bought = other.api.buy_surely(&path)?;
-            ensure!(bought.status == 404, "{path}, bought of the other release: {bought:?}");
+        for (owned, crowd) in sales.iter().zip(crowds) {
+            check_orders(owned.owner, &crowd.order_numbers())?;
+            owned.check_hidden_from_other(&crowd)?;
             for number in crowd.order_numbers() {
-                let order = owner.api.get(&format!("/v1/orders/{number}"))?;
-                ensure!(order.status == 200, "{number}: {order:?}");
-                let order = other.api.get(&format!("/v1/orders/{number}"))?;
-                ensure!(order.status == 404, "{number}, shown by the other release: {order:?}");
-                ensure!(numbers.insert(number), "an order of two sales");
+                ensure!(numbers.insert(number), "one order number in two sales");
             }
-            ran_by(owner, sale)?;
+            check_operator(owned.owner, &owned.sale)?;
         }
 
         second.uninstall()?;
-        for (owner, _, sale, mut manifest, stock) in sales {
-            if owner.name == second.name {
-                let phase = sale.status()?["phase"].clone();
-                ensure!(phase == "Open", "{}, whose release is gone: {phase}", sale.name);
+        for owned in sales {
+            if owned.owner.name == second.name {
+                let (name, phase) = (&owned.sale.name, owned.sale.status()?["phase"].clone());
+                ensure!(phase == "Open", "{name}: the phase without a release is {phase}");
                 continue;
             }
-            let path = format!("{}/{}", sale.namespace, sale.name);
-            exactly(&Crowd::buys(&owner.api, &path, 5), 2, 5)?;
-            sale.reaches("SoldOut", LIMIT)?;
-            manifest["spec"]["endsAt"] = seckill_e2e::in_seconds(1).into();
-            owner.cluster.apply(&manifest)?;
-            let status = sale.reaches("Settled", LIMIT)?;
-            ensure!(status["ledger"]["sold"] == stock, "{path}: {status}");
+            Crowd::buy(&owned.owner.api, &owned.path(), 5).check_winners(LEFT_FOR_LATER, 5)?;
+            owned.sale.wait_for_phase("SoldOut", WAIT_LIMIT)?;
+            end_and_settle(&owned.owner.cluster, &owned.sale, owned.manifest, owned.stock)?;
         }
         Ok(())
     })
 }
 
-/// Whether all events of a sale were written by operators of the release.
-fn ran_by(release: &Release, sale: &Sale) -> Result<()> {
+/// Both classes in each of two namespaces, and each name in both classes.
+fn sales_of_two_releases<'a>(first: &'a Release, second: &'a Release) -> Result<Vec<OwnedSale<'a>>> {
+    let (here, there) = (first.sales_namespace()?, first.sales_namespace()?);
+    let mut sales = Vec::new();
+    for (owner, other, namespace, name, stock) in [
+        (first, second, &here, "one", 10),
+        (second, first, &here, "two", 11),
+        (first, second, &there, "two", 12),
+        (second, first, &there, "one", 13),
+    ] {
+        let manifest = Sale::manifest(&owner.class, namespace, name, stock, -1, 300);
+        sales.push(OwnedSale {
+            owner,
+            other,
+            sale: Sale::apply(&owner.cluster, &manifest)?,
+            manifest,
+            stock: stock as usize,
+        });
+    }
+    Ok(sales)
+}
+
+/// Checks that all events of a sale were written by operators of the release.
+fn check_operator(release: &Release, sale: &Sale) -> Result<()> {
     let events = release
         .cluster
         .kubectl(&["get", "events.events.k8s.io", "-n", &sale.namespace, "-o", "json"])?;
@@ -117,40 +165,34 @@ fn ran_by(release: &Release, sale: &Sale) -> Result<()> {
     let own = format!("{}-seckill-operator-", release.name);
     ensure!(
         !writers.is_empty() && writers.iter().all(|writer| writer.starts_with(&own)),
-        "{}/{} was run by {writers:?}",
+        "events of {}/{} were written by {writers:?}",
         sale.namespace,
         sale.name
     );
     Ok(())
 }
 
-fn a_release_that_is_installed_again(release: &Release) -> Result<()> {
+fn a_reinstalled_release_continues(release: &Release) -> Result<()> {
     beside(release, |again| {
         let keys = "orderNumberKeys.keys=1:00112233445566778899aabbccddeeff";
         let namespace = again.sales_namespace()?;
         let path = format!("{namespace}/goes-on");
-        let mut manifest = Sale::manifest(&again.class, &namespace, "goes-on", 10, -1, 300);
+        let manifest = Sale::manifest(&again.class, &namespace, "goes-on", 10, -1, 300);
         again.upgrade(&["--set", keys])?;
-        again.answers()?;
+        again.wait_until_reachable()?;
         let sale = Sale::apply(&again.cluster, &manifest)?;
-        sale.reaches("Open", LIMIT)?;
-        let before = Crowd::buys(&again.api, &path, 4);
-        exactly(&before, 4, 4)?;
+        sale.wait_for_phase("Open", WAIT_LIMIT)?;
+        let before = Crowd::buy(&again.api, &path, 4);
+        before.check_winners(4, 4)?;
 
         again.uninstall()?;
         again.upgrade(&["--set", keys])?;
-        again.answers()?;
-        let after = Crowd::buys(&again.api, &path, 9);
-        exactly(&after, 6, 9)?;
-        for number in before.order_numbers().union(&after.order_numbers()) {
-            let order = again.api.get(&format!("/v1/orders/{number}"))?;
-            ensure!(order.status == 200, "{number}: {order:?}");
-        }
-        manifest["spec"]["endsAt"] = seckill_e2e::in_seconds(1).into();
-        again.cluster.apply(&manifest)?;
-        let status = sale.reaches("Settled", LIMIT)?;
-        ensure!(status["ledger"]["sold"] == 10, "{status}");
-        Ok(())
+        again.wait_until_reachable()?;
+        let after = Crowd::buy(&again.api, &path, 9);
+        after.check_winners(6, 9)?;
+        check_orders(again, &before.order_numbers())?;
+        check_orders(again, &after.order_numbers())?;
+        end_and_settle(&again.cluster, &sale, manifest, 10)
     })
 }
 
@@ -158,75 +200,77 @@ fn a_release_without_rights_on_the_cluster(release: &Release) -> Result<()> {
     beside(release, |admin| {
         let (shop, games) = (admin.sales_namespace()?, admin.sales_namespace()?);
         let foreign = admin.sales_namespace()?;
-
-        // Once, by the cluster's administrator.
-        let owner = format!("{}-owner", admin.name);
-        let user = format!("--user={owner}");
-        let give_to_owner = |namespace: &str| {
-            let role = "--clusterrole=admin";
-            let binding = ["create", "rolebinding", "owner", "-n", namespace, role, &user];
-            admin.cluster.kubectl(&binding)
-        };
-        for namespace in [&admin.namespace, &shop, &games] {
-            give_to_owner(namespace)?;
-        }
-        let elsewhere = rights(&admin.cluster, "", &owner, &foreign)?;
-        ensure!(
-            elsewhere.is_empty(),
-            "the owner has rights that are not of its namespaces: {elsewhere:#?}"
-        );
-
-        // Then, by the owner of the namespaces.
+        // The administrator of the cluster does this once; the owner of the namespaces does the rest.
+        let owner = create_owner(admin, &[&admin.namespace, &shop, &games], &foreign)?;
         let tenant = admin.as_user(&owner);
         let watched = format!("watchNamespaces={{{shop},{games}}},operator.keda=false");
         tenant.upgrade(&["--set", &watched])?;
-        tenant.answers()?;
+        tenant.wait_until_reachable()?;
 
         let manifest = |namespace: &str, name: &str| Sale::manifest(&admin.class, namespace, name, 10, -1, 300);
-        let left_alone = Sale::apply(&admin.cluster, &manifest(&foreign, "foreign"))?;
+        let unwatched = Sale::apply(&admin.cluster, &manifest(&foreign, "foreign"))?;
         for namespace in [&shop, &games] {
-            let mut manifest = manifest(namespace, "whole");
-            let sale = Sale::apply(&tenant.cluster, &manifest)?;
-            sale.reaches("Open", LIMIT)?;
-            let crowd = Crowd::buys(&tenant.api, &format!("{namespace}/whole"), 15);
-            exactly(&crowd, 10, 15)?;
-            for number in crowd.order_numbers() {
-                let order = tenant.api.get(&format!("/v1/orders/{number}"))?;
-                ensure!(order.status == 200, "{number}: {order:?}");
-            }
-            manifest["spec"]["endsAt"] = seckill_e2e::in_seconds(1).into();
-            tenant.cluster.apply(&manifest)?;
-            let status = sale.reaches("Settled", LIMIT)?;
-            ensure!(status["ledger"]["sold"] == 10, "{status}");
+            sell_out_and_settle(&tenant, namespace)?;
         }
-        let status = left_alone.status()?;
-        ensure!(status.is_null(), "a sale of a namespace that is not watched: {status}");
-        let answer = tenant.api.buy_surely(&format!("{foreign}/foreign"))?;
-        ensure!(answer.status == 404, "{answer:?}");
+        let status = unwatched.status()?;
+        ensure!(
+            status.is_null(),
+            "a sale in a namespace that is not watched has a status: {status}"
+        );
+        let response = tenant.api.buy_until_final(&format!("{foreign}/foreign"))?;
+        ensure!(response.status == 404, "{response:?}");
 
-        nothing_of_the_cluster(admin)?;
-        the_rights_are_those_of_the_manual(admin, &[&shop, &games], &foreign)?;
+        check_no_cluster_objects(admin)?;
+        check_rights_of_the_manual(admin, &[&shop, &games], &foreign)?;
 
-        // The operator's right to ask goes with the namespace; it has been told of the deletion before.
+        // The operator loses its rights in the namespace with it, but gets the event of the deletion before.
         let gone = Sale::apply(&tenant.cluster, &manifest(&games, "gone"))?;
-        gone.reaches("Open", LIMIT)?;
-        admin.namespace_ends(&games)?;
-        seckill_e2e::until("the sale to be closed", LIMIT, || {
-            let answer = tenant.api.buy_surely(&format!("{games}/gone"))?;
-            Ok((answer.kind() == Kind::Ended).then_some(()))
+        gone.wait_for_phase("Open", WAIT_LIMIT)?;
+        admin.delete_namespace(&games)?;
+        wait_until("the sale to be closed", WAIT_LIMIT, || {
+            let response = tenant.api.buy_until_final(&format!("{games}/gone"))?;
+            Ok((response.result() == PurchaseResult::Ended).then_some(()))
         })?;
 
         tenant.uninstall()?;
-        seckill_e2e::until("everything of the release to be gone", LIMIT, || {
-            let left = admin.left_over()?;
+        wait_until("everything of the release to be gone", WAIT_LIMIT, || {
+            let left = admin.remaining_objects()?;
             ensure!(left.is_empty(), "left: {left:?}");
             Ok(Some(()))
         })
     })
 }
 
-/// Of the kinds that were installed none is the cluster's.
-fn nothing_of_the_cluster(tenant: &Release) -> Result<()> {
+/// Makes a user the administrator of these namespaces, and checks that it has no rights in a foreign one.
+fn create_owner(admin: &Release, namespaces: &[&String], foreign: &str) -> Result<String> {
+    let owner = format!("{}-owner", admin.name);
+    let (role, user) = ("--clusterrole=admin", format!("--user={owner}"));
+    for namespace in namespaces {
+        admin
+            .cluster
+            .kubectl(&["create", "rolebinding", "owner", "-n", namespace, role, &user])?;
+    }
+    let elsewhere = rights(&admin.cluster, "", &owner, foreign)?;
+    ensure!(
+        elsewhere.is_empty(),
+        "the owner has rights outside of its namespaces: {elsewhere:#?}"
+    );
+    Ok(owner)
+}
+
+/// A whole sale in a namespace, from its manifest to its settlement.
+fn sell_out_and_settle(release: &Release, namespace: &str) -> Result<()> {
+    let manifest = Sale::manifest(&release.class, namespace, "whole", 10, -1, 300);
+    let sale = Sale::apply(&release.cluster, &manifest)?;
+    sale.wait_for_phase("Open", WAIT_LIMIT)?;
+    let crowd = Crowd::buy(&release.api, &format!("{namespace}/whole"), 15);
+    crowd.check_winners(10, 15)?;
+    check_orders(release, &crowd.order_numbers())?;
+    end_and_settle(&release.cluster, &sale, manifest, 10)
+}
+
+/// Checks that the release has no objects of the cluster scope.
+fn check_no_cluster_objects(tenant: &Release) -> Result<()> {
     let kinds = tenant
         .cluster
         .kubectl(&["api-resources", "--namespaced=false", "--no-headers"])?;
@@ -237,11 +281,11 @@ fn nothing_of_the_cluster(tenant: &Release) -> Result<()> {
     let installed: BTreeSet<_> = manifest.lines().filter_map(|l| l.strip_prefix("kind: ")).collect();
     ensure!(installed.contains("RoleBinding"), "{installed:?}");
     let both: Vec<_> = installed.intersection(&of_the_cluster).collect();
-    ensure!(both.is_empty(), "objects of the cluster: {both:?}");
+    ensure!(both.is_empty(), "cluster-scoped objects: {both:?}");
     Ok(())
 }
 
-/// The lines of `kubectl auth can-i --list` that somebody has and `of-nobody` has not.
+/// The lines of `kubectl auth can-i --list` for a user, without those that every user has.
 fn rights(cluster: &Cluster, kind: &str, name: &str, namespace: &str) -> Result<BTreeSet<String>> {
     let list = |name: &str| -> Result<BTreeSet<String>> {
         let who = format!("--as={kind}{name}");
@@ -250,12 +294,12 @@ fn rights(cluster: &Cluster, kind: &str, name: &str, namespace: &str) -> Result<
         Ok(table.lines().map(line).collect())
     };
     let everybody = list("of-nobody")?;
-    ensure!(!everybody.is_empty(), "nobody has any right");
+    ensure!(!everybody.is_empty(), "no rights of every user are listed");
     Ok(list(name)?.difference(&everybody).cloned().collect())
 }
 
-/// What docs/operator.md shows.
-fn the_rights_are_those_of_the_manual(tenant: &Release, watched: &[&String], foreign: &str) -> Result<()> {
+/// Checks that the rights are those of docs/operator.md.
+fn check_rights_of_the_manual(tenant: &Release, watched: &[&String], foreign: &str) -> Result<()> {
     let name = format!("{}-seckill", tenant.name);
     let account = format!("system:serviceaccount:{}:", tenant.namespace);
     let of_the_operator = |namespace: &str| rights(&tenant.cluster, &account, &format!("{name}-operator"), namespace);
@@ -283,7 +327,7 @@ fn the_rights_are_those_of_the_manual(tenant: &Release, watched: &[&String], for
         "pods [] [] [list]",
     ]);
     ensure!(seen == of_its_own, "in the namespace of the release: {seen:#?}");
-    // A right on the cluster would be one here too.
+    // A right on the whole cluster would be listed here too.
     let seen = of_the_operator(foreign)?;
     ensure!(seen.is_empty(), "elsewhere: {seen:#?}");
     for program in ["api", "worker", "migrate"] {
@@ -300,14 +344,14 @@ fn the_rights_are_those_of_the_manual(tenant: &Release, watched: &[&String], for
 
 fn the_deletion_guard(release: &Release) -> Result<()> {
     let guarded = release.upgrade(&["--set", "deletionGuard.enabled=true"]);
-    let played = guarded.and_then(|_| what_the_guard_refuses(release));
-    // It is off by default.
+    let result = guarded.and_then(|_| what_the_guard_refuses(release));
+    // The guard is off by default.
     release.upgrade(&[])?;
     let policies = "validatingadmissionpolicies,validatingadmissionpolicybindings";
     let own = format!("app.kubernetes.io/instance={}", release.name);
     let left = release.cluster.kubectl(&["get", policies, "-l", &own, "-o", "name"])?;
     ensure!(left.is_empty(), "still there: {left}");
-    played
+    result
 }
 
 fn what_the_guard_refuses(release: &Release) -> Result<()> {
@@ -320,20 +364,20 @@ fn what_the_guard_refuses(release: &Release) -> Result<()> {
     let sold_out = Sale::apply(cluster, &manifest(&release.class, "sold-out", -1))?;
     let let_go = Sale::apply(cluster, &manifest(&release.class, "let-go", -1))?;
     for sale in [&kept, &sold_out, &let_go] {
-        sale.reaches("Open", LIMIT)?;
+        sale.wait_for_phase("Open", WAIT_LIMIT)?;
     }
     let path = |sale: &Sale| format!("{}/{}", sale.namespace, sale.name);
-    exactly(&Crowd::buys(&release.api, &path(&sold_out), 2), 2, 2)?;
-    sold_out.reaches("SoldOut", LIMIT)?;
+    Crowd::buy(&release.api, &path(&sold_out), 2).check_winners(2, 2)?;
+    sold_out.wait_for_phase("SoldOut", WAIT_LIMIT)?;
 
-    // The API server takes a moment to know the policy: until then a deletion must be tried only.
-    let tried = ["delete", "flashsale", "kept", "-n", &namespace, "--dry-run=server"];
-    seckill_e2e::until("the guard to be in force", LIMIT, || {
-        Ok(cluster.kubectl(&tried).is_err().then_some(()))
+    // The API server takes a moment to enforce the policy: until then deletions are dry runs.
+    let dry_run = ["delete", "flashsale", "kept", "-n", &namespace, "--dry-run=server"];
+    wait_until("the guard to be in force", WAIT_LIMIT, || {
+        Ok(cluster.kubectl(&dry_run).is_err().then_some(()))
     })?;
     for (sale, phase) in [(&kept, "Open"), (&sold_out, "SoldOut")] {
-        let said = match sale.delete() {
-            Ok(()) => bail!("{} is {phase}, and was deleted", sale.name),
+        let message = match sale.delete() {
+            Ok(()) => bail!("{} is {phase} and was deleted", sale.name),
             Err(error) => format!("{error:#}"),
         };
         let what_to_do = [
@@ -341,17 +385,20 @@ fn what_the_guard_refuses(release: &Release) -> Result<()> {
             "spec.endsAt",
             "seckill.dev/allow-deletion=true",
         ];
-        seckill_e2e::all_named(&said, &what_to_do)?;
+        check_all_named(&message, &what_to_do)?;
     }
     let all = format!("/apis/seckill.dev/v1alpha1/namespaces/{namespace}/flashsales");
     match cluster.kubectl(&["delete", "--raw", &all]) {
         Ok(_) => bail!("the whole collection was deleted"),
-        Err(error) => seckill_e2e::all_named(&format!("{error:#}"), &["the sale is"])?,
+        Err(error) => check_all_named(&format!("{error:#}"), &["the sale is"])?,
     }
-    let bought = release.api.buy_surely(&path(&kept))?;
-    ensure!(bought.kind() == Kind::Won, "it does not sell on: {bought:?}");
+    let bought = release.api.buy_until_final(&path(&kept))?;
+    ensure!(
+        bought.result() == PurchaseResult::Won,
+        "the sale stopped selling: {bought:?}"
+    );
 
-    // Not open yet; of another release; and with leave.
+    // The guard allows: not open yet, of another release, and with the annotation.
     Sale::apply(cluster, &manifest(&release.class, "later", 7200))?.delete()?;
     let foreign = Sale::apply(cluster, &manifest("of-another-release", "foreign", -1))?;
     let open = r#"{"status":{"phase":"Open"}}"#;
@@ -366,7 +413,7 @@ fn what_the_guard_refuses(release: &Release) -> Result<()> {
     ];
     cluster.kubectl(&[&patch[..], &["-p", open]].concat())?;
     foreign.delete()?;
-    let leave = [
+    let allow = [
         "annotate",
         "flashsale",
         "let-go",
@@ -374,17 +421,17 @@ fn what_the_guard_refuses(release: &Release) -> Result<()> {
         &namespace,
         "seckill.dev/allow-deletion=true",
     ];
-    cluster.kubectl(&leave)?;
+    cluster.kubectl(&allow)?;
     let_go.delete()?;
 
-    // Ended, as the message says.
-    to_be_kept["spec"]["endsAt"] = seckill_e2e::in_seconds(1).into();
+    // The guard allows deletion after the end, as its message says.
+    to_be_kept["spec"]["endsAt"] = in_seconds(1).into();
     cluster.apply(&to_be_kept)?;
-    kept.reaches("Ended", LIMIT)?;
+    kept.wait_for_phase("Ended", WAIT_LIMIT)?;
     kept.delete()?;
 
-    // Its namespace takes the one that is sold out with it.
+    // Deleting the namespace deletes the sold-out sale with it.
     let phase = sold_out.status()?["phase"].clone();
     ensure!(phase == "SoldOut", "{phase}");
-    release.namespace_ends(&namespace)
+    release.delete_namespace(&namespace)
 }

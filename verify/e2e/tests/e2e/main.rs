@@ -1,4 +1,5 @@
-//! The scenarios, one after another on one release. `cargo test -p e2e -- NAME` plays those whose name contains NAME.
+//! The scenarios, one after the other on one release. `cargo test -p seckill-e2e -- NAME` runs those whose name contains
+//! NAME.
 mod install;
 mod manifests;
 mod release;
@@ -8,26 +9,23 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use libtest_mimic::{Arguments, Trial};
-use seckill_e2e::{Cluster, Release};
+use seckill_e2e::{Cluster, Release, Scenario};
 
-/// A scenario: what it tells, and how.
-type Scenario = (&'static str, fn(&Release) -> anyhow::Result<()>);
-
-/// Installed when the first scenario needs it: with a filter that leaves none, nothing is.
+/// Installed when the first scenario needs it. A filter without matches installs nothing.
 static RELEASE: OnceLock<Result<Release, String>> = OnceLock::new();
 
 fn release() -> Result<&'static Release, String> {
     let install = || Cluster::from_environment().and_then(Release::install);
     let release =
-        RELEASE.get_or_init(|| install().map_err(|error| format!("the release can't be installed: {error:#}")));
+        RELEASE.get_or_init(|| install().map_err(|error| format!("failed to install the release: {error:#}")));
     release.as_ref().map_err(Clone::clone)
 }
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // They share the release, and some of them take parts of it away.
+    // The scenarios share the release, and some of them remove parts of it.
     arguments.test_threads = Some(1);
-    // In this order: the last ones take the release away.
+    // The last scenarios remove the release.
     let scenarios = [
         manifests::SCENARIOS,
         sales::SCENARIOS,
@@ -44,7 +42,7 @@ fn main() -> ExitCode {
     if let Some(Ok(release)) = RELEASE.get()
         && let Err(error) = release.clean_up()
     {
-        eprintln!("e2e: something of {} is left: {error:#}", release.name);
+        eprintln!("e2e: failed to clean up {}: {error:#}", release.name);
     }
     conclusion.exit_code()
 }

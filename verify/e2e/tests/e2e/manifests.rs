@@ -1,29 +1,27 @@
-//! What the API server and the chart refuse, and what `kubectl explain` says.
+//! What the API server and the chart refuse, and the texts of `kubectl explain`.
 use anyhow::{Context, Result, bail, ensure};
-use seckill_e2e::{Release, Sale};
+use seckill_e2e::{Release, Sale, Scenario, chart, check_all_named};
 use serde_json::{Value, json};
-
-use super::Scenario;
 
 pub const SCENARIOS: &[Scenario] = &[
     ("kubectl_explain_names_every_field", kubectl_explain_names_every_field),
     (
-        "a_wrong_manifest_is_refused_by_the_api_server_naming_the_field",
+        "the_api_server_refuses_a_wrong_manifest_and_names_the_field",
         wrong_manifests_are_refused,
     ),
     (
-        "what_is_fixed_once_a_sale_exists_can_t_be_changed",
-        what_is_fixed_can_t_be_changed,
+        "immutable_fields_can_not_be_changed",
+        immutable_fields_can_not_be_changed,
     ),
     (
-        "the_chart_refuses_values_that_it_does_not_know",
-        the_chart_refuses_unknown_values,
+        "the_chart_refuses_unknown_and_invalid_values",
+        the_chart_refuses_wrong_values,
     ),
 ];
 
 fn kubectl_explain_names_every_field(release: &Release) -> Result<()> {
     let explained = release.cluster.kubectl(&["explain", "flashsale.spec", "--recursive"])?;
-    seckill_e2e::all_named(
+    check_all_named(
         &explained,
         &[
             "className",
@@ -45,14 +43,14 @@ fn kubectl_explain_names_every_field(release: &Release) -> Result<()> {
             "suspend",
         ],
     )?;
-    // A field without a word of explanation is a field that nobody can use.
+    // Every field needs a description.
     for field in ["stock", "startsAt", "demand.apiReplicas", "item.price"] {
         let one = release
             .cluster
             .kubectl(&["explain", &format!("flashsale.spec.{field}")])?;
-        let said = one.split("DESCRIPTION:").nth(1).unwrap_or_default().trim();
+        let message = one.split("DESCRIPTION:").nth(1).unwrap_or_default().trim();
         ensure!(
-            !said.is_empty() && !said.starts_with("<empty>"),
+            !message.is_empty() && !message.starts_with("<empty>"),
             "spec.{field} is not explained:\n{one}"
         );
     }
@@ -99,38 +97,38 @@ fn wrong_manifests_are_refused(release: &Release) -> Result<()> {
         {
             spec.remove(field);
         }
-        let said = release
+        let message = release
             .cluster
-            .refused(&manifest)
+            .expect_refusal(&manifest)
             .with_context(|| format!("{field}: {value}"))?;
         ensure!(
-            said.contains(named),
-            "{field}: {value}: the message does not name {named}: {said}"
+            message.contains(named),
+            "{field}: {value}: the message does not name {named}: {message}"
         );
     }
     let mut unknown = right;
     unknown["spec"]["stok"] = json!(1);
-    let said = release.cluster.refused(&unknown)?;
-    ensure!(said.contains("stok"), "an unknown field is not named: {said}");
+    let message = release.cluster.expect_refusal(&unknown)?;
+    ensure!(message.contains("stok"), "an unknown field is not named: {message}");
     Ok(())
 }
 
-fn what_is_fixed_can_t_be_changed(release: &Release) -> Result<()> {
+fn immutable_fields_can_not_be_changed(release: &Release) -> Result<()> {
     let namespace = release.sales_namespace()?;
     let right = Sale::manifest(&release.class, &namespace, "fixed", 10, 3600, 7200);
     let sale = Sale::apply(&release.cluster, &right)?;
     let mut changed = right.clone();
     changed["spec"]["className"] = json!("another");
-    let said = release.cluster.refused(&changed)?;
-    ensure!(said.contains("className"), "{said}");
-    // The same again is no change.
+    let message = release.cluster.expect_refusal(&changed)?;
+    ensure!(message.contains("className"), "{message}");
+    // Applying the same manifest again is no change.
     release.cluster.apply(&right)?;
     sale.delete()
 }
 
-fn the_chart_refuses_unknown_values(release: &Release) -> Result<()> {
+fn the_chart_refuses_wrong_values(release: &Release) -> Result<()> {
     let values = release.cluster.values.display().to_string();
-    let chart = seckill_e2e::chart("seckill");
+    let chart = chart("seckill");
     for (setting, named) in [
         ("imagee.tag=1", "imagee"),
         ("api.replicaz=2", "replicaz"),
@@ -142,12 +140,12 @@ fn the_chart_refuses_unknown_values(release: &Release) -> Result<()> {
             .cluster
             .helm(&["template", "x", &chart, "-f", &values, "--set", setting])
         {
-            Ok(_) => bail!("{setting} was taken"),
+            Ok(_) => bail!("{setting} was accepted"),
             Err(error) => {
-                let said = format!("{error:#}");
+                let message = format!("{error:#}");
                 ensure!(
-                    said.contains(named),
-                    "{setting}: the message does not name {named}: {said}"
+                    message.contains(named),
+                    "{setting}: the message does not name {named}: {message}"
                 );
             }
         }

@@ -1,18 +1,16 @@
-//! The release itself: how its pods run, and what is left when it goes.
+//! The release itself: how its pods run, and what is left after it is uninstalled.
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use seckill_e2e::{Release, Sale};
-
-use super::Scenario;
+use seckill_e2e::{Release, Sale, Scenario, wait_until};
 
 pub const SCENARIOS: &[Scenario] = &[
     (
-        "all_pods_of_the_release_are_admitted_as_restricted_and_run",
-        all_pods_run_as_restricted,
+        "all_pods_run_under_the_restricted_standard",
+        all_pods_run_under_the_restricted_standard,
     ),
     (
-        "one_of_two_operators_leads_and_the_other_one_takes_over_when_its_pod_is_deleted",
+        "the_other_operator_takes_over_when_the_leader_is_deleted",
         the_other_operator_takes_over,
     ),
     (
@@ -20,7 +18,7 @@ pub const SCENARIOS: &[Scenario] = &[
         deleting_a_namespace_of_sales_ends_by_itself,
     ),
     (
-        "uninstalling_leaves_the_crd_and_the_sales_and_nothing_else",
+        "uninstalling_leaves_only_the_crd_and_the_sales",
         uninstalling_leaves_the_sales,
     ),
     (
@@ -33,10 +31,10 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-const LIMIT: Duration = Duration::from_secs(120);
+const WAIT_LIMIT: Duration = Duration::from_secs(120);
 
-/// The namespace enforces the restricted standard: a pod that breaks it would not exist.
-fn all_pods_run_as_restricted(release: &Release) -> Result<()> {
+/// The namespace enforces the restricted standard: a pod that violates it would not exist.
+fn all_pods_run_under_the_restricted_standard(release: &Release) -> Result<()> {
     let level = "-o=jsonpath={.metadata.labels.pod-security\\.kubernetes\\.io/enforce}";
     let enforced = release
         .cluster
@@ -62,10 +60,10 @@ fn the_other_operator_takes_over(release: &Release) -> Result<()> {
     let pods = release.pods("operator")?;
     ensure!(pods.len() == 2, "{pods:?}");
     let leader = release.leader()?;
-    ensure!(pods.contains(&leader), "{leader} leads, and is none of {pods:?}");
+    ensure!(pods.contains(&leader), "{leader} leads, but is not one of {pods:?}");
     let args = ["delete", "-n", &release.namespace, &leader, "--wait=false"];
     release.cluster.kubectl(&args)?;
-    seckill_e2e::until("another operator to lead", Duration::from_secs(10), || {
+    wait_until("another operator to lead", Duration::from_secs(10), || {
         let next = release.leader()?;
         ensure!(next != leader, "{leader} still leads");
         Ok(Some(()))
@@ -75,7 +73,7 @@ fn the_other_operator_takes_over(release: &Release) -> Result<()> {
         &release.cluster,
         &Sale::manifest(&release.class, &namespace, "next", 10, -1, 300),
     )?;
-    sale.reaches("Open", LIMIT)?;
+    sale.wait_for_phase("Open", WAIT_LIMIT)?;
     Ok(())
 }
 
@@ -85,8 +83,8 @@ fn deleting_a_namespace_of_sales_ends_by_itself(release: &Release) -> Result<()>
         &release.cluster,
         &Sale::manifest(&release.class, &namespace, "open", 10, -1, 300),
     )?;
-    sale.reaches("Open", LIMIT)?;
-    release.namespace_ends(&namespace)
+    sale.wait_for_phase("Open", WAIT_LIMIT)?;
+    release.delete_namespace(&namespace)
 }
 
 fn uninstalling_leaves_the_sales(release: &Release) -> Result<()> {
@@ -96,8 +94,8 @@ fn uninstalling_leaves_the_sales(release: &Release) -> Result<()> {
         &Sale::manifest(&release.class, &namespace, "stays", 10, 3600, 7200),
     )?;
     release.uninstall()?;
-    seckill_e2e::until("everything of the release to be gone", LIMIT, || {
-        let left = release.left_over()?;
+    wait_until("everything of the release to be gone", WAIT_LIMIT, || {
+        let left = release.remaining_objects()?;
         ensure!(left.is_empty(), "left: {left:?}");
         Ok(Some(()))
     })?;
@@ -112,13 +110,13 @@ fn uninstalling_leaves_the_sales(release: &Release) -> Result<()> {
             .is_some(),
         "the CRD is gone"
     );
-    // Nobody is there any more to take a finalizer off.
-    release.namespace_ends(&namespace)
+    // No operator exists any more that could remove a finalizer.
+    release.delete_namespace(&namespace)
 }
 
 fn deleting_the_namespace_after_the_release(release: &Release) -> Result<()> {
     release.uninstall()?;
-    release.namespace_ends(&release.namespace)
+    release.delete_namespace(&release.namespace)
 }
 
 fn deleting_the_namespace_before_the_release(release: &Release) -> Result<()> {
@@ -128,14 +126,14 @@ fn deleting_the_namespace_before_the_release(release: &Release) -> Result<()> {
         &again.cluster,
         &Sale::manifest(&again.class, &namespace, "open", 10, -1, 300),
     )?;
-    sale.reaches("Open", LIMIT)?;
-    let ended = again.namespace_ends(&again.namespace);
-    // Cluster-wide objects of the release outlive its namespace; helm has lost its record of them.
+    sale.wait_for_phase("Open", WAIT_LIMIT)?;
+    let ended = again.delete_namespace(&again.namespace);
+    // Cluster-scoped objects of the release outlive its namespace, and helm has lost its record of them.
     let selector = format!("app.kubernetes.io/instance={}", again.name);
     let cluster_wide = "clusterroles,clusterrolebindings";
     again
         .cluster
         .kubectl(&["delete", cluster_wide, "-l", &selector, "--ignore-not-found"])?;
-    again.namespace_ends(&namespace)?;
+    again.delete_namespace(&namespace)?;
     ended
 }

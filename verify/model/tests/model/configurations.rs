@@ -1,9 +1,9 @@
-//! The protocol as it is, in worlds of several kinds.
+//! The protocol with all its rules, in several configurations.
 use libtest_mimic::Trial;
 use seckill_model::{Configuration, Protocol, Workers};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 
-use crate::{holds, trial};
+use crate::explore::{check_all_states, trial};
 
 /// Redis is lost, and several coordinators rebuild it.
 const RECOVERY: Configuration = Configuration {
@@ -40,7 +40,7 @@ const END: Configuration = Configuration {
     barriers: 1,
     redis_losses: 1,
     split_brain: true,
-    wishes: &[Closed],
+    desired_states: &[Closed],
     refusals: true,
     log: 6,
     ..Configuration::SMALL
@@ -237,7 +237,7 @@ pub const ALL: &[(&str, Configuration)] = &[
         "suspend_end_mysql",
         Configuration {
             barriers: 0,
-            wishes: &[Suspended, Open, Closed],
+            desired_states: &[Suspended, Open, Closed],
             buyers: 1,
             redis_losses: 0,
             mysql_losses: 1,
@@ -248,7 +248,7 @@ pub const ALL: &[(&str, Configuration)] = &[
     (
         "suspend_two_coordinators",
         Configuration {
-            wishes: &[Suspended],
+            desired_states: &[Suspended],
             coordinators: 2,
             barriers: 2,
             copies: 0,
@@ -258,7 +258,7 @@ pub const ALL: &[(&str, Configuration)] = &[
     (
         "suspend_both_sides",
         Configuration {
-            wishes: &[Suspended],
+            desired_states: &[Suspended],
             needless: true,
             coordinators_reach_old: true,
             flip_back: true,
@@ -269,14 +269,14 @@ pub const ALL: &[(&str, Configuration)] = &[
     (
         "suspend",
         Configuration {
-            wishes: &[Suspended, Open],
+            desired_states: &[Suspended, Open],
             ..END
         },
     ),
     (
         "suspend_mysql",
         Configuration {
-            wishes: &[Suspended, Open],
+            desired_states: &[Suspended, Open],
             mysql_losses: 1,
             copies: 0,
             ..END
@@ -387,7 +387,7 @@ pub const ALL: &[(&str, Configuration)] = &[
     (
         "extended_suspend_mysql",
         Configuration {
-            wishes: &[Suspended, Open, Closed],
+            desired_states: &[Suspended, Open, Closed],
             buyers: 1,
             mysql_losses: 1,
             copies: 0,
@@ -433,9 +433,11 @@ const ALL_WORKERS: &[(&str, Configuration)] = &[
 pub fn trials() -> Vec<Trial> {
     let protocol = ALL
         .iter()
-        .map(|(name, rules)| trial(*name, move || holds(name, Protocol::new(rules.clone()))));
-    let workers = |(name, rules): &'static (&str, Configuration)| {
-        trial(*name, move || holds(name, Workers { rules: rules.clone() }))
+        .map(|(name, config)| trial(*name, move || check_all_states(name, Protocol::new(config.clone()))));
+    let workers = |(name, config): &'static (&str, Configuration)| {
+        trial(*name, move || {
+            check_all_states(name, Workers { config: config.clone() })
+        })
     };
     protocol.chain(ALL_WORKERS.iter().map(workers)).collect()
 }

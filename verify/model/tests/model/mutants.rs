@@ -1,32 +1,32 @@
-//! Each rule of the protocol, broken: the model must see what the rule is for.
+//! Mutants: the protocol with one broken rule. The model must find the violation.
 use libtest_mimic::{Failed, Trial};
-use seckill_model::properties::*;
+use seckill_model::property::*;
 use seckill_model::workers::{READER, ROWS};
 use seckill_model::{Configuration, Protocol, Rule, Workers};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
-use crate::{World, explored, trial, with_commas};
+use crate::explore::{SizedModel, explore, trial, with_commas};
 
-/// A name, the rule, where it is broken, and the property that breaks with it.
+/// A name, a configuration that breaks a rule, and the property that is violated then.
 type Mutant = (&'static str, Configuration, &'static str);
 
-const R: Configuration = Configuration {
+const RECOVERY: Configuration = Configuration {
     barriers: 1,
     redis_losses: 1,
     copies: 0,
     ..Configuration::SMALL
 };
-const C: Configuration = Configuration {
+const CANCELS: Configuration = Configuration {
     cancels: 1,
     keys: 2,
     buyers: 1,
-    ..R
+    ..RECOVERY
 };
-const E: Configuration = Configuration {
-    wishes: &[Closed],
+const END: Configuration = Configuration {
+    desired_states: &[Closed],
     refusals: true,
-    ..R
+    ..RECOVERY
 };
 
 pub const MUTANTS: &[Mutant] = &[
@@ -34,7 +34,7 @@ pub const MUTANTS: &[Mutant] = &[
         "answer_before_publishing",
         Configuration {
             broken: &[Rule::AnswerAfterPublishing],
-            ..R
+            ..RECOVERY
         },
         PROMISE,
     ),
@@ -42,7 +42,7 @@ pub const MUTANTS: &[Mutant] = &[
         "answer_before_read_back",
         Configuration {
             broken: &[Rule::AnswerAfterReadBack],
-            ..R
+            ..RECOVERY
         },
         PROMISE,
     ),
@@ -50,7 +50,7 @@ pub const MUTANTS: &[Mutant] = &[
         "replay_without_read_back",
         Configuration {
             broken: &[Rule::ReplayAfterReadBack],
-            ..R
+            ..RECOVERY
         },
         PROMISE,
     ),
@@ -60,7 +60,7 @@ pub const MUTANTS: &[Mutant] = &[
             copies: 1,
             refusals: true,
             broken: &[Rule::VoidIsNotFailed],
-            ..R
+            ..RECOVERY
         },
         REFUSAL,
     ),
@@ -68,7 +68,7 @@ pub const MUTANTS: &[Mutant] = &[
         "state_before_replay",
         Configuration {
             broken: &[Rule::ReplayBeforeState],
-            ..E
+            ..END
         },
         REFUSAL,
     ),
@@ -79,7 +79,7 @@ pub const MUTANTS: &[Mutant] = &[
             split_brain: true,
             refusals: true,
             broken: &[Rule::RefusalOfTheCurrentEpoch],
-            ..R
+            ..RECOVERY
         },
         REFUSAL,
     ),
@@ -88,7 +88,7 @@ pub const MUTANTS: &[Mutant] = &[
         Configuration {
             mysql_losses: 1,
             broken: &[Rule::EndedFromOneSnapshot],
-            ..E
+            ..END
         },
         REFUSAL,
     ),
@@ -96,7 +96,7 @@ pub const MUTANTS: &[Mutant] = &[
         "barrier_ignored",
         Configuration {
             broken: &[Rule::BarrierEndsEpoch],
-            ..R
+            ..RECOVERY
         },
         OVERSOLD,
     ),
@@ -104,7 +104,7 @@ pub const MUTANTS: &[Mutant] = &[
         "close_not_final",
         Configuration {
             broken: &[Rule::CloseIsFinal],
-            ..E
+            ..END
         },
         CLOSED,
     ),
@@ -115,7 +115,7 @@ pub const MUTANTS: &[Mutant] = &[
             pending: 2,
             total: 2,
             broken: &[Rule::DuplicatesByOrder],
-            ..R
+            ..RECOVERY
         },
         OVERSOLD,
     ),
@@ -124,7 +124,7 @@ pub const MUTANTS: &[Mutant] = &[
         Configuration {
             copies: 1,
             broken: &[Rule::DuplicatesOfEveryStatus],
-            ..C
+            ..CANCELS
         },
         OVERSOLD,
     ),
@@ -133,7 +133,7 @@ pub const MUTANTS: &[Mutant] = &[
         Configuration {
             totals: &[0],
             broken: &[Rule::TotalOnlyRises],
-            ..R
+            ..RECOVERY
         },
         OVERSOLD,
     ),
@@ -144,7 +144,7 @@ pub const MUTANTS: &[Mutant] = &[
             redis_lags: true,
             total: 2,
             broken: &[Rule::PurchaseFence],
-            ..R
+            ..RECOVERY
         },
         NUMBER,
     ),
@@ -157,7 +157,7 @@ pub const MUTANTS: &[Mutant] = &[
             barriers: 0,
             redis_losses: 0,
             broken: &[Rule::PurchaseRole],
-            ..R
+            ..RECOVERY
         },
         REFUSAL,
     ),
@@ -167,7 +167,7 @@ pub const MUTANTS: &[Mutant] = &[
             apis: 2,
             split_brain: true,
             broken: &[Rule::PurchaseEpoch],
-            ..R
+            ..RECOVERY
         },
         PROMISE,
     ),
@@ -176,7 +176,7 @@ pub const MUTANTS: &[Mutant] = &[
         Configuration {
             redis_lags: true,
             broken: &[Rule::RebuildFromLog],
-            ..R
+            ..RECOVERY
         },
         OVERSOLD,
     ),
@@ -184,7 +184,7 @@ pub const MUTANTS: &[Mutant] = &[
         "fold_of_the_ledger_only",
         Configuration {
             broken: &[Rule::FoldToTheBarrier],
-            ..R
+            ..RECOVERY
         },
         OVERSOLD,
     ),
@@ -192,7 +192,7 @@ pub const MUTANTS: &[Mutant] = &[
         "rebuild_forgets_cancelled",
         Configuration {
             broken: &[Rule::RebuildKeepsCancelled],
-            ..C
+            ..CANCELS
         },
         KEY,
     ),
@@ -203,7 +203,7 @@ pub const MUTANTS: &[Mutant] = &[
             coordinators: 2,
             total: 2,
             broken: &[Rule::OwnBarrier],
-            ..R
+            ..RECOVERY
         },
         NUMBER,
     ),
@@ -212,7 +212,7 @@ pub const MUTANTS: &[Mutant] = &[
         Configuration {
             redis_losses: 2,
             broken: &[Rule::InstallCountsHolders],
-            ..R
+            ..RECOVERY
         },
         INDEX,
     ),
@@ -224,7 +224,7 @@ pub const MUTANTS: &[Mutant] = &[
             coordinators: 2,
             redis_losses: 2,
             broken: &[Rule::InstallOnce],
-            ..R
+            ..RECOVERY
         },
         NUMBER,
     ),
@@ -235,7 +235,7 @@ pub const MUTANTS: &[Mutant] = &[
             coordinators: 2,
             log: 7,
             broken: &[Rule::InstallOnce, Rule::InstallNewerOnly],
-            ..C
+            ..CANCELS
         },
         BALANCE,
     ),
@@ -243,9 +243,9 @@ pub const MUTANTS: &[Mutant] = &[
         "apply_older_terms",
         Configuration {
             coordinators: 2,
-            wishes: &[Suspended],
+            desired_states: &[Suspended],
             broken: &[Rule::ApplyNewerOnly],
-            ..R
+            ..RECOVERY
         },
         TAKEN_BACK,
     ),
@@ -257,7 +257,7 @@ pub const MUTANTS: &[Mutant] = &[
             redis_losses: 2,
             log: 7,
             broken: &[Rule::LiveEpochOnlyRises, Rule::NeedSeesLiveEpoch],
-            ..R
+            ..RECOVERY
         },
         STUCK,
     ),
@@ -266,7 +266,7 @@ pub const MUTANTS: &[Mutant] = &[
         Configuration {
             needless: true,
             broken: &[Rule::NeedSeesBarrier],
-            ..R
+            ..RECOVERY
         },
         STUCK,
     ),
@@ -274,45 +274,45 @@ pub const MUTANTS: &[Mutant] = &[
         "need_blind_to_live_epoch",
         Configuration {
             broken: &[Rule::NeedSeesLiveEpoch],
-            ..R
+            ..RECOVERY
         },
         STUCK,
     ),
     (
-        "effects_in_memory",
+        "adjustments_in_memory",
         Configuration {
-            broken: &[Rule::EffectsAreRows],
-            ..C
+            broken: &[Rule::AdjustmentsAreRows],
+            ..CANCELS
         },
         BALANCE,
     ),
     (
-        "effects_before_commit",
+        "adjustments_before_commit",
         Configuration {
             cancels: 1,
-            broken: &[Rule::EffectsAfterCommit],
-            ..E
+            broken: &[Rule::AdjustmentsAfterCommit],
+            ..END
         },
         STUCK,
     ),
     (
-        "effect_without_fence",
+        "adjustment_without_fence",
         Configuration {
             split_brain: true,
             flip_back: true,
-            broken: &[Rule::EffectFence],
-            ..C
+            broken: &[Rule::AdjustmentFence],
+            ..CANCELS
         },
         BALANCE,
     ),
     (
-        "effect_on_an_older_index",
+        "adjustment_on_an_older_index",
         Configuration {
             coordinators: 2,
             barriers: 2,
             log: 7,
-            broken: &[Rule::EffectWaitsForEpoch],
-            ..C
+            broken: &[Rule::AdjustmentWaitsForEpoch],
+            ..CANCELS
         },
         BALANCE,
     ),
@@ -325,7 +325,7 @@ pub const MUTANTS: &[Mutant] = &[
             cancels: 2,
             log: 7,
             broken: &[Rule::ReturnByEpochAndSeq],
-            ..C
+            ..CANCELS
         },
         BALANCE,
     ),
@@ -333,50 +333,50 @@ pub const MUTANTS: &[Mutant] = &[
         "return_without_mark",
         Configuration {
             broken: &[Rule::ReturnMarks],
-            ..C
+            ..CANCELS
         },
         BALANCE,
     ),
     (
         "published_before_the_terms",
         Configuration {
-            wishes: &[Suspended],
+            desired_states: &[Suspended],
             coordinators: 2,
             barriers: 2,
             broken: &[Rule::TermsBeforePublication],
-            ..R
+            ..RECOVERY
         },
         TAKEN_BACK,
     ),
     (
         "published_though_terms_missed",
         Configuration {
-            wishes: &[Suspended],
+            desired_states: &[Suspended],
             needless: true,
             split_brain: true,
             broken: &[Rule::TermsReachTheIndex],
-            ..R
+            ..RECOVERY
         },
         TAKEN_BACK,
     ),
     (
         "terms_not_renumbered",
         Configuration {
-            wishes: &[Suspended, Open],
+            desired_states: &[Suspended, Open],
             mysql_losses: 1,
             redis_losses: 0,
             broken: &[Rule::TermsOutnumberTheIndex],
-            ..R
+            ..RECOVERY
         },
         TERMS,
     ),
     (
-        "settled_with_effects_owed",
+        "settled_with_pending_adjustments",
         Configuration {
             cancels: 1,
             redis_losses: 0,
-            broken: &[Rule::SettledWhenNothingIsOwed],
-            ..E
+            broken: &[Rule::SettledWithoutPendingAdjustments],
+            ..END
         },
         SETTLEMENT,
     ),
@@ -385,7 +385,7 @@ pub const MUTANTS: &[Mutant] = &[
         Configuration {
             mysql_losses: 1,
             broken: &[Rule::SettledWithInFlight],
-            ..E
+            ..END
         },
         SETTLEMENT,
     ),
@@ -395,7 +395,7 @@ pub const MUTANTS: &[Mutant] = &[
             cancels: 1,
             redis_losses: 0,
             broken: &[Rule::SettledAsOfClose],
-            ..E
+            ..END
         },
         SETTLEMENT,
     ),
@@ -422,10 +422,10 @@ const WORKERS: &[Mutant] = &[
     ),
 ];
 
-/// Rules that the model does not need, at the sizes that it reaches.
+/// Rules without which the model finds no violation, at the sizes that it reaches.
 const NOT_NEEDED_HERE: &[(&str, Configuration)] = &[
-    // A batch names an epoch only after its barrier was read, so none is ahead of `cur` when it lands. It stays: "equal"
-    // is the shorter rule, and says the same of a log into which a wrong hand wrote.
+    // A batch names an epoch only after its barrier was read, so no batch is ahead of the current epoch. The rule stays:
+    // "equal" is the shorter rule, and it also holds for a log with foreign records.
     (
         "epoch_at_least",
         Configuration {
@@ -436,11 +436,11 @@ const NOT_NEEDED_HERE: &[(&str, Configuration)] = &[
             split_brain: true,
             coordinators_reach_old: true,
             broken: &[Rule::EpochEquals],
-            ..R
+            ..RECOVERY
         },
     ),
-    // An index of an older epoch over a newer one sells what is void, and R0 sees it. It stays: it spares buyers a sale
-    // that stands still until then, and it is what makes a retried INSTALL harmless (install_retried_without_epoch).
+    // An index of an older epoch over a newer one sells void orders until R0 observes it. The rule stays: without it the
+    // sale would stop until then, and a retried INSTALL would do harm (install_retried_without_epoch).
     (
         "install_without_epoch",
         Configuration {
@@ -449,11 +449,11 @@ const NOT_NEEDED_HERE: &[(&str, Configuration)] = &[
             redis_losses: 2,
             log: 7,
             broken: &[Rule::InstallNewerOnly],
-            ..R
+            ..RECOVERY
         },
     ),
-    // Whoever is told of an older epoch is refreshed or void, and R0 sees that the newer one is not named. It stays: R0
-    // needs a second to see it.
+    // Purchases under an older epoch are refused or void, and R0 observes that the newer epoch is not published. The rule
+    // stays: R0 needs a second for that.
     (
         "live_epoch_falls",
         Configuration {
@@ -462,17 +462,18 @@ const NOT_NEEDED_HERE: &[(&str, Configuration)] = &[
             redis_losses: 2,
             log: 7,
             broken: &[Rule::LiveEpochOnlyRises],
-            ..R
+            ..RECOVERY
         },
     ),
-    // What CLOSE overtakes is void, and was promised to nobody. It stays: its buyers wait for an answer.
+    // Orders that come after CLOSE are void, and their numbers were given to nobody. The rule stays: their buyers wait for
+    // an answer.
     (
         "close_with_outbox",
         Configuration {
             coordinators: 2,
             refusals: true,
             broken: &[Rule::CloseAfterOutbox],
-            ..E
+            ..END
         },
     ),
 ];
@@ -480,51 +481,53 @@ const NOT_NEEDED_HERE: &[(&str, Configuration)] = &[
 pub fn trials() -> Vec<Trial> {
     let of_the_protocol = |(name, configuration, property): &'static Mutant| {
         let test = move || {
-            let model = Protocol::new(configuration.clone()).looking_at(property);
-            refuted(name, model, property)
+            let model = Protocol::new(configuration.clone()).checking_only(property);
+            check_refuted(name, model, property)
         };
         trial(format!("mutant_{name}"), test)
     };
     let of_workers = |(name, configuration, property): &'static Mutant| {
         let test = move || {
-            let rules = configuration.clone();
-            refuted(name, Workers { rules }, property)
+            let config = configuration.clone();
+            check_refuted(name, Workers { config }, property)
         };
         trial(format!("mutant_{name}"), test)
     };
-    let survives = |(name, configuration): &'static (&str, Configuration)| {
-        trial(format!("not_needed_{name}"), move || survives(name, configuration))
+    let survivors = |(name, configuration): &'static (&str, Configuration)| {
+        trial(format!("not_needed_{name}"), move || {
+            check_survives(name, configuration)
+        })
     };
     MUTANTS
         .iter()
         .map(of_the_protocol)
         .chain(WORKERS.iter().map(of_workers))
-        .chain(NOT_NEEDED_HERE.iter().map(survives))
+        .chain(NOT_NEEDED_HERE.iter().map(survivors))
         .collect()
 }
 
-/// Nothing is wrong without the rule, so that the table above stays true.
-fn survives(name: &str, configuration: &Configuration) -> Result<(), Failed> {
-    let sizes = configuration.to_string();
+/// No property is violated without the rule. If that changes, the rule belongs to the other table.
+fn check_survives(name: &str, configuration: &Configuration) -> Result<(), Failed> {
+    let size = configuration.to_string();
     let checker = Protocol::new(configuration.clone()).checker();
-    let (checker, seconds) = explored(checker.finish_when(HasDiscoveries::AnyFailures));
+    let (checker, seconds) = explore(checker.finish_when(HasDiscoveries::AnyFailures));
     let states = with_commas(checker.unique_state_count());
     for property in checker.model().properties() {
         if property.expectation == Expectation::Always && checker.discovery(property.name).is_some() {
-            return Err(format!("it is refuted: {}; move it to MUTANTS", property.name).into());
+            return Err(format!("refuted: {}; move it to MUTANTS", property.name).into());
         }
     }
-    println!("{name}: not needed: {sizes}: {states} states, {seconds:.1} s");
+    println!("{name}: not needed: {size}: {states} states, {seconds:.1} s");
     Ok(())
 }
 
-/// The model finds a way to break the property.
-fn refuted<M: World>(name: &str, model: M, property: &'static str) -> Result<(), Failed> {
+/// The model must find a violation of the property.
+fn check_refuted<M: SizedModel>(name: &str, model: M, property: &'static str) -> Result<(), Failed> {
     let checker = model.checker().finish_when(HasDiscoveries::AnyFailures);
-    let (checker, seconds) = explored(checker);
+    let (checker, seconds) = explore(checker);
     let states = with_commas(checker.unique_state_count());
     let Some(path) = checker.discovery(property) else {
-        return Err(format!("it survives: {states} states, {seconds:.1} s").into());
+        return Err(format!("survived: {states} states, {seconds:.1} s").into());
     };
     let steps = path.into_actions().len();
     println!("{name}: refuted in {steps} steps: {property} ({states} states, {seconds:.1} s)");

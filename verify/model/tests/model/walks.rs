@@ -1,4 +1,4 @@
-//! Worlds that are too large to be exhausted: many walks through them, each a different one.
+//! Configurations that are too large to explore: many random walks, each a different one.
 use std::time::Instant;
 
 use libtest_mimic::{Failed, Trial};
@@ -7,9 +7,9 @@ use seckill_model::{Configuration, Protocol};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 use stateright::{Expectation, Model};
 
-use crate::{trial, with_commas};
+use crate::explore::{trial, with_commas};
 
-/// All that may happen, and more of it.
+/// Everything may happen, and more often.
 const LARGE: Configuration = Configuration {
     total: 2,
     buyers: 3,
@@ -38,7 +38,7 @@ const ALL: &[(&str, usize, Configuration)] = &[
         "walks_to_the_end",
         6_000,
         Configuration {
-            wishes: &[Suspended, Open, Closed],
+            desired_states: &[Suspended, Open, Closed],
             ..LARGE
         },
     ),
@@ -46,7 +46,7 @@ const ALL: &[(&str, usize, Configuration)] = &[
         "walks_mysql",
         6_000,
         Configuration {
-            wishes: &[Suspended, Open, Closed],
+            desired_states: &[Suspended, Open, Closed],
             mysql_losses: 2,
             ..LARGE
         },
@@ -56,7 +56,7 @@ const ALL: &[(&str, usize, Configuration)] = &[
         "extended_walks_to_the_end",
         50_000,
         Configuration {
-            wishes: &[Suspended, Open, Closed],
+            desired_states: &[Suspended, Open, Closed],
             ..LARGE
         },
     ),
@@ -64,7 +64,7 @@ const ALL: &[(&str, usize, Configuration)] = &[
         "extended_walks_mysql",
         50_000,
         Configuration {
-            wishes: &[Suspended, Open, Closed],
+            desired_states: &[Suspended, Open, Closed],
             mysql_losses: 2,
             ..LARGE
         },
@@ -72,29 +72,29 @@ const ALL: &[(&str, usize, Configuration)] = &[
 ];
 
 /// The longest walk.
-const STEPS: usize = 300;
+const MAX_STEPS: usize = 300;
 
 pub fn trials() -> Vec<Trial> {
     let walk =
-        |(name, walks, rules): &'static (&str, usize, Configuration)| trial(*name, move || walk(name, *walks, rules));
+        |(name, walks, config): &'static (&str, usize, Configuration)| trial(*name, move || walk(name, *walks, config));
     ALL.iter().map(walk).collect()
 }
 
-fn walk(name: &str, walks: usize, rules: &Configuration) -> Result<(), Failed> {
-    let began = Instant::now();
-    let mut model = Protocol::new(rules.clone());
-    let mut hoped: Vec<_> = properties::all(rules);
-    hoped.retain(|property| property.expectation == Expectation::Sometimes);
+fn walk(name: &str, walks: usize, config: &Configuration) -> Result<(), Failed> {
+    let started = Instant::now();
+    let mut model = Protocol::new(config.clone());
+    let mut unseen: Vec<_> = properties::all(config);
+    unseen.retain(|property| property.expectation == Expectation::Sometimes);
     let (mut steps, mut actions) = (0, Vec::new());
     for seed in 0..walks {
         if seed % 1_000 == 0 {
-            // A model keeps every log that it has seen.
-            model = Protocol::new(rules.clone());
+            // A model keeps every log that it has seen, so it grows.
+            model = Protocol::new(config.clone());
         }
         let mut dice = Dice(seed as u64);
         let mut trace = Vec::new();
         let mut state = model.init_states().remove(0);
-        while trace.len() < STEPS {
+        while trace.len() < MAX_STEPS {
             actions.clear();
             model.actions(&state, &mut actions);
             let next = loop {
@@ -110,26 +110,26 @@ fn walk(name: &str, walks: usize, rules: &Configuration) -> Result<(), Failed> {
             let Some(next) = next else { break };
             state = next;
             steps += 1;
-            hoped.retain(|property| !(property.condition)(&model, &state));
-            if let Some(wrong) = state.wrong {
+            unseen.retain(|property| !(property.condition)(&model, &state));
+            if let Some(violated) = state.violated {
                 let trace: Vec<String> = trace.iter().map(|action| format!("{action:?}")).collect();
-                return Err(format!("broken: {wrong}, seed {seed}\n    {}", trace.join("\n    ")).into());
+                return Err(format!("violated: {violated}, seed {seed}\n    {}", trace.join("\n    ")).into());
             }
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = started.elapsed().as_secs_f64();
     let (walks, steps) = (with_commas(walks), with_commas(steps));
-    // Walks are samples: what none of them met is told, and is no failure.
-    let missed: Vec<_> = hoped.iter().map(|property| property.name).collect();
+    // Walks are samples: what never happened is printed, and is no failure.
+    let missed: Vec<_> = unseen.iter().map(|property| property.name).collect();
     let missed = match missed.is_empty() {
         true => String::new(),
-        false => format!(", never: {}", missed.join(", ")),
+        false => format!(", never happened: {}", missed.join(", ")),
     };
-    println!("{name}: {rules}: {walks} walks, {steps} steps, {seconds:.1} s{missed}");
+    println!("{name}: {config}: {walks} walks, {steps} steps, {seconds:.1} s{missed}");
     Ok(())
 }
 
-/// SplitMix64: the same numbers everywhere and always.
+/// SplitMix64: the same numbers on every machine.
 struct Dice(u64);
 
 impl Dice {

@@ -1,0 +1,158 @@
+//! The arguments of the routes, extracted from paths, headers and bodies, and validated.
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use http::request::Parts;
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use seckill_protocol::Quantity;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::api::Api;
+use crate::catalogue::ListedSale;
+use crate::idempotency_key::Caller;
+use crate::limits::{BODY_TIMEOUT, MAX_BODY_BYTES, MAX_QUANTITY};
+use crate::problem::{Problem, excerpt};
+
+/// The sale that the path names: `{namespace}/{name}`.
+pub struct NamedSale(pub Arc<ListedSale>);
+
+impl FromRequestParts<Arc<Api>> for NamedSale {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let path = Path::<(String, String)>::from_request_parts(parts, api).await;
+        let Path((namespace, name)) = path.map_err(|rejection| Problem::PathInvalid(rejection.body_text()))?;
+        let sale = format!("{namespace}/{name}");
+        let found = api.catalogue.get_or_refresh(|catalogue| catalogue.by_name(&sale)).await;
+        found.map(Self).ok_or_else(|| Problem::SaleUnknown(excerpt(&sale)))
+    }
+}
+
+/// The order number in the path.
+pub struct OrderNumber(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for OrderNumber {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(number)) => Ok(Self(number)),
+            Err(rejection) => Err(Problem::PathInvalid(rejection.body_text())),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Ok(Caller::from_headers(&parts.headers)?)
+    }
+}
+
+/// The body of a purchase.
+pub struct RequestedQuantity(pub Quantity);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PurchaseBody {
+    quantity: Value,
+}
+
+impl<S: Sync> FromRequest<S> for RequestedQuantity {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        require_json(request.headers())?;
+        let bytes = read_body(request.into_body()).await?;
+        // serde also deserializes a struct from an array.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Problem::BodyInvalid("found an array".into()));
+        }
+        let body: PurchaseBody =
+            serde_json::from_slice(&bytes).map_err(|error| Problem::BodyInvalid(excerpt(&error.to_string())))?;
+        let requested = body.quantity.as_u64().and_then(|n| Quantity::try_from(n).ok());
+        match requested {
+            Some(quantity @ 1..=MAX_QUANTITY) => Ok(RequestedQuantity(quantity)),
+            _ => Err(Problem::QuantityInvalid(excerpt(&body.quantity.to_string()))),
+        }
+    }
+}
+
+fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let sent = headers
+        .get(header::CONTENT_TYPE)
+        .ok_or_else(|| Problem::ContentType("missing".into()))?;
+    let sent = sent.to_str().unwrap_or("not ASCII");
+    let media_type = sent.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Problem::ContentType(excerpt(sent)))
+}
+
+/// Reads a whole body, bounded in size and time.
+pub async fn read_body(body: Body) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+        Err(_) => Err(Problem::BodyTimeout),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),
+        Ok(Err(_)) => Err(Problem::BodyInvalid("the body is incomplete".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn quantity_of(body: &'static str) -> Result<Quantity, Problem> {
+        let request = Request::post("/").header(header::CONTENT_TYPE, "application/json; charset=utf-8");
+        let requested = RequestedQuantity::from_request(request.body(Body::from(body)).unwrap(), &()).await;
+        requested.map(|RequestedQuantity(quantity)| quantity)
+    }
+
+    #[tokio::test]
+    async fn a_quantity_is_a_whole_number_in_bounds() {
+        assert_eq!(quantity_of(r#"{"quantity":1}"#).await.unwrap(), 1);
+        assert_eq!(quantity_of(r#" {"quantity" : 1000}"#).await.unwrap(), 1000);
+        for bad in [
+            "0",
+            "-1",
+            "1001",
+            "1.5",
+            "1e3",
+            "\"1\"",
+            "null",
+            "true",
+            "[1]",
+            "18446744073709551616",
+        ] {
+            let body: &'static str = format!(r#"{{"quantity":{bad}}}"#).leak();
+            let problem = quantity_of(body).await.expect_err(bad);
+            assert_eq!(problem.code(), "quantity_invalid", "{bad}");
+            assert!(problem.to_string().contains("from 1 to 1000"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_invalid_body_is_rejected_with_an_example() {
+        for bad in [
+            "",
+            "{}",
+            "1",
+            "null",
+            "[1]",
+            "quantity=1",
+            r#"{"quantity":1"#,
+            r#"{"quantity":1,"quantity":2}"#,
+            r#"{"quantity":1,"coupon":"x"}"#,
+        ] {
+            let problem = quantity_of(bad).await.expect_err(bad);
+            assert_eq!(problem.code(), "body_invalid", "{bad}");
+            assert!(problem.to_string().contains("such as"), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Bounds on what a client can send, hold and wait for.
+use std::time::Duration;
+
+use seckill_protocol::Quantity;
+
+pub const MAX_BODY_BYTES: usize = 16 * 1024;
+/// A body of at most [`MAX_BODY_BYTES`] that takes longer is delayed on purpose.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// More units than this in one order are a typing error or an attack.
+pub const MAX_QUANTITY: Quantity = 1000;
+
+/// A longer request line or longer headers get status 431.
+pub const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// Also the time that a connection may be idle. It is longer than the idle time-out of usual proxies, so that the proxy
+/// closes the connection.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(75);
+pub const MAX_CONNECTIONS: usize = 20_000;
+
+/// Time limit for every answer. The steps of a request have shorter limits, except the wait in a batch's queue.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The old demo's routes give up earlier, so that the answer has the form that the old client can read.
+pub const LEGACY_PURCHASE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Further purchases get `overloaded` at once, which costs almost nothing.
+pub const MAX_CONCURRENT_PURCHASES: usize = 16 * 1024;
+/// Further queries of the ledger would only wait for a connection of the pool.
+pub const MAX_CONCURRENT_LOOKUPS: usize = 128;
+/// Samples of Redis taken at the same time for one list of sales.
+pub const MAX_CONCURRENT_SAMPLES: usize = 16;

@@ -1,0 +1,128 @@
+//! Around the routes of both listeners: time limit, panics, metrics, and requests that no route takes.
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::{Method, Uri};
+use tower::{Service, layer::layer_fn};
+
+use crate::limits::REQUEST_TIMEOUT;
+use crate::metrics::{AnswerLabels, Metrics};
+use crate::problem::{Code, Problem, excerpt};
+
+pub async fn unknown_route(uri: Uri) -> Problem {
+    Problem::RouteUnknown(excerpt(uri.path()))
+}
+
+/// axum adds the Allow header.
+pub async fn unknown_method(method: Method) -> Problem {
+    Problem::MethodNotAllowed(method)
+}
+
+/// Answers every request in time, also after a panic, and counts it.
+pub fn wrap(routes: Router, metrics: Arc<Metrics>) -> Router {
+    routes.layer(layer_fn(move |routes| Middleware {
+        routes,
+        metrics: metrics.clone(),
+    }))
+}
+
+/// One layer instead of several of axum's `from_fn`: each layer costs every request some allocations.
+#[derive(Clone)]
+struct Middleware<R> {
+    routes: R,
+    metrics: Arc<Metrics>,
+}
+
+impl<R> Service<Request> for Middleware<R>
+where
+    R: Service<Request, Response = Response, Error = Infallible>,
+    R::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.routes.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let route = match request.extensions().get::<MatchedPath>() {
+            Some(path) => path.as_str().to_owned(),
+            None => "unknown".to_owned(),
+        };
+        let in_flight = InFlightGuard::begin(self.metrics.clone());
+        // Shared state changes in single steps, so a panic leaves it consistent.
+        let response = AssertUnwindSafe(self.routes.call(request)).catch_unwind();
+        Box::pin(async move {
+            let response = match tokio::time::timeout(REQUEST_TIMEOUT, response).await {
+                Ok(Ok(Ok(response))) => response,
+                // The panic hook has written the panic to stderr.
+                Ok(Err(_)) => Problem::Internal.into_response(),
+                Err(_) => Problem::OutcomeUnknown.into_response(),
+            };
+            let labels = AnswerLabels {
+                route,
+                status: response.status().as_u16(),
+                code: response.extensions().get::<Code>().map_or("ok", |code| code.0),
+            };
+            in_flight.0.answers.get_or_create(&labels).inc();
+            Ok(response)
+        })
+    }
+}
+
+/// Counts a request in progress, also when its client disconnects.
+struct InFlightGuard(Arc<Metrics>);
+
+impl InFlightGuard {
+    fn begin(metrics: Arc<Metrics>) -> Self {
+        metrics.in_flight.inc();
+        InFlightGuard(metrics)
+    }
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+    use http::StatusCode;
+    use seckill_service::metrics::registry::Registry;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_panics_is_answered_and_counted() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let panics = || async {
+            if true {
+                panic!("on purpose")
+            }
+        };
+        let routes = Router::new().route("/panics", get(panics));
+        let request = Request::get("/panics").body(Body::empty()).unwrap();
+        let response = wrap(routes, metrics.clone()).oneshot(request).await;
+        assert_eq!(response.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let labels = AnswerLabels {
+            route: "/panics".to_owned(),
+            status: 500,
+            code: "internal",
+        };
+        assert_eq!(metrics.answers.get_or_create(&labels).get(), 1);
+        assert_eq!(metrics.in_flight.get(), 0);
+    }
+}

@@ -1,0 +1,185 @@
+//! Tests of files of the repository that belong to no other package.
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{command::output, workspace};
+
+fn read(path: &str) -> String {
+    let file = workspace::folder().expect("a workspace").join(path);
+    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+/// The value behind the first `name = ` or `name: ` at the start of a line, without quotes.
+fn value<'a>(text: &'a str, name: &str) -> &'a str {
+    let line = text.lines().find_map(|line| {
+        let rest = line.strip_prefix(name)?.trim_start();
+        rest.strip_prefix(['=', ':'])
+    });
+    line.unwrap_or_else(|| panic!("{name} is missing"))
+        .trim()
+        .trim_matches('"')
+}
+
+#[test]
+fn charts_have_the_version_of_the_workspace() {
+    let manifest = read("Cargo.toml");
+    let package = manifest
+        .split("[workspace.package]")
+        .nth(1)
+        .expect("[workspace.package]");
+    let version = value(package, "version");
+    assert_eq!(version, env!("CARGO_PKG_VERSION"), "a package has its own version");
+    for chart in ["helm/seckill/Chart.yaml", "helm/seckill-crds/Chart.yaml"] {
+        let chart_text = read(chart);
+        assert_eq!(value(&chart_text, "version"), version, "{chart}: version");
+        assert_eq!(value(&chart_text, "appVersion"), version, "{chart}: appVersion");
+    }
+}
+
+#[test]
+fn packages_take_version_and_toolchain_from_the_workspace() {
+    let metadata = workspace::metadata().expect("cargo metadata");
+    for package in metadata["packages"].as_array().expect("packages") {
+        let path = package["manifest_path"].as_str().expect("a path");
+        let manifest = fs::read_to_string(path).expect("a manifest");
+        for line in ["version.workspace = true", "rust-version.workspace = true"] {
+            assert!(manifest.lines().any(|l| l == line), "{path} has no line `{line}`");
+        }
+    }
+}
+
+#[test]
+fn toolchain_is_the_supported_rust_version() {
+    let manifest = read("Cargo.toml");
+    let channel = read("rust-toolchain.toml");
+    let (supported, channel) = (value(&manifest, "rust-version"), value(&channel, "channel"));
+    // The channel names a patch release, for example 1.95.0.
+    assert!(
+        channel == supported
+            || channel
+                .strip_prefix(supported)
+                .is_some_and(|rest| rest.starts_with('.')),
+        "rust-version {supported} in Cargo.toml, channel {channel} in rust-toolchain.toml"
+    );
+}
+
+#[test]
+fn failure_modes_name_existing_tests() {
+    let page = read("docs/failure-modes.md");
+    let mut tests = String::new();
+    for file in tracked("rs") {
+        if file.components().any(|part| part.as_os_str() == "tests") {
+            tests += &read(&file.to_string_lossy());
+        }
+    }
+    let words = page.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    let named: Vec<&str> = words.filter(|word| word.matches('_').count() >= 4).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        assert!(
+            tests.contains(&format!("fn {name}(")),
+            "docs/failure-modes.md names {name}, which is not a test"
+        );
+    }
+}
+
+#[test]
+fn relative_markdown_links_resolve() {
+    let root = workspace::folder().expect("a workspace");
+    let mut broken = Vec::new();
+    // A text in src/ is a template, whose links are relative to another folder.
+    let pages = tracked("md")
+        .into_iter()
+        .filter(|page| page.components().all(|part| part.as_os_str() != "src"));
+    for page in pages {
+        let text = read(&page.to_string_lossy());
+        for link in links(&text) {
+            if !resolves(&root, &page, &link) {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn links_are_found_outside_code() {
+    let text = "[a](b.md#c) ![d](e.svg \"title\")\n`[no](x.md)`\n```\n[no](y.md)\n```\n[web](https://x.y/z) [f]: g.md\n[h]: i.md\n";
+    assert_eq!(links(text), ["b.md#c", "e.svg", "https://x.y/z", "i.md"]);
+}
+
+#[test]
+fn anchors_are_made_of_headings() {
+    assert_eq!(anchor("The `code`, and more: 2 words"), "the-code-and-more-2-words");
+}
+
+/// The files of the checkout with this extension that git knows or would add.
+fn tracked(extension: &str) -> Vec<PathBuf> {
+    let mut command = Command::new("git");
+    command
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .arg(format!("*.{extension}"))
+        .current_dir(workspace::folder().expect("a workspace"));
+    let root = workspace::folder().expect("a workspace");
+    let files = output(&mut command).expect("git ls-files");
+    let files = files.lines().map(PathBuf::from);
+    // A file that was deleted and not committed yet is still listed.
+    files.filter(|file| root.join(file).exists()).collect()
+}
+
+/// The targets of the links of a Markdown text, without those in code.
+fn links(text: &str) -> Vec<String> {
+    let mut links = Vec::new();
+    let mut in_code = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        }
+        if in_code {
+            continue;
+        }
+        let line: String = line.split('`').step_by(2).collect::<Vec<_>>().join("code");
+        if line.starts_with('[')
+            && let Some((label, target)) = line.split_once("]: ")
+            && !label.contains(']')
+        {
+            links.extend(target.split_whitespace().next().map(str::to_owned));
+        }
+        for part in line.split("](").skip(1) {
+            let target = part.split([')', ' ']).next().unwrap_or_default();
+            links.push(target.to_owned());
+        }
+    }
+    links
+}
+
+/// Whether a link of a page is external, or names an existing file and heading.
+fn resolves(root: &Path, page: &Path, link: &str) -> bool {
+    if link.contains("://") || link.starts_with("mailto:") {
+        return true;
+    }
+    let (path, fragment) = link.split_once('#').unwrap_or((link, ""));
+    let page = root.join(page);
+    let file = match path {
+        "" => page,
+        path => page.parent().unwrap_or(root).join(path),
+    };
+    if !file.exists() {
+        return false;
+    }
+    if fragment.is_empty() || file.extension().is_none_or(|extension| extension != "md") {
+        return true;
+    }
+    let text = fs::read_to_string(&file).unwrap_or_default();
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| anchor(line.trim_start_matches('#').trim()))
+        .any(|anchor| anchor == fragment)
+}
+
+/// The anchor that GitHub gives a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}

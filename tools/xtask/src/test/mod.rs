@@ -1,0 +1,183 @@
+//! `cargo xtask test`: runs all tests and checks, or one step of them. The last line adds up the results.
+mod count;
+mod deny;
+mod planner;
+mod runner;
+mod suites;
+mod unused;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::cache::seconds;
+use crate::cargo::cargo;
+use crate::{consent, cycles, down, lock, tools};
+use count::{Count, StepResult};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The step to run; without it, all steps except `extended`
+    step: Option<Step>,
+    /// Answer yes to all questions
+    #[arg(long)]
+    yes: bool,
+    /// Arguments of the test programs: a part of a test's name, --nocapture, ...
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// rustfmt
+    Fmt,
+    /// dependencies that no code uses
+    Unused,
+    /// module circles
+    Cycles,
+    /// licenses, sources and advisories of dependencies
+    Deny,
+    /// clippy, with warnings as errors
+    Clippy,
+    /// rustdoc, with warnings as errors
+    Docs,
+    /// the planner crate alone: its tests, and no I/O library in its dependency tree
+    Planner,
+    /// tests without servers
+    Unit,
+    /// the model of the protocol, exhaustively at small sizes, and its mutants
+    Model,
+    /// each package against real Redis, Kafka, MySQL and a real Kubernetes API server
+    Integration,
+    /// a short chaos run: real processes, faults, invariants
+    Chaos,
+    /// the scenarios on a real cluster, by kubectl, helm and HTTP
+    E2e,
+    /// the instructions of the hot path, in a release build, against their budgets
+    Budget,
+    /// `fmt` and `clippy`
+    Lint,
+    /// the slow tests of all packages
+    Extended,
+}
+
+/// The steps of a full run. Cheap checks come first.
+const FULL_RUN: [Step; 13] = [
+    Step::Fmt,
+    Step::Unused,
+    Step::Cycles,
+    Step::Deny,
+    Step::Clippy,
+    Step::Docs,
+    Step::Planner,
+    Step::Unit,
+    Step::Model,
+    Step::Integration,
+    Step::Chaos,
+    Step::E2e,
+    Step::Budget,
+];
+
+impl Step {
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// Whether the step needs root, the Debian packages, and the environment to itself.
+    fn needs_environment(self) -> bool {
+        matches!(
+            self,
+            Step::Integration | Step::Chaos | Step::E2e | Step::Budget | Step::Extended
+        )
+    }
+}
+
+/// Runs the steps. Returns an error if any of them failed.
+pub fn test(args: &Args) -> Result<()> {
+    let steps = match args.step {
+        Some(step) => vec![step],
+        None => FULL_RUN.to_vec(),
+    };
+    let uses_environment = steps.iter().any(|step| step.needs_environment());
+    let _lock = if uses_environment {
+        let lock = lock::take()?;
+        consent::ask(args.yes)?;
+        // The first steps compile C code, which needs packages too.
+        tools::packages()?;
+        Some(lock)
+    } else {
+        None
+    };
+    let results: Vec<StepResult> = steps.into_iter().map(|step| run(step, &args.filter)).collect();
+    if uses_environment && std::env::var_os("CI").is_some() {
+        down::down()?;
+    }
+    println!("\n{}", count::table(&results));
+    println!("{}", count::total(&results));
+    let failed: Vec<&str> = results.iter().filter(|r| r.failed).map(|r| r.name.as_str()).collect();
+    if !failed.is_empty() {
+        bail!("failed steps: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Runs one step and prints its error.
+fn run(step: Step, filter: &[String]) -> StepResult {
+    let started = Instant::now();
+    let name = step.name();
+    eprintln!("\n== {name}");
+    let mut count = Count::default();
+    let result = run_counted(step, filter, &mut count);
+    if let Err(error) = &result {
+        eprintln!("{error:#}");
+    }
+    let duration = started.elapsed();
+    eprintln!("== {name}: {}", seconds(duration));
+    StepResult::new(name, result.is_err(), count, duration)
+}
+
+fn run_counted(step: Step, filter: &[String], count: &mut Count) -> Result<()> {
+    match step {
+        Step::Fmt => one_check(cargo(&["fmt", "--all", "--check"]), count),
+        Step::Unused => one_check(unused::check(), count),
+        Step::Cycles => one_check(cycles::check(), count),
+        Step::Deny => deny::check(count),
+        Step::Clippy => one_check(suites::clippy(), count),
+        Step::Docs => one_check(suites::docs(), count),
+        Step::Planner => planner::check(filter, count),
+        Step::Unit => suites::unit(filter, count),
+        Step::Model => suites::model(filter, count),
+        Step::Integration => suites::integration(filter, count),
+        Step::Chaos => suites::chaos(count),
+        Step::E2e => suites::e2e(filter, count),
+        Step::Budget => suites::budget(count),
+        Step::Extended => suites::extended(filter, count),
+        Step::Lint => {
+            one_check(cargo(&["fmt", "--all", "--check"]), count)?;
+            one_check(suites::clippy(), count)
+        }
+    }
+}
+
+/// Counts a check as one test.
+fn one_check(result: Result<()>, count: &mut Count) -> Result<()> {
+    if result.is_ok() {
+        count.passed += 1;
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_run_has_every_step_except_alias_and_extended() {
+        for step in Step::value_variants() {
+            let expected = !matches!(step, Step::Lint | Step::Extended);
+            assert_eq!(FULL_RUN.contains(step), expected, "{step:?}");
+        }
+    }
+}

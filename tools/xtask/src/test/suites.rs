@@ -1,0 +1,125 @@
+//! The test suites and the checks that cargo runs.
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::count::Count;
+use super::runner::counted;
+use crate::cargo::cargo;
+use crate::environment::Environment;
+use crate::up::{Scope, up};
+use crate::{chaos, command, demo, images, workspace};
+
+/// Packages that have no integration tests of their own, or whose tests another step runs.
+const NOT_INTEGRATION: [&str; 6] = [
+    "--exclude",
+    "seckill-e2e",
+    "--exclude",
+    "xtask",
+    "--exclude",
+    "seckill-model",
+];
+
+pub fn clippy() -> Result<()> {
+    cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ])
+}
+
+pub fn docs() -> Result<()> {
+    command::run(
+        Command::new("cargo")
+            .args(["doc", "--workspace", "--no-deps", "--quiet"])
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .current_dir(workspace::folder()?),
+    )
+}
+
+pub fn unit(filter: &[String], count: &mut Count) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command
+        .args(["test", "--quiet", "--workspace", "--no-fail-fast", "--lib", "--bins"])
+        // The comparison of docs/configuration.md with each program's arguments.
+        .args(["--test", "configuration"])
+        .arg("--")
+        .args(filter);
+    counted(&mut command, count)
+}
+
+pub fn model(filter: &[String], count: &mut Count) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command
+        .args(["test", "--quiet", "-p", "seckill-model", "--"])
+        .args(filter);
+    counted(&mut command, count)
+}
+
+pub fn integration(filter: &[String], count: &mut Count) -> Result<()> {
+    let env = up(Scope::Servers)?;
+    let tests = [&["--workspace"], &NOT_INTEGRATION[..]].concat();
+    // The tests mostly wait, so there are more threads than cores.
+    let threads = [("RUST_TEST_THREADS", "4".to_owned())];
+    inside(&env, &tests, filter, &threads, count)
+}
+
+pub fn chaos(count: &mut Count) -> Result<()> {
+    let env = up(Scope::Servers)?;
+    counted(&mut chaos::quick(&env)?, count)
+}
+
+pub fn e2e(filter: &[String], count: &mut Count) -> Result<()> {
+    on_cluster(&["-p", "seckill-e2e"], filter, count)
+}
+
+pub fn budget(count: &mut Count) -> Result<()> {
+    let bench = ["--quiet", "--release", "-p", "seckill-bench"];
+    cargo(&[&["build"], &bench[..]].concat())?;
+    let mut command = Command::new("cargo");
+    command.arg("run").args(bench).args(["--", "budget"]);
+    counted(&mut command, count)
+}
+
+pub fn extended(filter: &[String], count: &mut Count) -> Result<()> {
+    let filter: Vec<String> = ["--ignored".to_owned()]
+        .into_iter()
+        .chain(filter.iter().cloned())
+        .collect();
+    on_cluster(&["--workspace"], &filter, count)
+}
+
+/// Runs tests that install the charts on the cluster.
+fn on_cluster(tests: &[&str], filter: &[String], count: &mut Count) -> Result<()> {
+    let env = up(Scope::Cluster)?;
+    let tag = images::product(&env)?;
+    let values = demo::local_values(&env, &tag)?;
+    let variables = [("SECKILL_HELM_VALUES", values.display().to_string())];
+    inside(&env, tests, filter, &variables, count)
+}
+
+/// Runs tests inside the network namespace. They are built outside, because the namespace cannot reach a registry.
+fn inside(
+    env: &Environment,
+    tests: &[&str],
+    filter: &[String],
+    variables: &[(&str, String)],
+    count: &mut Count,
+) -> Result<()> {
+    let build = [&["test", "--quiet", "--no-run", "--test", "*"], tests].concat();
+    cargo(&build)?;
+    let mut command = env.command("cargo");
+    command
+        .args(["test", "--quiet", "--offline", "--no-fail-fast", "--test", "*"])
+        .args(tests)
+        .arg("--")
+        .args(filter);
+    for (name, value) in variables {
+        command.env(name, value);
+    }
+    counted(&mut command, count)
+}

@@ -1,0 +1,46 @@
+//! `cargo xtask up`: starts the environment.
+use std::fs;
+
+use anyhow::Result;
+
+use crate::environment::Environment;
+use crate::sandbox::Sandbox;
+use crate::{cluster, servers, tools};
+
+/// The part of the environment that a command needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Redis, MySQL, Kafka and the Kubernetes API server.
+    Servers,
+    /// The servers, a node that runs pods, and an ingress controller.
+    Cluster,
+}
+
+/// Starts everything in the scope that is not running yet.
+pub fn up(scope: Scope) -> Result<Environment> {
+    let tools = tools::get()?;
+    let state = Environment::state_folder()?;
+    fs::create_dir_all(&state)?;
+    let sandbox = Sandbox::create()?;
+    let env = Environment {
+        node_address: sandbox.node_address().to_owned(),
+        sandbox,
+        servers: tools.servers.clone(),
+        kubectl: tools.cluster.join("kubectl"),
+        helm: tools.cluster.join("helm"),
+        kubeconfig: state.join("kubeconfig"),
+        redis_port: 6379,
+        mysql_port: 3306,
+        kafka_port: 9092,
+        ingress_url: format!("http://127.0.0.1:{}", cluster::INGRESS_PORT),
+        ingress_class: "contour".to_owned(),
+        versions: tools.versions()?,
+        state,
+    };
+    env.save()?;
+    servers::start(&env, &tools)?;
+    if scope == Scope::Cluster {
+        cluster::start(&env, &tools)?;
+    }
+    Ok(env)
+}

@@ -1,0 +1,45 @@
+//! The checker: the invariants of the protocol, which hold whatever failed. Each is a function of the evidence, and named
+//! by its number in docs/chaos.md.
+//!
+//! - [`units`]: how many units are sold, left and refused
+//! - [`orders`]: which order each buyer has
+//! - [`window`]: when a sale may sell
+//! - [`stores`]: MySQL and Redis against the log
+//! - [`operation`]: recovery, memory, and whether the run itself was complete
+mod finding;
+mod lookup;
+mod operation;
+mod orders;
+mod stores;
+mod units;
+mod window;
+
+pub use finding::Finding;
+
+use crate::evidence::Evidence;
+use lookup::Lookup;
+
+pub fn check(evidence: &Evidence) -> Vec<Finding> {
+    let lookup = Lookup::new(evidence);
+    vec![
+        units::i1_never_more_sold_than_offered(evidence),
+        orders::i2_every_number_is_stored(evidence, &lookup),
+        units::i3_units_add_up_at_rest(evidence),
+        units::i4_nobody_goes_without_while_units_are_left(evidence, &lookup),
+        orders::i6_same_key_same_order(evidence, &lookup),
+        orders::i7_no_number_for_two_buyers(&lookup),
+        window::i8_nothing_accepted_outside_the_window(evidence, &lookup),
+        orders::i9_nothing_void_is_stored_or_answered(evidence, &lookup),
+        orders::i10_cancelled_orders_stay_cancelled(evidence, &lookup),
+        units::i11_sold_out_was_true(evidence, &lookup),
+        stores::i12_mysql_and_redis_match_the_log(evidence),
+        operation::i13_selling_and_storing_recover(evidence),
+        operation::i14_memory_is_bounded(evidence),
+        operation::every_buyer_is_answered(evidence),
+        operation::every_fault_is_played(evidence),
+    ]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -1,0 +1,79 @@
+//! Recovery and memory of the programs (I13, I14), and whether the run itself was complete.
+use super::finding::{Finding, finding};
+use crate::evidence::{Evidence, Recovery};
+use crate::history::BuyerAnswer;
+
+/// The product promises 10 s; the machine may be busy with other things as well.
+const RECOVERY_TIMEOUT_MS: u64 = 30_000;
+/// Several times what a program needs with a crowd like this, so that only unbounded growth reaches it.
+pub const MAX_PROGRAM_KIB: u64 = 256 * 1024;
+
+pub fn i13_selling_and_storing_recover(evidence: &Evidence) -> Finding {
+    let mut violations = Vec::new();
+    let Recovery {
+        resumed_ms,
+        drained_ms,
+        unsettled,
+    } = &evidence.recovery;
+    for (failure, took) in [
+        ("selling did not resume", resumed_ms),
+        ("sold units were not stored", drained_ms),
+    ] {
+        if took.is_none_or(|took| took > RECOVERY_TIMEOUT_MS) {
+            let limit = RECOVERY_TIMEOUT_MS / 1000;
+            violations.push(format!("{failure} within {limit} s: {took:?} ms"));
+        }
+    }
+    violations.extend(unsettled.iter().cloned());
+    let seconds = |took: &Option<u64>| took.map_or("never".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
+    let checked = format!(
+        "selling after {}, all stored after {}",
+        seconds(resumed_ms),
+        seconds(drained_ms)
+    );
+    let says = "after the last fault selling resumes and all is stored";
+    finding("I13", says, checked, violations)
+}
+
+pub fn i14_memory_is_bounded(evidence: &Evidence) -> Finding {
+    let above = evidence.peak_memory.iter().filter(|(_, peak)| **peak > MAX_PROGRAM_KIB);
+    let violations = above
+        .map(|(name, peak)| format!("{name}: {} MiB", peak / 1024))
+        .collect();
+    let most = evidence.peak_memory.iter().max_by_key(|(_, peak)| **peak);
+    let checked = most.map_or_else(String::new, |(name, peak)| {
+        format!("at most {} MiB, {name}", peak / 1024)
+    });
+    finding("I14", "memory stays bounded", checked, violations)
+}
+
+pub fn every_buyer_is_answered(evidence: &Evidence) -> Finding {
+    let mut violations = Vec::new();
+    let buyers = &evidence.history.buyers;
+    for (i, buyer) in buyers.iter().enumerate().filter(|(_, buyer)| !buyer.done) {
+        let last = evidence.history.events.iter().rev().find(|event| event.buyer == i);
+        violations.push(format!(
+            "{} ({}) never got a final answer; last: {:?}",
+            buyer.key,
+            buyer.sale,
+            last.map(|e| &e.answer)
+        ));
+    }
+    for event in &evidence.history.events {
+        if let BuyerAnswer::Unexpected(answer) = &event.answer {
+            violations.push(format!(
+                "buyer {} got an unexpected answer at {} ms: {answer}",
+                event.buyer, event.to
+            ));
+        }
+    }
+    let checked = format!("{} buyers, {} requests", buyers.len(), evidence.history.events.len());
+    finding("answered", "every buyer gets a definite answer", checked, violations)
+}
+
+/// A fault that is not played tests nothing.
+pub fn every_fault_is_played(evidence: &Evidence) -> Finding {
+    let failed = evidence.failed_faults.clone();
+    let checked = format!("{} could not", failed.len());
+    finding("played", "every fault could be played", checked, failed)
+}

@@ -1,0 +1,134 @@
+//! Reads the evidence: MySQL, the whole log, and the index in Redis.
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context as _, Result};
+use seckill_ledger::{Ledger, OrderStatus};
+use seckill_order_log::OrderLog;
+use seckill_protocol::{Buyer, Epoch, KeyHash, OrderId, SaleId};
+use seckill_stock::StockClient;
+use sqlx::{Connection as _, MySqlConnection};
+
+use crate::evidence::{IndexAtRest, LogEntry, Sale, StoredOrder};
+
+/// All sales of a class.
+pub async fn sales(
+    mysql: &str,
+    log: &OrderLog,
+    class: &str,
+    mut at_rest: HashMap<SaleId, IndexAtRest>,
+) -> Result<Vec<Sale>> {
+    let mut records = log_by_sale(log).await?;
+    let ledger = Ledger::connect(mysql, 2).await?;
+    let mut connection = MySqlConnection::connect(mysql).await?;
+    let mut sales = Vec::new();
+    for sale in ledger.catalogue(class, std::time::Duration::from_secs(86_400)).await? {
+        let quarantined: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM quarantine WHERE sale = ? OR sale IS NULL")
+            .bind(sale.id.0)
+            .fetch_one(&mut connection)
+            .await?;
+        sales.push(Sale {
+            orders: orders(&mut connection, sale.id).await?,
+            quarantined: usize::try_from(quarantined)?,
+            settled_without_index: sale.settled_left.is_none(),
+            log: records.remove(&sale.id).unwrap_or_default(),
+            at_rest: at_rest.remove(&sale.id),
+            name: sale.name,
+            id: sale.id,
+            opens_at: sale.opens_at,
+            closes_at: sale.closes_at,
+            total: sale.total,
+            sold: sale.sold,
+            cut: sale.cut,
+        });
+    }
+    Ok(sales)
+}
+
+async fn orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<BTreeMap<OrderId, StoredOrder>> {
+    type Row = (i64, u64, String, u64, u32, String);
+    let rows: Vec<Row> =
+        sqlx::query_as("SELECT epoch, seq, buyer, key_hash, quantity, status FROM orders WHERE sale = ?")
+            .bind(sale.0)
+            .fetch_all(connection)
+            .await?;
+    let mut orders = BTreeMap::new();
+    for (epoch, seq, buyer, key, quantity, status) in rows {
+        let id = OrderId {
+            sale,
+            epoch: Epoch(epoch),
+            seq,
+        };
+        let order = StoredOrder {
+            buyer: Buyer::new(buyer)?,
+            key: KeyHash(key),
+            quantity,
+            status: OrderStatus::from_text(&status).with_context(|| format!("unknown order status {status:?}"))?,
+        };
+        orders.insert(id, order);
+    }
+    Ok(orders)
+}
+
+async fn log_by_sale(log: &OrderLog) -> Result<HashMap<SaleId, Vec<LogEntry>>> {
+    let mut sales: HashMap<SaleId, Vec<LogEntry>> = HashMap::new();
+    for part in 0..log.partitions() {
+        let (from, to) = (log.begin_offset(part).await?, log.end_offset(part).await?);
+        log.read(part, from, to, |entry| {
+            let at = u64::try_from(entry.timestamp_ms).unwrap_or_default();
+            if let Ok(record) = entry.record {
+                let offset = entry.offset;
+                let sale = sales.entry(record.sale()).or_default();
+                sale.push(LogEntry { offset, at, record });
+            }
+        })
+        .await?;
+    }
+    Ok(sales)
+}
+
+/// The index of each sale that sells now. Nothing may be in flight.
+pub async fn indexes_at_rest(mysql: &str, log: &OrderLog, redis: &str) -> Result<HashMap<SaleId, IndexAtRest>> {
+    let ledger = Ledger::connect(mysql, 2).await?;
+    let stock = StockClient::connect(redis).await?;
+    let mut connection = redis::Client::open(redis)?.get_multiplexed_async_connection().await?;
+    let mut indexes = HashMap::new();
+    for sale in ledger.selling_sales().await? {
+        let Some(index) = stock.probe(sale.id).await?.index else {
+            continue;
+        };
+        let holdings: HashMap<String, String> = redis::cmd("HGETALL")
+            .arg(format!("{{{}}}:u:{}", sale.id, index.epoch))
+            .query_async(&mut connection)
+            .await?;
+        let at_rest = IndexAtRest {
+            log_end: log.end_offset(sale.part).await?,
+            epoch: index.epoch.0,
+            total: index.total,
+            left: index.left,
+            outbox: index.outbox,
+            holdings,
+        };
+        indexes.insert(sale.id, at_rest);
+    }
+    Ok(indexes)
+}
+
+/// Work in flight: batches in outboxes, records that are not stored, pending stock adjustments.
+pub async fn in_flight(mysql: &str, log: &OrderLog, redis: &str) -> Result<u64> {
+    let ledger = Ledger::connect(mysql, 2).await?;
+    let stock = StockClient::connect(redis).await?;
+    let mut count = 0;
+    for sale in ledger.selling_sales().await? {
+        if let Some(epoch) = sale.live_epoch {
+            count += stock.outbox_len(sale.id, epoch).await?;
+        }
+    }
+    for (part, position) in ledger.positions().await? {
+        count += u64::try_from(log.end_offset(part).await? - position).unwrap_or_default();
+    }
+    let mut connection = MySqlConnection::connect(mysql).await?;
+    let adjustments: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM effects")
+        .fetch_one(&mut connection)
+        .await?;
+    Ok(count + u64::try_from(adjustments)?)
+}

@@ -1,0 +1,107 @@
+//! What is known at the end of a run. The invariants in [`check`](crate::check) are functions of this alone.
+use std::collections::{BTreeMap, HashMap};
+
+use seckill_protocol::{Buyer, KeyHash, Offset, OrderId, OrderNoKeys, OrderStatus, Quantity, Record, SaleCut, SaleId};
+use serde::Serialize;
+
+use crate::history::{At, HistoryData};
+
+pub struct Evidence {
+    pub history: HistoryData,
+    /// The wall clock when the history began, in unix milliseconds.
+    pub started_at: u64,
+    pub order_no_keys: OrderNoKeys,
+    pub sales: Vec<Sale>,
+    pub suspensions: Vec<Suspension>,
+    pub clock_steps: Vec<ClockStep>,
+    /// The peak memory of each program, in KiB.
+    pub peak_memory: BTreeMap<String, u64>,
+    /// Faults that could not be played, with the reason.
+    pub failed_faults: Vec<String>,
+    /// Sales whose end was moved, and when the new end had surely taken effect.
+    pub ended: HashMap<String, At>,
+    pub recovery: Recovery,
+}
+
+/// A time in which a sale was surely suspended: from after the suspension took effect until it was lifted.
+#[derive(Debug, Clone)]
+pub struct Suspension {
+    pub sale: String,
+    pub from: At,
+    pub to: At,
+}
+
+/// A time in which the clock of Redis was wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct ClockStep {
+    pub from: At,
+    pub to: At,
+    pub offset_ms: u64,
+}
+
+/// How the system came to rest after the last fault.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Recovery {
+    /// From the last repair to the next win.
+    pub resumed_ms: Option<u64>,
+    /// From the last purchase until everything sold was stored.
+    pub drained_ms: Option<u64>,
+    /// Sales that did not settle, with their status.
+    pub unsettled: Vec<String>,
+}
+
+/// One sale as MySQL, the log and Redis have it.
+pub struct Sale {
+    pub name: String,
+    pub id: SaleId,
+    pub opens_at: u64,
+    pub closes_at: u64,
+    pub total: u64,
+    pub sold: u64,
+    pub cut: SaleCut,
+    pub orders: BTreeMap<OrderId, StoredOrder>,
+    pub quarantined: usize,
+    /// The index was lost at the end of the sale: units in flight then are sold to nobody.
+    pub settled_without_index: bool,
+    pub log: Vec<LogEntry>,
+    /// Before the sale was closed, when nothing was in flight.
+    pub at_rest: Option<IndexAtRest>,
+}
+
+/// A record of a sale in the log.
+pub struct LogEntry {
+    pub offset: Offset,
+    /// The time stamp of the record, in unix milliseconds.
+    pub at: u64,
+    pub record: Record,
+}
+
+/// An order as MySQL has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredOrder {
+    pub buyer: Buyer,
+    pub key: KeyHash,
+    pub quantity: Quantity,
+    pub status: OrderStatus,
+}
+
+/// The index in Redis when nothing was in flight.
+#[derive(Debug, Clone, Default)]
+pub struct IndexAtRest {
+    /// The end of the log at that time.
+    pub log_end: Offset,
+    pub epoch: Offset,
+    pub total: u64,
+    pub left: u64,
+    pub outbox: u64,
+    /// Buyer -> holdings, in the text form of Redis.
+    pub holdings: HashMap<String, String>,
+}
+
+impl Sale {
+    /// Units of live orders in MySQL.
+    pub fn live_units(&self) -> u64 {
+        let live = self.orders.values().filter(|order| order.status.is_live());
+        live.map(|order| u64::from(order.quantity)).sum()
+    }
+}

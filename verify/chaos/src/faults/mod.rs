@@ -1,0 +1,208 @@
+//! The faults of a run. [`FAULTS`] is the table of them; a new fault is one function in one of the files below, and one
+//! row in the table.
+//!
+//! - [`processes`]: any process is killed or paused
+//! - [`redis`], [`kafka`], [`mysql`]: what only happens to that server
+//! - [`failpoints`]: a program dies or stops at a named place in its code
+//! - [`recovery`]: something else goes wrong while an index is lost or rebuilt
+mod failpoints;
+mod kafka;
+mod mysql;
+mod processes;
+mod recovery;
+mod redis;
+
+use anyhow::Result;
+use futures::future::LocalBoxFuture;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+
+use self::redis::RedisData;
+use crate::context::RunContext;
+use crate::harness::Target;
+
+/// Injects the fault, undoes it, and says what it did.
+type Inject = for<'a> fn(&'a mut RunContext) -> LocalBoxFuture<'a, Result<String>>;
+
+/// One row of the table.
+pub struct Fault {
+    pub name: &'static str,
+    inject: Inject,
+    slow: bool,
+    three_brokers: bool,
+}
+
+impl Fault {
+    /// The fault takes some 10 s. In a quick run slow faults come last, and may not be played at all.
+    const fn slow(self) -> Self {
+        Fault { slow: true, ..self }
+    }
+
+    /// The fault needs three brokers of Kafka.
+    const fn three_brokers(self) -> Self {
+        Fault {
+            three_brokers: true,
+            ..self
+        }
+    }
+
+    pub async fn play(&self, run: &mut RunContext) -> Result<String> {
+        run.which = run.rng.random_range(0..2);
+        (self.inject)(run).await
+    }
+}
+
+/// A row: the name, the function, and its arguments after the run.
+macro_rules! fault {
+    ($name:literal, $function:path $(, $argument:expr)*) => {
+        Fault {
+            name: $name,
+            inject: |run| Box::pin($function(run $(, $argument)*)),
+            slow: false,
+            three_brokers: false,
+        }
+    };
+}
+
+/// The order is part of what a seed means: the plan of a seed is a shuffle of it.
+#[rustfmt::skip] // One row a line.
+static FAULTS: &[Fault] = &[
+    fault!("kill-api", processes::kill, Target::Api),
+    fault!("stop-api", processes::pause, Target::Api).slow(),
+    fault!("kill-worker", processes::kill, Target::Worker),
+    fault!("stop-worker", processes::pause, Target::Worker).slow(),
+    fault!("kill-operator", processes::kill, Target::Operator),
+    fault!("stop-operator", processes::pause, Target::Operator).slow(),
+    fault!("kill-redis", processes::kill, Target::Redis),
+    fault!("stop-redis", processes::pause, Target::Redis).slow(),
+    fault!("kill-kafka", processes::kill, Target::Kafka),
+    fault!("stop-kafka", processes::pause, Target::Kafka).slow(),
+    fault!("kill-mysql", processes::kill, Target::Mysql),
+    fault!("stop-mysql", processes::pause, Target::Mysql).slow(),
+    fault!("redis-restart-aof", redis::restart, RedisData::Aof),
+    fault!("redis-restart-truncatedaof", redis::restart, RedisData::TruncatedAof),
+    fault!("redis-restart-nothing", redis::restart, RedisData::Nothing),
+    fault!("abort-at-api.before-append", failpoints::api_aborts, "api.before-append"),
+    fault!("abort-at-api.after-append", failpoints::api_aborts, "api.after-append"),
+    fault!("abort-at-api.after-read-back", failpoints::api_aborts, "api.after-read-back"),
+    fault!("abort-at-worker.before-transaction", failpoints::worker_aborts, "worker.before-transaction"),
+    fault!("abort-at-worker.before-commit", failpoints::worker_aborts, "worker.before-commit"),
+    fault!("abort-at-worker.after-commit", failpoints::worker_aborts, "worker.after-commit"),
+    fault!("abort-at-relay.before-append", failpoints::relay_aborts, "relay.before-append"),
+    fault!("abort-at-relay.after-append", failpoints::relay_aborts, "relay.after-append"),
+    fault!("zombie-at-worker.before-transaction", failpoints::worker_outlives_its_session, "worker.before-transaction").slow(),
+    fault!("zombie-at-worker.before-commit", failpoints::worker_outlives_its_session, "worker.before-commit").slow(),
+    fault!("abort-at-rebuild.r1", recovery::operator_aborts, "rebuild.R1"),
+    fault!("abort-at-rebuild.r2", recovery::operator_aborts, "rebuild.R2"),
+    fault!("abort-at-rebuild.r3", recovery::operator_aborts, "rebuild.R3"),
+    fault!("abort-at-rebuild.r4", recovery::operator_aborts, "rebuild.R4"),
+    fault!("abort-at-rebuild.r5", recovery::operator_aborts, "rebuild.R5"),
+    fault!("stop-at-rebuild.r1", recovery::operator_outlives_its_lease, "rebuild.R1").slow(),
+    fault!("stop-at-rebuild.r2", recovery::operator_outlives_its_lease, "rebuild.R2").slow(),
+    fault!("stop-at-rebuild.r3", recovery::operator_outlives_its_lease, "rebuild.R3").slow(),
+    fault!("stop-at-rebuild.r4", recovery::operator_outlives_its_lease, "rebuild.R4").slow(),
+    fault!("stop-at-rebuild.r5", recovery::operator_outlives_its_lease, "rebuild.R5").slow(),
+    fault!("cut-redis", redis::cut_connections),
+    fault!("cut-mysql", mysql::cut_connections),
+    fault!("flush-all", redis::flush_all),
+    fault!("script-flush", redis::flush_scripts),
+    fault!("clock-step", redis::step_clock),
+    fault!("failover", redis::fail_over),
+    fault!("kafka-down", kafka::all_brokers_down).slow(),
+    fault!("mysql-down", mysql::down).slow(),
+    fault!("mysql-killed-in-commit", mysql::killed_before_commit),
+    fault!("mysql-loses-its-tail", mysql::lose_tail),
+    fault!("worker-zombie", processes::worker_outlives_its_session).slow(),
+    fault!("flush-before-install", recovery::flush_before_install),
+    fault!("failover-before-install", recovery::failover_before_install),
+    fault!("record-behind-barrier", recovery::record_behind_barrier),
+    fault!("rebuild-from-log", recovery::rebuild_from_log),
+    fault!("sold-and-lost", recovery::sold_and_lost),
+    fault!("suspend-during-recovery", recovery::suspend_sale),
+    fault!("end-during-recovery", recovery::end_sale),
+    fault!("raise-during-recovery", recovery::raise_stock),
+    fault!("one-broker-down", kafka::one_broker_down).slow().three_brokers(),
+    fault!("below-min-insync", kafka::one_broker_left).slow().three_brokers(),
+];
+
+/// Every fault that can be played with this number of brokers.
+pub fn all(brokers: usize) -> Vec<&'static Fault> {
+    let playable = |fault: &&Fault| !fault.three_brokers || brokers == 3;
+    FAULTS.iter().filter(playable).collect()
+}
+
+pub fn find(name: &str) -> Option<&'static Fault> {
+    FAULTS.iter().find(|fault| fault.name == name)
+}
+
+/// The faults of a seed in their order, without end: every fault once, then every fault again. If `only` is not empty,
+/// only those.
+pub fn schedule(
+    seed: u64,
+    brokers: usize,
+    quick: bool,
+    only: &[&'static Fault],
+) -> impl Iterator<Item = &'static Fault> + use<> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let faults = if only.is_empty() { all(brokers) } else { only.to_vec() };
+    std::iter::from_fn(move || {
+        let mut round = faults.clone();
+        round.shuffle(&mut rng);
+        if quick {
+            // The sort is stable.
+            round.sort_by_key(|fault| fault.slow);
+        }
+        Some(round)
+    })
+    .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn names(seed: u64, count: usize) -> Vec<&'static str> {
+        schedule(seed, 1, false, &[])
+            .take(count)
+            .map(|fault| fault.name)
+            .collect()
+    }
+
+    #[test]
+    fn a_seed_decides_the_faults_and_their_order() {
+        assert_eq!(names(7, 60), names(7, 60));
+        assert_ne!(names(7, 60), names(8, 60));
+        let count = all(1).len();
+        let first: HashSet<_> = names(7, count).into_iter().collect();
+        assert_eq!(first.len(), count, "every fault once before any comes again");
+    }
+
+    /// A seed that found an error must find it again after the table was edited.
+    #[test]
+    fn seed_1_plays_the_same_plan_as_ever() {
+        let expected = [
+            "kill-api",
+            "abort-at-rebuild.r3",
+            "zombie-at-worker.before-transaction",
+            "abort-at-relay.before-append",
+            "failover",
+            "kill-worker",
+        ];
+        assert_eq!(names(1, expected.len()), expected);
+    }
+
+    #[test]
+    fn slow_faults_come_last_in_a_quick_run() {
+        let round: Vec<_> = schedule(1, 3, true, &[]).take(all(3).len()).collect();
+        assert!(round.is_sorted_by_key(|fault| fault.slow));
+    }
+
+    #[test]
+    fn fault_names_are_unique() {
+        let names: HashSet<_> = FAULTS.iter().map(|fault| fault.name).collect();
+        assert_eq!(names.len(), FAULTS.len());
+    }
+}

@@ -1,0 +1,164 @@
+//! The servers and programs of a run.
+//!
+//! - [`start`]: starts them in order
+//! - [`servers`]: commands to Redis, MySQL and Kafka, and waiting until they answer
+//! - [`failpoints`]: makes a program abort or stop at a named place in its code
+//! - [`repair`]: undoes what a fault left behind
+mod failpoints;
+mod repair;
+mod servers;
+mod start;
+
+pub use failpoints::FailpointAction;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use seckill_order_log::{LogConfig, OrderLog};
+use tokio::time::{Instant, sleep};
+
+use crate::forward::Forward;
+use crate::process::Process;
+use crate::setup::Setup;
+
+/// Time limit for a server or program to answer. A start takes far less, but the machine may be busy with builds.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// How often programs that ended are started again.
+const RESTART_INTERVAL: Duration = Duration::from_millis(200);
+/// The operators' lease: the other operator takes over after this time.
+pub const LEASE_DURATION: Duration = Duration::from_secs(5);
+const TOPIC: &str = "seckill-orders";
+/// The checker decodes order numbers with these keys.
+pub const ORDER_NO_KEYS: &str = "1:00112233445566778899aabbccddeeff";
+
+/// Whose process a fault hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Api,
+    Worker,
+    Operator,
+    Redis,
+    Kafka,
+    Mysql,
+}
+
+pub struct Harness {
+    setup: Setup,
+    pub redis: [Process; 2],
+    /// The Redis that takes writes, 0 or 1.
+    pub primary: usize,
+    pub mysql: Process,
+    pub kafka: Vec<Process>,
+    pub api: [Process; 2],
+    pub worker: [Process; 2],
+    pub operator: [Process; 2],
+    /// The programs reach Redis and MySQL through these.
+    pub redis_forward: Forward,
+    pub mysql_forward: Forward,
+    pub api_addresses: [SocketAddr; 2],
+    armed_failpoints: BTreeSet<String>,
+}
+
+impl Harness {
+    pub fn mysql_url(&self) -> String {
+        format!(
+            "mysql://root:{}@{}:{}/seckill",
+            self.setup.mysql_password, self.setup.address, self.setup.ports.mysql
+        )
+    }
+
+    pub fn redis_url(&self, which: usize) -> String {
+        format!("redis://:{}@{}", self.setup.redis_password, self.redis_address(which))
+    }
+
+    pub fn redis_address(&self, which: usize) -> SocketAddr {
+        let address = format!("{}:{}", self.setup.address, self.setup.ports.redis[which]);
+        address.parse().unwrap_or(self.redis_forward.address)
+    }
+
+    pub async fn log(&self) -> Result<OrderLog> {
+        Ok(OrderLog::connect(self.log_config()).await?)
+    }
+
+    fn log_config(&self) -> LogConfig {
+        LogConfig {
+            brokers: self.setup.broker_addresses().join(","),
+            topic: TOPIC.into(),
+            properties: Vec::new(),
+        }
+    }
+
+    /// One process of a program or server; of Redis it is the primary.
+    pub fn process(&mut self, target: Target, which: usize) -> &mut Process {
+        match target {
+            Target::Api => &mut self.api[which],
+            Target::Worker => &mut self.worker[which],
+            Target::Operator => &mut self.operator[which],
+            Target::Redis => &mut self.redis[self.primary],
+            Target::Kafka => {
+                let which = which % self.kafka.len();
+                &mut self.kafka[which]
+            }
+            Target::Mysql => &mut self.mysql,
+        }
+    }
+
+    fn programs(&self) -> impl Iterator<Item = &Process> {
+        self.api.iter().chain(&self.worker).chain(&self.operator)
+    }
+
+    /// Starts every program that does not run, as Kubernetes would.
+    pub fn restart_programs(&mut self) -> Result<()> {
+        let programs = self.api.iter_mut().chain(&mut self.worker).chain(&mut self.operator);
+        for program in programs {
+            program.start()?;
+        }
+        Ok(())
+    }
+
+    /// Waits, and restarts programs that end meanwhile.
+    pub async fn run_for(&mut self, time: Duration) -> Result<()> {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            sleep(RESTART_INTERVAL.min(until - Instant::now())).await;
+            self.restart_programs()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a future, and restarts programs that end meanwhile.
+    pub async fn run_until<T>(&mut self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::pin!(future);
+        loop {
+            tokio::select! {
+                done = &mut future => return done,
+                ran = self.run_for(RESTART_INTERVAL) => ran?,
+            }
+        }
+    }
+
+    /// The peak memory of each program, in KiB.
+    pub fn peak_memory(&self) -> BTreeMap<String, u64> {
+        self.programs()
+            .map(|program| (program.name.clone(), program.peak_kib()))
+            .collect()
+    }
+}
+
+/// Repeats an attempt until it succeeds.
+async fn wait_until(what: &str, mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let error = match tokio::time::timeout(Duration::from_secs(10), attempt()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => "no answer".into(),
+        };
+        if started.elapsed() > START_TIMEOUT {
+            bail!("{what} not available after {} s: {error}", START_TIMEOUT.as_secs());
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,34 @@
+//! Undoes whatever a fault left behind.
+use anyhow::Result;
+
+use super::{Harness, Target};
+
+impl Harness {
+    /// Starts a killed process again. Waits until it answers if it is a server.
+    pub async fn restart(&mut self, target: Target, which: usize) -> Result<()> {
+        match target {
+            Target::Redis => self.restart_primary().await,
+            Target::Mysql => self.restart_mysql().await,
+            Target::Kafka => self.restart_kafka().await,
+            Target::Api | Target::Worker | Target::Operator => self.process(target, which).start(),
+        }
+    }
+
+    pub async fn repair(&mut self) -> Result<()> {
+        self.disarm_failpoints();
+        self.set_redis_clock_offset(0)?;
+        let programs = self.api.iter_mut().chain(&mut self.worker).chain(&mut self.operator);
+        let servers = self.redis.iter_mut().chain([&mut self.mysql]).chain(&mut self.kafka);
+        for process in programs.chain(servers) {
+            if process.is_running() {
+                process.resume()?;
+            }
+        }
+        self.start_redis(0)?;
+        self.start_redis(1)?;
+        self.wait_for_redis(self.primary).await?;
+        self.restart_mysql().await?;
+        self.restart_kafka().await?;
+        self.restart_programs()
+    }
+}

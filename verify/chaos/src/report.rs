@@ -1,0 +1,106 @@
+//! What is printed of a run, and the report file.
+use std::collections::{BTreeMap, HashSet};
+
+use serde_json::{Value, json};
+
+use crate::check::Finding;
+use crate::evidence::Evidence;
+use crate::history::BuyerAnswer;
+use crate::mutants::Mutant;
+use crate::run::PlayedFault;
+
+/// How many violations of an invariant are printed. The report file has all of them.
+const MAX_VIOLATIONS_PRINTED: usize = 5;
+
+pub fn print(evidence: &Evidence, played: &[PlayedFault], findings: &[Finding]) {
+    let history = &evidence.history;
+    println!(
+        "\n{} faults, {} sales, {} buyers, {} requests, {} winners",
+        played.len(),
+        evidence.sales.len(),
+        history.buyers.len(),
+        history.events.len(),
+        winners(evidence)
+    );
+    print_faults(played);
+    println!();
+    for finding in findings {
+        print_finding(finding);
+    }
+    println!();
+}
+
+fn print_faults(played: &[PlayedFault]) {
+    println!(
+        "\n  {:<36} {:>5}  selling stopped, median and longest",
+        "fault", "times"
+    );
+    let mut stopped_by_fault: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for played in played {
+        stopped_by_fault
+            .entry(&played.fault)
+            .or_default()
+            .push(played.stopped_ms);
+    }
+    for (fault, stopped) in &mut stopped_by_fault {
+        stopped.sort_unstable();
+        let seconds = |ms: u64| ms as f64 / 1000.0;
+        let (median, longest) = (stopped[stopped.len() / 2], stopped[stopped.len() - 1]);
+        println!(
+            "  {fault:<36} {:>5}  {:>5.1} s {:>5.1} s",
+            stopped.len(),
+            seconds(median),
+            seconds(longest)
+        );
+    }
+}
+
+fn print_finding(finding: &Finding) {
+    let word = if finding.is_violated() { "VIOLATED" } else { "held" };
+    println!(
+        "  {:<8} {word:<8} {}: {}",
+        finding.invariant, finding.says, finding.checked
+    );
+    for violation in finding.violations.iter().take(MAX_VIOLATIONS_PRINTED) {
+        println!("             - {violation}");
+    }
+    if finding.violations.len() > MAX_VIOLATIONS_PRINTED {
+        let more = finding.violations.len() - MAX_VIOLATIONS_PRINTED;
+        println!("             - and {more} more");
+    }
+}
+
+/// Prints whether an expected invariant found the mutant.
+pub fn is_caught(mutant: &Mutant, findings: &[Finding]) -> bool {
+    let by: Vec<&str> = findings
+        .iter()
+        .filter(|finding| finding.is_violated() && mutant.caught_by.contains(&finding.invariant))
+        .map(|finding| finding.invariant)
+        .collect();
+    match by.is_empty() {
+        true => println!(
+            "\nmutant {} SURVIVED; expected: {}",
+            mutant.name,
+            mutant.caught_by.join(" or ")
+        ),
+        false => println!("\nmutant {} caught by {}", mutant.name, by.join(", ")),
+    }
+    !by.is_empty()
+}
+
+/// Adds the results of a run to what the caller knows of it.
+pub fn json(mut report: Value, evidence: &Evidence, played: &[PlayedFault], findings: &[Finding]) -> Value {
+    report["faults"] = json!(played);
+    report["buyers"] = json!(evidence.history.buyers.len());
+    report["requests"] = json!(evidence.history.events.len());
+    report["winners"] = json!(winners(evidence));
+    report["recovery"] = json!(evidence.recovery);
+    report["invariants"] = json!(findings);
+    report
+}
+
+fn winners(evidence: &Evidence) -> usize {
+    let events = evidence.history.events.iter();
+    let wins = events.filter(|event| matches!(event.answer, BuyerAnswer::Won { .. }));
+    wins.map(|event| event.buyer).collect::<HashSet<_>>().len()
+}
