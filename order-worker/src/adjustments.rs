@@ -1,5 +1,5 @@
-//! Applies pending stock adjustments to the indexes: a cancelled order returns its units, a raised total adds units. The
-//! log comes first, the index after it.
+//! Applies pending stock adjustments to the indexes: a cancelled order returns its units, a raised total adds units.
+//! The log comes first, the index after it.
 //!
 //! The ledger holds the pending adjustments. The transaction that moves the position writes them, so a worker that dies
 //! forgets none. An index that gets an adjustment twice answers that it has it already.

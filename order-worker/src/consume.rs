@@ -24,8 +24,8 @@ use crate::metrics::Metrics;
 /// The group reassigns the partitions of a killed worker after this time. Brokers allow no less by default.
 const SESSION_TIMEOUT_MS: &str = "6000";
 const HEARTBEAT_MS: &str = "2000";
-/// Limit of the time between two polls, and so of a transaction. During a rebalance the group waits this long for a member
-/// that is gone, and nothing is stored meanwhile. A worker that exceeds it loses its partitions and joins again.
+/// Limit of the time between two polls, and so of a transaction. During a rebalance the group waits this long for a
+/// member that is gone, and nothing is stored meanwhile. A worker that exceeds it loses its partitions and joins again.
 const MAX_POLL_INTERVAL_MS: &str = "30000";
 /// After this time without an assignment the worker leaves the group and joins as a new member.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(45);

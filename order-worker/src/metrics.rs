@@ -55,7 +55,7 @@ impl Metrics {
         );
         counter(
             "records_quarantined",
-            "Records that could not be folded and need an operator",
+            "Records that could not be folded and need a person",
             &metrics.quarantined,
         );
         counter(
@@ -80,7 +80,7 @@ impl Metrics {
         );
         counter(
             "effects_unknown",
-            "Cancelled orders that were missing from an index and need an operator",
+            "Cancelled orders that were missing from an index and need a person",
             &metrics.adjustments_unknown,
         );
         registry.register(

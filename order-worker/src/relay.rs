@@ -164,9 +164,9 @@ fn key(batch: &Batch) -> BatchKey {
     (batch.sale, batch.epoch, batch.first)
 }
 
-/// Old entries that are not stored. Age alone does not make them orphans: while the worker is behind, they may be in the
-/// log, and publishing all of them again would keep it behind forever. So the relay notes the end of the log. It publishes
-/// an entry that is still missing when everything up to that end is stored.
+/// Old entries that are not stored. Age alone does not make them orphans: while the worker is behind, they may be in
+/// the log, and publishing all of them again would keep it behind forever. So the relay notes the end of the log. It
+/// publishes an entry that is still missing when everything up to that end is stored.
 #[derive(Debug, Default)]
 struct Orphans {
     known: HashMap<BatchKey, OrphanState>,

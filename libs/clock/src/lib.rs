@@ -1,6 +1,8 @@
 //! The current time in Unix milliseconds, as a value that a program passes on and a test can set.
 //!
-//! This is a crate of its own because `seckill-stock` needs it too, and `seckill-service` depends on `seckill-stock`.
+//! This is a separate crate because `seckill-stock` needs it too, and `seckill-service` depends on `seckill-stock`.
+//!
+//! Terms: docs/glossary.md.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 use std::sync::Arc;

@@ -1,16 +1,18 @@
-//! Named places in the programs, for the chaos run: at some a process is to die or to stand still, at others it is to
-//! break a rule of the protocol on purpose, so that it is seen whether the checker notices.
+//! Failpoints for the chaos run: named places in the programs at which a process dies, stops or breaks a rule of the
+//! protocol on purpose. A broken rule tests the checker.
 //!
-//! They are armed while the process runs, by a file: `$SECKILL_FAILPOINTS/<name>` with the word `abort` or `stop` in it,
-//! or anything for a broken rule. Without the feature `enabled` all of this is nothing, and costs nothing. (The crate
-//! `fail` blocks a thread of the runtime where the whole process is to stand still, and knows no abort.)
+//! A file arms a failpoint while the process runs: `$SECKILL_FAILPOINTS/<name>` contains the word `abort` or `stop`, or
+//! anything for a broken rule. Without the feature `enabled` all functions are empty and cost nothing. The crate `fail`
+//! is no replacement: it blocks one thread instead of the process, and it has no abort.
+//!
+//! Terms: docs/glossary.md.
 
-/// The process passes this place. If it is armed, that happens once, and the file is renamed to `<name>.reached`.
+/// Marks a place. An armed failpoint fires once, and its file is renamed to `<name>.reached`.
 #[cfg(not(feature = "enabled"))]
 #[inline(always)]
 pub fn reach(_name: &str) {}
 
-/// Whether this rule is to be broken.
+/// Whether the program has to break this rule.
 #[cfg(not(feature = "enabled"))]
 #[inline(always)]
 pub fn breaks(_rule: &str) -> bool {
@@ -32,13 +34,13 @@ mod enabled {
     pub fn reach(name: &str) {
         let Some(folder) = &*FOLDER else { return };
         let reached = folder.join(format!("{name}.reached"));
-        // Of several threads one does it.
+        // Only one of several threads succeeds.
         if fs::rename(folder.join(name), &reached).is_err() {
             return;
         }
         match fs::read_to_string(&reached).as_deref().map(str::trim) {
             Ok("stop") => {
-                // The whole process, until somebody sends SIGCONT.
+                // Stops the whole process until SIGCONT.
                 let id = std::process::id().to_string();
                 let _ = Command::new("kill").args(["-STOP", &id]).status();
             }

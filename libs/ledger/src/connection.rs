@@ -11,7 +11,8 @@ use crate::error::LedgerError;
 
 /// How long a caller waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A query that takes longer never ends: the host of the server is gone. It also limits how long a rebuild reads a sale.
+/// A query that takes longer never ends: the host of the server is gone. It also limits how long a rebuild reads a
+/// sale.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A handle on the ledger. Clones share their connections.
@@ -78,8 +79,8 @@ impl Ledger {
     }
 }
 
-/// A connection that returns to the pool only after success. After an error, a timeout or a dropped caller it is closed, and
-/// the server rolls back.
+/// A connection that returns to the pool only after success. After an error, a timeout or a dropped caller it is
+/// closed, and the server rolls back.
 pub(crate) struct LedgerConnection {
     connection: PoolConnection<MySql>,
     clean: bool,

@@ -1,4 +1,5 @@
-//! Decides what a range of the log changes in the tables. It is plain code: the caller reads the rows that it needs before.
+//! Decides what a range of the log changes in the tables. It is plain code: the caller reads the rows that it needs
+//! before.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::AddAssign;
 
@@ -101,8 +102,8 @@ enum Judgement<'a> {
     Unreadable(String),
 }
 
-/// Judges whether each entry counts, and moves the cuts of the sales. `refused` is the error of a server that refuses the
-/// content of the entry; it is given with a single entry.
+/// Judges whether each entry counts, and moves the cuts of the sales. `refused` is the error of a server that refuses
+/// the content of the entry; it is given with a single entry.
 pub(crate) fn judge<'a>(
     part: u32,
     sales: &mut BTreeMap<SaleId, SaleRow>,

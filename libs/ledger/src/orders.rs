@@ -79,8 +79,9 @@ impl Ledger {
         row.map(StoredOrder::try_from).transpose()
     }
 
-    /// The order that a buyer made with this key, and whether the ledger has all orders of the sale, at one instant. If it has
-    /// all and there is no order, there never will be one. It has all after CLOSE was folded, except those in quarantine.
+    /// The order that a buyer made with this key, and whether the ledger has all orders of the sale, at one instant. If
+    /// it has all and there is no order, there never will be one. It has all after CLOSE was folded, except those in
+    /// quarantine.
     pub async fn order_by_key(
         &self,
         sale: SaleId,

@@ -104,8 +104,8 @@ async fn fold_start(connection: &mut MySqlConnection, sale: SaleId) -> Result<Fo
     })
 }
 
-/// There may be millions of orders, and the sale does not sell until they are read. So it reads columns by index, and only
-/// those that it needs.
+/// There may be millions of orders, and the sale does not sell until they are read. So it reads columns by index, and
+/// only those that it needs.
 async fn stored_orders(
     connection: &mut MySqlConnection,
     sale: SaleId,

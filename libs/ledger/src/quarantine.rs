@@ -95,7 +95,8 @@ impl Ledger {
         .await
     }
 
-    /// Folds a quarantined record as if it were read now, and removes it from quarantine. After an error nothing changed.
+    /// Folds a quarantined record as if it were read now, and removes it from quarantine. After an error nothing
+    /// changed.
     pub async fn replay(&self, part: u32, offset: Offset) -> Result<Stored, ReplayError> {
         let mut connection = self.acquire().await?;
         let stored = replay(&mut connection, part, offset).await?;

@@ -1,5 +1,5 @@
-//! Sales. The operator writes all columns of a row except `total`, `sold`, `taken`, `returned`, `cur` and `closed_at`, which
-//! follow the log.
+//! Sales. The operator writes all columns of a row except `total`, `sold`, `taken`, `returned`, `cur` and `closed_at`,
+//! which follow the log.
 use std::time::Duration;
 
 use seckill_protocol::index::SaleState;
@@ -166,8 +166,8 @@ impl Ledger {
         .await
     }
 
-    /// Offers more units. They count after a TOTAL in the log. False if the version has changed, or at least as many units
-    /// are offered already.
+    /// Offers more units. They count after a TOTAL in the log. False if the version has changed, or at least as many
+    /// units are offered already.
     pub async fn raise_offered(&self, id: SaleId, expected_version: u64, units: u64) -> Result<bool, LedgerError> {
         self.updates_one_row(
             sqlx::query(
@@ -217,8 +217,8 @@ impl Ledger {
         .await
     }
 
-    /// Stores the units that the index had left, if there was one. False if the sale is settled already, or CLOSE is not
-    /// folded yet: until then some of its orders may be missing.
+    /// Stores the units that the index had left, if there was one. False if the sale is settled already, or CLOSE is
+    /// not folded yet: until then some of its orders may be missing.
     pub async fn set_settled(&self, id: SaleId, left: Option<u64>) -> Result<bool, LedgerError> {
         self.updates_one_row(
             sqlx::query(

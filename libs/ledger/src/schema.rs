@@ -56,8 +56,8 @@ impl Ledger {
         }
     }
 
-    /// Checks that the server accepts writes. A replica, or a server that is read-only for an upgrade, refuses even an update
-    /// that changes no row.
+    /// Checks that the server accepts writes. A replica, or a server that is read-only for an upgrade, refuses even an
+    /// update that changes no row.
     pub async fn check_writable(&self) -> Result<(), LedgerError> {
         self.query(async |connection| {
             let no_change = sqlx::query("UPDATE sales SET version = version WHERE id = 0");

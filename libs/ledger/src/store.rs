@@ -17,9 +17,9 @@ use crate::rows;
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a transaction is retried after a deadlock or a lock timeout.
 const LOCK_RETRIES: u32 = 5;
-/// Numbers of rows in one INSERT. Each is a statement of its own to the server, so there are few. The largest fits into one
-/// TLS record of 16 KiB with the longest buyers: sqlx leaves Nagle's algorithm on, and a second record would wait up to
-/// 40 ms for the acknowledgement of the first.
+/// Numbers of rows in one INSERT. Each is a statement of its own to the server, so there are few. The largest fits into
+/// one TLS record of 16 KiB with the longest buyers: sqlx leaves Nagle's algorithm on, and a second record would wait
+/// up to 40 ms for the acknowledgement of the first.
 const INSERT_SIZES: [usize; 4] = [64, 16, 4, 1];
 /// Numbers of ids in one IN list. A shorter list is padded with its last id.
 const IN_SIZES: [usize; 3] = [1, 16, 256];
@@ -27,12 +27,12 @@ const IN_SIZES: [usize; 3] = [1, 16, 256];
 const MAX_QUARANTINED_BYTES: usize = 1 << 20;
 
 impl Ledger {
-    /// Stores the entries of `from..to` of a partition. The position moves from `from` to `to` in the same transaction, so
-    /// the entries are stored exactly once, whoever tries it and however often.
+    /// Stores the entries of `from..to` of a partition. The position moves from `from` to `to` in the same transaction,
+    /// so the entries are stored exactly once, whoever tries it and however often.
     ///
     /// A record that can't be stored is put into quarantine, so that one record never stops a partition. After an error
-    /// some entries may be stored: read the position again and continue from there. Do the same if the future is dropped
-    /// before it ends.
+    /// some entries may be stored: read the position again and continue from there. Do the same if the future is
+    /// dropped before it ends.
     pub async fn store(&self, part: u32, from: Offset, to: Offset, entries: &[LogEntry]) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
         let mut ranges = vec![(from, to, entries)];
@@ -121,7 +121,8 @@ async fn transaction<'a>(
 ) -> Result<Changes<'a>, StoreError> {
     seckill_failpoint::reach("worker.before-transaction");
     connection.execute("START TRANSACTION").await?;
-    // This statement is first: its lock excludes every other writer of the partition, so the rows read below stay valid.
+    // This statement is first: its lock excludes every other writer of the partition, so the rows read below stay
+    // valid.
     let moved = sqlx::query("UPDATE log_position SET off = ? WHERE part = ? AND off = ?")
         .bind(to)
         .bind(part)
@@ -319,7 +320,8 @@ fn in_sizes<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// The text of a DATETIME(3). The log writes a missing timestamp as one that no calendar has; it becomes the current time.
+/// The text of a DATETIME(3). The log writes a missing timestamp as one that no calendar has; it becomes the current
+/// time.
 fn date_time(unix_ms: i64) -> String {
     let at = match Timestamp::from_millisecond(unix_ms) {
         Ok(at) if at >= Timestamp::UNIX_EPOCH => at,

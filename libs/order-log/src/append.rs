@@ -13,35 +13,35 @@ use tokio::sync::oneshot;
 
 use crate::config::LogConfig;
 use crate::error::LogError;
-use crate::kafka::{self, ASK, Quiet};
+use crate::kafka::{self, QUERY_TIMEOUT, QuietContext};
 
-/// The log, to append to it and to ask it. Dropping the last clone drops what is still queued: [`flush`](Self::flush)
-/// before.
+/// A handle on the log, to append and to query. Dropping the last clone drops queued records: call
+/// [`flush`](Self::flush) first.
 #[derive(Clone)]
 pub struct OrderLog {
     config: Arc<LogConfig>,
     producer: Arc<ThreadedProducer<Reports>>,
-    observer: Arc<BaseConsumer<Quiet>>,
-    failures: Arc<Failures>,
+    observer: Arc<BaseConsumer<QuietContext>>,
+    failures: Arc<DeliveryFailures>,
     partitions: u32,
 }
 
 impl OrderLog {
-    /// Finds the topic and connects to all brokers, so that the first record does not wait for that.
+    /// Finds the topic and connects to all brokers, so that the first record does not wait for it.
     pub async fn connect(config: LogConfig) -> Result<Self, LogError> {
         let producer_config = config.producer()?;
         let observer_config = config.observer()?;
         kafka::blocking("connecting", move || {
-            // First as a consumer, since asking as a producer may create a topic that is not there.
+            // Query as a consumer first, because a query of a producer may create a missing topic.
             let observer = kafka::consumer(&observer_config)?;
             let partitions = kafka::find_topic(&observer, &config.topic)?.partitions;
-            let failures = Arc::new(Failures::default());
+            let failures = Arc::new(DeliveryFailures::default());
             let producer: ThreadedProducer<Reports> = producer_config
                 .create_with_context(Reports(failures.clone()))
                 .map_err(LogError::kafka("creating a producer"))?;
             producer
                 .client()
-                .fetch_metadata(Some(&config.topic), ASK)
+                .fetch_metadata(Some(&config.topic), QUERY_TIMEOUT)
                 .map_err(LogError::kafka("connecting the producer"))?;
             Ok(OrderLog {
                 config: Arc::new(config),
@@ -58,23 +58,23 @@ impl OrderLog {
         &self.config
     }
 
-    /// How many there were when we connected. A sale keeps its partition, so more of them change nothing.
+    /// The number of partitions at the time of connecting. A sale keeps its partition, so added ones change nothing.
     pub fn partitions(&self) -> u32 {
         self.partitions
     }
 
-    /// Records that were queued and never acknowledged, since the start.
+    /// Number of records since the start that were queued and not acknowledged.
     pub fn failed_deliveries(&self) -> u64 {
         self.failures.count.load(Ordering::Relaxed)
     }
 
-    /// Records that wait for their acknowledgement.
+    /// Number of records that wait for their acknowledgement.
     pub fn in_flight(&self) -> u64 {
         u64::try_from(self.producer.in_flight_count()).unwrap_or(0)
     }
 
-    /// Appends and waits until all in-sync replicas have it. After [`LogError::Unknown`] it may or may not be in the
-    /// log, now or later; after any other error it is not.
+    /// Appends a record and waits until all in-sync replicas have it. After [`LogError::Unknown`] it may be in the log,
+    /// now or later. After any other error it is not.
     pub async fn append(&self, part: u32, record: &Record) -> Result<Offset, LogError> {
         let (sender, receiver) = oneshot::channel();
         self.send(part, record, Some(sender))?;
@@ -84,12 +84,12 @@ impl OrderLog {
         }
     }
 
-    /// Appends without waiting, for who reads the record back anyway. A failure after the call is logged and counted.
+    /// Appends a record without waiting, for callers that read it back anyway. A later failure is logged and counted.
     pub fn append_now(&self, part: u32, record: &Record) -> Result<(), LogError> {
         self.send(part, record, None)
     }
 
-    fn send(&self, part: u32, record: &Record, report: Report) -> Result<(), LogError> {
+    fn send(&self, part: u32, record: &Record, report: DeliveryWaiter) -> Result<(), LogError> {
         self.check_part(part)?;
         let key = record.sale().to_string();
         let payload = record.encode();
@@ -103,12 +103,12 @@ impl OrderLog {
         })
     }
 
-    /// The offset that the next record will have.
+    /// The offset of the next record.
     pub async fn end_offset(&self, part: u32) -> Result<Offset, LogError> {
         Ok(self.watermarks(part).await?.1)
     }
 
-    /// The offset of the oldest record that is still held.
+    /// The offset of the oldest record that Kafka still holds.
     pub async fn begin_offset(&self, part: u32) -> Result<Offset, LogError> {
         Ok(self.watermarks(part).await?.0)
     }
@@ -116,15 +116,15 @@ impl OrderLog {
     async fn watermarks(&self, part: u32) -> Result<(Offset, Offset), LogError> {
         self.check_part(part)?;
         let (observer, config) = (self.observer.clone(), self.config.clone());
-        kafka::blocking("asking for the log's end", move || {
+        kafka::blocking("reading the end of the log", move || {
             observer
-                .fetch_watermarks(&config.topic, part as i32, ASK)
-                .map_err(LogError::kafka("asking for the log's end"))
+                .fetch_watermarks(&config.topic, part as i32, QUERY_TIMEOUT)
+                .map_err(LogError::kafka("reading the end of the log"))
         })
         .await
     }
 
-    /// Waits until every record that was appended is acknowledged or given up.
+    /// Waits until every appended record is acknowledged or has failed.
     pub async fn flush(&self, timeout: Duration) -> Result<(), LogError> {
         let producer = self.producer.clone();
         kafka::blocking("flushing", move || {
@@ -133,7 +133,7 @@ impl OrderLog {
         .await
     }
 
-    pub(crate) fn observer(&self) -> Arc<BaseConsumer<Quiet>> {
+    pub(crate) fn observer(&self) -> Arc<BaseConsumer<QuietContext>> {
         self.observer.clone()
     }
 
@@ -149,26 +149,26 @@ impl OrderLog {
     }
 }
 
-/// Who waits for the delivery report of a record.
-type Report = Option<oneshot::Sender<Result<Offset, KafkaError>>>;
+/// The caller that waits for the delivery of a record, if there is one.
+type DeliveryWaiter = Option<oneshot::Sender<Result<Offset, KafkaError>>>;
 
 /// Receives the delivery reports.
-struct Reports(Arc<Failures>);
+struct Reports(Arc<DeliveryFailures>);
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Quiet.log(level, facility, message);
+        QuietContext.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        Quiet.error(error, reason);
+        QuietContext.error(error, reason);
     }
 }
 
 impl ProducerContext<NoCustomPartitioner> for Reports {
-    type DeliveryOpaque = Box<Report>;
+    type DeliveryOpaque = Box<DeliveryWaiter>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, report: Box<Report>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, report: Box<DeliveryWaiter>) {
         let outcome = match result {
             Ok(message) => Ok(message.offset()),
             Err((error, _)) => {
@@ -177,7 +177,7 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
             }
         };
         match (*report, outcome) {
-            // If nobody is there any longer, the caller has given up.
+            // The send fails if the caller has stopped waiting.
             (Some(sender), outcome) => drop(sender.send(outcome)),
             (None, Err(error)) => self.0.log(&error),
             (None, Ok(_)) => {}
@@ -185,22 +185,23 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
     }
 }
 
-/// Counts failed deliveries, and logs those for which nobody waits, at most once in [`Failures::EVERY`].
+/// Counts failed deliveries. It logs those without a waiting caller, at most once per
+/// [`DeliveryFailures::LOG_INTERVAL`].
 #[derive(Default)]
-struct Failures {
+struct DeliveryFailures {
     count: AtomicU64,
     logged_at: Mutex<Option<Instant>>,
 }
 
-impl Failures {
-    const EVERY: Duration = Duration::from_secs(5);
+impl DeliveryFailures {
+    const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
     fn log(&self, error: &KafkaError) {
         let mut logged_at = self.logged_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged_at.is_none_or(|at| at.elapsed() >= Self::EVERY) {
+        if logged_at.is_none_or(|at| at.elapsed() >= Self::LOG_INTERVAL) {
             *logged_at = Some(Instant::now());
             let failed = self.count.load(Ordering::Relaxed);
-            tracing::warn!(failed, "Kafka did not acknowledge a record: {error}");
+            tracing::warn!(%error, failed, "Kafka did not acknowledge a record");
         }
     }
 }

@@ -4,17 +4,17 @@ use rdkafka::ClientConfig;
 
 use crate::error::LogError;
 
-/// Where the log is.
+/// The address of the log.
 #[derive(Clone)]
 pub struct LogConfig {
     /// `host:port,...`
     pub brokers: String,
     pub topic: String,
-    /// Properties of librdkafka, for encryption and login; those that the protocol depends on can't be set.
+    /// Properties of librdkafka, such as those of TLS and SASL. Properties that the protocol depends on can't be set.
     pub properties: Vec<(String, String)>,
 }
 
-/// Properties hold passwords: only their names are shown.
+/// Shows only the names of properties, because values may be passwords.
 impl fmt::Debug for LogConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.properties.iter().map(|(name, _)| name.as_str()).collect();
@@ -26,34 +26,34 @@ impl fmt::Debug for LogConfig {
     }
 }
 
-/// What a cluster's owner may wish to set otherwise.
+/// Defaults that `properties` may override.
 const DEFAULTS: &[(&str, &str)] = &[
     ("client.id", "seckill"),
-    // An assigned consumer needs a group's name, though it commits nothing and is nobody's member.
+    // A consumer needs a group id even if it only assigns partitions and commits nothing.
     ("group.id", "seckill"),
     ("socket.keepalive.enable", "true"),
-    // A broker that comes back must be in use within seconds; the defaults are 60 s, 30 s and 10 s.
+    // A broker that comes back must be used within seconds. The defaults are 60 s, 30 s and 10 s.
     ("socket.timeout.ms", "10000"),
     ("socket.connection.setup.timeout.ms", "5000"),
     ("reconnect.backoff.max.ms", "1000"),
 ];
 
-/// What must be so for every client, or the protocol breaks.
+/// Properties of every client that the protocol depends on.
 const ALWAYS: &[(&str, &str)] = &[
-    // A log that appears by itself, with a broker's defaults, is the wrong log.
+    // An automatically created topic has the wrong settings.
     ("allow.auto.create.topics", "false"),
     ("socket.nagle.disable", "true"),
 ];
 
 const PRODUCER: &[(&str, &str)] = &[
     ("acks", "all"),
-    // Duplicates and reordering are harmless by design. An idempotent producer would refuse all work for ever after
-    // some errors, and would hold everything back after each time-out.
+    // Duplicates and reordering are harmless by design. An idempotent producer stops working after some errors, and
+    // delays all records after each timeout.
     ("enable.idempotence", "false"),
     ("linger.ms", "0"),
-    // While so many requests are under way, what is appended gathers for the next: batches without a timer.
+    // Records gather for the next request while this many are in flight: batches without a timer.
     ("max.in.flight.requests.per.connection", "5"),
-    // Whoever waits has given up by then; the default keeps a record for 300 s.
+    // A waiting caller has given up by then. The default keeps a record for 300 s.
     ("message.timeout.ms", "5000"),
     ("request.timeout.ms", "5000"),
     ("queue.buffering.max.messages", "10000"),
@@ -61,17 +61,18 @@ const PRODUCER: &[(&str, &str)] = &[
 ];
 
 const CONSUMER: &[(&str, &str)] = &[
-    // The position is ours to know. Anything else would skip records in silence.
+    // The program knows its position. Any other value would skip records silently.
     ("auto.offset.reset", "error"),
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
     ("enable.partition.eof", "true"),
-    // We write no transactions; a foreign one that stays open must not stop the log. All readers must agree on this.
+    // This system writes no transactions, and an open foreign one must not stop the log. All readers must use the same
+    // value.
     ("isolation.level", "read_uncommitted"),
     ("check.crcs", "true"),
     ("fetch.min.bytes", "1"),
     ("fetch.wait.max.ms", "500"),
-    // The default stalls a reader for a second each time its queue was full.
+    // The default delays a reader by a second each time its queue was full.
     ("fetch.queue.backoff.ms", "20"),
     ("fetch.error.backoff.ms", "100"),
     ("queued.max.messages.kbytes", "16384"),
@@ -94,14 +95,14 @@ impl LogConfig {
         self.client(PRODUCER)
     }
 
-    /// The properties that every reader of the log must have. Assign the partitions at offsets of your own: a position
-    /// that a group committed is not the truth.
+    /// The properties that every reader of the log must have. Assign the partitions at your own offsets: the committed
+    /// offsets of a group are not the truth.
     pub fn consumer(&self) -> Result<ClientConfig, LogError> {
         self.client(CONSUMER)
     }
 
-    /// A client for questions (metadata, end of a partition), which joins nothing. Not one that also reads: a broker
-    /// answers one connection's requests in order, so a question would wait until the reader's fetch is over.
+    /// A client for queries (metadata, end of a partition) that joins no group. It does not read: a broker answers the
+    /// requests of a connection in order, so a query would wait for the fetch of a reader.
     pub(crate) fn observer(&self) -> Result<ClientConfig, LogError> {
         let mut config = self.client(&[("isolation.level", "read_uncommitted")])?;
         config.remove("group.id");
@@ -120,7 +121,7 @@ impl LogConfig {
         }
         if self.topic.is_empty() {
             return Err(LogError::Config(
-                "no topic; expected its name, such as seckill-orders".into(),
+                "no topic; expected a name, such as seckill-orders".into(),
             ));
         }
         let mut config = ClientConfig::new();
@@ -134,7 +135,7 @@ impl LogConfig {
                 .any(|set| set.iter().any(|(n, _)| n == name));
             if ours || ALIASES.contains(&name.as_str()) {
                 return Err(LogError::Config(format!(
-                    "the property {name} can't be set, since the order log depends on its value; remove it"
+                    "the property {name} can't be set, because the order log depends on its value; remove it"
                 )));
             }
             config.set(name, value);

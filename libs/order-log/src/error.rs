@@ -1,35 +1,35 @@
 use rdkafka::error::KafkaError;
 use seckill_protocol::Offset;
 
-/// Why the log did not do what was asked.
+/// A failure of the order log.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LogError {
     #[error("Kafka configuration: {0}")]
     Config(String),
     #[error(
-        "the topic {0:?} does not exist: create it with `order-worker migrate --create-topic`, or name another one"
+        "the topic {0:?} does not exist: create it with `order-worker migrate --create-topic`, or configure another one"
     )]
     NoTopic(String),
     #[error("the topic {topic:?}: {problem}")]
     Topic { topic: String, problem: String },
     #[error("partition {part} does not exist: the topic {topic:?} has {partitions}")]
     NoPartition { topic: String, part: u32, partitions: u32 },
-    /// Surely not in the log: the queue to the brokers is at its bound, since they are slow or away.
+    /// The record is not in the log. The queue to the brokers is full, because they are slow or away.
     #[error("the queue to Kafka is full")]
     Full,
-    /// Surely not in the log.
+    /// The record is not in the log.
     #[error("not sent to Kafka: {0}")]
     NotSent(KafkaError),
-    /// May or may not be in the log, now or later. Only reading the log decides.
+    /// The record may be in the log, now or later. Only reading the log decides.
     #[error("Kafka did not acknowledge: {0}")]
     Unknown(KafkaError),
-    /// The log does not hold what it is asked for: it was cut by retention, lost its tail, or is another log.
+    /// The log does not hold the offset: retention removed it, the log lost its tail, or it was replaced.
     #[error(
         "partition {part} of the topic {topic:?} does not hold offset {offset}: retention removed it, or the log was \
          replaced or lost its tail"
     )]
     OutOfRange { topic: String, part: u32, offset: Offset },
-    #[error("partition {part}: no record for {seconds} s at offset {offset}, on the way to {to}: {why}")]
+    #[error("partition {part}: no record for {seconds} s while reading offset {offset} of {to}: {why}")]
     Stalled {
         part: u32,
         offset: Offset,

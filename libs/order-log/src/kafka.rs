@@ -1,4 +1,4 @@
-//! What all our clients of Kafka share.
+//! Parts that all clients of Kafka share.
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -8,14 +8,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::error::LogError;
 
-/// How long a question to the brokers may take.
-pub(crate) const ASK: Duration = Duration::from_secs(5);
+/// Time limit of a query to the brokers.
+pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps librdkafka's own lines at debug level: each failure that matters reaches us as an error too, and is logged
-/// where it is handled.
-pub(crate) struct Quiet;
+/// Logs the lines of librdkafka at debug level. Each relevant failure also arrives as an error and is logged where it
+/// is handled.
+pub(crate) struct QuietContext;
 
-impl ClientContext for Quiet {
+impl ClientContext for QuietContext {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", "{facility} {message}");
     }
@@ -25,48 +25,48 @@ impl ClientContext for Quiet {
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for QuietContext {}
 
-pub(crate) fn consumer(config: &ClientConfig) -> Result<BaseConsumer<Quiet>, LogError> {
+pub(crate) fn consumer(config: &ClientConfig) -> Result<BaseConsumer<QuietContext>, LogError> {
     config
-        .create_with_context(Quiet)
+        .create_with_context(QuietContext)
         .map_err(LogError::kafka("creating a consumer"))
 }
 
-/// What the brokers say of the topic.
-pub(crate) struct Found {
+/// The topic by the metadata of the brokers.
+pub(crate) struct TopicMetadata {
     pub partitions: u32,
-    /// The fewest that a partition has.
+    /// The lowest number of replicas of a partition.
     pub replication: u32,
 }
 
-/// Asks for the topic; a topic that does not exist is [`LogError::NoTopic`]. Blocks.
-pub(crate) fn find_topic(observer: &BaseConsumer<Quiet>, topic: &str) -> Result<Found, LogError> {
+/// Reads the metadata of the topic. A missing topic is [`LogError::NoTopic`]. Blocks.
+pub(crate) fn find_topic(observer: &BaseConsumer<QuietContext>, topic: &str) -> Result<TopicMetadata, LogError> {
     let metadata = observer
-        .fetch_metadata(Some(topic), ASK)
-        .map_err(LogError::kafka("asking for the topic"))?;
+        .fetch_metadata(Some(topic), QUERY_TIMEOUT)
+        .map_err(LogError::kafka("reading the metadata of the topic"))?;
     let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
         return Err(LogError::NoTopic(topic.into()));
     };
-    // To be checked first: a topic with an error has no partitions to look at.
+    // Check this first: a topic with an error has no partitions.
     match found.error().map(RDKafkaErrorCode::from) {
         None => {}
         Some(RDKafkaErrorCode::UnknownTopicOrPartition) => return Err(LogError::NoTopic(topic.into())),
         Some(code) => {
             return Err(LogError::Kafka {
-                what: "asking for the topic",
+                what: "reading the metadata of the topic",
                 error: KafkaError::MetadataFetch(code),
             });
         }
     }
     let partitions = found.partitions();
-    Ok(Found {
+    Ok(TopicMetadata {
         partitions: partitions.len() as u32,
         replication: partitions.iter().map(|p| p.replicas().len() as u32).min().unwrap_or(0),
     })
 }
 
-/// The log does not hold the offset that a reader stands at.
+/// The log does not hold the next offset of a reader.
 pub(crate) fn is_out_of_range(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -74,14 +74,14 @@ pub(crate) fn is_out_of_range(error: &KafkaError) -> bool {
     )
 }
 
-/// Runs what blocks on a thread for it.
+/// Runs blocking work on a thread for it.
 pub(crate) async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        // It panicked, or the runtime is going down.
+        // It panicked, or the runtime is shutting down.
         Err(_) => Err(LogError::Kafka {
             what,
             error: KafkaError::Canceled,

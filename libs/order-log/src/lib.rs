@@ -1,8 +1,11 @@
-//! The order log in Kafka. All that changes an order or the stock is a record in it; every other store is a fold of it.
+//! The order log in Kafka. Every change of an order or of the stock is a record in it. Every other store is a fold of
+//! it.
 //!
 //! - [`OrderLog`] appends records and reads ranges of a partition
-//! - [`Tail`] follows all partitions in one process and says what became of a record: the read-back
-//! - [`ensure_topic`] creates the topic as the log needs it
+//! - [`Tail`] follows all partitions in one process and tells whether an order was accepted: the read-back
+//! - [`ensure_topic`] creates the topic with the settings that the log needs
+//!
+//! Terms: docs/glossary.md.
 mod append;
 mod config;
 mod error;

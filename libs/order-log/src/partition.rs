@@ -1,4 +1,4 @@
-//! What one process has read of one partition, and who waits for more of it.
+//! The state of one partition in one process: the records that it has read and the callers that wait for more.
 use std::collections::{BTreeMap, HashMap};
 
 use seckill_protocol::{Acceptance, Batch, Epoch, Offset, OrderId, Record, RecordVerdict, SaleCut, SaleId, Seq};
@@ -9,24 +9,24 @@ use crate::seqs::Seqs;
 #[derive(Default)]
 pub(crate) struct Partition {
     acceptance: Acceptance,
-    sales: HashMap<SaleId, Followed>,
+    sales: HashMap<SaleId, FollowedSale>,
     tickets: u64,
 }
 
 /// A sale on the partition.
 #[derive(Default)]
-struct Followed {
-    /// Orders of the current epoch that were read as accepted.
+struct FollowedSale {
+    /// Accepted orders of the current epoch.
     accepted: Seqs,
-    /// The same of the epoch before, for who asks just after it ended.
+    /// Accepted orders of the previous epoch, for callers just after its end.
     ended: Option<(Epoch, Seqs)>,
     waiting: BTreeMap<(Epoch, Seq, u64), oneshot::Sender<RecordVerdict>>,
 }
 
-/// The answer to the question what became of an order.
-pub(crate) enum Asked {
+/// The known or future verdict on an order.
+pub(crate) enum OrderVerdict {
     Known(RecordVerdict),
-    /// It will be sent. [`Partition::forget`] the ticket if nobody waits any longer.
+    /// It will be sent. Call [`Partition::forget`] with the ticket when nobody waits any more.
     Later(u64, oneshot::Receiver<RecordVerdict>),
 }
 
@@ -50,7 +50,7 @@ impl Partition {
         match (record, verdict) {
             (Record::Barrier { .. }, RecordVerdict::Accepted) => {
                 sale.end(ended);
-                // Orders of an epoch that this process does not know yet go on waiting.
+                // Orders of an epoch that this process does not know yet keep waiting.
                 let newer = sale.waiting.split_off(&(Epoch(offset), 0, 0));
                 sale.void_all();
                 sale.waiting = newer;
@@ -63,7 +63,7 @@ impl Partition {
                 sale.accepted.insert(batch.first, batch.last());
                 sale.resolve(batch, RecordVerdict::Accepted);
             }
-            // An epoch that is still to come would make another copy count.
+            // A future epoch could make another copy count.
             (Record::Batch(batch), RecordVerdict::Void) if batch.epoch.0 <= offset => {
                 sale.resolve(batch, RecordVerdict::Void)
             }
@@ -71,8 +71,8 @@ impl Partition {
         }
     }
 
-    /// What became of an order, all before `next` having been read.
-    pub fn ask(&mut self, order: OrderId, next: Offset) -> Asked {
+    /// The verdict on an order after all records before `next` were read.
+    pub fn verdict(&mut self, order: OrderId, next: Offset) -> OrderVerdict {
         let cut = self.acceptance.cut(order.sale);
         let current = cut.epoch() == Some(order.epoch);
         let sale = self.sales.entry(order.sale).or_default();
@@ -83,16 +83,16 @@ impl Partition {
             ended.is_some_and(|(epoch, accepted)| *epoch == order.epoch && accepted.contains(order.seq))
         };
         if accepted {
-            return Asked::Known(RecordVerdict::Accepted);
+            return OrderVerdict::Known(RecordVerdict::Accepted);
         }
         let past = order.epoch.0 < next && !current;
         if past || cut.closed.is_some() {
-            return Asked::Known(RecordVerdict::Void);
+            return OrderVerdict::Known(RecordVerdict::Void);
         }
         self.tickets += 1;
         let (sender, receiver) = oneshot::channel();
         sale.waiting.insert((order.epoch, order.seq, self.tickets), sender);
-        Asked::Later(self.tickets, receiver)
+        OrderVerdict::Later(self.tickets, receiver)
     }
 
     pub fn forget(&mut self, order: OrderId, ticket: u64) {
@@ -106,7 +106,7 @@ impl Partition {
     }
 }
 
-impl Followed {
+impl FollowedSale {
     fn end(&mut self, epoch: Option<Epoch>) {
         let accepted = std::mem::take(&mut self.accepted);
         self.ended = epoch.map(|epoch| (epoch, accepted));
@@ -114,7 +114,7 @@ impl Followed {
 
     fn void_all(&mut self) {
         for sender in std::mem::take(&mut self.waiting).into_values() {
-            let _ = sender.send(RecordVerdict::Void); // nobody there: the caller has given up
+            let _ = sender.send(RecordVerdict::Void); // fails if the caller has given up
         }
     }
 
@@ -123,7 +123,7 @@ impl Followed {
         let tickets: Vec<_> = self.waiting.range(range).map(|(ticket, _)| *ticket).collect();
         for ticket in tickets {
             if let Some(sender) = self.waiting.remove(&ticket) {
-                let _ = sender.send(verdict); // nobody there: the caller has given up
+                let _ = sender.send(verdict); // fails if the caller has given up
             }
         }
     }
@@ -180,9 +180,9 @@ mod tests {
     }
 
     fn known((mut partition, next): (Partition, Offset), order: OrderId) -> Option<RecordVerdict> {
-        match partition.ask(order, next) {
-            Asked::Known(verdict) => Some(verdict),
-            Asked::Later(..) => None,
+        match partition.verdict(order, next) {
+            OrderVerdict::Known(verdict) => Some(verdict),
+            OrderVerdict::Later(..) => None,
         }
     }
 
@@ -220,9 +220,9 @@ mod tests {
     }
 
     fn wait(partition: &mut Partition, order: OrderId, next: Offset) -> oneshot::Receiver<RecordVerdict> {
-        match partition.ask(order, next) {
-            Asked::Later(_, receiver) => receiver,
-            Asked::Known(verdict) => panic!("already {verdict:?}"),
+        match partition.verdict(order, next) {
+            OrderVerdict::Later(_, receiver) => receiver,
+            OrderVerdict::Known(verdict) => panic!("already {verdict:?}"),
         }
     }
 
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn a_cancelled_waiter_leaves_nothing_behind() {
         let (mut partition, next) = having_read(&[barrier()]);
-        let Asked::Later(ticket, _receiver) = partition.ask(order(0, 1), next) else {
+        let OrderVerdict::Later(ticket, _receiver) = partition.verdict(order(0, 1), next) else {
             panic!("known");
         };
         partition.forget(order(0, 1), ticket);
@@ -279,10 +279,10 @@ mod tests {
     use proptest::prelude::*;
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum Event {
         Barrier,
         Close,
-        /// Under the barrier so many barriers ago, or one to come.
+        /// Of the epoch of an earlier barrier, counted from the last one, or of a future epoch.
         Batch {
             ago: i64,
             first: Seq,
@@ -294,40 +294,40 @@ mod tests {
         },
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
-            2 => Just(Step::Barrier),
-            1 => (0..40u8).prop_map(|n| if n == 0 { Step::Close } else { Step::Barrier }),
-            8 => (-1..4i64, 1..6u64, 1..4usize).prop_map(|(ago, first, count)| Step::Batch { ago, first, count }),
-            8 => (-1..4i64, 1..9u64).prop_map(|(ago, seq)| Step::Ask { ago, seq }),
+            2 => Just(Event::Barrier),
+            1 => (0..40u8).prop_map(|n| if n == 0 { Event::Close } else { Event::Barrier }),
+            8 => (-1..4i64, 1..6u64, 1..4usize).prop_map(|(ago, first, count)| Event::Batch { ago, first, count }),
+            8 => (-1..4i64, 1..9u64).prop_map(|(ago, seq)| Event::Ask { ago, seq }),
         ]
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
         #[test]
-        fn every_answer_agrees_with_the_log(steps in prop::collection::vec(step(), 1..60)) {
+        fn every_answer_agrees_with_the_log(events in prop::collection::vec(event(), 1..60)) {
             let mut partition = Partition::default();
             let mut acceptance = Acceptance::default();
             let mut next: Offset = 0;
             let mut barriers: Vec<Offset> = Vec::new();
             let mut accepted: Vec<(OrderId, Offset)> = Vec::new();
             let mut asked = Vec::new();
-            for step in steps {
-                // -1: a guess at an epoch that may or may not come.
+            for event in events {
+                // -1 guesses an epoch that may or may not come.
                 let epoch = |ago: i64| match usize::try_from(ago) {
                     Ok(ago) => barriers.iter().rev().nth(ago).copied().unwrap_or(0),
                     Err(_) => next + 1,
                 };
-                let record = match step {
-                    Step::Barrier => barrier(),
-                    Step::Close => close(),
-                    Step::Batch { ago, first, count } => batch(epoch(ago), first, count),
-                    Step::Ask { ago, seq } => {
+                let record = match event {
+                    Event::Barrier => barrier(),
+                    Event::Close => close(),
+                    Event::Batch { ago, first, count } => batch(epoch(ago), first, count),
+                    Event::Ask { ago, seq } => {
                         let order = order(epoch(ago), seq);
                         let closed = acceptance.cut(SALE).closed.is_some();
                         let ends = barriers.iter().filter(|barrier| **barrier > order.epoch.0).count() + usize::from(closed);
-                        asked.push((order, next, ends, partition.ask(order, next)));
+                        asked.push((order, next, ends, partition.verdict(order, next)));
                         continue;
                     }
                 };
@@ -342,13 +342,13 @@ mod tests {
             }
             for (order, at, ends, answer) in asked {
                 let verdict = match answer {
-                    Asked::Known(verdict) => Some(verdict),
-                    Asked::Later(_, mut receiver) => receiver.try_recv().ok(),
+                    OrderVerdict::Known(verdict) => Some(verdict),
+                    OrderVerdict::Later(_, mut receiver) => receiver.try_recv().ok(),
                 };
                 let mut accepted_at = accepted.iter().filter(|(id, _)| *id == order).map(|(_, offset)| *offset);
                 match verdict {
                     Some(Accepted) => prop_assert!(accepted_at.next().is_some()),
-                    // What was accepted in an epoch before the last one may have been forgotten.
+                    // An order accepted in an epoch before the previous one may have been forgotten.
                     Some(Void) => {
                         let forgotten = accepted_at.all(|offset| offset < at && ends >= 2);
                         prop_assert!(forgotten);

@@ -10,22 +10,22 @@ use tokio::sync::mpsc;
 
 use crate::append::OrderLog;
 use crate::error::LogError;
-use crate::kafka::{self, Quiet};
+use crate::kafka::{self, QuietContext};
 
-/// What stands at one offset.
+/// The content of one offset.
 #[derive(Debug)]
 pub struct Entry {
     pub part: u32,
     pub offset: Offset,
-    /// When it was appended, by the clock of whoever did; -1 if unknown.
+    /// Time of the append by the clock of the appending process; -1 if unknown.
     pub timestamp_ms: i64,
-    /// Bytes that are no record change nothing, but must not be passed over in silence.
+    /// Bytes that are not a record change nothing, but must be reported.
     pub record: Result<Record, RecordError>,
     pub payload: Vec<u8>,
 }
 
 impl Entry {
-    /// For readers with a consumer of their own, so that all of them understand a message alike.
+    /// For readers with their own consumer, so that all of them decode a message in the same way.
     pub fn from_message(message: &BorrowedMessage<'_>) -> Self {
         let payload = message.payload().unwrap_or_default().to_vec();
         Entry {
@@ -38,20 +38,20 @@ impl Entry {
     }
 }
 
-/// Entries between the thread that reads and the caller.
-const QUEUED: usize = 256;
+/// Entries between the reading thread and the caller.
+const MAX_QUEUED: usize = 256;
 const POLL: Duration = Duration::from_millis(100);
-/// A read that gets nothing for this long fails.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A read without a new entry for this time fails.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl OrderLog {
-    /// Hands over the entries of `from..to` in order. All of them must be in the log already: `to` is at most its
+    /// Passes the entries of `from..to` to `each` in order. All must be in the log already: `to` is at most its
     /// [`end_offset`](Self::end_offset).
     pub async fn read(&self, part: u32, from: Offset, to: Offset, mut each: impl FnMut(Entry)) -> Result<(), LogError> {
         self.check_part(part)?;
         let config = self.config().consumer()?;
         let topic = self.config().topic.clone();
-        let (sender, mut receiver) = mpsc::channel(QUEUED);
+        let (sender, mut receiver) = mpsc::channel(MAX_QUEUED);
         let reading = tokio::spawn(kafka::blocking("reading", move || {
             let range = Range { topic, part, from, to };
             range.read(&config, sender)
@@ -81,11 +81,11 @@ impl Range {
         let consumer = assigned(config, &self.topic, [(self.part, self.from)])?;
         let mut next = self.from;
         let mut progress = Instant::now();
-        let mut why = String::from("nothing came");
+        let mut why = String::from("no message arrived");
         while next < self.to && !sender.is_closed() {
             match consumer.poll(POLL) {
                 Some(Ok(message)) => {
-                    // There may be no record at the last offsets before `to`.
+                    // The last offsets before `to` may hold no record.
                     if message.offset() >= self.to || sender.blocking_send(Entry::from_message(&message)).is_err() {
                         return Ok(());
                     }
@@ -105,12 +105,12 @@ impl Range {
                 Some(Err(error)) => why = error.to_string(),
                 None => {}
             }
-            if next < self.to && progress.elapsed() > PATIENCE {
+            if next < self.to && progress.elapsed() > STALL_TIMEOUT {
                 return Err(LogError::Stalled {
                     part: self.part,
                     offset: next,
                     to: self.to,
-                    seconds: PATIENCE.as_secs(),
+                    seconds: STALL_TIMEOUT.as_secs(),
                     why,
                 });
             }
@@ -119,18 +119,18 @@ impl Range {
     }
 }
 
-/// A consumer that reads these partitions from exactly these offsets on.
+/// A consumer that reads these partitions from these offsets on.
 pub(crate) fn assigned(
     config: &ClientConfig,
     topic: &str,
     start: impl IntoIterator<Item = (u32, Offset)>,
-) -> Result<BaseConsumer<Quiet>, LogError> {
+) -> Result<BaseConsumer<QuietContext>, LogError> {
     let consumer = kafka::consumer(config)?;
     let mut partitions = TopicPartitionList::new();
     for (part, offset) in start {
         partitions
             .add_partition_offset(topic, part as i32, KafkaOffset::Offset(offset))
-            .map_err(LogError::kafka("naming a partition"))?;
+            .map_err(LogError::kafka("adding a partition"))?;
     }
     consumer
         .assign(&partitions)
@@ -138,8 +138,8 @@ pub(crate) fn assigned(
     Ok(consumer)
 }
 
-/// Where the consumer stands. It counts what is at no offset that we are shown, such as marks of a foreign transaction.
-pub(crate) fn position(consumer: &BaseConsumer<Quiet>, topic: &str, part: u32) -> Option<Offset> {
+/// The next offset of the consumer. It counts offsets without a message, such as the markers of a foreign transaction.
+pub(crate) fn position(consumer: &BaseConsumer<QuietContext>, topic: &str, part: u32) -> Option<Offset> {
     let positions = consumer.position().ok()?;
     let offset = positions.find_partition(topic, part as i32)?.offset();
     match offset {

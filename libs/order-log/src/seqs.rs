@@ -2,13 +2,13 @@ use std::collections::BTreeMap;
 
 use seckill_protocol::Seq;
 
-/// A set of sequence numbers, kept as ranges: one range as long as nothing is missing, so memory stays flat.
+/// A set of sequence numbers as ranges. Without gaps it is one range, so it needs little memory.
 #[derive(Debug, Default)]
 pub(crate) struct Seqs(BTreeMap<Seq, Seq>); // first -> last
 
 impl Seqs {
     pub fn insert(&mut self, mut first: Seq, mut last: Seq) {
-        // Swallow each range that overlaps or touches, from the one that begins last.
+        // Merge each overlapping or adjacent range, starting with the one that begins last.
         while let Some((&f, &l)) = self.0.range(..=last.saturating_add(1)).next_back() {
             if l.saturating_add(1) < first {
                 break;

@@ -16,13 +16,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::LogConfig;
 use crate::error::LogError;
-use crate::kafka::{self, ASK, Quiet};
-use crate::partition::{Asked, Partition};
+use crate::kafka::{self, QUERY_TIMEOUT, QuietContext};
+use crate::partition::{OrderVerdict, Partition};
 use crate::read::{assigned, position};
 
-/// Follows all partitions in one process: what a buyer is promised was read back here.
+/// Follows all partitions in one process. An order is promised to its buyer after it was read back here.
 ///
-/// Nothing is asked of Kafka but new records, unless someone wants to know whether this process is up to date.
+/// It only fetches new records from Kafka, unless a caller wants to know whether this process is up to date.
 #[derive(Clone)]
 pub struct Tail {
     shared: Arc<Shared>,
@@ -32,37 +32,37 @@ pub struct Tail {
 
 struct Shared {
     topic: String,
-    parts: BTreeMap<u32, Part>,
+    parts: BTreeMap<u32, FollowedPartition>,
     undecodable: AtomicU64,
     failure: watch::Sender<Option<LogError>>,
 }
 
-struct Part {
+struct FollowedPartition {
     part: u32,
     state: Mutex<Partition>,
-    /// The offset to read next; moved under the lock of `state`.
+    /// The next offset to read. It moves under the lock of `state`.
     position: watch::Sender<Offset>,
-    /// Someone wants to know the end of the partition, as it was then or later.
-    asked: watch::Sender<Option<Instant>>,
-    end: watch::Sender<Option<End>>,
-    /// The latest instant of which we know that we had read all that was in the log.
+    /// The latest request for the end of the partition, at that time or later.
+    requested: watch::Sender<Option<Instant>>,
+    end: watch::Sender<Option<KnownEnd>>,
+    /// The latest known instant at which this process had read the whole partition.
     fresh_at: Mutex<Option<Instant>>,
 }
 
 /// The end of a partition at some instant after `asked_at`.
 #[derive(Clone)]
-struct End {
+struct KnownEnd {
     asked_at: Instant,
     offset: Result<Offset, LogError>,
 }
 
 const POLL: Duration = Duration::from_millis(100);
-/// How long it may take to learn that we are up to date; who waits for it waits with a buyer.
-const FRESH_WITHIN: Duration = Duration::from_secs(2);
+/// Time limit of a freshness check. A buyer waits for it.
+const FRESHNESS_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Tail {
-    /// Starts to read at offsets and acceptances that come from one snapshot of MySQL. To be called within a tokio
-    /// runtime; ends with `shutdown` or with the last clone.
+    /// Starts to read at offsets and acceptances from one snapshot of MySQL. Must be called within a tokio runtime. It
+    /// ends at `shutdown` or with the last clone.
     pub fn spawn(
         config: LogConfig,
         start: Vec<(u32, Offset, Acceptance)>,
@@ -75,7 +75,7 @@ impl Tail {
             topic: config.topic,
             parts: start
                 .into_iter()
-                .map(|(part, offset, acceptance)| (part, Part::new(part, offset, acceptance)))
+                .map(|(part, offset, acceptance)| (part, FollowedPartition::new(part, offset, acceptance)))
                 .collect(),
             undecodable: AtomicU64::new(0),
             failure: watch::Sender::new(None),
@@ -83,13 +83,13 @@ impl Tail {
         let stop = shutdown.child_token();
         let guard = Arc::new(stop.clone().drop_guard());
         for (part, found) in &shared.parts {
-            // Subscribed here: a task that begins later would miss a question that came before.
-            let asked = found.asked.subscribe();
-            let answering = answer_about_the_end(shared.clone(), observer.clone(), *part, asked);
+            // Subscribe here: a task that starts later would miss an earlier request.
+            let asked = found.requested.subscribe();
+            let answering = answer_end_requests(shared.clone(), observer.clone(), *part, asked);
             let stop = stop.clone();
             tokio::spawn(async move { stop.run_until_cancelled(answering).await });
         }
-        let reader = Reader {
+        let reader = TailReader {
             shared: shared.clone(),
             consumer,
             stop,
@@ -97,40 +97,41 @@ impl Tail {
         std::thread::Builder::new()
             .name("order-log-tail".into())
             .spawn(move || reader.run())
-            .map_err(|error| LogError::Config(format!("no thread to read with: {error}")))?;
+            .map_err(|error| LogError::Config(format!("can't start the reading thread: {error}")))?;
         Ok(Tail { shared, _stop: guard })
     }
 
-    /// Resolves when each partition was read to the end that it had at the call or later, which may take any time;
-    /// never after [`failed`](Self::failed).
+    /// Resolves when each partition was read to the end that it had at the call or later. This may take any time, and
+    /// it never happens after [`failed`](Self::failed).
     pub async fn caught_up(&self) {
         for part in self.shared.parts.values() {
             let mut logged = false;
             while let Err(error) = part.confirm(Instant::now()).await {
                 if !logged {
                     logged = true;
-                    tracing::warn!(partition = part.part, "can't learn the end of the log yet: {error}");
+                    tracing::warn!(partition = part.part, %error, "reading the end of the log failed, retrying");
                 }
                 tokio::time::sleep(POLL).await;
             }
         }
     }
 
-    /// What becomes of an order that was appended or is about to be. Registered at the call, not at the first poll.
+    /// The verdict on an order that was appended or is about to be. It is registered at the call, not at the first
+    /// poll.
     ///
-    /// Accepted: its record was read and counts. Void: it can't count any more. An order of an epoch before the last
-    /// one is void here even if it was accepted long ago: ask MySQL for those. Without an answer (Kafka away, the
-    /// record never appended) it waits for ever: set a time limit.
+    /// Accepted: its record was read and counts. Void: it can't count any more. An order of an epoch before the
+    /// previous one is void here even if it was accepted long ago: query MySQL for those. Set a time limit: the future
+    /// never resolves if Kafka is away or the record is never appended.
     pub fn read_back(&self, part: u32, order: OrderId) -> ReadBack {
         let Some(found) = self.shared.parts.get(&part) else {
-            return ReadBack(Waiting::Never);
+            return ReadBack(ReadBackState::Never);
         };
         let mut state = found.state();
-        // Copied while the state is locked, so that the two agree.
+        // Copied while the state is locked, so that both are consistent.
         let next = *found.position.borrow();
-        match state.ask(order, next) {
-            Asked::Known(verdict) => ReadBack(Waiting::Over(verdict)),
-            Asked::Later(ticket, receiver) => ReadBack(Waiting::For {
+        match state.verdict(order, next) {
+            OrderVerdict::Known(verdict) => ReadBack(ReadBackState::Over(verdict)),
+            OrderVerdict::Later(ticket, receiver) => ReadBack(ReadBackState::For {
                 receiver,
                 shared: self.shared.clone(),
                 part,
@@ -140,7 +141,7 @@ impl Tail {
         }
     }
 
-    /// Where a sale stands after all that was read.
+    /// The cut of a sale after all records that were read.
     pub fn cut(&self, part: u32, sale: SaleId) -> SaleCut {
         match self.shared.parts.get(&part) {
             Some(part) => part.state().cut(sale),
@@ -148,8 +149,8 @@ impl Tail {
         }
     }
 
-    /// Confirms that at some instant later than `max_age` ago this process had read all that was in the partition.
-    /// However many ask, Kafka is asked one question at a time, and none while a recent answer will do.
+    /// Confirms that this process had read the whole partition at some instant later than `max_age` ago. All callers
+    /// share one query to Kafka at a time, and none is sent while a recent answer is enough.
     pub async fn confirm_fresh(&self, part: u32, max_age: Duration) -> Result<(), LogError> {
         let Some(found) = self.shared.parts.get(&part) else {
             return Err(LogError::NoPartition {
@@ -163,35 +164,37 @@ impl Tail {
         if found.is_fresh(since) {
             return Ok(());
         }
-        // On the heap: it is large, and under load rare, and every caller's future would have to hold the room for it.
-        let confirmed = Box::pin(tokio::time::timeout(FRESH_WITHIN, found.confirm(since)));
+        // On the heap: the future is large and rarely needed under load, and it would enlarge the future of every
+        // caller.
+        let confirmed = Box::pin(tokio::time::timeout(FRESHNESS_TIMEOUT, found.confirm(since)));
         confirmed.await.unwrap_or(Err(LogError::NotFresh(part)))
     }
 
-    /// The offset that this process reads next.
+    /// The next offset that this process reads.
     pub fn position(&self, part: u32) -> Option<Offset> {
         self.shared.parts.get(&part).map(|part| *part.position.borrow())
     }
 
-    /// How many records are unread, by the end that was last asked for; none before it was.
+    /// Number of unread records by the last known end of the partition; `None` before the first query.
     pub fn lag(&self, part: u32) -> Option<i64> {
         let part = self.shared.parts.get(&part)?;
         let end = part.end.borrow().as_ref()?.offset.as_ref().ok().copied()?;
         Some((end - *part.position.borrow()).max(0))
     }
 
-    /// How many wait for a read-back.
+    /// Number of callers that wait for a read-back.
     pub fn waiting(&self) -> usize {
         self.shared.parts.values().map(|part| part.state().waiting()).sum()
     }
 
-    /// How many records were skipped since they are none. They change nothing; the order-worker keeps them.
+    /// Number of messages that were skipped because they are not records. They change nothing; the order-worker keeps
+    /// them.
     pub fn undecodable(&self) -> u64 {
         self.shared.undecodable.load(Ordering::Relaxed)
     }
 
-    /// Resolves when this process can never read on, because the log does not hold what comes next: it must exit and
-    /// begin again from a new snapshot.
+    /// Resolves when this process can't continue, because the log does not hold the next offset. The process must exit
+    /// and start again from a new snapshot.
     pub async fn failed(&self) -> LogError {
         let mut failure = self.shared.failure.subscribe();
         let failed = failure.wait_for(Option::is_some).await;
@@ -202,13 +205,13 @@ impl Tail {
     }
 }
 
-impl Part {
+impl FollowedPartition {
     fn new(part: u32, offset: Offset, acceptance: Acceptance) -> Self {
-        Part {
+        FollowedPartition {
             part,
             state: Mutex::new(Partition::starting_from(acceptance)),
             position: watch::Sender::new(offset),
-            asked: watch::Sender::new(None),
+            requested: watch::Sender::new(None),
             end: watch::Sender::new(None),
             fresh_at: Mutex::new(None),
         }
@@ -218,22 +221,22 @@ impl Part {
         lock(&self.state)
     }
 
-    /// Whether at some instant since then all that was in the partition had been read.
+    /// Whether the whole partition had been read at some instant since `since`.
     fn is_fresh(&self, since: Instant) -> bool {
         lock(&self.fresh_at).is_some_and(|at| at >= since)
     }
 
-    /// Waits until all was read that the partition held at some instant not before `since`.
+    /// Waits until everything was read that the partition held at some instant not before `since`.
     async fn confirm(&self, since: Instant) -> Result<(), LogError> {
         let mut end = self.end.subscribe();
-        self.asked.send_if_modified(|asked| {
+        self.requested.send_if_modified(|asked| {
             let newer = asked.is_none_or(|asked| since > asked);
             if newer {
                 *asked = Some(since);
             }
             newer
         });
-        let End { asked_at, offset } = match end
+        let KnownEnd { asked_at, offset } = match end
             .wait_for(|end| end.as_ref().is_some_and(|end| end.asked_at >= since))
             .await
             .as_deref()
@@ -252,10 +255,10 @@ impl Part {
     }
 }
 
-/// Asks Kafka for the end of a partition whenever someone wants a newer answer than the last.
-async fn answer_about_the_end(
+/// Reads the end of a partition from Kafka whenever a caller requests a newer one than the last.
+async fn answer_end_requests(
     shared: Arc<Shared>,
-    observer: Arc<BaseConsumer<Quiet>>,
+    observer: Arc<BaseConsumer<QuietContext>>,
     part: u32,
     mut asked: watch::Receiver<Option<Instant>>,
 ) {
@@ -264,24 +267,24 @@ async fn answer_about_the_end(
         let since = *asked.borrow_and_update();
         let last = found.end.borrow().as_ref().map(|end| end.asked_at);
         if last >= since {
-            continue; // answered by a question that was under way
+            continue; // answered by the query that was in flight
         }
         let asked_at = Instant::now();
         let (observer, topic) = (observer.clone(), shared.topic.clone());
-        let offset = kafka::blocking("asking for the log's end", move || end_of(&observer, &topic, part)).await;
-        found.end.send_replace(Some(End { asked_at, offset }));
+        let offset = kafka::blocking("reading the end of the log", move || end_of(&observer, &topic, part)).await;
+        found.end.send_replace(Some(KnownEnd { asked_at, offset }));
     }
 }
 
-/// Blocks. One question, where asking for the watermarks takes two.
-fn end_of(observer: &BaseConsumer<Quiet>, topic: &str, part: u32) -> Result<Offset, LogError> {
-    const WHAT: &str = "asking for the log's end";
-    let mut question = TopicPartitionList::new();
-    question
+/// Blocks. It takes one request, where reading the watermarks takes two.
+fn end_of(observer: &BaseConsumer<QuietContext>, topic: &str, part: u32) -> Result<Offset, LogError> {
+    const WHAT: &str = "reading the end of the log";
+    let mut query = TopicPartitionList::new();
+    query
         .add_partition_offset(topic, part as i32, KafkaOffset::End)
         .map_err(LogError::kafka(WHAT))?;
     let answer = observer
-        .offsets_for_times(question, FRESH_WITHIN)
+        .offsets_for_times(query, FRESHNESS_TIMEOUT)
         .map_err(LogError::kafka(WHAT))?;
     for element in answer.elements() {
         element.error().map_err(LogError::kafka(WHAT))?;
@@ -292,25 +295,25 @@ fn end_of(observer: &BaseConsumer<Quiet>, topic: &str, part: u32) -> Result<Offs
     Err(LogError::NotFresh(part))
 }
 
-/// The thread that reads.
-struct Reader {
+/// The reading thread.
+struct TailReader {
     shared: Arc<Shared>,
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<QuietContext>,
     stop: CancellationToken,
 }
 
-impl Reader {
+impl TailReader {
     fn run(&self) {
-        // Each kind of trouble is logged once until something is read again.
-        let mut troubles = Vec::new();
+        // Each kind of error is logged once until a message is read again.
+        let mut logged_errors = Vec::new();
         while !self.stop.is_cancelled() {
             match self.consumer.poll(POLL) {
                 None => {}
                 Some(Ok(message)) => {
                     self.read(&message);
-                    if !troubles.is_empty() {
-                        troubles.clear();
-                        tracing::info!("reading the order log again");
+                    if !logged_errors.is_empty() {
+                        logged_errors.clear();
+                        tracing::info!("reading the order log recovered");
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(part))) => self.reached_end(part as u32),
@@ -319,10 +322,10 @@ impl Reader {
                     self.shared.failure.send_replace(Some(failure));
                     return;
                 }
-                Some(Err(error)) if troubles.contains(&error) => {}
+                Some(Err(error)) if logged_errors.contains(&error) => {}
                 Some(Err(error)) => {
-                    tracing::warn!("reading the order log: {error}; going on");
-                    troubles.push(error);
+                    tracing::warn!(%error, "reading the order log failed, retrying");
+                    logged_errors.push(error);
                 }
             }
         }
@@ -343,7 +346,7 @@ impl Reader {
         part.position.send_replace(message.offset() + 1);
     }
 
-    /// There may be no record at the last offsets of a partition.
+    /// The last offsets of a partition may hold no record.
     fn reached_end(&self, part: u32) {
         let Some(found) = self.shared.parts.get(&part) else {
             return;
@@ -358,11 +361,13 @@ impl Reader {
         }
     }
 
-    /// Which partition it was: the error does not say.
+    /// Finds the partition, because the error does not name it.
     fn lost(&self, error: KafkaError) -> LogError {
         for (part, found) in &self.shared.parts {
             let offset = *found.position.borrow();
-            let held = self.consumer.fetch_watermarks(&self.shared.topic, *part as i32, ASK);
+            let held = self
+                .consumer
+                .fetch_watermarks(&self.shared.topic, *part as i32, QUERY_TIMEOUT);
             if held.is_ok_and(|(begin, end)| !(begin..=end).contains(&offset)) {
                 return LogError::OutOfRange {
                     topic: self.shared.topic.clone(),
@@ -378,8 +383,8 @@ impl Reader {
     }
 }
 
-/// A reader that is gone without having been told to is a failure.
-impl Drop for Reader {
+/// A reader that ends before the shutdown is a failure.
+impl Drop for TailReader {
     fn drop(&mut self) {
         if !self.stop.is_cancelled() {
             self.shared.failure.send_if_modified(|failure| {
@@ -393,9 +398,9 @@ impl Drop for Reader {
 
 /// See [`Tail::read_back`].
 #[must_use = "a read-back is a future"]
-pub struct ReadBack(Waiting);
+pub struct ReadBack(ReadBackState);
 
-enum Waiting {
+enum ReadBackState {
     Over(RecordVerdict),
     For {
         receiver: oneshot::Receiver<RecordVerdict>,
@@ -413,21 +418,21 @@ impl Future for ReadBack {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<RecordVerdict> {
         let verdict = match &mut self.0 {
-            Waiting::Over(verdict) => *verdict,
-            Waiting::Never => return Poll::Pending,
-            Waiting::For { receiver, .. } => match Pin::new(receiver).poll(context) {
+            ReadBackState::Over(verdict) => *verdict,
+            ReadBackState::Never => return Poll::Pending,
+            ReadBackState::For { receiver, .. } => match Pin::new(receiver).poll(context) {
                 Poll::Ready(Ok(verdict)) => verdict,
                 Poll::Ready(Err(_)) | Poll::Pending => return Poll::Pending,
             },
         };
-        self.0 = Waiting::Over(verdict);
+        self.0 = ReadBackState::Over(verdict);
         Poll::Ready(verdict)
     }
 }
 
-impl Drop for Waiting {
+impl Drop for ReadBackState {
     fn drop(&mut self) {
-        if let Waiting::For {
+        if let ReadBackState::For {
             shared,
             part,
             order,
@@ -441,7 +446,7 @@ impl Drop for Waiting {
     }
 }
 
-/// What the lock guards is changed in single steps, so a panic elsewhere leaves it whole.
+/// The guarded data changes in single steps, so a panic elsewhere leaves it consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::append::OrderLog;
 use crate::config::LogConfig;
 use crate::error::LogError;
-use crate::kafka::{self, ASK, Found, Quiet};
+use crate::kafka::{self, QUERY_TIMEOUT, QuietContext, TopicMetadata};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ensured {
@@ -14,27 +14,27 @@ pub enum Ensured {
     Existed,
 }
 
-/// How the topic is set up, for checks before a sale.
+/// Settings of the topic, for checks before a sale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicFacts {
     pub partitions: u32,
-    /// The fewest replicas that a partition has.
+    /// The lowest number of replicas of a partition.
     pub replication: u32,
     pub min_insync: u32,
-    /// How long a record is held at least; -1 = for ever.
+    /// Minimum time that Kafka holds a record; -1 = forever.
     pub retention_ms: i64,
-    /// How many bytes of a partition are held at least; -1 = all.
+    /// Minimum number of bytes of a partition that Kafka holds; -1 = all.
     pub retention_bytes: i64,
     pub cleanup_policy: String,
-    /// True means that the log can lose what was acknowledged.
+    /// True means that the log can lose acknowledged records.
     pub unclean_election: bool,
 }
 
-/// How long a topic that was just created may take to be known everywhere.
-const SETTLE: Duration = Duration::from_secs(15);
+/// Time limit for a new topic to be known to all brokers.
+const TOPIC_VISIBLE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Creates the topic as the log needs it. One that exists is left as it is; it is an error if it can't hold the log.
-/// More partitions than asked for are no trouble: a sale keeps the one that it was given.
+/// Creates the topic with the settings that the log needs. An existing topic is not changed; it is an error if it can't
+/// hold the log. It may have more partitions than requested, because a sale keeps its partition.
 pub async fn ensure_topic(
     config: &LogConfig,
     partitions: u32,
@@ -47,8 +47,8 @@ pub async fn ensure_topic(
     };
     if partitions == 0 || replication == 0 || min_insync == 0 || min_insync > replication {
         return Err(problem(format!(
-            "{partitions} partitions, {replication} replicas of which {min_insync} in sync; expected at least 1 of \
-             each, and no more in sync than replicas, such as 8, 3 and 2"
+            "{partitions} partitions, {replication} replicas, {min_insync} in-sync replicas; expected at least 1 of each, \
+             and no more in-sync replicas than replicas, such as 8, 3 and 2"
         )));
     }
     let admin = admin(config)?;
@@ -57,7 +57,7 @@ pub async fn ensure_topic(
         Err(LogError::NoTopic(_)) => create(&admin, config, partitions, replication, min_insync).await?,
         Err(error) => return Err(error),
     };
-    let deadline = Instant::now() + SETTLE;
+    let deadline = Instant::now() + TOPIC_VISIBLE_TIMEOUT;
     let found = loop {
         match find(config).await {
             Err(LogError::NoTopic(_)) if Instant::now() < deadline => {
@@ -68,15 +68,15 @@ pub async fn ensure_topic(
     };
     if found.partitions < partitions {
         return Err(problem(format!(
-            "it has {} partitions and {partitions} were asked for; ask for {}, or add partitions with Kafka's own \
-             tools (sales that exist keep theirs)",
+            "it has {} partitions, and {partitions} were requested; request {}, or add partitions with the tools of Kafka \
+             (existing sales keep their partition)",
             found.partitions, found.partitions
         )));
     }
     let cleanup = setting(&describe(&admin, &config.topic).await?, "cleanup.policy");
     if cleanup.as_deref().is_some_and(|policy| policy.contains("compact")) {
         return Err(problem(
-            "its cleanup.policy is compact, which would remove orders; set it to delete, or name another topic".into(),
+            "its cleanup.policy is compact, which removes orders; set it to delete, or use another topic".into(),
         ));
     }
     Ok(ensured)
@@ -86,10 +86,10 @@ impl OrderLog {
     pub async fn topic_facts(&self) -> Result<TopicFacts, LogError> {
         let topic = self.config().topic.clone();
         let observer = self.observer();
-        let Found {
+        let TopicMetadata {
             partitions,
             replication,
-        } = kafka::blocking("asking for the topic", {
+        } = kafka::blocking("reading the metadata of the topic", {
             let topic = topic.clone();
             move || kafka::find_topic(&observer, &topic)
         })
@@ -98,13 +98,13 @@ impl OrderLog {
         let read = |name: &str| {
             setting(&resource, name).ok_or_else(|| LogError::Topic {
                 topic: topic.clone(),
-                problem: format!("the brokers don't say its {name}"),
+                problem: format!("the brokers did not return its {name}"),
             })
         };
         let number = |name: &str| {
             read(name)?.parse::<i64>().map_err(|_| LogError::Topic {
                 topic: topic.clone(),
-                problem: format!("the brokers' {name} is no number"),
+                problem: format!("its {name} is not a number"),
             })
         };
         Ok(TopicFacts {
@@ -119,29 +119,29 @@ impl OrderLog {
     }
 }
 
-fn admin(config: &LogConfig) -> Result<AdminClient<Quiet>, LogError> {
+fn admin(config: &LogConfig) -> Result<AdminClient<QuietContext>, LogError> {
     config
         .admin()?
-        .create_with_context(Quiet)
+        .create_with_context(QuietContext)
         .map_err(LogError::kafka("creating an admin client"))
 }
 
 fn options() -> AdminOptions {
     AdminOptions::new()
-        .request_timeout(Some(ASK))
-        .operation_timeout(Some(ASK))
+        .request_timeout(Some(QUERY_TIMEOUT))
+        .operation_timeout(Some(QUERY_TIMEOUT))
 }
 
-async fn find(config: &LogConfig) -> Result<Found, LogError> {
+async fn find(config: &LogConfig) -> Result<TopicMetadata, LogError> {
     let (observer, topic) = (config.observer()?, config.topic.clone());
-    kafka::blocking("asking for the topic", move || {
+    kafka::blocking("reading the metadata of the topic", move || {
         kafka::find_topic(&kafka::consumer(&observer)?, &topic)
     })
     .await
 }
 
 async fn create(
-    admin: &AdminClient<Quiet>,
+    admin: &AdminClient<QuietContext>,
     config: &LogConfig,
     partitions: u32,
     replication: u32,
@@ -155,7 +155,7 @@ async fn create(
     )
     .set("min.insync.replicas", &min_insync)
     .set("cleanup.policy", "delete")
-    // The log is the truth: who wants to remove old records decides it, no default does.
+    // The log is the truth. Only the owner of the cluster decides to remove old records, no default does.
     .set("retention.ms", "-1")
     .set("retention.bytes", "-1")
     .set("unclean.leader.election.enable", "false");
@@ -165,13 +165,13 @@ async fn create(
         .map_err(LogError::kafka("creating the topic"))?;
     for result in results {
         match result {
-            // Another was faster.
+            // Another process was faster.
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((_, RDKafkaErrorCode::InvalidReplicationFactor)) => {
                 return Err(LogError::Topic {
                     topic: config.topic.clone(),
                     problem: format!(
-                        "{replication} replicas were asked for, and there are fewer brokers; ask for less"
+                        "{replication} replicas were requested, and there are fewer brokers; request fewer replicas"
                     ),
                 });
             }
@@ -186,8 +186,8 @@ async fn create(
     Ok(Ensured::Created)
 }
 
-async fn describe(admin: &AdminClient<Quiet>, topic: &str) -> Result<ConfigResource, LogError> {
-    const WHAT: &str = "asking for the topic's settings";
+async fn describe(admin: &AdminClient<QuietContext>, topic: &str) -> Result<ConfigResource, LogError> {
+    const WHAT: &str = "reading the settings of the topic";
     let resources = admin
         .describe_configs([&ResourceSpecifier::Topic(topic)], &options())
         .await

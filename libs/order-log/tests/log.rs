@@ -1,4 +1,4 @@
-//! Appending, reading and the topic, against a real Kafka.
+//! Tests of append, read and topic with a real Kafka.
 mod common;
 
 use common::*;
@@ -118,7 +118,7 @@ async fn a_missing_partition_is_an_error() {
 async fn an_unreachable_broker_is_an_error() {
     let mut config = config("orders");
     config.brokers = "127.0.0.1:1".into();
-    let error = OrderLog::connect(config).await.err().expect("nobody listens there");
+    let error = OrderLog::connect(config).await.err().expect("no broker there");
     assert!(matches!(error, LogError::Kafka { .. }), "{error}");
 }
 
@@ -163,8 +163,6 @@ async fn impossible_topics_are_refused_with_the_reason() {
         let error = ensure_topic(&config, partitions, replication, min_insync).await;
         assert!(matches!(error, Err(LogError::Topic { .. })), "{error:?}");
     }
-    let error = ensure_topic(&config, 1, 1_000, 1)
-        .await
-        .expect_err("not so many brokers");
+    let error = ensure_topic(&config, 1, 1_000, 1).await.expect_err("too few brokers");
     assert!(error.to_string().contains("fewer brokers"), "{error}");
 }

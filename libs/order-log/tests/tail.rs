@@ -1,4 +1,4 @@
-//! The read-back, against a real Kafka.
+//! Tests of the read-back with a real Kafka.
 mod common;
 
 use std::time::Duration;
@@ -230,11 +230,11 @@ async fn markers_of_foreign_transactions_do_not_stop_readers() {
     let tail = tail_of(&log);
     let sale = sale();
     let epoch = append(&log, &barrier(sale)).await;
-    // Its last offset is a mark that no reader is shown.
+    // The last offset is a marker that no reader gets.
     foreign_transaction(&log, b"{}").await;
     let end = epoch + 3;
     while log.end_offset(0).await.expect("answers") < end {
-        tokio::time::sleep(Duration::from_millis(20)).await; // the mark comes after the commit
+        tokio::time::sleep(Duration::from_millis(20)).await; // the marker arrives after the commit
     }
     tail.confirm_fresh(0, Duration::ZERO).await.expect("is fresh");
     assert_eq!(tail.position(0), Some(end));

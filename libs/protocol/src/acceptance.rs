@@ -1,11 +1,11 @@
-//! Which records count. This is the whole safety argument: it depends on the log's prefix alone, so every reader that
-//! reads a partition in order agrees with every other, for ever.
+//! Decides which records count. This is the whole safety argument: the decision depends only on the prefix of the log,
+//! so all readers that read a partition in order always agree.
 use std::collections::HashMap;
 
 use crate::ids::{Epoch, Offset, SaleId};
 use crate::record::Record;
 
-/// Where a sale stands at some offset of its partition.
+/// The state of a sale at some offset of its partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct SaleCut {
     /// The offset of the latest BARRIER or CLOSE.
@@ -23,19 +23,19 @@ impl SaleCut {
         }
     }
 
-    /// Whether a refusal by an index of this epoch may be told to a buyer. This cut must have been read to the end of
-    /// the log after the index had answered: an old primary refuses too, and does not know who bought elsewhere.
+    /// Whether a buyer may get a refusal by an index of this epoch. The cut must have been read at the end of the log
+    /// after the index answered: an old primary also refuses, and it does not know purchases on another server.
     pub fn lets_refuse(&self, by: Epoch) -> bool {
         self.epoch() == Some(by)
     }
 }
 
-/// What a record does, given all that stands before it.
+/// The verdict on a record, which depends on all records before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordVerdict {
-    /// It counts. (A batch may still be a duplicate, and a cancel may find nothing to cancel: that is for the stores.)
+    /// It counts. A batch may still be a duplicate, and a cancel may find no order: the stores handle these.
     Accepted,
-    /// It changes nothing, now and for every reader.
+    /// It changes nothing, for every reader.
     Void,
 }
 
@@ -46,8 +46,8 @@ pub struct Acceptance {
 }
 
 impl Acceptance {
-    /// Starts in the middle: `cuts` and the offset from which [`judge`](Self::judge) is called must come from one
-    /// snapshot, and `cuts` must name all sales of the partition.
+    /// Starts in the middle of a partition. `cuts` and the offset of the first [`judge`](Self::judge) must come from
+    /// one snapshot, and `cuts` must contain all sales of the partition.
     pub fn starting_from(cuts: impl IntoIterator<Item = (SaleId, SaleCut)>) -> Self {
         Acceptance {
             sales: cuts.into_iter().collect(),
@@ -74,12 +74,12 @@ impl Acceptance {
             Record::Batch(batch) if cut.epoch() == Some(batch.epoch) => RecordVerdict::Accepted,
             Record::Batch(_) => RecordVerdict::Void,
             Record::Total { .. } if cut.closed.is_some() => RecordVerdict::Void,
-            // Cancels and payments go on after the end.
+            // Cancels and payments also count after CLOSE.
             Record::Total { .. } | Record::Cancel { .. } | Record::Paid { .. } => RecordVerdict::Accepted,
         }
     }
 
-    /// Where a sale stands after all that was judged.
+    /// The cut of a sale after all judged records.
     pub fn cut(&self, sale: SaleId) -> SaleCut {
         self.sales.get(&sale).copied().unwrap_or_default()
     }

@@ -1,9 +1,9 @@
-//! Stock adjustments, which the log makes to an index in force: a cancelled order returns its units, a raised total adds
-//! units.
+//! Stock adjustments, which the log makes to an index in force: a cancelled order returns its units, a raised total
+//! adds units.
 //!
-//! The log always comes first, the index after it. The order-worker stores each pending adjustment in the transaction that
-//! moves its position, and deletes it after the index has answered. So an adjustment may be applied any number of times,
-//! also to an index that was rebuilt from a longer part of the log and contains it already.
+//! The log always comes first, the index after it. The order-worker stores each pending adjustment in the transaction
+//! that moves its position, and deletes it after the index has answered. So an adjustment may be applied any number of
+//! times, also to an index that was rebuilt from a longer part of the log and contains it already.
 use crate::acceptance::SaleCut;
 use crate::ids::{Buyer, Epoch, Offset, Seq};
 use crate::index::{Index, Server};
@@ -28,8 +28,8 @@ pub struct PendingAdjustment {
 }
 
 impl PendingAdjustment {
-    /// The adjustment for an accepted record, if there is one. `cut` is the sale's cut at the record's offset. `ended` is
-    /// the buyer of the order that the record ended, if it ended one.
+    /// The adjustment for an accepted record, if there is one. `cut` is the sale's cut at the record's offset. `ended`
+    /// is the buyer of the order that the record ended, if it ended one.
     ///
     /// After CLOSE there is none: nothing is sold any more, and the index is dropped.
     pub fn of(offset: Offset, record: &Record, cut: SaleCut, ended: Option<&Buyer>) -> Option<PendingAdjustment> {

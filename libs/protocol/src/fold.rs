@@ -102,7 +102,8 @@ impl Fold {
         live.map(|order| u64::from(order.quantity)).sum()
     }
 
-    /// The holdings of an index made from this fold, by buyer. They include cancelled orders, because their keys are used.
+    /// The holdings of an index made from this fold, by buyer. They include cancelled orders, because their keys are
+    /// used.
     pub fn into_holdings(self) -> Vec<(Buyer, Vec<Holding>)> {
         // The sale does not sell until this ends. Most buyers have one order, so only the other buyers are grouped.
         let hasher = RandomState::new();

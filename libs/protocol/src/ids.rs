@@ -1,4 +1,4 @@
-//! The names of things. Each is a type of its own, so that a sequence number can't stand where an epoch is meant.
+//! Identifiers. Each has its own type, so that a sequence number can't be used as an epoch.
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-/// A text that is not the identifier that it should be.
+/// The text of an identifier is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {problem}; expected {expected}")]
 pub struct InvalidId {
@@ -19,7 +19,7 @@ pub struct InvalidId {
 /// A position in the partition of the log on which a sale lives.
 pub type Offset = i64;
 
-/// The offset of the BARRIER that began an index of a sale. Greater means newer.
+/// The offset of the BARRIER that started an index of a sale. A greater epoch is newer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub Offset);
@@ -30,7 +30,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// The place of an order among the orders of its epoch, from 1.
+/// The sequence number of an order in its epoch, from 1.
 pub type Seq = u64;
 
 /// Units in one order.
@@ -39,8 +39,8 @@ pub type Quantity = u32;
 /// A class of buyers, 0 = general.
 pub type Tier = u8;
 
-/// A sale, for its life and after it. Drawn at random and never used again: an auto-increment would hand an id out
-/// twice after MySQL lost its tail.
+/// The id of a sale. It is random and never reused: an auto-increment could assign an id twice after MySQL lost its
+/// tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SaleId(pub u32);
 
@@ -58,7 +58,7 @@ impl FromStr for SaleId {
             Ok(id) if valid => Ok(SaleId(id)),
             _ => Err(InvalidId {
                 what: "sale id",
-                problem: format!("{:?} is not one", truncated(s)),
+                problem: format!("{:?} is invalid", truncated(s)),
                 expected: "8 lower-case hexadecimal digits, such as 00c0ffee",
             }),
         }
@@ -92,20 +92,20 @@ impl FromStr for KeyHash {
             Ok(hash) if valid => Ok(KeyHash(hash)),
             _ => Err(InvalidId {
                 what: "key hash",
-                problem: format!("{:?} is not one", truncated(s)),
+                problem: format!("{:?} is invalid", truncated(s)),
                 expected: "16 lower-case hexadecimal digits",
             }),
         }
     }
 }
 
-/// Who buys. Anonymous buyers are `a:` and a digest of their idempotency key; a buyer with an identity is
-/// `<issuer>:<subject>`. The characters are such that a buyer stands in JSON, in Lua and in SQL as it is.
+/// A buyer. An anonymous buyer is `a:` and a digest of the idempotency key. A buyer with an identity is
+/// `<issuer>:<subject>`. The allowed characters need no escaping in JSON, Lua and SQL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Buyer(String);
 
 impl Buyer {
-    /// The longest buyer, in bytes.
+    /// Maximum length in bytes.
     pub const MAX_LEN: usize = 128;
 
     pub fn new(s: impl Into<String>) -> Result<Self, InvalidId> {
@@ -127,7 +127,7 @@ impl Buyer {
         }
     }
 
-    /// The buyer that an anonymous idempotency key stands for: whoever knows the key is the buyer.
+    /// The buyer of an anonymous idempotency key. Everyone who knows the key is this buyer.
     pub fn anonymous(key: &str) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(b"seckill anonymous buyer\0");
@@ -170,7 +170,7 @@ impl fmt::Display for OrderId {
     }
 }
 
-/// Reads an id from its text in JSON without a copy of that text: a record holds up to 128 buyers and as many keys.
+/// Parses an id from its JSON text without copying the text. A record holds up to 128 buyers and as many keys.
 struct FromText<T>(PhantomData<T>);
 
 impl<T: FromStr<Err = InvalidId>> Visitor<'_> for FromText<T> {

@@ -1,24 +1,24 @@
-//! What a batch of purchases decides on the index of one sale, as a plain function.
+//! Decides a batch of purchases on the index of one sale, as a plain function.
 //!
-//! `libs/stock/src/lua/purchase.lua` does the same inside Redis; a test lets random batches go through both and
-//! compares every answer and all that is stored.
+//! `libs/stock/src/lua/purchase.lua` does the same inside Redis. A test runs random batches through both and compares
+//! all answers and stored data.
 use std::collections::BTreeMap;
 
 use crate::ids::{Buyer, Epoch, KeyHash, Quantity, SaleId, Seq, Tier};
 use crate::record::{Batch, Order};
 
-/// The most orders that one buyer can hold in one sale. Full refuses, it never drops one.
+/// Maximum number of orders that a buyer can hold in one sale. Further purchases are refused, and no order is dropped.
 pub const MAX_HOLDINGS: usize = 32;
 
 /// Unix time in milliseconds, by the clock of the server that holds the index.
 pub type Millis = u64;
 
-/// Whether a sale sells, apart from its window.
+/// The state of a sale, apart from its time window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SaleState {
     Open,
     Suspended,
-    /// The end; it is never taken back.
+    /// Final.
     Closed,
 }
 
@@ -38,20 +38,20 @@ impl SaleState {
     }
 }
 
-/// What may change while a sale runs, without the log: the newest version counts.
+/// The terms of a sale. They may change while it runs, without the log. The newest version counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Terms {
     pub version: u64,
     pub state: SaleState,
     /// The first instant at which a purchase is accepted.
     pub opens: Millis,
-    /// The first instant at which none is accepted any more.
+    /// The first instant at which purchases are refused.
     pub closes: Millis,
-    /// The most units a buyer may hold, 0 = no limit.
+    /// Maximum number of units of a buyer; 0 = no limit.
     pub limit: Quantity,
 }
 
-/// An order that a buyer holds (or held, if cancelled).
+/// An order of a buyer in the index. It may be cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Holding {
     pub epoch: Epoch,
@@ -62,17 +62,17 @@ pub struct Holding {
 }
 
 impl Holding {
-    /// Whether an index of `epoch`, which is in force, proves by itself that the log has the order: it came here through
-    /// a rebuild, or was cancelled since. Any other holding is a promise only once its record was read back.
+    /// Whether an index in force of `epoch` proves by itself that the log has the order. It does if a rebuild added the
+    /// order or the order was cancelled. Any other holding is a promise only after its record was read back.
     pub fn is_durable(&self, epoch: Epoch) -> bool {
         self.epoch < epoch || self.cancelled
     }
 }
 
-/// What each buyer holds, in the order in which it was sold.
+/// The holdings of each buyer, in the order of the sales.
 pub type Holdings = BTreeMap<Buyer, Vec<Holding>>;
 
-/// The index of one sale: what Redis holds under one hash tag.
+/// The index of one sale: the data in Redis under one hash tag.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Index {
     pub sale: SaleId,
@@ -86,7 +86,7 @@ pub struct Index {
     pub holdings: Holdings,
 }
 
-/// What an index says of itself, without its holdings.
+/// The state of an index without its holdings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexState {
     pub epoch: Epoch,
@@ -101,7 +101,7 @@ pub struct IndexState {
     pub outbox: u64,
 }
 
-/// The server that runs the decision, by its own word.
+/// The server of the index, as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub is_master: bool,
@@ -109,7 +109,7 @@ pub struct Server {
     pub now: Millis,
 }
 
-/// One request of a batch. Quantity 0 asks only what an earlier request with this key came to.
+/// One request of a batch. Quantity 0 only looks up the result of an earlier request with this key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub buyer: Buyer,
@@ -118,48 +118,48 @@ pub struct Request {
     pub key: KeyHash,
 }
 
-/// What one request came to.
+/// The decision on one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Sold now, under this number of the index's epoch. Not yet a promise: the log decides.
+    /// Reserved under this sequence number of the epoch of the index. It is not a promise yet: the log decides.
     Reserved {
         seq: Seq,
     },
-    /// The same buyer and key were here before; this is the order that they hold.
+    /// The buyer has this order from an earlier request with the same key.
     AlreadyReserved(Holding),
-    /// Asked only, and nothing is known under that key: send the purchase again.
+    /// A lookup found no order with this key. The client has to send the purchase again.
     Unknown,
     NotStarted {
         opens: Millis,
     },
     Ended,
     Suspended,
-    /// More than a buyer may hold; an order that the buyer holds already.
+    /// The purchase exceeds the limit of the buyer. `held` is a live order of the buyer.
     LimitReached {
         held: Option<Holding>,
     },
     /// The buyer holds [`MAX_HOLDINGS`] orders.
     TooManyOrders,
-    /// Fewer units are left than were asked for.
+    /// Fewer units are left than requested.
     SoldOut {
         left: u64,
     },
 }
 
-/// Why no request of a batch was decided.
+/// The reason why no request of a batch was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fenced {
-    /// The caller's epoch is older than the index's: it learns the new one and asks again.
+    /// The epoch of the caller is older than that of the index. The caller retries with the new one.
     Refresh { epoch: Epoch },
-    /// The index is missing, or older than the caller, or not on the server where it was installed: it has to be
-    /// rebuilt, and nothing that it says counts.
+    /// The index is missing, older than the caller, or not on the server of its installation. It has to be rebuilt, and
+    /// its content does not count.
     Stale,
 }
 
-/// What a batch came to: an answer for each request, and what was sold, as the record for the log.
+/// The result of a batch: a decision for each request, and the record of the sold orders for the log.
 pub type BatchDecision = (Vec<Decision>, Option<Batch>);
 
-/// The fence. Nothing of the index counts before it was passed.
+/// The fence. The content of an index counts only after this check.
 pub fn fence(index: Option<&Index>, server: &Server, caller: Epoch) -> Result<(), Fenced> {
     let Some(index) = index else { return Err(Fenced::Stale) };
     if !server.is_master || server.rid != index.rid || caller > index.epoch {
@@ -171,7 +171,7 @@ pub fn fence(index: Option<&Index>, server: &Server, caller: Epoch) -> Result<()
     Ok(())
 }
 
-/// Decides a batch, in the order in which the requests stand.
+/// Decides a batch, in the order of the requests.
 pub fn purchase(
     index: Option<&mut Index>,
     server: &Server,
@@ -216,7 +216,7 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Decision {
         .get(&request.buyer)
         .map(Vec::as_slice)
         .unwrap_or_default();
-    // Replay first: a winner's retry is never told "ended" or "sold out".
+    // Check for a retry first: a buyer with an order never gets "ended" or "sold out".
     if let Some(holding) = held.iter().find(|h| h.key == request.key) {
         return Decision::AlreadyReserved(*holding);
     }
@@ -393,12 +393,12 @@ mod tests {
     #[test]
     fn the_fence_passes_only_the_same_server_and_epoch() {
         let (mut index, here) = (index(), server(150));
-        let mut try_it = |server: &Server, caller| purchase(Some(&mut index), server, Epoch(caller), &[]).err();
-        assert_eq!(try_it(&here, 5), None);
-        assert_eq!(try_it(&here, 4), Some(Fenced::Refresh { epoch: Epoch(5) }));
-        assert_eq!(try_it(&here, 6), Some(Fenced::Stale));
+        let mut fenced = |server: &Server, caller| purchase(Some(&mut index), server, Epoch(caller), &[]).err();
+        assert_eq!(fenced(&here, 5), None);
+        assert_eq!(fenced(&here, 4), Some(Fenced::Refresh { epoch: Epoch(5) }));
+        assert_eq!(fenced(&here, 6), Some(Fenced::Stale));
         assert_eq!(
-            try_it(
+            fenced(
                 &Server {
                     is_master: false,
                     ..here.clone()
@@ -408,7 +408,7 @@ mod tests {
             Some(Fenced::Stale)
         );
         assert_eq!(
-            try_it(
+            fenced(
                 &Server {
                     rid: "s".into(),
                     ..here.clone()

@@ -1,35 +1,35 @@
-//! How an index is put in force, and how its terms change.
+//! Installs an index and changes its terms.
 use crate::ids::{Epoch, SaleId};
 use crate::index::{Holdings, Index, Server, Terms};
 
-/// What is put in force, but for the holdings: those were written before, under a name of their own.
+/// The data of a new index without its holdings, which were written before under their own key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Install {
     pub epoch: Epoch,
     pub total: u64,
     pub left: u64,
-    /// How many buyers were written.
+    /// Number of buyers that were written.
     pub holders: u64,
     pub terms: Terms,
 }
 
-/// Why an index was not put in force. Whoever tried begins again with a new barrier.
+/// The reason why an index was not installed. The caller starts again with a new barrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstallRefused {
     NotAPrimary,
     NoReplicationId,
-    /// One of this epoch or a newer one is in force, or was.
+    /// An index of this epoch or a newer one is or was in force.
     Newer(Epoch),
-    /// What was written is gone or incomplete: the server restarted or failed over in between.
+    /// The written holdings are gone or incomplete: the server restarted or failed over in between.
     Incomplete {
         found: u64,
     },
 }
 
-/// Puts an index in force. It runs at most once for an epoch: whoever does not know whether it ran begins again with a
-/// new barrier.
+/// Puts an index in force. It runs at most once for an epoch. A caller that does not know whether it ran starts again
+/// with a new barrier.
 ///
-/// `holdings` is what the server holds under the epoch's name now. `install.lua` does the same inside Redis.
+/// `holdings` is the current content of the key of the epoch. `install.lua` does the same inside Redis.
 pub fn install(
     current: Option<&Index>,
     server: &Server,
@@ -72,9 +72,9 @@ pub enum Applied {
     NotHere,
 }
 
-/// Sets the terms, if they are newer than those in force. `apply.lua` does the same inside Redis.
+/// Sets the terms if they are newer than the current ones. `apply.lua` does the same inside Redis.
 ///
-/// The epoch is that of the index which the caller knows: "older" of another one says nothing of this.
+/// `epoch` is the epoch of the index that the caller knows: "older" from another index would say nothing about it.
 pub fn apply(index: Option<&mut Index>, server: &Server, epoch: Epoch, terms: &Terms) -> Applied {
     match index {
         Some(index) if server.is_master && server.rid == index.rid && index.epoch == epoch => {

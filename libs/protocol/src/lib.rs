@@ -1,16 +1,19 @@
 //! The purchase protocol as pure code: no I/O, no clock, no threads.
 //!
-//! The Kafka log decides, Redis is a rebuildable index of it, MySQL is a view of it. Read in this order:
+//! The Kafka log decides, Redis is a rebuildable index of it, and MySQL is a view of it. Read in this order:
 //!
 //! - [`ids`]: a sale, an epoch, a buyer, a key
-//! - [`record`]: what can stand in the log
-//! - [`acceptance`]: which of it counts, the whole safety argument
-//! - [`status`]: what becomes of an order
-//! - [`fold`](mod@fold): what the log says of a sale
-//! - [`index`]: what a purchase decides on the index of a sale, as a plain function; the Lua script does the same
-//! - [`install`](mod@install): how an index is put in force; [`adjustment`]: what the log does to it later
-//! - [`recovery`]: what a sale's index needs; [`settlement`]: what its end compares
-//! - [`order_no`]: the number that a buyer is given
+//! - [`record`]: the records of the log
+//! - [`acceptance`]: which records count; this is the whole safety argument
+//! - [`status`]: the status of an order
+//! - [`fold`](mod@fold): the fold of the log over one sale
+//! - [`index`]: decides purchases on the index of a sale, as a plain function; the Lua script does the same
+//! - [`install`](mod@install): installs an index; [`adjustment`]: applies later changes of the log to it
+//! - [`recovery`]: decides what the index of a sale needs; [`settlement`]: the comparison at the end of a sale
+//! - [`sale`]: a sale as the ledger stores it
+//! - [`order_no`]: the order number of a buyer
+//!
+//! Terms: docs/glossary.md.
 pub mod acceptance;
 pub mod adjustment;
 pub mod fold;

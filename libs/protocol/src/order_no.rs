@@ -1,5 +1,5 @@
-//! The number that a buyer is given. It is computed from the order's key with a keyed cipher: no clock, no generator,
-//! nothing to store; it can't be guessed or walked, and it decodes to the key again.
+//! Order numbers for buyers. A number is the id of the order, encrypted with a keyed cipher. So it needs no clock, no
+//! generator and no storage, it can't be guessed or enumerated, and it decodes to the id.
 use std::fmt;
 use std::str::FromStr;
 
@@ -39,11 +39,11 @@ pub enum OrderNoError {
          digits, such as 1:00112233445566778899aabbccddeeff"
     )]
     Keys(String),
-    #[error("order {0} is beyond what a number can hold: epochs up to 2^36 and 2^28 orders an epoch")]
+    #[error("order {0} is too large for an order number: epochs below 2^36, and fewer than 2^28 orders per epoch")]
     TooLarge(OrderId),
 }
 
-/// The keys by version. The first encrypts, all decrypt: a key is rotated by putting a new one in front.
+/// The keys by version. The first encrypts and all decrypt. To rotate keys, put a new one in front.
 #[derive(Clone)]
 pub struct OrderNoKeys(Vec<(u8, Aes128)>);
 
@@ -65,10 +65,10 @@ impl FromStr for OrderNoKeys {
             let (version, key) = part.trim().split_once(':').ok_or_else(|| bad("has no ':'"))?;
             let version = match version.as_bytes() {
                 [v @ (b'0'..=b'9' | b'a'..=b'z')] => *v,
-                _ => return Err(bad("has a wrong version")),
+                _ => return Err(bad("has an invalid version")),
             };
             if keys.iter().any(|(v, _)| *v == version) {
-                return Err(bad("has the version of another"));
+                return Err(bad("repeats a version"));
             }
             if key.len() != 32 || !key.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(bad("is not 32 hexadecimal digits"));
@@ -88,12 +88,9 @@ impl OrderNoKeys {
         if epoch >> EPOCH_BITS != 0 || seq >> SEQ_BITS != 0 {
             return Err(too_large());
         }
-        // The upper 32 bits stay zero: they are what makes a made-up number fail.
+        // The upper 32 bits stay zero, so that a forged number fails.
         let plain = (u128::from(order.sale.0) << (EPOCH_BITS + SEQ_BITS)) | (epoch << SEQ_BITS) | seq;
-        let (version, cipher) = self
-            .0
-            .first()
-            .ok_or_else(|| OrderNoError::Keys("there is none".into()))?;
+        let (version, cipher) = self.0.first().ok_or_else(|| OrderNoError::Keys("no key".into()))?;
         let mut block = plain.to_be_bytes().into();
         cipher.encrypt_block(&mut block);
         let mut bits = u128::from_be_bytes(block.into());
@@ -106,7 +103,7 @@ impl OrderNoKeys {
         Ok(OrderNo(text.iter().map(|&b| b as char).collect()))
     }
 
-    /// The order that a number stands for; anything that [`encode`](Self::encode) did not make is refused.
+    /// The order of a number. Any text that [`encode`](Self::encode) did not make is refused.
     pub fn decode(&self, number: &str) -> Result<OrderId, OrderNoError> {
         let bytes = number.as_bytes();
         if bytes.len() != DIGITS + 1 {

@@ -1,18 +1,18 @@
-//! What can stand in the log. Each record is one JSON object, so that any Kafka tool shows what happened.
+//! The records of the log. Each record is one JSON object, so that any Kafka tool shows it.
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ids::{Buyer, Epoch, KeyHash, OrderId, Quantity, SaleId, Seq, Tier};
 
-/// A record of the log, each naming its sale.
+/// A record of the log. Each has its sale.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", try_from = "Fields")]
 pub enum Record {
-    /// A new epoch begins; the record's own offset is the epoch. The nonce is how a coordinator knows its own: it
-    /// never uses a barrier that it merely finds.
+    /// A new epoch begins. The offset of the record is the epoch. The nonce identifies the coordinator, which never
+    /// uses a barrier of another one.
     Barrier { sale: SaleId, nonce: String },
-    /// What one call of the purchase script sold.
+    /// The orders that one call of the purchase script sold.
     Batch(Batch),
-    /// The total ever offered. It only rises: the sale's total is the highest before CLOSE.
+    /// The total ever offered. It only rises: the total of a sale is the highest one before CLOSE.
     Total { sale: SaleId, total: u64 },
     /// An order ends and its units return.
     Cancel {
@@ -28,7 +28,7 @@ pub enum Record {
         seq: Seq,
         reference: String,
     },
-    /// The end. What comes after it, barriers too, changes neither stock nor orders' existence.
+    /// The end. Later records, including barriers, change neither the stock nor the existence of orders.
     Close { sale: SaleId },
 }
 
@@ -42,7 +42,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The most orders in one record; a script call decides no more.
+    /// Maximum number of orders in one record, and of requests in one script call.
     pub const MAX_ORDERS: usize = 128;
 
     /// The sequence number of the last order.
@@ -66,8 +66,8 @@ impl Batch {
     }
 }
 
-/// All that a record can have. Read so, and not as an enum with a tag: serde would first keep a copy of everything that
-/// stands in the record, then read that.
+/// All fields of all records. It is used instead of a tagged enum, for which serde would first buffer a copy of the
+/// whole record.
 #[derive(Deserialize)]
 struct Fields {
     #[serde(rename = "type")]
@@ -166,7 +166,7 @@ impl Serialize for Order {
     }
 }
 
-/// Bytes in the log that are no record: somebody else wrote there, or a newer version.
+/// Bytes in the log that are not a record: another program or a newer version wrote them.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     #[error("not a record of the order log: {0}")]
@@ -192,7 +192,7 @@ impl Record {
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        // Only a map with keys that are no strings, or a failing Serialize, makes to_vec fail: there is neither.
+        // to_vec fails only for a map with keys that are not strings or a failing Serialize. Neither exists here.
         serde_json::to_vec(self).unwrap_or_default()
     }
 

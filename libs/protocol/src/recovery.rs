@@ -30,11 +30,11 @@ pub enum Need {
     Rebuild,
     /// Apply the terms of the row.
     Apply,
-    /// Give the row this version. The index has other terms under the row's version or a newer one, and would refuse the
-    /// row's terms forever. This happens after the ledger has lost its tail.
+    /// Give the row this version. The index has other terms under the row's version or a newer one, and would refuse
+    /// the row's terms forever. This happens after the ledger has lost its tail.
     Renumber(u64),
-    /// An index is in force and the ledger does not name it: its installer died, or the ledger lost its tail. This step is
-    /// last, because nothing must be sold under the terms of an older row.
+    /// An index is in force and the ledger does not name it: its installer died, or the ledger lost its tail. This step
+    /// is last, because nothing must be sold under the terms of an older row.
     Publish(Epoch),
 }
 

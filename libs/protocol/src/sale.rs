@@ -1,4 +1,4 @@
-//! A sale as the ledger keeps it: data only. The ledger reads and writes these types; the planner decides by them.
+//! A sale as the ledger stores it: data only. The ledger reads and writes these types, and the planner uses them.
 use crate::acceptance::SaleCut;
 use crate::ids::{Epoch, Quantity, SaleId};
 use crate::index::{SaleState, Terms};
@@ -9,7 +9,7 @@ pub struct Sale {
     pub class: String,
     pub namespace: String,
     pub name: String,
-    /// Of the FlashSale that made it.
+    /// UID of the FlashSale that created the sale.
     pub uid: String,
     /// Its partition of the log.
     pub part: u32,
@@ -25,7 +25,7 @@ pub struct Sale {
     pub item_id: Option<i64>,
     pub price: String,
     pub currency: String,
-    /// The stock as the FlashSale states it. What counts is `total`.
+    /// The stock of the FlashSale. Only `total` counts.
     pub offered: u64,
     pub live_epoch: Option<Epoch>,
     pub total: u64,
@@ -33,45 +33,45 @@ pub struct Sale {
     pub sold: u64,
     /// Units of all orders, live or not.
     pub taken: u64,
-    /// Units of orders that ended before the sale did: they were put back on sale.
+    /// Units of orders that ended before CLOSE. They can be sold again.
     pub returned: u64,
     pub cut: SaleCut,
     pub created_at_ms: i64,
     pub updated_at_ms: i64,
     pub settled_at_ms: Option<i64>,
-    /// Units that the index had left at the settlement; `None`: there was no index to compare with.
+    /// Units that the index had left at the settlement; `None` if there was no index.
     pub settled_left: Option<u64>,
-    /// Since when Redis holds nothing of it any more.
+    /// Time since which Redis holds no keys of the sale.
     pub freed_at_ms: Option<i64>,
 }
 
-/// Units of a sale by the ledger.
+/// Units of a sale in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LedgerUnits {
     pub total: u64,
-    /// Of all orders, live or not.
+    /// Units of all orders, live or not.
     pub taken: u64,
-    /// Of orders that ended before the sale did.
+    /// Units of orders that ended before CLOSE.
     pub returned: u64,
-    /// Of orders after the one that was asked about.
+    /// Units of orders after the given one.
     pub beyond: u64,
     /// Some stock adjustments are not confirmed by the index yet.
     pub adjustments_pending: bool,
 }
 
 impl Sale {
-    /// What an index that knows all of this has left.
+    /// The units that an index with all these orders has left.
     pub fn left_at_rest(&self) -> u64 {
         self.total.saturating_sub(self.out())
     }
 
-    /// Units that an index has handed out and not got back, if it knows all of this.
+    /// The units that an index with all these orders has sold and not got back.
     pub fn out(&self) -> u64 {
         self.taken.saturating_sub(self.returned)
     }
 
-    /// Whether units of the sale are counted: then a FlashSale that is created anew under its name can't change what is
-    /// sold, and when.
+    /// Whether units of the sale are counted. Then a FlashSale that is created again under its name can't change the item
+    /// and the window.
     pub fn is_counted(&self) -> bool {
         self.live_epoch.is_some() || self.cut.cur.is_some()
     }
@@ -86,7 +86,7 @@ impl Sale {
         }
     }
 
-    /// The terms that the index sells by.
+    /// The terms for the index.
     pub fn terms(&self) -> Terms {
         Terms {
             version: self.version,
@@ -98,7 +98,7 @@ impl Sale {
     }
 }
 
-/// A sale as a FlashSale first states it.
+/// A new sale from a FlashSale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewSale {
     pub class: String,
@@ -110,7 +110,7 @@ pub struct NewSale {
     pub offer: Offer,
 }
 
-/// Whether and when a sale sells, and to whom how much.
+/// State, time window and limit of a sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SaleTerms {
     pub state: SaleState,
@@ -119,12 +119,12 @@ pub struct SaleTerms {
     pub limit_per_buyer: Quantity,
 }
 
-/// What is sold.
+/// The item for sale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Offer {
     pub item: serde_json::Value,
     pub item_id: Option<i64>,
-    /// Of one unit, up to four digits after the point.
+    /// Price of one unit, with up to four digits after the point.
     pub price: String,
     pub currency: String,
     pub offered: u64,

@@ -21,7 +21,7 @@ pub enum Settlement {
     Even {
         remaining: u64,
     },
-    /// An operator has to find the cause. The log counts.
+    /// A person has to find the cause. The log counts.
     Uneven {
         total: u64,
         live: u64,

@@ -1,4 +1,4 @@
-//! What becomes of an order.
+//! The status of an order.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OrderStatus {
@@ -37,7 +37,7 @@ impl OrderStatus {
         !matches!(self, OrderStatus::Cancelled | OrderStatus::Expired)
     }
 
-    /// What a CANCEL makes of it, if it may: the first of CANCEL and PAID in the log wins.
+    /// The status after a CANCEL; `None` if it is not allowed. The first of CANCEL and PAID in the log wins.
     pub fn cancelled(self, reason: &str) -> Option<Self> {
         match self {
             OrderStatus::Placed | OrderStatus::PendingPayment if reason == "expired" => Some(OrderStatus::Expired),
@@ -46,7 +46,7 @@ impl OrderStatus {
         }
     }
 
-    /// What a PAID makes of it, if it may.
+    /// The status after a PAID; `None` if it is not allowed.
     pub fn paid(self) -> Option<Self> {
         match self {
             OrderStatus::Placed | OrderStatus::PendingPayment => Some(OrderStatus::Paid),

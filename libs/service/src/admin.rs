@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`, on a port of their own so that no ingress shows them to buyers.
+//! `/healthz`, `/readyz` and `/metrics`, on a separate port so that no ingress exposes them to buyers.
 use crate::config::AdminArgs;
 use crate::health::Health;
 use crate::shutdown::Shutdown;
@@ -22,24 +22,25 @@ pub enum AdminError {
     },
 }
 
-/// Listens, then answers in the background until the process ends: while it drains after `shutdown`, it is alive, not ready,
-/// and its last numbers can still be read. The address answers which port was given if 0 was asked for.
+/// Listens, then serves in the background until the process ends. While the process drains after `shutdown`, it is
+/// alive and not ready, and its metrics can still be read. Returns the address, which has the real port if port 0 was
+/// requested.
 pub async fn serve(
     args: AdminArgs,
     health: Health,
     registry: Registry,
     shutdown: Shutdown,
 ) -> Result<SocketAddr, AdminError> {
-    let refused = |source| AdminError::Listen {
+    let listen_error = |source| AdminError::Listen {
         address: args.admin_listen,
         source,
     };
-    let listener = TcpListener::bind(args.admin_listen).await.map_err(refused)?;
-    let address = listener.local_addr().map_err(refused)?;
+    let listener = TcpListener::bind(args.admin_listen).await.map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
     let router = router(health, registry, shutdown);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the admin server stopped");
+            tracing::error!(%error, "admin server stopped");
         }
     });
     Ok(address)
@@ -98,7 +99,7 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
     use tower::ServiceExt as _;
 
-    async fn ask(router: &Router, path: &str) -> (u16, String) {
+    async fn get_text(router: &Router, path: &str) -> (u16, String) {
         let answer = router
             .clone()
             .oneshot(Request::get(path).body(Body::empty()).unwrap())
@@ -115,13 +116,13 @@ mod tests {
         let gate = health.gate("mysql");
         gate.not_ready("connection refused");
         let router = router(health, Registry::default(), Shutdown::new());
-        assert_eq!(ask(&router, "/healthz").await, (200, "ok\n".to_owned()));
+        assert_eq!(get_text(&router, "/healthz").await, (200, "ok\n".to_owned()));
         assert_eq!(
-            ask(&router, "/readyz").await,
+            get_text(&router, "/readyz").await,
             (503, "mysql: connection refused\n".to_owned())
         );
         gate.ready();
-        assert_eq!(ask(&router, "/readyz").await, (200, "ready\n".to_owned()));
+        assert_eq!(get_text(&router, "/readyz").await, (200, "ready\n".to_owned()));
     }
 
     #[tokio::test]
@@ -131,8 +132,8 @@ mod tests {
         let shutdown = Shutdown::new();
         let router = router(health, Registry::default(), shutdown.clone());
         shutdown.cancel();
-        assert_eq!(ask(&router, "/readyz").await, (503, "shutting down\n".to_owned()));
-        assert_eq!(ask(&router, "/healthz").await.0, 200);
+        assert_eq!(get_text(&router, "/readyz").await, (503, "shutting down\n".to_owned()));
+        assert_eq!(get_text(&router, "/healthz").await.0, 200);
     }
 
     #[tokio::test]
@@ -142,7 +143,7 @@ mod tests {
         registry.register("purchases", "Purchases", purchases.clone());
         purchases.inc();
         let router = router(Health::new(), registry, Shutdown::new());
-        let (status, text) = ask(&router, "/metrics").await;
+        let (status, text) = get_text(&router, "/metrics").await;
         assert_eq!(status, 200);
         assert!(text.contains("purchases_total 1\n"), "{text}");
     }

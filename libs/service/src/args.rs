@@ -1,19 +1,19 @@
-//! Flags and environment variables, and what a person is told about a wrong one.
+//! Flags and environment variables, and the error text of an invalid one.
 //!
-//! Convention for every argument of every program: `value_name` is an example of a good value. Help and errors show it.
-//! An argument that holds a secret sets `hide_env_values = true`; then its value is never repeated.
+//! Convention for every argument of every program: `value_name` is an example of a valid value. Help and errors show
+//! it. An argument with a secret sets `hide_env_values = true`; then errors never repeat its value.
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Parser};
 use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 
-/// The program's arguments. Does not return if one is wrong or missing: says so on stderr and exits with code 2.
+/// The arguments of the program. If one is invalid or missing, it prints the error on stderr and exits with code 2.
 pub fn parse<A: Parser>() -> A {
     parse_from(std::env::args_os()).unwrap_or_else(|refused| refused.exit())
 }
 
-/// As [`parse`], from the given command line (its first word is the program's name) and the environment.
+/// Like [`parse`], from the given command line (its first word is the name of the program) and the environment.
 pub fn parse_from<A: Parser>(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<A, Refused> {
     A::try_parse_from(words).map_err(|error| {
         let mut command = A::command();
@@ -25,17 +25,17 @@ pub fn parse_from<A: Parser>(words: impl IntoIterator<Item = impl Into<OsString>
     })
 }
 
-/// The arguments were not understood, or help was asked for.
+/// The arguments are invalid, or help was requested.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .message.clone().unwrap_or_else(|| .error.to_string()))]
 pub struct Refused {
-    /// Ours where we know more than clap does.
+    /// Replaces the message of clap where this module knows more.
     message: Option<String>,
     error: clap::Error,
 }
 
 impl Refused {
-    /// 2, or 0 if help or the version was asked for.
+    /// 2, or 0 if help or the version was requested.
     pub fn exit_code(&self) -> i32 {
         self.error.exit_code()
     }
@@ -43,7 +43,7 @@ impl Refused {
     fn exit(self) -> ! {
         match &self.message {
             Some(message) => eprintln!("{message}"),
-            // clap knows whether this belongs on stdout (help, version) or stderr. If the terminal is gone, nobody reads it.
+            // clap chooses stdout (help, version) or stderr. A failed print is ignored: the terminal is gone.
             None => drop(self.error.print()),
         }
         std::process::exit(self.exit_code())
@@ -62,12 +62,12 @@ fn explain(command: &Command, error: &clap::Error) -> Option<String> {
     }
     match error.kind() {
         ErrorKind::MissingRequiredArgument => Some(missing(&args)),
-        ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::InvalidUtf8 => Some(wrong(args[0], error)),
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::InvalidUtf8 => Some(invalid(args[0], error)),
         _ => None,
     }
 }
 
-/// clap names an argument in an error by its usage, such as `--log <info>`.
+/// clap identifies an argument in an error by its usage, such as `--log <info>`.
 fn find<'a>(command: &'a Command, usage: &str) -> Option<&'a Arg> {
     let here = command.get_arguments().find(|arg| arg.to_string() == usage);
     here.or_else(|| command.get_subcommands().find_map(|sub| find(sub, usage)))
@@ -78,15 +78,15 @@ fn missing(args: &[&Arg]) -> String {
     for arg in args {
         let _ = writeln!(text, "\n  {}", name(arg));
         if let Some(help) = arg.get_help() {
-            let _ = writeln!(text, "    what it is: {help}");
+            let _ = writeln!(text, "    meaning: {help}");
         }
-        let _ = writeln!(text, "    example:    {}", assignment(arg));
+        let _ = writeln!(text, "    example: {}", assignment(arg));
     }
     text
 }
 
-fn wrong(arg: &Arg, error: &clap::Error) -> String {
-    let mut text = format!("error: wrong value for {}\n\n", name(arg));
+fn invalid(arg: &Arg, error: &clap::Error) -> String {
+    let mut text = format!("error: invalid value for {}\n\n", name(arg));
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && !arg.is_hide_env_values_set()
     {

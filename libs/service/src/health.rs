@@ -1,16 +1,16 @@
-//! Is this process ready, and if not, why not?
+//! The readiness of a process: its gates, and the reason of each closed one.
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The gates of a process. Ready when each of them is. Make all gates before [`crate::admin::serve`]:
-/// a gate made later would be missed by a probe in between.
+/// The gates of a process. The process is ready when all gates are. Create all gates before [`crate::admin::serve`]: a
+/// probe could miss a later one.
 #[derive(Clone, Default)]
 pub struct Health(Arc<Mutex<Vec<GateState>>>);
 
 struct GateState {
     name: &'static str,
     latched: bool,
-    /// Why it is not ready; `None` when it is.
+    /// The reason why it is not ready; `None` when it is.
     reason: Option<String>,
 }
 
@@ -19,13 +19,13 @@ impl Health {
         Self::default()
     }
 
-    /// A gate that opens and closes: for what a request can't be answered without.
+    /// A gate that opens and closes, for a dependency that every request needs.
     pub fn gate(&self, name: &'static str) -> Gate {
         self.add(name, false)
     }
 
-    /// A gate that stays ready once it was: for what is needed to begin, but whose later loss is better
-    /// answered with an error than by taking every pod out of the Service at once.
+    /// A gate that stays open after it was opened, for a dependency that is needed to start. If it is lost later,
+    /// errors are better than taking every pod out of the Service at once.
     pub fn latched_gate(&self, name: &'static str) -> Gate {
         self.add(name, true)
     }
@@ -43,7 +43,7 @@ impl Health {
         }
     }
 
-    /// `Err` holds one line a gate that is not ready: its name and why.
+    /// `Err` holds one line per closed gate: its name and the reason.
     pub fn check(&self) -> Result<(), NotReady> {
         let gates = self.gates();
         if gates.is_empty() {
@@ -61,7 +61,7 @@ impl Health {
     }
 
     fn gates(&self) -> MutexGuard<'_, Vec<GateState>> {
-        // No code that could panic runs under the lock, and a half-written reason would do no harm.
+        // No code under the lock can panic, and a half-written reason would be harmless.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,7 +70,7 @@ impl Health {
 #[error("{0}")]
 pub struct NotReady(pub String);
 
-/// One thing that the process needs. Not ready until it is said to be.
+/// One dependency of the process. It is not ready until [`Gate::ready`].
 #[derive(Clone)]
 pub struct Gate {
     health: Health,

@@ -1,12 +1,14 @@
-//! What each program has: checked configuration, telemetry, health, connections, retries, shutdown.
+//! Parts that all programs share: checked configuration, telemetry, health, connections, retries, shutdown.
 //!
 //! A program's `main` reads like this:
 //!
-//! 1. [`parse`] its arguments: a wrong value ends the process with code 2 and says which, what was expected and an example
+//! 1. [`parse`] the arguments: an invalid value ends the process with code 2, and the error shows what was expected
 //! 2. [`telemetry::init`]
 //! 3. [`shutdown::Shutdown::on_signal`]
-//! 4. make the gates of [`health::Health`], then [`admin::serve`]
-//! 5. connect to its servers with [`connect`], and do what else must work once with [`retry::until_ok`]
+//! 4. create the gates of [`health::Health`], then [`admin::serve`]
+//! 5. connect to the servers with [`connect`], and retry other start-up steps with [`retry::until_ok`]
+//!
+//! Terms: docs/glossary.md.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod admin;

@@ -2,7 +2,8 @@
 use std::fmt::Display;
 
 /// Decides whether a failure is logged: the first of a row of failures always is. How the rest of the row is treated
-/// depends on the constructor. The caller writes the line with its own message and fields, or uses [`FailureLog::note`].
+/// depends on the constructor. The caller writes the line with its own message and fields, or uses
+/// [`FailureLog::note`].
 #[derive(Debug, Clone)]
 pub struct FailureLog {
     rule: Rule,

@@ -1,34 +1,34 @@
-//! Ending in order: what is under way is finished, nothing new is begun.
+//! Graceful shutdown: current work is finished and no new work is started.
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// Exit code of a process that was told to end twice.
-const ABORTED: i32 = 130;
+/// Exit code after a second signal.
+const ABORT_EXIT_CODE: i32 = 130;
 
-/// Tells every part of a process that it shall end. Clones are the same shutdown.
+/// Tells every part of a process to stop. Clones are the same shutdown.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown(CancellationToken);
 
 impl Shutdown {
-    /// One that only [`Shutdown::cancel`] begins: for tests and subcommands.
+    /// A shutdown that only [`Shutdown::cancel`] starts, for tests and subcommands.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Begins at SIGTERM or SIGINT. A second signal ends the process at once: whoever sends it does not want to wait.
-    /// Must be called inside of the runtime.
+    /// A shutdown that starts at SIGTERM or SIGINT. A second signal ends the process immediately. Must be called inside
+    /// of the runtime.
     pub fn on_signal() -> Self {
         let shutdown = Self::new();
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(terminate), Ok(interrupt)) => drop(tokio::spawn(follow(shutdown.clone(), terminate, interrupt))),
             (Err(error), _) | (_, Err(error)) => {
-                tracing::error!(%error, "signals can't be handled: SIGTERM will end this process without draining");
+                tracing::error!(%error, "installing signal handlers failed: SIGTERM will end this process without draining");
             }
         }
         shutdown
     }
 
-    /// Resolves when the process shall end; at once if that was said before.
+    /// Resolves when the shutdown starts, or immediately if it has started.
     pub fn cancelled(&self) -> WaitForCancellationFuture<'_> {
         self.0.cancelled()
     }
@@ -52,7 +52,7 @@ async fn follow(shutdown: Shutdown, mut terminate: Signal, mut interrupt: Signal
     shutdown.cancel();
     let name = either(&mut terminate, &mut interrupt).await;
     tracing::warn!(signal = name, "aborted");
-    std::process::exit(ABORTED);
+    std::process::exit(ABORT_EXIT_CODE);
 }
 
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {

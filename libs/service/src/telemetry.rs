@@ -1,15 +1,15 @@
-//! The log on stdout: one line an event, JSON for machines or text for people.
+//! The log on stdout: one line per event, as JSON for machines or text for people.
 use crate::config::{LogFormat, TelemetryArgs};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Begins the log. A second call keeps the first one's settings.
+/// Starts the log. A second call keeps the settings of the first.
 pub fn init(args: &TelemetryArgs, program: &str) {
-    // Lossy only in theory: the filter was seen to parse when the arguments were.
+    // Nothing is lost: the filter was parsed together with the arguments.
     let filter = EnvFilter::builder().parse_lossy(args.log.as_str());
     let registry = tracing_subscriber::registry().with(filter);
-    let begun = match args.log_format {
+    let result = match args.log_format {
         LogFormat::Json => registry
             .with(
                 tracing_subscriber::fmt::layer()
@@ -21,13 +21,13 @@ pub fn init(args: &TelemetryArgs, program: &str) {
             .try_init(),
         LogFormat::Text => registry.with(tracing_subscriber::fmt::layer()).try_init(),
     };
-    if begun.is_ok() {
+    if result.is_ok() {
         std::panic::set_hook(Box::new(log_panic));
         tracing::info!(program, version = env!("CARGO_PKG_VERSION"), "starting");
     }
 }
 
-/// A panic is a line of the log like any other: a collector of JSON lines would tear the usual text apart.
+/// Logs a panic as one line, because a collector of JSON lines would split the default text.
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let message = panic.payload_as_str().unwrap_or("no message");

@@ -1,5 +1,5 @@
-//! What concerns a whole process: its exit code, its standard output, its signals. Each test starts this file's program
-//! again, for the one test beside it that plays the program.
+//! Tests of a whole process: exit code, standard output, signals. Each test runs this test program again as a child
+//! process that executes only the test that plays the program.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use clap::Parser;
@@ -53,7 +53,7 @@ fn an_invalid_variable_exits_with_2_without_the_secret() {
     let ended = play("program", &[("SECKILL_MYSQL_URL", "mysql://user:hunter2@mysql")]);
     let text = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(2));
-    assert!(text.starts_with("error: wrong value for SECKILL_MYSQL_URL"), "{text}");
+    assert!(text.starts_with("error: invalid value for SECKILL_MYSQL_URL"), "{text}");
     assert!(
         text.contains("example:  SECKILL_MYSQL_URL=mysql://user:password@mysql:3306/seckill"),
         "{text}"

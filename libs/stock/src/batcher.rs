@@ -1,8 +1,8 @@
 //! Turns the callers of one sale into few script calls.
 //!
-//! There is no timer. One caller waits for nobody; a crowd fills its batches by itself, since it queues up behind the call
-//! under way. Large batches are what makes a purchase cheap: everything behind them, to the record in the log and the
-//! transaction in MySQL, is paid once a batch. So another call goes out beside the first only if it is full.
+//! There is no timer. A single caller does not wait. A crowd fills the batches by itself, because it queues behind the
+//! current call. Large batches make a purchase cheap: the record in the log and the work in MySQL cost once per batch.
+//! So a second concurrent call starts only with a full batch.
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -13,12 +13,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::client::{StockClient, StockError};
 
-/// They keep Redis busy while replies are on their way, and their callers come back.
-const SCRIPTS_IN_FLIGHT: usize = 4;
+/// Concurrent script calls. They keep Redis busy while replies are under way and callers come back.
+const MAX_CONCURRENT_SCRIPTS: usize = 4;
 
-/// Where the records of what was sold go. Called once a script call that sold something, before the callers hear of it.
+/// Takes the batches that were sold. It is called once per script call that sold something, before the callers get
+/// answers.
 pub trait BatchSink: Send + Sync + 'static {
-    /// Must not block. A failure is not the caller's to know: the read-back and the relay decide.
+    /// Must not block. The caller does not learn of a failure: the read-back and the relay decide.
     fn append(&self, batch: Batch);
 }
 
@@ -33,32 +34,32 @@ impl<T: BatchSink> BatchSink for Arc<T> {
 pub enum PurchaseError {
     #[error("too many purchases of this sale are waiting")]
     Overloaded,
-    #[error("no index of this sale is known to sell")]
+    #[error("the sale has no live index")]
     NoIndex,
-    #[error("the index has moved on to epoch {0}")]
+    #[error("the index has a newer epoch, {0}")]
     Refresh(Epoch),
-    #[error("the index is not in force: it has to be rebuilt")]
+    #[error("the index is not in force and has to be rebuilt")]
     Stale,
-    /// It may have been taken. The same request again, with the same key, learns it.
+    /// The purchase may have happened. A retry with the same key gets the answer.
     #[error("unknown outcome: {0}")]
     Unknown(Arc<StockError>),
 }
 
 type Reply = Result<(Epoch, Decision), PurchaseError>;
 
-struct Waiting {
+struct QueuedPurchase {
     request: Request,
     answer: oneshot::Sender<Reply>,
 }
 
-/// The batcher of one sale in this process. Clones share it; it ends when the last one is dropped.
+/// The batcher of one sale in this process. Clones share it. It stops when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct Batcher {
-    queue: mpsc::Sender<Waiting>,
+    queue: mpsc::Sender<QueuedPurchase>,
 }
 
 impl Batcher {
-    /// `epoch` is the epoch of the index that sells, as the ledger knows it; `queue` bounds the callers that wait.
+    /// `epoch` is the live epoch of the sale by the ledger. `queue` limits the number of waiting callers.
     pub fn spawn(
         client: StockClient,
         sale: SaleId,
@@ -79,13 +80,14 @@ impl Batcher {
         Batcher { queue: sender }
     }
 
-    /// Decides one request, in a batch with others that wait at the same time. [`Decision::Reserved`] is not a promise yet.
+    /// Decides one request, in a batch with others that wait at the same time. [`Decision::Reserved`] is not a promise
+    /// yet.
     pub async fn purchase(&self, request: Request) -> Reply {
         let (answer, decision) = oneshot::channel();
         self.queue
-            .try_send(Waiting { request, answer })
+            .try_send(QueuedPurchase { request, answer })
             .map_err(|_| PurchaseError::Overloaded)?;
-        // The task answers everyone whom it took from the queue; only the end of the process drops them.
+        // The task answers every request that it takes from the queue. Only the end of the process drops them.
         decision.await.unwrap_or(Err(PurchaseError::Overloaded))
     }
 }
@@ -99,14 +101,14 @@ struct Scripts<S> {
 async fn run<S: BatchSink>(
     scripts: Scripts<S>,
     epoch: watch::Receiver<Option<Epoch>>,
-    mut queue: mpsc::Receiver<Waiting>,
+    mut queue: mpsc::Receiver<QueuedPurchase>,
 ) {
     let mut in_flight = FuturesUnordered::new();
     loop {
-        let one_is_full = queue.len() >= Batch::MAX_ORDERS;
-        if in_flight.is_empty() || (one_is_full && in_flight.len() < SCRIPTS_IN_FLIGHT) {
+        let batch_is_full = queue.len() >= Batch::MAX_ORDERS;
+        if in_flight.is_empty() || (batch_is_full && in_flight.len() < MAX_CONCURRENT_SCRIPTS) {
             let mut batch = Vec::new();
-            // It waits only while nothing is under way.
+            // It waits only while no call is in flight.
             if queue.recv_many(&mut batch, Batch::MAX_ORDERS).await == 0 {
                 return;
             }
@@ -119,18 +121,20 @@ async fn run<S: BatchSink>(
 }
 
 impl<S: BatchSink> Scripts<S> {
-    async fn decide(&self, epoch: Option<Epoch>, batch: Vec<Waiting>) {
-        let (requests, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.request, w.answer)).unzip();
-        let tell_all = |answers: Vec<oneshot::Sender<Reply>>, error: PurchaseError| {
+    async fn decide(&self, epoch: Option<Epoch>, batch: Vec<QueuedPurchase>) {
+        let (requests, answers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|queued| (queued.request, queued.answer)).unzip();
+        let fail_all = |answers: Vec<oneshot::Sender<Reply>>, error: PurchaseError| {
             for answer in answers {
                 let _ = answer.send(Err(error.clone())); // a caller that has gone away needs no answer
             }
         };
         let Some(epoch) = epoch else {
-            return tell_all(answers, PurchaseError::NoIndex);
+            return fail_all(answers, PurchaseError::NoIndex);
         };
         let decided = match self.client.purchase(self.sale, epoch, &requests).await {
-            // Unknown. The same requests again: what the first call took is answered as held.
+            // The outcome is unknown. Repeat the requests: purchases of the first call are answered as already
+            // reserved.
             Err(_) => self.client.purchase(self.sale, epoch, &requests).await,
             decided => decided,
         };
@@ -143,11 +147,11 @@ impl<S: BatchSink> Scripts<S> {
                     let _ = answer.send(Ok((epoch, decision)));
                 }
             }
-            Ok(Err(Fenced::Refresh { epoch })) => tell_all(answers, PurchaseError::Refresh(epoch)),
-            Ok(Err(Fenced::Stale)) => tell_all(answers, PurchaseError::Stale),
+            Ok(Err(Fenced::Refresh { epoch })) => fail_all(answers, PurchaseError::Refresh(epoch)),
+            Ok(Err(Fenced::Stale)) => fail_all(answers, PurchaseError::Stale),
             Err(error) => {
-                tracing::warn!(sale = %self.sale, %error, purchases = answers.len(), "purchases of unknown outcome");
-                tell_all(answers, PurchaseError::Unknown(Arc::new(error)));
+                tracing::warn!(sale = %self.sale, %error, purchases = answers.len(), "purchases have an unknown outcome");
+                fail_all(answers, PurchaseError::Unknown(Arc::new(error)));
             }
         }
     }

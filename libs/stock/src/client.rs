@@ -1,11 +1,11 @@
-//! Connections, and how scripts are called.
+//! Connections and script calls.
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, Script, ServerErrorKind, ToRedisArgs};
 
-/// A purchase that Redis has not answered by then is of unknown outcome. It leaves time for a second try before the
-/// buyer's own time-out.
+/// A purchase without an answer after this time has an unknown outcome. The limit leaves time for a retry before the
+/// buyer times out.
 const PURCHASE_TIMEOUT: Duration = Duration::from_millis(1000);
 const ADMINISTRATION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -14,14 +14,15 @@ pub enum StockError {
     /// The command may have run.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
-    /// Somebody else writes under our keys, or a script of another version answered.
-    #[error("Redis answered what the script can't answer: {0}")]
+    /// Another program writes to these keys, or a script of another version answered.
+    #[error("unexpected answer of Redis: {0}")]
     Reply(String),
 }
 
 /// A handle on the server that holds the stock. Clones share their connections.
 ///
-/// One slow command blocks those behind it on a connection, so purchases, the outbox and administration have one each.
+/// One slow command blocks those behind it on its connection, so purchases, the outbox and administration have one
+/// each.
 #[derive(Clone)]
 pub struct StockClient {
     pub(crate) purchases: ConnectionManager,
@@ -36,11 +37,11 @@ impl std::fmt::Debug for StockClient {
 }
 
 impl StockClient {
-    /// Connects to `redis://[user:password@]host:port[/db]` (or `rediss://`). Later, a connection that breaks is made
-    /// again by itself; the command that met it is answered with an error and not repeated, since it may have run.
+    /// Connects to `redis://[user:password@]host:port[/db]` (or `rediss://`). Broken connections
+    /// are replaced. The command that finds one broken gets an error and is not repeated, because it may have run.
     pub async fn connect(url: &str) -> Result<Self, StockError> {
         let info = url.into_connection_info()?;
-        // Nagle's algorithm would hold a batch back until the answer to the one before it has come.
+        // Nagle's algorithm would delay a batch until the answer to the previous one arrives.
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let client = Client::open(info.set_tcp_settings(tcp))?;
         let connection = async |timeout| {
@@ -59,14 +60,15 @@ impl StockClient {
     }
 }
 
-/// Calls a script by its hash, and loads it if the server does not know it (it did not run then).
+/// Calls a script by its hash. It loads the script and calls it again if the server does not have it: then it did not
+/// run.
 pub(crate) async fn call<T: FromRedisValue>(
     connection: &ConnectionManager,
     script: &Script,
     keys: &[String],
     args: impl ToRedisArgs,
 ) -> Result<T, StockError> {
-    // Not by the library's own call of a script, which copies each argument twice.
+    // The script call of the library would copy each argument twice.
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.get_hash()).arg(keys.len()).arg(keys).arg(args);
     let mut connection = connection.clone();
@@ -75,6 +77,6 @@ pub(crate) async fn call<T: FromRedisValue>(
             script.load_async(&mut connection).await?;
             Ok(command.query_async(&mut connection).await?)
         }
-        answered => Ok(answered?),
+        result => Ok(result?),
     }
 }

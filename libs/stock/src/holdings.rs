@@ -1,4 +1,5 @@
-//! How a buyer's holdings stand in Redis: `epoch.seq.quantity.key`, an `x` behind it once cancelled, separated by spaces.
+//! The text of the holdings of a buyer in Redis: `epoch.seq.quantity.key`, followed by `x` if cancelled, separated by
+//! spaces.
 use std::fmt::Write as _;
 
 use seckill_protocol::Epoch;
@@ -8,13 +9,13 @@ pub fn to_text(holdings: &[Holding]) -> String {
     let mut text = String::with_capacity(40 * holdings.len());
     for (i, h) in holdings.iter().enumerate() {
         let (space, mark) = (if i == 0 { "" } else { " " }, if h.cancelled { "x" } else { "" });
-        // Writing into a String does not fail.
+        // Writing into a String never fails.
         let _ = write!(text, "{space}{}.{}.{}.{}{mark}", h.epoch, h.seq, h.quantity, h.key);
     }
     text
 }
 
-/// One holding; `None` if it is not one.
+/// Parses one holding; `None` if the text is invalid.
 pub fn parse(text: &str) -> Option<Holding> {
     let (text, cancelled) = match text.strip_suffix('x') {
         Some(text) => (text, true),

@@ -1,12 +1,12 @@
-//! What lies where in Redis. All keys of a sale share one hash tag, so that a script may touch them together.
+//! Names of the keys in Redis. All keys of a sale share one hash tag, so that one script may use them.
 use seckill_protocol::{Epoch, SaleId};
 
-/// The sale's figures and terms: a hash.
+/// A hash with the figures and terms of the sale.
 pub fn figures(sale: SaleId) -> String {
     format!("{{{sale}}}:m")
 }
 
-/// Buyer -> holdings: a hash.
+/// A hash from buyer to holdings.
 pub fn holdings(sale: SaleId, epoch: Epoch) -> String {
     format!("{}{epoch}", holdings_prefix(sale))
 }
@@ -15,7 +15,7 @@ pub fn holdings_prefix(sale: SaleId) -> String {
     format!("{{{sale}}}:u:")
 }
 
-/// The outbox: a stream with an entry for each batch.
+/// The outbox, a stream with an entry for each batch.
 pub fn outbox(sale: SaleId, epoch: Epoch) -> String {
     format!("{}{epoch}", outbox_prefix(sale))
 }

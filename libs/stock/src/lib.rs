@@ -1,15 +1,17 @@
-//! The stock of a sale in Redis: an index of the order log that can be rebuilt at any time, and is trusted for nothing
-//! that the log has not confirmed.
+//! The stock of a sale in Redis. It is an index of the order log that can be rebuilt at any time. Nothing in it counts
+//! until the log has confirmed it.
 //!
-//! - `keys`: what lies where
-//! - [`client`]: connections, and how scripts are called
+//! - `keys`: names of the keys in Redis
+//! - [`client`]: connections and script calls
 //! - [`purchase`]: one script call for a batch of purchases
 //! - [`batcher`]: turns the callers of one sale into few script calls
-//! - [`rebuild`]: writes an index, puts it in force, changes its terms, takes it away
-//! - [`probe`]: what the server is and holds
-//! - [`settings`]: how the server is set up
-//! - [`adjustment`]: what the log does to an index that is in force
-//! - [`outbox`]: what was sold and may not have reached the log yet
+//! - [`rebuild`]: writes an index, installs it, changes its terms, drops it
+//! - [`probe`]: reads the state of the server and of an index
+//! - [`settings`]: reads the settings of the server
+//! - [`adjustment`]: applies stock adjustments to an index in force
+//! - [`outbox`]: batches that were sold and may not have reached the log yet
+//!
+//! Terms: docs/glossary.md.
 pub mod adjustment;
 pub mod batcher;
 pub mod client;

@@ -1,4 +1,5 @@
-//! What was sold and may not have reached the log yet: the process that sold it may have died before it published.
+//! The outbox: batches that were sold and may not have reached the log, because the process that sold them may have
+//! died before it published them.
 use std::time::Duration;
 
 use redis::streams::{StreamId, StreamRangeReply};
@@ -8,16 +9,16 @@ use seckill_protocol::{Batch, Epoch, Order, SaleId, Seq};
 use crate::client::{StockClient, StockError};
 use crate::keys;
 
-/// What one script call sold.
+/// The batch of one script call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxEntry {
     pub batch: Batch,
-    /// Since when, by the clock of Redis.
+    /// Age by the clock of Redis.
     pub age: Duration,
 }
 
 impl StockClient {
-    /// The oldest entries behind `after` (the last sequence number of an earlier entry, 0 = from the start).
+    /// The oldest entries after `after`, the last sequence number of an earlier entry. 0 reads from the start.
     pub async fn outbox(
         &self,
         sale: SaleId,
@@ -46,7 +47,7 @@ impl StockClient {
             .collect()
     }
 
-    /// Removes the entries up to and with `through`, the last sequence number of one. Only what is stored may go.
+    /// Removes the entries up to and including the one whose last sequence number is `through`. They must be stored.
     pub async fn trim_outbox(&self, sale: SaleId, epoch: Epoch, through: Seq) -> Result<u64, StockError> {
         Ok(redis::cmd("XTRIM")
             .arg(keys::outbox(sale, epoch))

@@ -1,4 +1,4 @@
-//! What the server is and what it holds of a sale, at one instant.
+//! Reads the state of the server and of the index of a sale at one instant.
 use std::sync::LazyLock;
 
 use redis::Script;
@@ -17,7 +17,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// The index, if it is in force: installed on this server in this life of it, which takes writes.
+    /// The index, if it is in force: the server is a primary and still has the replication id of the installation.
     pub fn valid(&self) -> Option<&IndexState> {
         self.index.as_ref().filter(|index| {
             self.server.is_master && (index.rid == self.server.rid || seckill_failpoint::breaks("rid-ignored"))

@@ -21,7 +21,8 @@ fn source() -> String {
 impl StockClient {
     /// Decides up to [`Batch::MAX_ORDERS`] requests at one instant, in their order.
     ///
-    /// An error means that the outcome is unknown. The same call again is safe: what was taken is answered as held.
+    /// An error means that the outcome is unknown. Repeating the call is safe: purchases of the first call are answered
+    /// as already reserved.
     pub async fn purchase(
         &self,
         sale: SaleId,
@@ -42,7 +43,7 @@ impl StockClient {
     }
 }
 
-/// What the script is told, and what its reply means.
+/// The arguments of the script, and how to read its reply.
 #[derive(Debug, Clone, Copy)]
 pub struct ScriptCall<'a> {
     pub sale: SaleId,
@@ -68,7 +69,7 @@ impl ToRedisArgs for ScriptCall<'_> {
 }
 
 impl ScriptCall<'_> {
-    /// None if that is no reply of the script.
+    /// `None` if the reply is invalid.
     pub fn decided(&self, reply: &[String]) -> Option<Result<BatchDecision, Fenced>> {
         let (first, answers) = match reply {
             [stale] if stale == "stale" => return Some(Err(Fenced::Stale)),
@@ -117,7 +118,7 @@ fn order(request: &Request) -> Order {
     }
 }
 
-/// Of a request that bought nothing.
+/// The decision on a request that bought nothing.
 fn parse_answer(text: &str) -> Option<Decision> {
     let (letter, rest) = text.split_once(' ').unwrap_or((text, ""));
     Some(match letter {

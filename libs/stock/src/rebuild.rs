@@ -1,5 +1,4 @@
-//! Writes an index, puts it in force, changes its terms, takes it away. Preheating is the rebuild of an index that was
-//! never there.
+//! Writes an index, installs it, changes its terms, drops it. Preheating is the rebuild of an index that never existed.
 use std::sync::LazyLock;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -14,21 +13,19 @@ use crate::{holdings, keys};
 static INSTALL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/install.lua")));
 static APPLY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/apply.lua")));
 
-/// Buyers in one HSET, and HSETs in one round trip.
-const BUYERS_A_COMMAND: usize = 500;
-const COMMANDS_A_ROUND_TRIP: usize = 20;
-/// Round trips under way at once.
-const ROUND_TRIPS: usize = 2;
+const BUYERS_PER_HSET: usize = 500;
+const HSETS_PER_ROUND_TRIP: usize = 20;
+const MAX_CONCURRENT_ROUND_TRIPS: usize = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Installed {
     Done,
-    /// Begin again with a new barrier.
+    /// The caller has to start again with a new barrier.
     Refused(String),
 }
 
 impl StockClient {
-    /// Writes the holdings of an index that is not in force yet. May be called with a part at a time.
+    /// Writes holdings of an index that is not in force yet. Several calls may write one part each.
     pub async fn write_holdings(
         &self,
         sale: SaleId,
@@ -38,7 +35,7 @@ impl StockClient {
         let key = &keys::holdings(sale, epoch);
         let round_trip = |buyers: &[(Buyer, Vec<Holding>)]| {
             let mut pipeline = redis::pipe();
-            for command in buyers.chunks(BUYERS_A_COMMAND) {
+            for command in buyers.chunks(BUYERS_PER_HSET) {
                 let hset = pipeline.cmd("HSET").arg(key);
                 for (buyer, held) in command {
                     hset.arg(buyer.as_str()).arg(holdings::to_text(held));
@@ -48,17 +45,17 @@ impl StockClient {
             let mut connection = self.administration.clone();
             async move { pipeline.query_async::<()>(&mut connection).await }
         };
-        // The next is put together while Redis works at one.
-        stream::iter(buyers.chunks(BUYERS_A_COMMAND * COMMANDS_A_ROUND_TRIP))
+        // The next round trip is prepared while Redis works on the current one.
+        stream::iter(buyers.chunks(BUYERS_PER_HSET * HSETS_PER_ROUND_TRIP))
             .map(round_trip)
-            .buffer_unordered(ROUND_TRIPS)
+            .buffer_unordered(MAX_CONCURRENT_ROUND_TRIPS)
             .try_collect::<()>()
             .await?;
         Ok(())
     }
 
-    /// Puts an index in force. It must be called at most once for an epoch: after an error, which means an unknown
-    /// outcome, begin again with a new barrier.
+    /// Puts an index in force. It must be called at most once for an epoch. An error means an unknown outcome: start
+    /// again with a new barrier.
     pub async fn install(&self, sale: SaleId, index: &Install) -> Result<Installed, StockError> {
         let keys = [keys::figures(sale), keys::holdings(sale, index.epoch)];
         let mut args = vec![
@@ -76,7 +73,7 @@ impl StockClient {
         })
     }
 
-    /// Sets the terms of a sale, if the index of this epoch is in force and they are newer than its own. May be repeated.
+    /// Sets the terms of a sale if the index of this epoch is in force and has older terms. May be repeated.
     pub async fn apply(&self, sale: SaleId, epoch: Epoch, terms: &Terms) -> Result<Applied, StockError> {
         let mut args = vec![epoch.to_string()];
         args.extend(terms_args(terms));
@@ -89,13 +86,13 @@ impl StockClient {
         }
     }
 
-    /// Frees what earlier indexes of the sale left, complete or not.
+    /// Frees the keys of earlier epochs of the sale, complete or not.
     pub async fn drop_epochs_before(&self, sale: SaleId, epoch: Epoch) -> Result<(), StockError> {
         self.unlink(sale, |key| keys::epoch_of(sale, key).is_some_and(|e| e < epoch))
             .await
     }
 
-    /// Frees all that Redis holds of a sale.
+    /// Frees all keys of a sale.
     pub async fn drop_sale(&self, sale: SaleId) -> Result<(), StockError> {
         self.unlink(sale, |_| true).await
     }

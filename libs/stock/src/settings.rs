@@ -1,24 +1,23 @@
-//! How the server is set up, for checks before a sale.
+//! Reads the settings of the server, for checks before a sale.
 use seckill_clock::Clock;
 
 use crate::client::{StockClient, StockError};
 
-/// Bytes that a unit takes once it is sold, to a buyer who has no other, with its part of an outbox that nobody has
-/// published yet.
+/// Memory of one sold unit of a buyer with a single order, including its part of an unpublished outbox.
 pub const BYTES_A_UNIT: u64 = 320;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerSettings {
-    /// What the server removes when its memory is full; `noeviction`: nothing.
+    /// The eviction policy when memory is full. `noeviction` removes nothing.
     pub eviction: String,
-    /// Bytes; 0 = no limit of its own.
+    /// Bytes; 0 = no limit.
     pub max_memory: u64,
     pub used_memory: u64,
-    /// The last snapshot, or the last write of the append-only file, failed: by default the server refuses writes then.
+    /// The last snapshot or the last write of the append-only file failed. By default the server then refuses writes.
     pub persistence_fails: bool,
-    /// After a restart it reads that file before it answers.
+    /// The append-only file is enabled: after a restart the server reads it before it answers.
     pub append_only_file: bool,
-    /// How far its clock is ahead of ours, in milliseconds, give or take half of the round trip.
+    /// Difference between its clock and the local one in milliseconds, within half of the round trip.
     pub clock_ahead_ms: i64,
     pub round_trip_ms: u64,
 }

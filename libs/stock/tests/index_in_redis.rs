@@ -1,4 +1,4 @@
-//! An index is put in force once, on one server, in one life of it, and sells only there.
+//! Tests of the index in a real Redis.
 mod common;
 
 use std::collections::HashSet;
@@ -21,11 +21,11 @@ fn open_terms() -> Terms {
     }
 }
 
-/// A sink that keeps what it is given.
+/// A sink that keeps its batches.
 #[derive(Default)]
-struct Kept(Mutex<Vec<Batch>>);
+struct RecordedBatches(Mutex<Vec<Batch>>);
 
-impl BatchSink for Kept {
+impl BatchSink for RecordedBatches {
     fn append(&self, batch: Batch) {
         self.0.lock().expect("not poisoned").push(batch);
     }
@@ -90,7 +90,7 @@ async fn an_index_with_missing_holdings_is_refused() {
         client.install(sale, &index(1234)).await.expect("answers"),
         Installed::Done
     );
-    // What was written is what a retry is answered with.
+    // A retry gets the holding that was written.
     let (answers, sold) = client
         .purchase(
             sale,
@@ -242,7 +242,7 @@ async fn keys_of_earlier_epochs_are_freed() {
 async fn a_crowd_gets_exactly_the_stock_once() {
     let (client, sale, epoch) = (connect().await, new_sale(), Epoch(5));
     install(&client, sale, epoch, 100, open_terms()).await;
-    let kept = Arc::new(Kept::default());
+    let kept = Arc::new(RecordedBatches::default());
     let (_known, epoch_known) = watch::channel(Some(epoch));
     let batcher = Batcher::spawn(client.clone(), sale, epoch_known, kept.clone(), 1000);
     let buyers = (0..500).map(|i| {
@@ -276,7 +276,7 @@ async fn a_crowd_gets_exactly_the_stock_once() {
 async fn a_batcher_reports_a_missing_or_older_index() {
     let (client, sale) = (connect().await, new_sale());
     let (known, epoch) = watch::channel(None);
-    let batcher = Batcher::spawn(client.clone(), sale, epoch, Arc::new(Kept::default()), 10);
+    let batcher = Batcher::spawn(client.clone(), sale, epoch, Arc::new(RecordedBatches::default()), 10);
     assert!(matches!(
         batcher.purchase(request("k", 1)).await,
         Err(PurchaseError::NoIndex)
@@ -339,7 +339,7 @@ async fn settings_describe_the_server() {
     let settings = connect().await.settings().await.expect("answers");
     assert_eq!((settings.eviction.as_str(), settings.max_memory), ("noeviction", 0));
     assert!(settings.used_memory > 0 && !settings.persistence_fails);
-    // It runs on this machine.
+    // Redis runs on this machine.
     assert!(
         settings.clock_ahead_ms.unsigned_abs() <= settings.round_trip_ms + 1,
         "{settings:?}"

@@ -1,5 +1,5 @@
-//! The Lua scripts against the pure functions: random batches, terms and effects go through both, and every answer and all that is stored
-//! must be the same.
+//! Compares the Lua scripts with the pure functions: random batches, terms and adjustments go through both, and all
+//! answers and stored data must be equal.
 mod common;
 
 use std::collections::HashMap;
@@ -13,16 +13,16 @@ use seckill_protocol::install::apply;
 use seckill_protocol::{Buyer, Epoch, KeyHash, StockAdjustment};
 use seckill_stock::StockClient;
 
-/// What happens to an index, one after the other.
+/// One call on an index.
 #[derive(Debug, Clone)]
-enum Step {
+enum Call {
     Purchase { caller: i64, requests: Vec<Request> },
     Apply { epoch: i64, terms: Terms },
-    StockAdjustment { since: i64, told: Told },
+    Adjust { since: i64, record: AdjustingRecord },
 }
 
 const EPOCH: i64 = 40;
-/// Far enough from now that the clock can't cross it within a test.
+/// So far from now that the clock can't pass it within a test.
 const HOUR: u64 = 3_600_000;
 
 fn requests() -> impl Strategy<Value = Vec<Request>> {
@@ -48,20 +48,20 @@ fn buyer(number: u8) -> Buyer {
     Buyer::new(format!("buyer-{number}:%")).expect("valid")
 }
 
-/// What the log can say of an index.
+/// A record that adjusts an index.
 #[derive(Debug, Clone)]
-enum Told {
-    /// Of the order that this number picks among those held, so that most are there and some are cancelled twice.
+enum AdjustingRecord {
+    /// Cancels the order that this number picks among the holdings. So most exist and some are cancelled twice.
     Cancelled(usize),
-    /// Of any order.
+    /// Cancels any order.
     CancelledUnknown(u8, i64, u64),
     Total(u64),
 }
 
-impl Told {
-    fn effect(&self, index: &Index) -> StockAdjustment {
+impl AdjustingRecord {
+    fn adjustment(&self, index: &Index) -> StockAdjustment {
         match *self {
-            Told::Cancelled(pick) => {
+            AdjustingRecord::Cancelled(pick) => {
                 let mut held: Vec<_> = index
                     .holdings
                     .iter()
@@ -69,7 +69,7 @@ impl Told {
                     .collect();
                 held.sort();
                 match held.get(pick % held.len().max(1)) {
-                    None => Told::CancelledUnknown(0, EPOCH, 1).effect(index),
+                    None => AdjustingRecord::CancelledUnknown(0, EPOCH, 1).adjustment(index),
                     Some(&(seq, buyer)) => StockAdjustment::Return {
                         buyer: buyer.clone(),
                         epoch: Epoch(EPOCH),
@@ -77,21 +77,21 @@ impl Told {
                     },
                 }
             }
-            Told::CancelledUnknown(number, epoch, seq) => StockAdjustment::Return {
+            AdjustingRecord::CancelledUnknown(number, epoch, seq) => StockAdjustment::Return {
                 buyer: buyer(number),
                 epoch: Epoch(epoch),
                 seq,
             },
-            Told::Total(total) => StockAdjustment::Raise { total },
+            AdjustingRecord::Total(total) => StockAdjustment::Raise { total },
         }
     }
 }
 
-fn told() -> impl Strategy<Value = Told> {
+fn adjusting_record() -> impl Strategy<Value = AdjustingRecord> {
     prop_oneof![
-        6 => (0..4usize).prop_map(Told::Cancelled),
-        1 => (0..6u8, EPOCH - 1..EPOCH + 1, 1..12u64).prop_map(|(n, epoch, seq)| Told::CancelledUnknown(n, epoch, seq)),
-        1 => (0..60u64).prop_map(Told::Total),
+        6 => (0..4usize).prop_map(AdjustingRecord::Cancelled),
+        1 => (0..6u8, EPOCH - 1..EPOCH + 1, 1..12u64).prop_map(|(n, epoch, seq)| AdjustingRecord::CancelledUnknown(n, epoch, seq)),
+        1 => (0..60u64).prop_map(AdjustingRecord::Total),
     ]
 }
 
@@ -115,16 +115,16 @@ fn terms(now: u64) -> impl Strategy<Value = Terms> {
         })
 }
 
-fn steps(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Step>)> {
+fn calls(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Call>)> {
     let caller = prop_oneof![12 => Just(EPOCH), 1 => Just(EPOCH - 1), 1 => Just(EPOCH + 1)];
     let since = prop_oneof![8 => Just(EPOCH), 1 => Just(EPOCH - 3), 1 => Just(EPOCH + 1)];
     let known = prop_oneof![4 => Just(EPOCH), 1 => Just(EPOCH - 3), 1 => Just(EPOCH + 1)];
-    let step = prop_oneof![
-        5 => (caller, requests()).prop_map(|(caller, requests)| Step::Purchase { caller, requests }),
-        1 => (known, terms(now)).prop_map(|(epoch, terms)| Step::Apply { epoch, terms }),
-        4 => (since, told()).prop_map(|(since, told)| Step::StockAdjustment { since, told }),
+    let call = prop_oneof![
+        5 => (caller, requests()).prop_map(|(caller, requests)| Call::Purchase { caller, requests }),
+        1 => (known, terms(now)).prop_map(|(epoch, terms)| Call::Apply { epoch, terms }),
+        4 => (since, adjusting_record()).prop_map(|(since, record)| Call::Adjust { since, record }),
     ];
-    (0..40u64, terms(now), prop::collection::vec(step, 1..12))
+    (0..40u64, terms(now), prop::collection::vec(call, 1..12))
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn the_scripts_match_the_pure_functions() {
         ..Default::default()
     });
     runner
-        .run(&steps(now), |(total, terms, steps)| {
+        .run(&calls(now), |(total, terms, calls)| {
             runtime.block_on(async {
                 let sale = new_sale();
                 let mut index = common::install(&client, sale, Epoch(EPOCH), total, terms).await;
@@ -151,25 +151,25 @@ fn the_scripts_match_the_pure_functions() {
                     rid: index.rid.clone(),
                     now,
                 };
-                for step in steps {
-                    match step {
-                        Step::Purchase { caller, requests } => {
+                for call in calls {
+                    match call {
+                        Call::Purchase { caller, requests } => {
                             let by_script = client.purchase(sale, Epoch(caller), &requests).await.expect("answers");
                             let by_function = index::purchase(Some(&mut index), &server, Epoch(caller), &requests);
                             prop_assert_eq!(by_script, by_function);
                         }
-                        Step::Apply { epoch, terms } => {
+                        Call::Apply { epoch, terms } => {
                             let by_script = client.apply(sale, Epoch(epoch), &terms).await.expect("answers");
                             let by_function = apply(Some(&mut index), &server, Epoch(epoch), &terms);
                             prop_assert_eq!(by_script, by_function);
                         }
-                        Step::StockAdjustment { since, told } => {
-                            let effect = told.effect(&index);
+                        Call::Adjust { since, record } => {
+                            let adjustment = record.adjustment(&index);
                             let by_script = client
-                                .apply_adjustment(sale, Epoch(since), &effect)
+                                .apply_adjustment(sale, Epoch(since), &adjustment)
                                 .await
                                 .expect("answers");
-                            let by_function = apply_adjustment(Some(&mut index), &server, Epoch(since), &effect);
+                            let by_function = apply_adjustment(Some(&mut index), &server, Epoch(since), &adjustment);
                             prop_assert_eq!(by_script, by_function);
                         }
                     }
@@ -213,7 +213,7 @@ async fn same_data(client: &StockClient, index: &Index) -> Result<(), TestCaseEr
         .collect();
     prop_assert_eq!(held, expected);
 
-    // The outbox holds what was sold, each order once, in order.
+    // The outbox holds each sold order once, in order.
     let outbox = client.outbox(index.sale, index.epoch, 0, 1000).await.expect("answers");
     let sold: Vec<_> = outbox
         .iter()

@@ -27,7 +27,7 @@ impl Database {
         Database { ledger, url, name }
     }
 
-    /// Runs a statement that the ledger itself never does.
+    /// Runs a statement that the ledger never runs.
     pub async fn execute(&self, sql: &str) {
         let mut connection = MySqlConnection::connect(&self.url).await.expect("MySQL");
         connection.execute(AssertSqlSafe(sql.to_string())).await.expect(sql);
@@ -41,7 +41,7 @@ impl Database {
             .expect(sql)
     }
 
-    /// Not called when a test fails: its database can be looked at then.
+    /// Not called when a test fails, so that its database can be inspected.
     pub async fn drop(self) {
         self.execute(&format!("DROP DATABASE {}", self.name)).await;
     }
@@ -85,7 +85,7 @@ pub fn new_sale(part: u32) -> NewSale {
     }
 }
 
-/// A log in memory, whose offsets are its indices.
+/// A log in memory. Offsets are indices.
 pub struct Log {
     pub part: u32,
     pub sale: SaleId,

@@ -1,4 +1,4 @@
-//! The ledger on a real server: SECKILL_TEST_MYSQL_URL, whose user may create databases.
+//! Tests of the ledger with a real MySQL: SECKILL_TEST_MYSQL_URL, whose user may create databases.
 mod common;
 mod sales;
 mod store;

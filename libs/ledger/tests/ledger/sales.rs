@@ -162,7 +162,7 @@ async fn order_by_key_reports_whether_the_sale_is_complete() {
     db.ledger.store(0, middle, log.end(), rest).await.expect("stored");
     assert_eq!(ask(&order(2)).await, (Some(2), true));
     assert_eq!(ask(&order(3)).await, (None, true));
-    // What lies in quarantine was promised to somebody.
+    // Orders in quarantine were promised to buyers.
     db.execute(&format!(
         "INSERT INTO quarantine (part, off, reason, payload, sale, epoch, first_seq, last_seq) \
          VALUES (0, 99, 'r', '', {}, 1, 3, 3)",
@@ -187,7 +187,7 @@ async fn fold_and_reader_start_are_consistent_snapshots() {
     db.drop().await;
 }
 
-/// While batches of 10 are stored one by one, whoever reads finds orders, position and total that fit together.
+/// While batches of 10 are stored one by one, every read finds consistent orders, position and total.
 async fn store_one_by_one(ledger: &Ledger, log: &mut crate::common::Log, sale: SaleId) {
     const BATCHES: u64 = 60;
     let begins = log.end();
@@ -284,7 +284,7 @@ async fn repeated_and_concurrent_migrations_change_nothing() {
 async fn an_unreachable_server_is_named_in_the_error() {
     let error = Ledger::connect("mysql://u:secret@127.0.0.1:1/x", 1)
         .await
-        .expect_err("nobody listens")
+        .expect_err("no server there")
         .to_string();
     assert!(error.contains("refused"), "{error}");
     assert!(!error.contains("secret"), "{error}");

@@ -57,7 +57,7 @@ async fn storing_the_same_records_again_is_refused_and_changes_nothing() {
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 5);
     store_all(&db.ledger, &log).await;
-    // A zombie that still believes in the position where it stopped.
+    // A stopped worker that wakes up and still uses its old position.
     let error = db.ledger.store(0, 0, log.end(), &log.entries).await.expect_err("moved");
     assert!(
         matches!(error, StoreError::PositionMoved { part: 0, from: 0 }),
@@ -92,7 +92,7 @@ async fn void_and_duplicate_records_are_not_stored() {
     let (sale, mut log) = db.sale(0, 1000).await;
     let old = log.epoch;
     log.batch(1, 10);
-    log.batch(1, 10); // again within the stretch
+    log.batch(1, 10); // again within the range
     log.barrier();
     let late = Batch {
         sale: sale.id,
@@ -164,7 +164,7 @@ async fn an_oversold_batch_is_quarantined_and_smaller_ones_are_stored() {
     assert!(db.ledger.is_quarantined(id(9)).await.expect("read"));
     assert!(!db.ledger.is_quarantined(id(8)).await.expect("read"));
     assert!(!db.ledger.is_quarantined(id(12)).await.expect("read"));
-    // They were promised, so a rebuild has to count them, and the relay need not publish them for ever.
+    // These orders were promised: a rebuild has to count them, and the relay must not publish them again.
     assert_eq!(db.ledger.fold_start(sale.id).await.expect("read").orders.len(), 13);
     assert_eq!(
         db.ledger.folded_seqs(sale.id, log.epoch, 7, 11).await.expect("read"),
@@ -425,7 +425,7 @@ async fn the_first_of_cancel_and_paid_in_the_log_wins() {
     use OrderStatus::*;
     assert_eq!(statuses, [Cancelled, Paid, Cancelled, Paid]);
     assert_eq!(now(&db.ledger, sale.id).await.sold, 2);
-    // What was cancelled is there to be sold again.
+    // The cancelled units can be sold again.
     let middle = log.end();
     log.batch(5, 8);
     assert_eq!(store_from(&db.ledger, &log, middle).await.orders, 8);
@@ -492,7 +492,7 @@ async fn no_adjustments_before_the_first_epoch_and_after_close() {
     store_all(&db.ledger, &log).await;
     assert!(!db.ledger.has_pending_adjustments(sale.id).await.expect("read"));
     let row = now(&db.ledger, sale.id).await;
-    // The unit is free, and no index has it: what an index had left at the end does not change any more.
+    // The unit is free, but no index gets it: after the end the units left in an index do not change.
     assert_eq!((row.sold, row.taken, row.returned), (3, 4, 0));
     assert_eq!(row.left_at_rest(), 6);
     db.drop().await;

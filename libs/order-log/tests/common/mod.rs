@@ -1,4 +1,4 @@
-//! A topic for each test, on the Kafka named by SECKILL_TEST_KAFKA.
+//! Each test has its own topic on the Kafka of SECKILL_TEST_KAFKA.
 #![allow(dead_code)] // each test program uses its part
 use std::future::Future;
 use std::time::Duration;
@@ -71,14 +71,14 @@ pub fn order(sale: SaleId, epoch: Offset, seq: Seq) -> OrderId {
     }
 }
 
-/// What must happen, but for a bug.
+/// Waits for an event that must happen soon.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future)
         .await
         .expect("nothing happened in 30 s")
 }
 
-/// Somebody else writes into our topic.
+/// Another program writes into the topic.
 pub async fn foreign(log: &OrderLog, payload: &'static [u8]) {
     let config = log.config().clone();
     let writing = move || {
@@ -93,7 +93,7 @@ pub async fn foreign(log: &OrderLog, payload: &'static [u8]) {
     tokio::task::spawn_blocking(writing).await.expect("does not panic");
 }
 
-/// The same in a transaction.
+/// Another program writes into the topic in a transaction.
 pub async fn foreign_transaction(log: &OrderLog, payload: &'static [u8]) {
     let config = log.config().clone();
     let writing = move || {

@@ -5,11 +5,11 @@ use std::str::FromStr;
 /// Kafka: the order log.
 #[derive(Clone, Debug, clap::Args)]
 pub struct KafkaArgs {
-    /// Kafka brokers to begin with, separated by commas
+    /// Addresses of Kafka brokers, separated by commas
     #[arg(long, env = "SECKILL_KAFKA_BROKERS", value_name = "kafka-0:9092,kafka-1:9092")]
     pub kafka_brokers: Brokers,
 
-    /// The topic of the order log
+    /// Topic of the order log
     #[arg(
         long,
         env = "SECKILL_KAFKA_TOPIC",
@@ -18,7 +18,8 @@ pub struct KafkaArgs {
     )]
     pub kafka_topic: Topic,
 
-    /// More properties of the Kafka client by their librdkafka names, such as those of TLS and SASL. In a value, \, is a comma
+    /// Additional librdkafka properties of the Kafka client, such as those of TLS and SASL. In a value, write a comma
+    /// as \,
     #[arg(
         long,
         env = "SECKILL_KAFKA_PROPERTIES",
@@ -58,7 +59,7 @@ impl fmt::Display for Brokers {
     }
 }
 
-/// A topic's name, by Kafka's own rules.
+/// The name of a topic by the rules of Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic(String);
 
@@ -88,12 +89,12 @@ impl fmt::Display for Topic {
     }
 }
 
-/// Client properties that the reader may set. Shows the names only: values may be passwords and keys.
+/// Client properties that a user may set. Debug output has only the names, because values may be passwords and keys.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct KafkaProperties(Vec<(String, String)>);
 
 impl KafkaProperties {
-    /// With the values: for the client only.
+    /// Names and values, for the client only.
     pub fn expose(&self) -> &[(String, String)] {
         &self.0
     }
@@ -112,9 +113,9 @@ impl FromStr for KafkaProperties {
                 continue;
             }
             let Some((name, value)) = part.split_once('=') else {
-                // the part itself may be the rest of a password with a comma in it
+                // do not show the part: it may be the rest of a password with a comma
                 return Err(Expected::new(format!(
-                    "{WHAT}; part {} has no '=' (a comma inside a value is written \\,)",
+                    "{WHAT}; part {} has no '=' (write a comma inside a value as \\,)",
                     index + 1
                 )));
             };
@@ -124,16 +125,13 @@ impl FromStr for KafkaProperties {
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_'))
             {
-                return Err(Expected::new(format!(
-                    "{WHAT}; the name in part {} is not one",
-                    index + 1
-                )));
+                return Err(Expected::new(format!("{WHAT}; invalid name in part {}", index + 1)));
             }
-            if let Some((_, why)) = OURS.iter().find(|(names, _)| names.contains(&name)) {
-                return Err(Expected::new(format!("no {name}: {why}")));
+            if let Some((_, why)) = RESERVED.iter().find(|(names, _)| names.contains(&name)) {
+                return Err(Expected::new(format!("{name} can't be set: {why}")));
             }
             if properties.iter().any(|(known, _)| known == name) {
-                return Err(Expected::new(format!("{name} only once")));
+                return Err(Expected::new(format!("each name once; {name} is repeated")));
             }
             properties.push((name.to_owned(), value.trim().to_owned()));
         }
@@ -162,11 +160,11 @@ fn split_unescaped(text: &str) -> Vec<String> {
     parts
 }
 
-/// What the protocol decides itself, and why another value would break it.
-const OURS: &[(&[&str], &str)] = &[
+/// Properties that the system sets itself, and the reason.
+const RESERVED: &[(&[&str], &str)] = &[
     (
         &["bootstrap.servers", "metadata.broker.list"],
-        "the brokers stand in SECKILL_KAFKA_BROKERS",
+        "set the brokers in SECKILL_KAFKA_BROKERS",
     ),
     (
         &[
@@ -175,11 +173,11 @@ const OURS: &[(&[&str], &str)] = &[
             "topic.acks",
             "topic.request.required.acks",
         ],
-        "always all, or an order that a buyer was told of could be lost with one broker",
+        "it is always all, because otherwise the loss of one broker could lose a confirmed order",
     ),
     (
         &["enable.idempotence", "enable.gapless.guarantee"],
-        "the client's order of sending is fixed, and duplicates are dropped by the protocol",
+        "it is fixed, and the protocol drops duplicates",
     ),
     (
         &[
@@ -188,10 +186,13 @@ const OURS: &[(&[&str], &str)] = &[
             "retries",
             "message.send.max.retries",
         ],
-        "the order of records is fixed",
+        "it is fixed, because it affects the order of records",
     ),
-    (&["transactional.id"], "the log is written without Kafka transactions"),
-    (&["isolation.level"], "every reader must read the same records"),
+    (&["transactional.id"], "the log does not use Kafka transactions"),
+    (
+        &["isolation.level"],
+        "it is fixed, because every reader must read the same records",
+    ),
     (
         &[
             "group.id",
@@ -199,7 +200,7 @@ const OURS: &[(&[&str], &str)] = &[
             "group.protocol",
             "partition.assignment.strategy",
         ],
-        "only order-worker joins a group, by SECKILL_WORKER_GROUP, and how its partitions are given out is fixed",
+        "only order-worker joins a group, set by SECKILL_WORKER_GROUP, and the assignment of partitions is fixed",
     ),
     (
         &[
@@ -209,23 +210,23 @@ const OURS: &[(&[&str], &str)] = &[
             "enable.auto.offset.store",
             "offset.store.method",
         ],
-        "the position in the log moves in MySQL, in the transaction that stores the orders",
+        "MySQL holds the position, which moves in the transaction that stores the orders",
     ),
+    (&["auto.offset.reset"], "a missing offset must stop the reader"),
     (
-        &["auto.offset.reset"],
-        "an offset that is gone must stop the reader, not move it",
+        &["enable.partition.eof"],
+        "it is fixed, because the readers depend on it",
     ),
-    (&["enable.partition.eof"], "the reader's end of a partition is fixed"),
     (
         &["partitioner", "topic.partitioner"],
-        "a sale's partition is fixed for its life",
+        "the partition of a sale never changes",
     ),
     (
         &["allow.auto.create.topics"],
-        "a topic made by the broker has the wrong settings: see order-worker migrate --create-topic",
+        "an automatically created topic has the wrong settings; see order-worker migrate --create-topic",
     ),
     (
         &["delivery.report.only.error"],
-        "an order counts only once the broker has confirmed its record",
+        "it is fixed, because the program needs the delivery report of every record",
     ),
 ];

@@ -1,4 +1,4 @@
-//! One `Args` struct a subsystem; a program flattens those that it needs. Every value is checked here, at the edge.
+//! One `Args` struct per subsystem. A program flattens those that it needs. Every value is checked here.
 mod kafka;
 mod mysql;
 mod redis;
@@ -12,7 +12,7 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-/// What was expected instead of a value. Never repeats the value: it may be a secret.
+/// The expected form of an invalid value. It never repeats the value, which may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Expected(pub String);
@@ -23,10 +23,10 @@ impl Expected {
     }
 }
 
-/// What the program says about itself.
+/// Logging.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TelemetryArgs {
-    /// What is logged: a level (error, warn, info, debug, trace) or a filter by module
+    /// Log level (error, warn, info, debug, trace), or a filter by module
     #[arg(
         long,
         env = "SECKILL_LOG",
@@ -35,7 +35,7 @@ pub struct TelemetryArgs {
     )]
     pub log: LogFilter,
 
-    /// How a line of the log looks: json for machines, text for people
+    /// Format of the log: json for machines, text for people
     #[arg(long, env = "SECKILL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json, value_name = "json")]
     pub log_format: LogFormat,
 }
@@ -46,7 +46,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// A tracing filter that was seen to parse.
+/// A valid tracing filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
@@ -74,7 +74,7 @@ impl FromStr for LogFilter {
     }
 }
 
-/// Where the program answers probes and scrapes.
+/// The address for probes and metrics.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct AdminArgs {
     /// Address of /healthz, /readyz and /metrics
@@ -83,13 +83,13 @@ pub struct AdminArgs {
     pub admin_listen: SocketAddr,
 }
 
-/// For clap: an address to listen on.
+/// Parses an address to listen on, for clap.
 pub fn listen_address(text: &str) -> Result<SocketAddr, Expected> {
     text.parse()
-        .map_err(|_| Expected::new("an IP address and a port, address:port; an IPv6 address in brackets"))
+        .map_err(|_| Expected::new("an IP address and a port, address:port; an IPv6 address is in brackets"))
 }
 
-/// `host:port`, the host a DNS name or an address. `what` begins the error.
+/// Checks `host:port`, where the host is a DNS name or an address. The error starts with `what`.
 fn check_host_port(what: &str, text: &str) -> Result<(), Expected> {
     let refuse = |why: &str| Err(Expected::new(format!("{what}; {why}")));
     let Some((host, port)) = text.rsplit_once(':') else {
@@ -99,17 +99,17 @@ fn check_host_port(what: &str, text: &str) -> Result<(), Expected> {
         return refuse("a port is a number from 1 to 65535");
     }
     if url::Host::parse(host).is_err() {
-        return refuse("a host is a DNS name or an address; an IPv6 address stands in brackets");
+        return refuse("a host is a DNS name or an address; an IPv6 address is in brackets");
     }
     Ok(())
 }
 
-/// The parts that the URLs of our servers have in common. `what` begins the error.
+/// Checks the parts that the URLs of all servers have in common. The error starts with `what`.
 fn check_url(what: &str, schemes: &[&str], text: &str) -> Result<Url, Expected> {
     let refuse = |why: &str| Expected::new(format!("{what}; {why}"));
     let url = Url::parse(text).map_err(|error| {
         refuse(&format!(
-            "{error}; in a user or password, percent-encode what is not a letter or digit (# is %23, / is %2F)"
+            "{error}; in a user or password, percent-encode all characters except letters and digits (# is %23, / is %2F)"
         ))
     })?;
     if !schemes.contains(&url.scheme()) {
@@ -127,7 +127,7 @@ fn check_url(what: &str, schemes: &[&str], text: &str) -> Result<Url, Expected> 
 /// The URL without its secrets, for a log line: no password, no query.
 fn redacted(url: &Url) -> String {
     let mut shown = url.clone();
-    // Neither can fail: `check_url` has seen a host.
+    // These can't fail, because `check_url` has checked the host.
     let _ = shown.set_password(url.password().map(|_| "***"));
     shown.set_query(None);
     shown.set_fragment(None);

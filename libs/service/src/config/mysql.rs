@@ -5,7 +5,7 @@ use std::str::FromStr;
 /// MySQL: the ledger.
 #[derive(Clone, Debug, clap::Args)]
 pub struct MysqlArgs {
-    /// MySQL, the ledger of sales and orders
+    /// URL of MySQL, which holds the ledger of sales and orders
     #[arg(
         long,
         env = "SECKILL_MYSQL_URL",
@@ -15,7 +15,7 @@ pub struct MysqlArgs {
     pub mysql_url: MysqlUrl,
 }
 
-/// The address of a MySQL database. Shows itself without the password.
+/// The URL of a MySQL database. It is displayed without the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MysqlUrl {
     url: String,
@@ -23,7 +23,7 @@ pub struct MysqlUrl {
 }
 
 impl MysqlUrl {
-    /// With the password: for the client only.
+    /// The URL with the password, for the client only.
     pub fn expose(&self) -> &str {
         &self.url
     }

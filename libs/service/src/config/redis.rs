@@ -5,7 +5,7 @@ use std::str::FromStr;
 /// Redis: the stock of running sales.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RedisArgs {
-    /// Redis, the stock of running sales (noeviction, appendonly)
+    /// URL of Redis, which holds the stock of running sales (noeviction, appendonly)
     #[arg(
         long,
         env = "SECKILL_REDIS_URL",
@@ -15,7 +15,7 @@ pub struct RedisArgs {
     pub redis_url: RedisUrl,
 }
 
-/// The address of a Redis server. Shows itself without the password.
+/// The URL of a Redis server. It is displayed without the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     url: String,
@@ -23,7 +23,7 @@ pub struct RedisUrl {
 }
 
 impl RedisUrl {
-    /// With the password: for the client only.
+    /// The URL with the password, for the client only.
     pub fn expose(&self) -> &str {
         &self.url
     }

@@ -2,7 +2,7 @@
 --
 -- KEYS  the sale's m
 -- ARGV  epoch, version, state, opens, closes, limit
--- Reply 'ok' | 'older' | 'nothere': no index of that epoch is in force
+-- Reply 'ok' | 'older' | 'nothere' (no index of that epoch is in force)
 local m = redis.call('HMGET', KEYS[1], 'rid', 'version', 'epoch')
 if not m[1] or m[3] ~= ARGV[1] then return 'nothere' end
 local replication = redis.call('INFO', 'replication')

@@ -1,9 +1,9 @@
--- Puts an index in force that was written under u:<epoch>. It runs at most once for an epoch; a caller that does not
--- know whether it ran begins again with a new barrier.
+-- Puts an index in force whose holdings were written under u:<epoch>. It runs at most once for an epoch. A caller that
+-- does not know whether it ran starts again with a new barrier.
 --
 -- KEYS  the sale's m, u:<epoch>
 -- ARGV  epoch, number of buyers in u, total, left, version, state, opens, closes, limit
--- Reply 'ok' | why not
+-- Reply 'ok' | the reason of the refusal
 local replication = redis.call('INFO', 'replication')
 if not string.find(replication, 'role:master', 1, true) then return 'this server is a replica' end
 local rid = string.match(replication, 'master_replid:(%x+)')
@@ -11,7 +11,7 @@ if not rid or string.match(rid, '^0*$') then return 'this server has no replicat
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch and tonumber(epoch) >= tonumber(ARGV[1]) then return 'an index of epoch ' .. epoch .. ' is in force' end
 local holders = redis.call('HLEN', KEYS[2])
--- What was written is gone or incomplete: the server restarted or failed over in between.
+-- The written holdings are gone or incomplete: the server restarted or failed over in between.
 if holders ~= tonumber(ARGV[2]) then return 'only ' .. holders .. ' of ' .. ARGV[2] .. ' buyers are there' end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'rid', rid, 'total', ARGV[3], 'left', ARGV[4], 'seq', '0',
   'version', ARGV[5], 'state', ARGV[6], 'opens', ARGV[7], 'closes', ARGV[8], 'limit', ARGV[9])

@@ -1,8 +1,8 @@
--- What the server is and what it holds of a sale, at one instant.
+-- Reads the state of the server and of the index of a sale at one instant.
 --
 -- KEYS  the sale's m
 -- ARGV  the prefixes of the sale's u:<epoch> and l:<epoch>
--- Reply {role, replication id, unix ms} and, if there is an index, {..., its fields in the order below, buyers, outbox}
+-- Reply {role, replication id, unix ms}; with an index also its fields in the order below, buyers, length of the outbox
 local replication = redis.call('INFO', 'replication')
 local time = redis.call('TIME')
 local reply = {

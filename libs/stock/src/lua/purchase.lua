@@ -1,17 +1,17 @@
--- Decides a batch of purchases on the index of one sale. The same as `purchase` in libs/protocol/src/index.rs.
+-- Decides a batch of purchases on the index of one sale, like `purchase` in libs/protocol/src/index.rs.
 --
 -- KEYS  the sale's m, u:<epoch>, l:<epoch>
--- ARGV  the caller's epoch, the most holdings of a buyer; then for each request: buyer, quantity (0 only asks), tier, key
+-- ARGV  epoch of the caller, maximum of holdings of a buyer; for each request: buyer, quantity (0 = lookup), tier, key
 -- Reply {'stale'} | {'refresh', epoch} | {'ok', first seq, the answers, separated by commas}
 --
--- An answer is a letter and what belongs to it: 's' sold, with the next seq; 'h <holding>' held, 'u' unknown,
+-- An answer is a letter and its data: 's' reserved, with the next seq; 'h <holding>' already reserved, 'u' unknown,
 -- 'n <opens>' not started, 'e' ended, 'p' suspended, 'l <holding or nothing>' limit reached, 'm' too many orders,
 -- 'o <left>' sold out.
 --
--- A seq becomes text by '..', which is exact below 10^14 (an epoch has 2^28 orders at most); what may be greater by '%.0f'.
+-- '..' writes a seq exactly, because it is below 10^14: an epoch has at most 2^28 orders. Larger numbers use '%.0f'.
 
--- The fence: nothing that the index says counts before it was passed. The script cache and the run id would not notice
--- a server that came back with an older copy; the replication id does.
+-- The fence. The index counts only after this check. The script cache and the run id do not change when a server comes
+-- back with an older copy; the replication id does.
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid', 'state', 'left', 'seq', 'opens', 'closes', 'limit')
 if not m[1] then return {'stale'} end
 local replication = redis.call('INFO', 'replication')
@@ -43,7 +43,7 @@ local function decide(buyer, wanted, tier, key)
   local count, units, live = 0, 0, nil
   if holdings ~= '' then
     for holding, q, k, x in string.gmatch(holdings, '(%d+%.%d+%.(%d+)%.(%x+)(x?))') do
-      -- Replay first: a winner's retry is never told "ended" or "sold out".
+      -- Check for a retry first: a buyer with an order never gets "ended" or "sold out".
       if k == key then return 'h ' .. holding end
       count = count + 1
       if x == '' then
@@ -76,7 +76,7 @@ for i = 3, #ARGV, 4 do
 end
 
 if #orders > 0 then
-  -- First what can fail (memory, too few replicas): Lua does not roll back.
+  -- The command that can fail (memory, too few replicas) is first, because Lua does not roll back.
   redis.call('XADD', KEYS[3], string.format('%s-%.0f', epoch, seq),
     'at', string.format('%.0f', now), 'first', string.format('%.0f', first), 'orders', '[' .. table.concat(orders, ',') .. ']')
   local fields = {}

@@ -1,7 +1,8 @@
--- Adds units, if the total is greater than the one in force. The same as `StockAdjustment::Raise` in libs/protocol/src/adjustment.rs.
+-- Adds units if the total is greater than the current one, like `StockAdjustment::Raise` in
+-- libs/protocol/src/adjustment.rs.
 --
 -- KEYS  the sale's m
--- ARGV  the epoch at the total's place in the log, total
+-- ARGV  epoch in force at the offset of the TOTAL, total
 -- Reply 'done' | 'already' | 'notyet'
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid', 'left', 'total')
 if not m[1] then return 'notyet' end

@@ -1,15 +1,15 @@
--- Gives the units of a cancelled order back, once. The same as `StockAdjustment::Return` in libs/protocol/src/adjustment.rs.
+-- Returns the units of a cancelled order once, like `StockAdjustment::Return` in libs/protocol/src/adjustment.rs.
 --
 -- KEYS  the sale's m
--- ARGV  the epoch at the cancellation's place in the log, the prefix of the sale's u:<epoch>, buyer, the order's epoch
---       and sequence number
+-- ARGV  epoch in force at the offset of the CANCEL, prefix of the sale's u:<epoch>, buyer, epoch and sequence number of
+--       the order
 -- Reply 'done' | 'already' | 'notyet' | 'nosuchorder'
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid', 'left')
 if not m[1] then return 'notyet' end
 local replication = redis.call('INFO', 'replication')
 if not string.find(replication, 'role:master', 1, true) then return 'notyet' end
 if string.match(replication, 'master_replid:(%x+)') ~= m[2] then return 'notyet' end
--- The cancellation may stand behind what this index was made of, and a newer one is on its way.
+-- This index may have been made from a shorter part of the log. A newer one is being made.
 if tonumber(m[1]) < tonumber(ARGV[1]) then return 'notyet' end
 
 local u = ARGV[2] .. m[1]

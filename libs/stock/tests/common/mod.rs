@@ -1,9 +1,9 @@
-//! What the tests against a real Redis share.
+//! Support of the tests that need a real Redis.
 use seckill_protocol::index::{Index, Terms};
 use seckill_protocol::{Epoch, SaleId};
 use seckill_stock::{Install, Installed, StockClient};
 
-/// The address that `cargo xtask test integration` gives.
+/// The address from `cargo xtask test integration`.
 pub fn redis_url() -> String {
     std::env::var("SECKILL_TEST_REDIS_URL").expect("SECKILL_TEST_REDIS_URL; run `cargo xtask test integration`")
 }
@@ -12,12 +12,12 @@ pub async fn connect() -> StockClient {
     StockClient::connect(&redis_url()).await.expect("Redis answers")
 }
 
-/// A sale of its own for each test.
+/// Each test uses its own sale.
 pub fn new_sale() -> SaleId {
     SaleId(rand::random())
 }
 
-/// Installs an index without holdings, and gives the same one as plain data.
+/// Installs an index without holdings and returns the same one as plain data.
 pub async fn install(client: &StockClient, sale: SaleId, epoch: Epoch, total: u64, terms: Terms) -> Index {
     let index = Install {
         epoch,
