@@ -1,4 +1,4 @@
-//! What an answer says, for each of the two interfaces.
+//! Parsing of answers, for each of the two interfaces.
 use std::time::Duration;
 
 use http::StatusCode;
@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Route;
 
-/// What a buyer was told at last.
+/// The final answer to a buyer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum AnswerKind {
     Won,
     SoldOut,
     NotStarted,
     Ended,
-    /// An answer of another kind; a sample of each is kept.
+    /// Any other answer. A sample of each is kept.
     Other,
-    /// No answer that says what became of the purchase.
+    /// No answer tells the result of the purchase.
     Unanswered,
 }
 
-/// Buyers by what they were told.
+/// Buyers by their final answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub won: u64,
@@ -32,79 +32,78 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn add(&mut self, kind: Kind) {
+    pub(crate) fn add(&mut self, kind: AnswerKind) {
         *match kind {
-            Kind::Won => &mut self.won,
-            Kind::SoldOut => &mut self.sold_out,
-            Kind::NotStarted => &mut self.not_started,
-            Kind::Ended => &mut self.ended,
-            Kind::Other => &mut self.other,
-            Kind::Unanswered => &mut self.unanswered,
+            AnswerKind::Won => &mut self.won,
+            AnswerKind::SoldOut => &mut self.sold_out,
+            AnswerKind::NotStarted => &mut self.not_started,
+            AnswerKind::Ended => &mut self.ended,
+            AnswerKind::Other => &mut self.other,
+            AnswerKind::Unanswered => &mut self.unanswered,
         } += 1;
     }
 
-    /// Buyers who know where they stand.
+    /// Buyers with a final answer.
     pub fn answered(&self) -> u64 {
         self.won + self.sold_out + self.not_started + self.ended + self.other
     }
 
-    pub fn settled(&self) -> u64 {
+    /// Buyers who have a final answer or gave up.
+    pub fn finished(&self) -> u64 {
         self.answered() + self.unanswered
     }
 }
 
-/// What one answer means to the buyer.
+/// An answer, and what the buyer does next.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Meaning {
+pub(crate) enum ParsedAnswer {
     Won {
         order_no: String,
     },
-    /// Not won; the text is what a sample shows.
-    Lost(Kind, String),
-    /// Ask again, with the same key. `kind` is what the buyer counts as if it gives up.
-    Again {
+    /// Not won. The text is for a sample.
+    Lost(AnswerKind, String),
+    /// The buyer retries with the same key. If it gives up instead, it counts as `kind`.
+    Retry {
         after: Option<Duration>,
-        kind: Kind,
-        why: String,
+        kind: AnswerKind,
+        reason: String,
     },
 }
 
-/// Reads an answer.
-pub(crate) fn meaning(route: &Route, status: StatusCode, headers: &http::HeaderMap, body: &[u8]) -> Meaning {
-    let said = || sample(status, body);
+pub(crate) fn parse(route: &Route, status: StatusCode, headers: &http::HeaderMap, body: &[u8]) -> ParsedAnswer {
+    let text = || sample(status, body);
     match route {
         Route::V1 { .. } => {
             let answer: V1Answer = serde_json::from_slice(body).unwrap_or_default();
-            let again = |kind| Meaning::Again {
+            let retry = |kind| ParsedAnswer::Retry {
                 after: retry_after(headers),
                 kind,
-                why: said(),
+                reason: text(),
             };
             match (status.as_u16(), answer.code.as_deref()) {
-                // The order exists or not, nobody knows yet: the buyer has no answer.
-                (202, _) | (409, Some("in_progress")) | (503, Some("outcome_unknown")) => again(Kind::Unanswered),
-                // An answer, though no useful one: nothing was bought.
-                (408 | 429, _) | (503, Some(_)) => again(Kind::Other),
+                // It is not known yet whether the order exists: the buyer has no answer.
+                (202, _) | (409, Some("in_progress")) | (503, Some("outcome_unknown")) => retry(AnswerKind::Unanswered),
+                // An answer: nothing was bought.
+                (408 | 429, _) | (503, Some(_)) => retry(AnswerKind::Other),
                 (200..300, _) => match answer.order_no {
-                    Some(order_no) if !order_no.is_empty() => Meaning::Won { order_no },
-                    _ => Meaning::Lost(Kind::Other, said()),
+                    Some(order_no) if !order_no.is_empty() => ParsedAnswer::Won { order_no },
+                    _ => ParsedAnswer::Lost(AnswerKind::Other, text()),
                 },
-                (409, Some("sold_out")) => Meaning::Lost(Kind::SoldOut, said()),
-                (409, Some("not_started")) => Meaning::Lost(Kind::NotStarted, said()),
-                (410, Some("ended")) => Meaning::Lost(Kind::Ended, said()),
-                // A fault, or a gateway that lost its upstream: the purchase may have happened. The key makes it safe to
-                // ask.
-                (500 | 502..=504, _) => again(Kind::Unanswered),
-                _ => Meaning::Lost(Kind::Other, said()),
+                (409, Some("sold_out")) => ParsedAnswer::Lost(AnswerKind::SoldOut, text()),
+                (409, Some("not_started")) => ParsedAnswer::Lost(AnswerKind::NotStarted, text()),
+                (410, Some("ended")) => ParsedAnswer::Lost(AnswerKind::Ended, text()),
+                // A fault, or a gateway that lost its upstream: the purchase may have happened. The key makes a retry safe.
+                (500 | 502..=504, _) => retry(AnswerKind::Unanswered),
+                _ => ParsedAnswer::Lost(AnswerKind::Other, text()),
             }
         }
         Route::Legacy { .. } => {
             let answer: LegacyAnswer = serde_json::from_slice(body).unwrap_or_default();
             let code = answer.status.and_then(|s| s.code).or(answer.code);
             match (status.is_success(), code.as_deref(), answer.order_id) {
-                (true, Some("10000"), Some(order_no)) if !order_no.is_empty() => Meaning::Won { order_no },
-                (_, Some("42002"), _) => Meaning::Lost(Kind::SoldOut, said()),
-                _ => Meaning::Lost(Kind::Other, said()),
+                (true, Some("10000"), Some(order_no)) if !order_no.is_empty() => ParsedAnswer::Won { order_no },
+                (_, Some("42002"), _) => ParsedAnswer::Lost(AnswerKind::SoldOut, text()),
+                _ => ParsedAnswer::Lost(AnswerKind::Other, text()),
             }
         }
     }
@@ -130,7 +129,7 @@ struct LegacyStatus {
     code: Option<String>,
 }
 
-/// Seconds only: nobody who answers a purchase sends a date.
+/// In seconds only: no server sends a date in the answer to a purchase.
 fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
@@ -147,79 +146,82 @@ fn sample(status: StatusCode, body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn v1(status: u16, body: &str) -> Meaning {
+    fn v1(status: u16, body: &str) -> ParsedAnswer {
         let route = Route::v1("shop/phones", 1).expect("valid");
         let status = StatusCode::from_u16(status).expect("valid");
-        meaning(&route, status, &http::HeaderMap::new(), body.as_bytes())
+        parse(&route, status, &http::HeaderMap::new(), body.as_bytes())
     }
 
-    fn legacy(status: u16, body: &str) -> Meaning {
+    fn legacy(status: u16, body: &str) -> ParsedAnswer {
         let status = StatusCode::from_u16(status).expect("valid");
         let headers = http::HeaderMap::new();
-        meaning(&Route::Legacy { item_id: 1 }, status, &headers, body.as_bytes())
+        parse(&Route::Legacy { item_id: 1 }, status, &headers, body.as_bytes())
     }
 
-    fn kind(meaning: &Meaning) -> Kind {
-        match meaning {
-            Meaning::Won { .. } => Kind::Won,
-            Meaning::Lost(kind, _) | Meaning::Again { kind, .. } => *kind,
+    fn kind(answer: &ParsedAnswer) -> AnswerKind {
+        match answer {
+            ParsedAnswer::Won { .. } => AnswerKind::Won,
+            ParsedAnswer::Lost(kind, _) | ParsedAnswer::Retry { kind, .. } => *kind,
         }
     }
 
     #[test]
-    fn each_answer_of_the_v1_route_has_its_kind() {
+    fn each_v1_answer_has_its_kind() {
         let final_answers = [
-            (201, r#"{"order_no":"1ABC","status":"processing"}"#, Kind::Won),
-            (409, r#"{"code":"sold_out"}"#, Kind::SoldOut),
-            (409, r#"{"code":"not_started"}"#, Kind::NotStarted),
-            (410, r#"{"code":"ended"}"#, Kind::Ended),
-            (409, r#"{"code":"limit_reached"}"#, Kind::Other),
-            (400, "no JSON", Kind::Other),
-            (201, "{}", Kind::Other),
-            (404, r#"{"code":"sale_unknown"}"#, Kind::Other),
+            (201, r#"{"order_no":"1ABC","status":"processing"}"#, AnswerKind::Won),
+            (409, r#"{"code":"sold_out"}"#, AnswerKind::SoldOut),
+            (409, r#"{"code":"not_started"}"#, AnswerKind::NotStarted),
+            (410, r#"{"code":"ended"}"#, AnswerKind::Ended),
+            (409, r#"{"code":"limit_reached"}"#, AnswerKind::Other),
+            (400, "no JSON", AnswerKind::Other),
+            (201, "{}", AnswerKind::Other),
+            (404, r#"{"code":"sale_unknown"}"#, AnswerKind::Other),
         ];
         for (status, body, wanted) in final_answers {
-            let meaning = v1(status, body);
-            assert_eq!(kind(&meaning), wanted, "{status} {body}");
-            assert!(!matches!(meaning, Meaning::Again { .. }), "{status} {body}");
+            let answer = v1(status, body);
+            assert_eq!(kind(&answer), wanted, "{status} {body}");
+            assert!(!matches!(answer, ParsedAnswer::Retry { .. }), "{status} {body}");
         }
     }
 
     #[test]
-    fn a_fault_is_asked_again_and_is_never_sold_out() {
-        let again = [
-            (202, "", Kind::Unanswered),
-            (409, r#"{"code":"in_progress"}"#, Kind::Unanswered),
-            (429, "", Kind::Other),
-            (503, r#"{"code":"sold_out"}"#, Kind::Other),
-            (503, r#"{"code":"outcome_unknown"}"#, Kind::Unanswered),
-            (500, r#"{"code":"internal"}"#, Kind::Unanswered),
-            (503, "upstream reset", Kind::Unanswered),
-            (502, "bad gateway", Kind::Unanswered),
+    fn a_fault_is_retried_and_is_never_sold_out() {
+        let retried = [
+            (202, "", AnswerKind::Unanswered),
+            (409, r#"{"code":"in_progress"}"#, AnswerKind::Unanswered),
+            (429, "", AnswerKind::Other),
+            (503, r#"{"code":"sold_out"}"#, AnswerKind::Other),
+            (503, r#"{"code":"outcome_unknown"}"#, AnswerKind::Unanswered),
+            (500, r#"{"code":"internal"}"#, AnswerKind::Unanswered),
+            (503, "upstream reset", AnswerKind::Unanswered),
+            (502, "bad gateway", AnswerKind::Unanswered),
         ];
-        for (status, body, wanted) in again {
-            let meaning = v1(status, body);
-            assert!(matches!(meaning, Meaning::Again { .. }), "{status}");
-            assert_eq!(kind(&meaning), wanted, "{status}");
+        for (status, body, wanted) in retried {
+            let answer = v1(status, body);
+            assert!(matches!(answer, ParsedAnswer::Retry { .. }), "{status}");
+            assert_eq!(kind(&answer), wanted, "{status}");
         }
     }
 
     #[test]
-    fn the_old_demo_s_answers_have_their_kinds() {
+    fn each_legacy_answer_has_its_kind() {
         let won = legacy(200, r#"{"status":{"code":"10000","message":"ok"},"order_id":"1ABC"}"#);
         assert_eq!(
             won,
-            Meaning::Won {
+            ParsedAnswer::Won {
                 order_no: "1ABC".into()
             }
         );
         assert_eq!(
             kind(&legacy(400, r#"{"code":"42002","message":"out of stock"}"#)),
-            Kind::SoldOut
+            AnswerKind::SoldOut
         );
-        assert_eq!(kind(&legacy(400, r#"{"status":{"code":"42002"}}"#)), Kind::SoldOut);
-        assert_eq!(kind(&legacy(400, r#"{"code":"42003"}"#)), Kind::Other);
-        assert_eq!(kind(&legacy(500, "oops")), Kind::Other);
+        assert_eq!(
+            kind(&legacy(400, r#"{"status":{"code":"42002"}}"#)),
+            AnswerKind::SoldOut
+        );
+        assert_eq!(kind(&legacy(400, r#"{"code":"42003"}"#)), AnswerKind::Other);
+        assert_eq!(kind(&legacy(500, "oops")), AnswerKind::Other);
     }
 
     #[test]

@@ -8,69 +8,69 @@ use clap::{Parser, ValueEnum};
 use http::HeaderValue;
 use seckill_load::{Arrival, InvalidPlan, Plan, Route, Target};
 
-/// Sends a crowd of buyers to a flash sale, and tells what they were told and how long it took.
+/// Sends a crowd of buyers to a flash sale, and reports their answers and the latency.
 ///
-/// Point it at your own installation before your sale. Buyers arrive when they arrive, however slow the answers are;
-/// each has an idempotency key of its own and asks again, with the same key, when the answer is 503, 429, 202 or none.
+/// Run it against your own installation before your sale. Buyers arrive at their scheduled times, even if answers are slow.
+/// Each buyer has its own idempotency key, and retries with it when the answer is 503, 429 or 202, or missing.
 ///
-/// It buys for real: use a sale made for it.
+/// It buys for real: use a sale that you created for it.
 ///
-/// Exit code: 0 if every buyer was answered and every check passed, 1 if not, 2 if the run could not begin.
+/// Exit code: 0 if every buyer got an answer and every check passed, 1 if not, 2 if the run could not start.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 pub struct Args {
-    /// Where the installation answers, for example http://127.0.0.1:8080 (plain HTTP)
+    /// URL of the installation, for example http://127.0.0.1:8080 (plain HTTP)
     pub target: String,
-    /// The sale, as namespace/name: buys by POST /v1/sales/{namespace}/{name}/orders
+    /// Sale as namespace/name: buys by POST /v1/sales/{namespace}/{name}/orders
     #[arg(long, value_name = "NAMESPACE/NAME", required_unless_present = "item")]
     sale: Option<String>,
-    /// The item's number: buys by the old demo's POST /seckill/buy instead
+    /// Number of the item: buys by the old demo's POST /seckill/buy instead
     #[arg(long, value_name = "ID", conflicts_with_all = ["sale", "quantity"])]
     item: Option<i64>,
-    /// How many buyers come; each wants one order
+    /// Number of buyers; each wants one order
     #[arg(long, default_value_t = 1000)]
     buyers: u32,
-    /// How they come
+    /// How the buyers arrive
     #[arg(long, value_enum, default_value_t = ArrivalKind::Uniform)]
     arrival: ArrivalKind,
-    /// Over which time they come, for example 500ms, 1s or 2m
+    /// Time during which the buyers arrive, for example 500ms, 1s or 2m
     #[arg(long, default_value = "1s", value_parser = duration)]
     over: Duration,
-    /// The most requests under way at once, which is the most connections too
+    /// Maximum number of requests in flight, and so of connections
     #[arg(long, default_value_t = 1000, value_name = "N")]
     in_flight: usize,
     /// Units in each order
     #[arg(long, default_value_t = 1)]
     quantity: u32,
-    /// How often a buyer asks before it gives up
+    /// Maximum number of requests of one buyer
     #[arg(long, default_value_t = 8, value_name = "N")]
     attempts: u32,
-    /// How long a buyer waits for one answer
+    /// Time limit for one answer
     #[arg(long, default_value = "10s", value_parser = duration)]
     timeout: Duration,
-    /// A header for every request, for example "Host: shop.example" (repeat it for more)
+    /// Header of every request, for example "Host: shop.example"; can be repeated
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
-    /// The stock of the sale: checks that no more was sold
+    /// Stock of the sale: checks that no more units were sold
     #[arg(long)]
     pub units: Option<u64>,
-    /// How many of the orders to look up afterwards, 0 = none
+    /// Number of orders to look up after the run; 0 means none
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub check_orders: usize,
-    /// Buyers who are known: a file with a token a line, sent as "Authorization: Bearer TOKEN". Each buyer has the next
-    /// one, from the first again after the last
+    /// File with one token per line, sent as "Authorization: Bearer TOKEN". The buyers use the tokens in turn, and start
+    /// again after the last one
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
     /// Draws the answers over time and the latencies, as an SVG picture
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
-    /// Writes the order numbers here, one a line
+    /// Writes the order numbers to this file, one per line
     #[arg(long, value_name = "FILE")]
     pub orders_file: Option<PathBuf>,
-    /// text for a person; json: one object a line on standard output, {"progress":..} while it runs, then {"report":..}
+    /// text for people; json for programs: one object per line, {"progress":..} while it runs, then {"report":..}
     #[arg(long, value_enum, default_value_t = OutputKind::Text)]
     pub output: OutputKind,
-    /// Needed for a target that is not on this machine: it is yours, and whoever runs it knows
+    /// Confirms that a target on another machine is yours and that its operators know of the load
     #[arg(long)]
     pub i_own_this_target: bool,
 }
@@ -82,13 +82,13 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ArrivalKind {
-    /// All in the first moment
+    /// All at the start
     AtOnce,
-    /// Each at a random moment of the time
+    /// Each at a random moment
     Uniform,
-    /// As independent strangers come, at a steady rate: the last one somewhat before or after the time
+    /// Independently at a constant average rate; the last buyer may arrive before or after the end of the time
     Poisson,
-    /// Few at first and ever more: to see from which rate on an installation falls behind
+    /// At a rising rate, to find the rate from which an installation falls behind
     Ramp,
 }
 
@@ -120,10 +120,10 @@ impl Args {
             timeout: self.timeout,
             tokens,
         };
-        plan.check().map(|()| plan)
+        plan.validate().map(|()| plan)
     }
 
-    /// The buyers' tokens, if there is a file of them.
+    /// The tokens of the buyers; none without --tokens.
     pub fn tokens(&self) -> Result<Arc<[HeaderValue]>> {
         let Some(path) = &self.tokens else {
             return Ok(Arc::default());
@@ -131,17 +131,21 @@ impl Args {
         let file = || format!("--tokens {}", path.display());
         let text = std::fs::read_to_string(path).with_context(file)?;
         let tokens = authorizations(&text).with_context(file)?;
-        ensure!(!tokens.is_empty(), "{}: it is empty; expected a token a line", file());
+        ensure!(
+            !tokens.is_empty(),
+            "{}: the file is empty; expected one token per line",
+            file()
+        );
         Ok(tokens)
     }
 }
 
-/// A header for each line that is not blank.
+/// One header for each line that is not blank.
 fn authorizations(text: &str) -> Result<Arc<[HeaderValue]>> {
     let lines = text.lines().map(str::trim).enumerate();
     let tokens = lines.filter(|(_, token)| !token.is_empty()).map(|(n, token)| {
         let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
-            .with_context(|| format!("line {}: not a token; expected visible ASCII", n + 1))?;
+            .with_context(|| format!("line {}: invalid token; expected visible ASCII", n + 1))?;
         header.set_sensitive(true);
         Ok(header)
     });
@@ -153,7 +157,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed
         .ok()
         .and_then(|d| Duration::try_from(d).ok())
-        .ok_or_else(|| "expected a time such as 500ms, 1s or 2m".to_string())
+        .ok_or_else(|| "expected a duration such as 500ms, 1s or 2m".to_string())
 }
 
 #[cfg(test)]
@@ -162,12 +166,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn the_command_line_is_valid() {
         Args::command().debug_assert();
     }
 
     #[test]
-    fn each_line_of_a_file_is_a_token() {
+    fn each_line_of_the_file_is_a_token() {
         let tokens = authorizations("a.b.c\n\n d \r\n").expect("two tokens");
         assert_eq!(*tokens, ["Bearer a.b.c", "Bearer d"]);
         let error = format!("{:#}", authorizations("a\nb\u{7f}").expect_err("no token"));
@@ -175,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_with_their_unit() {
+    fn a_duration_needs_a_unit() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(duration("5").is_err());

@@ -1,4 +1,4 @@
-//! One buyer: it wants one order, and does what a good client does until it knows whether it has it.
+//! One buyer: it wants one order, and retries as a correct client does until it knows the result.
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,49 +9,49 @@ use rand::Rng;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use crate::answer::{Kind, Meaning, meaning};
-use crate::connections::{Connections, Failure};
-use crate::places::Places;
+use crate::answer::{AnswerKind, ParsedAnswer, parse};
+use crate::connections::{Connections, ExchangeError};
+use crate::permits::Permits;
 use crate::plan::{Plan, Route};
 
-/// A server that asks for more patience than this is not waited for any longer.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Upper bound on Retry-After.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// What became of a buyer.
-pub(crate) struct Settled {
-    pub kind: Kind,
+/// The result of one buyer.
+pub(crate) struct BuyerResult {
+    pub kind: AnswerKind,
     pub order_no: Option<String>,
-    /// What the answer said, unless the buyer won.
+    /// The text of the last answer, unless the buyer won.
     pub said: Option<String>,
     pub from_send: Duration,
     pub from_schedule: Duration,
     pub retries: u32,
 }
 
-/// What a buyer sends with each of its requests.
-struct Buyer<'a> {
+/// The credentials that a buyer sends with each request.
+struct Credentials<'a> {
     key: String,
     token: Option<&'a HeaderValue>,
 }
 
-/// Buys, asking again with the same key where that can't buy twice.
+/// Buys, and retries with the same key where a retry can't buy twice.
 pub(crate) async fn buy(
     plan: &Plan,
     connections: &Connections,
-    places: &Places,
+    permits: &Permits,
     number: usize,
     scheduled: Instant,
-) -> Settled {
-    let buyer = Buyer {
+) -> BuyerResult {
+    let credentials = Credentials {
         key: Uuid::new_v4().to_string(),
         token: plan.tokens.get(number % plan.tokens.len().max(1)),
     };
     let mut retries = 0;
-    // Whether one of the requests may have bought without telling.
+    // Whether one of the requests may have bought without an answer.
     let mut unknown = false;
     loop {
-        let (asked, from_send) = ask(plan, connections, places, &buyer).await;
-        let settled = |kind, order_no, said| Settled {
+        let (answer, from_send) = send(plan, connections, permits, &credentials).await;
+        let finish = |kind, order_no, said| BuyerResult {
             kind,
             order_no,
             said,
@@ -59,43 +59,43 @@ pub(crate) async fn buy(
             from_schedule: scheduled.elapsed(),
             retries,
         };
-        let (after, kind, why) = match asked {
-            Ok(Meaning::Won { order_no }) => return settled(Kind::Won, Some(order_no), None),
-            Ok(Meaning::Lost(kind, said)) => return settled(kind, None, Some(said)),
-            Ok(Meaning::Again { after, kind, why }) => (after, kind, why),
-            Err(Failure::Unknown(why)) if matches!(plan.route, Route::Legacy { .. }) => {
-                return settled(Kind::Unanswered, None, Some(why));
+        let (after, kind, reason) = match answer {
+            Ok(ParsedAnswer::Won { order_no }) => return finish(AnswerKind::Won, Some(order_no), None),
+            Ok(ParsedAnswer::Lost(kind, said)) => return finish(kind, None, Some(said)),
+            Ok(ParsedAnswer::Retry { after, kind, reason }) => (after, kind, reason),
+            Err(ExchangeError::Unknown(reason)) if matches!(plan.route, Route::Legacy { .. }) => {
+                return finish(AnswerKind::Unanswered, None, Some(reason));
             }
-            Err(failure) => (None, Kind::Unanswered, failure.why()),
+            Err(error) => (None, AnswerKind::Unanswered, error.reason()),
         };
-        unknown |= kind == Kind::Unanswered;
+        unknown |= kind == AnswerKind::Unanswered;
         if retries + 1 >= plan.attempts {
-            let kind = if unknown { Kind::Unanswered } else { kind };
-            return settled(kind, None, Some(why));
+            let kind = if unknown { AnswerKind::Unanswered } else { kind };
+            return finish(kind, None, Some(reason));
         }
-        sleep(wait(after, retries)).await;
+        sleep(retry_delay(after, retries)).await;
         retries += 1;
     }
 }
 
-/// One request, and how long it took from the moment it had its place in flight.
-async fn ask(
+/// Sends one request, and measures the time from its permit to the answer.
+async fn send(
     plan: &Plan,
     connections: &Connections,
-    places: &Places,
-    buyer: &Buyer<'_>,
-) -> (Result<Meaning, Failure>, Duration) {
-    let _place = places.take().await;
+    permits: &Permits,
+    credentials: &Credentials<'_>,
+) -> (Result<ParsedAnswer, ExchangeError>, Duration) {
+    let _permit = permits.acquire().await;
     let sent = Instant::now();
-    let answer = match timeout(plan.timeout, connections.exchange(request(&plan.route, buyer))).await {
+    let answer = match timeout(plan.timeout, connections.exchange(request(&plan.route, credentials))).await {
         Ok(answer) => answer,
-        Err(_) => Err(Failure::Unknown(format!("no answer within {:?}", plan.timeout))),
+        Err(_) => Err(ExchangeError::Unknown(format!("no answer within {:?}", plan.timeout))),
     };
-    let meaning = answer.map(|a| meaning(&plan.route, a.status(), a.headers(), a.body()));
-    (meaning, sent.elapsed())
+    let parsed = answer.map(|a| parse(&plan.route, a.status(), a.headers(), a.body()));
+    (parsed, sent.elapsed())
 }
 
-fn request(route: &Route, buyer: &Buyer<'_>) -> Request<Full<Bytes>> {
+fn request(route: &Route, credentials: &Credentials<'_>) -> Request<Full<Bytes>> {
     let (path, body) = match route {
         Route::V1 {
             namespace,
@@ -109,21 +109,21 @@ fn request(route: &Route, buyer: &Buyer<'_>) -> Request<Full<Bytes>> {
     };
     let mut request = Request::post(path).header(CONTENT_TYPE, "application/json");
     if matches!(route, Route::V1 { .. }) {
-        request = request.header("idempotency-key", &buyer.key);
+        request = request.header("idempotency-key", &credentials.key);
     }
-    if let Some(token) = buyer.token {
+    if let Some(token) = credentials.token {
         request = request.header(AUTHORIZATION, token);
     }
-    // A checked name and a UUID: nothing in it that a header or a path could refuse.
+    // The sale name is validated and the key is a UUID, so the path and the headers are valid.
     request.body(Full::from(body)).unwrap_or_default()
 }
 
-/// As long as the server asked for, else 0.1 s, 0.2 s, ... to 5 s; with up to a half on top, so that those refused
-/// together don't come back together.
-fn wait(after: Option<Duration>, retries: u32) -> Duration {
+/// The time that the server asked for, or 0.1 s, 0.2 s, ... up to 5 s. Up to a half of it is added at random, so that
+/// buyers who were refused together do not retry together.
+fn retry_delay(after: Option<Duration>, retries: u32) -> Duration {
     let base = after
         .unwrap_or_else(|| Duration::from_millis(100 << retries.min(6)).min(Duration::from_secs(5)))
-        .min(LONGEST_WAIT);
+        .min(MAX_RETRY_AFTER);
     base.mul_f64(1.0 + 0.5 * rand::rng().random::<f64>())
 }
 
@@ -132,30 +132,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buyer_waits_at_least_as_long_as_it_was_asked_to() {
+    fn a_buyer_waits_at_least_for_retry_after() {
         for _ in 0..100 {
-            let waited = wait(Some(Duration::from_secs(2)), 0);
+            let waited = retry_delay(Some(Duration::from_secs(2)), 0);
             assert!(
                 waited >= Duration::from_secs(2) && waited <= Duration::from_secs(3),
                 "{waited:?}"
             );
         }
-        assert!(wait(Some(Duration::from_secs(86_400)), 0) <= LONGEST_WAIT.mul_f64(1.5));
-        assert!(wait(None, 99) <= Duration::from_millis(7_500));
+        assert!(retry_delay(Some(Duration::from_secs(86_400)), 0) <= MAX_RETRY_AFTER.mul_f64(1.5));
+        assert!(retry_delay(None, 99) <= Duration::from_millis(7_500));
     }
 
     #[test]
-    fn a_v1_request_carries_the_key_and_a_legacy_one_has_none() {
+    fn only_a_v1_request_has_the_key() {
         let token = HeaderValue::from_static("Bearer t");
-        let known = Buyer {
+        let identified = Credentials {
             key: "k".into(),
             token: Some(&token),
         };
-        let v1 = request(&Route::v1("shop/phones", 2).expect("valid"), &known);
+        let v1 = request(&Route::v1("shop/phones", 2).expect("valid"), &identified);
         assert_eq!(v1.uri(), "/v1/sales/shop/phones/orders");
         assert_eq!(v1.headers()["idempotency-key"], "k");
         assert_eq!(v1.headers()[AUTHORIZATION], "Bearer t");
-        let anonymous = Buyer { token: None, ..known };
+        let anonymous = Credentials {
+            token: None,
+            ..identified
+        };
         let legacy = request(&Route::Legacy { item_id: 7 }, &anonymous);
         assert_eq!(legacy.uri(), "/seckill/buy");
         assert!(!legacy.headers().contains_key("idempotency-key"));

@@ -1,4 +1,4 @@
-//! What must be true of any sale, as far as it can be seen from outside.
+//! Checks that hold for every correct sale, as far as a client can see.
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -13,11 +13,10 @@ use crate::connections::Connections;
 use crate::outcome::Outcome;
 use crate::plan::{Plan, Route};
 
-/// Orders looked up at once: the look-ups are a check, not a load.
-const AT_ONCE: usize = 32;
+/// Low, because the look-ups are a check and not a load.
+const MAX_CONCURRENT_LOOKUPS: usize = 32;
 
-/// How often a look-up is tried.
-const TRIES: u32 = 5;
+const LOOKUP_ATTEMPTS: u32 = 5;
 
 /// A statement about the run, and whether it is true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,18 +31,18 @@ impl Check {
     }
 }
 
-/// The checks that need nothing but the answers. `units` is the sale's stock, if known.
+/// Checks of the answers alone. `units` is the stock of the sale, if known.
 pub fn answers(plan: &Plan, outcome: &Outcome, units: Option<u64>) -> Vec<Check> {
     let counts = &outcome.counts;
     let mut checks = vec![Check::new(
         counts.unanswered == 0,
-        format!("every buyer was answered: {} of {}", outcome.answered, outcome.buyers),
+        format!("every buyer got an answer: {} of {}", outcome.answered, outcome.buyers),
     )];
     let distinct = outcome.order_numbers.iter().collect::<HashSet<_>>().len();
     checks.push(Check::new(
         distinct as u64 == counts.won,
         format!(
-            "each winner has an order number of its own: {distinct} numbers, {} winners",
+            "each winner has its own order number: {distinct} numbers, {} winners",
             counts.won
         ),
     ));
@@ -51,63 +50,63 @@ pub fn answers(plan: &Plan, outcome: &Outcome, units: Option<u64>) -> Vec<Check>
         let sold = counts.won * u64::from(plan.route.quantity());
         checks.push(Check::new(
             sold <= units,
-            format!("no more was sold than there was: {sold} of {units} units"),
+            format!("no more units were sold than in stock: {sold} of {units} units"),
         ));
     }
     checks
 }
 
-/// Looks up to `most` of the order numbers up, evenly chosen.
+/// Looks up at most `most` of the orders, evenly chosen.
 pub async fn orders(plan: &Plan, outcome: &Outcome, most: usize) -> Check {
-    let numbers = evenly(&outcome.order_numbers, most);
+    let numbers = evenly_chosen(&outcome.order_numbers, most);
     let connections = Connections::to(plan.target.clone());
     let missing: Vec<String> = futures::stream::iter(&numbers)
         .map(|number| look_up(plan, &connections, number))
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(MAX_CONCURRENT_LOOKUPS)
         .filter_map(async |found| found.err())
         .collect()
         .await;
     let found = numbers.len() - missing.len();
-    let first = missing.first().map(|why| format!("; {why}")).unwrap_or_default();
+    let first = missing.first().map(|error| format!("; {error}")).unwrap_or_default();
     Check::new(
         missing.is_empty(),
-        format!("the orders can be looked up: {found} of {} tried{first}", numbers.len()),
+        format!("the orders can be looked up: {found} of {}{first}", numbers.len()),
     )
 }
 
 async fn look_up(plan: &Plan, connections: &Connections, number: &str) -> Result<(), String> {
     if number.len() > 128 || !number.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
-        return Err(format!("{number:?} is no order number"));
+        return Err(format!("{number:?} is not an order number"));
     }
     let path = match plan.route {
         Route::V1 { .. } => format!("/v1/orders/{number}"),
         Route::Legacy { .. } => format!("/seckill/query_order?order_id={number}"),
     };
-    let mut said = String::new();
-    for attempt in 0..TRIES {
+    let mut error = String::new();
+    for attempt in 0..LOOKUP_ATTEMPTS {
         sleep(Duration::from_millis(200) * attempt).await;
-        // A path of plain characters: the request can be built.
+        // The path has only plain characters, so the request is valid.
         let request = Request::get(&path).body(Full::<Bytes>::default()).unwrap_or_default();
         match timeout(plan.timeout, connections.exchange(request)).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => return is_order(answer.body(), number),
-            Ok(Ok(answer)) => said = format!("{number}: {}", answer.status()),
-            Ok(Err(failure)) => said = format!("{number}: {}", failure.why()),
-            Err(_) => said = format!("{number}: no answer within {:?}", plan.timeout),
+            Ok(Ok(answer)) => error = format!("{number}: {}", answer.status()),
+            Ok(Err(failed)) => error = format!("{number}: {}", failed.reason()),
+            Err(_) => error = format!("{number}: no answer within {:?}", plan.timeout),
         }
     }
-    Err(said)
+    Err(error)
 }
 
 fn is_order(body: &[u8], number: &str) -> Result<(), String> {
     let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let said = body["order_no"].as_str().or(body["order_id"].as_str());
-    match said {
-        Some(said) if said == number => Ok(()),
-        _ => Err(format!("{number}: the answer is about {said:?}")),
+    let returned = body["order_no"].as_str().or(body["order_id"].as_str());
+    match returned {
+        Some(returned) if returned == number => Ok(()),
+        _ => Err(format!("{number}: the answer has the order number {returned:?}")),
     }
 }
 
-fn evenly(all: &[String], most: usize) -> Vec<String> {
+fn evenly_chosen(all: &[String], most: usize) -> Vec<String> {
     let count = all.len().min(most);
     (0..count).map(|i| all[i * all.len() / count].clone()).collect()
 }
@@ -117,16 +116,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_orders_looked_up_are_spread_over_all() {
+    fn the_orders_to_look_up_are_spread_evenly() {
         let all: Vec<String> = (0..10).map(|i| i.to_string()).collect();
-        assert_eq!(evenly(&all, 5), ["0", "2", "4", "6", "8"]);
-        assert_eq!(evenly(&all, 100).len(), 10);
-        assert!(evenly(&[], 5).is_empty());
-        assert!(evenly(&all, 0).is_empty());
+        assert_eq!(evenly_chosen(&all, 5), ["0", "2", "4", "6", "8"]);
+        assert_eq!(evenly_chosen(&all, 100).len(), 10);
+        assert!(evenly_chosen(&[], 5).is_empty());
+        assert!(evenly_chosen(&all, 0).is_empty());
     }
 
     #[test]
-    fn an_answer_about_another_order_is_none() {
+    fn an_answer_about_another_order_fails() {
         assert_eq!(is_order(br#"{"order_no":"1A"}"#, "1A"), Ok(()));
         assert_eq!(is_order(br#"{"order_id":"1A","status":{}}"#, "1A"), Ok(()));
         assert!(is_order(br#"{"order_no":"1B"}"#, "1A").is_err());

@@ -1,4 +1,4 @@
-//! Keep-alive connections. The last one used is used next, so that there are only as many as the load needs.
+//! A pool of keep-alive connections. It reuses the most recently used one, so that it opens only as many as needed.
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -11,31 +11,31 @@ use tokio::net::TcpStream;
 
 use crate::target::Target;
 
-/// The longest answer that is read.
-const MAX_BODY: usize = 256 * 1024;
+/// Longer answers count as failed.
+const MAX_BODY_BYTES: usize = 256 * 1024;
 
-/// A request without an answer.
+/// A request without a complete answer.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// The server has surely not seen it.
+pub(crate) enum ExchangeError {
+    /// The server has not received the request.
     NotSent(String),
-    /// The server may have acted on it.
+    /// The server may have processed the request.
     Unknown(String),
 }
 
-impl Failure {
-    pub fn why(self) -> String {
+impl ExchangeError {
+    pub fn reason(self) -> String {
         match self {
-            Failure::NotSent(why) | Failure::Unknown(why) => why,
+            ExchangeError::NotSent(reason) | ExchangeError::Unknown(reason) => reason,
         }
     }
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+type Connection = SendRequest<Full<Bytes>>;
 
 pub(crate) struct Connections {
     target: Target,
-    idle: Mutex<Vec<Sender>>,
+    idle: Mutex<Vec<Connection>>,
     opened: AtomicU64,
 }
 
@@ -48,13 +48,13 @@ impl Connections {
         }
     }
 
-    /// How many connections were opened so far.
+    /// Connections opened so far.
     pub fn opened(&self) -> u64 {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// Sends one request and reads the whole answer.
-    pub async fn exchange(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
+    /// Sends one request and reads the complete answer.
+    pub async fn exchange(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, ExchangeError> {
         for (name, value) in &self.target.headers {
             request.headers_mut().insert(name.clone(), value.clone());
         }
@@ -65,38 +65,38 @@ impl Connections {
             };
             if let Err(closed) = sender.ready().await {
                 if fresh {
-                    return Err(Failure::NotSent(format!("connection closed at once: {closed}")));
+                    return Err(ExchangeError::NotSent(format!("new connection closed: {closed}")));
                 }
                 continue;
             }
             match sender.try_send_request(request).await {
-                Ok(response) => return self.whole(response, sender).await,
+                Ok(response) => return self.read_answer(response, sender).await,
                 Err(mut error) => match error.take_message() {
-                    // An idle connection that the server had closed: not a fault, nothing was sent.
+                    // The server had closed the idle connection: nothing was sent, so this is no failure.
                     Some(unsent) if !fresh => request = unsent,
-                    Some(_) => return Err(Failure::NotSent(cause(error.error()))),
-                    None => return Err(Failure::Unknown(cause(error.error()))),
+                    Some(_) => return Err(ExchangeError::NotSent(cause(error.error()))),
+                    None => return Err(ExchangeError::Unknown(cause(error.error()))),
                 },
             }
         }
     }
 
-    async fn whole(
+    async fn read_answer(
         &self,
         response: Response<hyper::body::Incoming>,
-        sender: Sender,
-    ) -> Result<Response<Bytes>, Failure> {
+        sender: Connection,
+    ) -> Result<Response<Bytes>, ExchangeError> {
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_BODY)
+        let body = Limited::new(body, MAX_BODY_BYTES)
             .collect()
             .await
-            .map_err(|e| Failure::Unknown(format!("answer broke off: {e}")))?;
+            .map_err(|e| ExchangeError::Unknown(format!("answer incomplete: {e}")))?;
         self.lock().push(sender);
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 
-    async fn open(&self) -> Result<Sender, Failure> {
-        let not_sent = |what: &str, e: &dyn std::error::Error| Failure::NotSent(format!("{what}: {}", cause(e)));
+    async fn open(&self) -> Result<Connection, ExchangeError> {
+        let not_sent = |what: &str, e: &dyn std::error::Error| ExchangeError::NotSent(format!("{what}: {}", cause(e)));
         let stream = TcpStream::connect(self.target.address)
             .await
             .map_err(|e| not_sent("no connection", &e))?;
@@ -104,13 +104,13 @@ impl Connections {
         let (sender, connection) = handshake(TokioIo::new(stream))
             .await
             .map_err(|e| not_sent("HTTP", &e))?;
-        // What goes wrong on the connection is reported to the request on it.
+        // The request on the connection gets the error of the connection.
         tokio::spawn(async move { _ = connection.await });
         self.opened.fetch_add(1, Ordering::Relaxed);
         Ok(sender)
     }
 
-    fn take_idle(&self) -> Option<Sender> {
+    fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.lock();
         while let Some(sender) = idle.pop() {
             if !sender.is_closed() {
@@ -120,12 +120,12 @@ impl Connections {
         None
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Sender>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An error with what caused it: hyper's own text alone is "error trying to connect".
+/// The text of an error and of its causes: hyper's own text says little.
 fn cause(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

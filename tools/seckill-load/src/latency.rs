@@ -1,16 +1,16 @@
-//! Latencies without loss: HDR histograms with three significant digits.
+//! Latencies in HDR histograms with three significant digits.
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// The longest latency told apart from a longer one.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// Longer latencies are recorded as this one.
+const MAX_LATENCY: Duration = Duration::from_secs(3600);
 
-/// What is faster is one bucket; each one after it is twice as wide.
-const FIRST_BUCKET: Duration = Duration::from_micros(500);
+/// The upper end of the first bucket. Each further bucket is twice as wide as the one before it.
+const FIRST_BUCKET_END: Duration = Duration::from_micros(500);
 
-/// The latencies of the buyers who were answered.
+/// The latencies of the buyers with an answer.
 pub(crate) struct Histograms {
     from_send: Histogram<u64>,
     from_schedule: Histogram<u64>,
@@ -18,7 +18,7 @@ pub(crate) struct Histograms {
 
 impl Histograms {
     pub fn new() -> Result<Self, hdrhistogram::CreationError> {
-        let histogram = || Histogram::new_with_bounds(1, LONGEST.as_micros() as u64, 3);
+        let histogram = || Histogram::new_with_bounds(1, MAX_LATENCY.as_micros() as u64, 3);
         Ok(Histograms {
             from_send: histogram()?,
             from_schedule: histogram()?,
@@ -30,9 +30,9 @@ impl Histograms {
         self.from_schedule.saturating_record(micros(from_schedule));
     }
 
-    /// From the scheduled arrival.
+    /// Buyers by the latency from the scheduled arrival.
     pub fn distribution(&self) -> Vec<Bucket> {
-        let buckets = self.from_schedule.iter_log(FIRST_BUCKET.as_micros() as u64, 2.0);
+        let buckets = self.from_schedule.iter_log(FIRST_BUCKET_END.as_micros() as u64, 2.0);
         let buckets = buckets.map(|bucket| Bucket {
             up_to_ms: (bucket.value_iterated_to() + 1) as f64 / 1000.0,
             buyers: bucket.count_since_last_iteration(),
@@ -48,21 +48,21 @@ impl Histograms {
     }
 }
 
-/// Both latencies; see the crate's documentation for what each of them is.
+/// Both latencies, as the documentation of the crate defines them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Latency {
     pub from_send: Quantiles,
     pub from_schedule: Quantiles,
 }
 
-/// Buyers who waited for so long: less than this, and no less than the bucket before it.
+/// Buyers who waited for less than `up_to_ms`, and at least as long as the end of the previous bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Bucket {
     pub up_to_ms: f64,
     pub buyers: u64,
 }
 
-/// Milliseconds.
+/// In milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Quantiles {
     pub p50_ms: f64,
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_quantiles_are_those_of_what_was_recorded() {
+    fn the_quantiles_match_the_recorded_latencies() {
         let mut histograms = Histograms::new().expect("valid bounds");
         for ms in 1..=1000 {
             histograms.record(Duration::from_millis(ms), Duration::from_millis(2 * ms));
@@ -101,7 +101,9 @@ mod tests {
             from_send,
             from_schedule,
         } = histograms.summary();
-        let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 0.002, "{found} for {wanted}");
+        let near = |found: f64, expected: f64| {
+            assert!((found / expected - 1.0).abs() < 0.002, "{found} instead of {expected}")
+        };
         near(from_send.p50_ms, 500.0);
         near(from_send.p99_ms, 990.0);
         near(from_send.max_ms, 1000.0);
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn latencies_out_of_bounds_are_kept_at_the_bound() {
+    fn latencies_out_of_bounds_are_recorded_at_the_bound() {
         let mut histograms = Histograms::new().expect("valid bounds");
         histograms.record(Duration::ZERO, Duration::MAX);
         let summary = histograms.summary();

@@ -1,25 +1,28 @@
-//! A load generator for flash sales, as an open loop: buyers arrive when the plan says, not when the answers to
-//! earlier buyers allow it. A closed loop would ask a slow server less, and call it fast.
+//! A load generator for flash sales with an open loop: buyers arrive at their scheduled times, however slow the answers
+//! to earlier buyers are. A closed loop would send fewer requests to a slow server, and report it as fast.
 //!
-//! Two latencies are kept, and each figure says which it is:
-//! - **from send**: the last request of a buyer, from the moment it had its place among the requests in flight (a new
-//!   connection, if one was needed, included) to the whole answer;
-//! - **from schedule**: from the buyer's scheduled arrival to the answer that settled it: waiting for a place and all
-//!   retries included.
+//! There are two latencies:
+//! - **from send**: the last request of a buyer, from its permit among the requests in flight to the complete answer. It
+//!   includes the time to open a connection.
+//! - **from schedule**: from the scheduled arrival of the buyer to its final answer. It includes the wait for a permit and
+//!   all retries.
+//!
+//! The files in reading order: `plan` and `target`, [`run`], `buyer` with `permits`, `connections` and `answer`, `outcome`
+//! with `latency`, [`check`].
 mod answer;
 mod buyer;
 pub mod check;
 mod connections;
 mod latency;
 mod outcome;
-mod places;
+mod permits;
 mod plan;
 mod run;
 mod target;
 
-pub use answer::{Counts, Kind};
+pub use answer::{AnswerKind, Counts};
 pub use latency::{Bucket, Latency, Quantiles};
-pub use outcome::{Outcome, SLICE, Sample, Slice};
+pub use outcome::{Outcome, SLICE_LENGTH, Sample, Slice};
 pub use plan::{Arrival, InvalidPlan, Plan, Route};
 pub use run::{LoadError, Progress, run};
 pub use target::{InvalidTarget, Target};

@@ -1,4 +1,4 @@
-//! `seckill-load`: see how an installation stands a crowd, before the crowd comes.
+//! `seckill-load`: tests how an installation handles a crowd, before the crowd comes.
 mod args;
 mod output;
 mod plot;
@@ -15,7 +15,7 @@ use output::{Output, Report};
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    match play(&args).await {
+    match run_load(&args).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -25,13 +25,13 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whether every check passed.
-async fn play(args: &Args) -> Result<bool> {
+/// Returns whether every check passed.
+async fn run_load(args: &Args) -> Result<bool> {
     let target = Target::resolve(&args.target, &args.headers).await?;
     anyhow::ensure!(
         target.is_loopback() || args.i_own_this_target,
-        "{target} is not on this machine. A crowd sent to somebody else's service is an attack; if the installation is \
-         yours, say so with --i-own-this-target"
+        "{target} is not on this machine. Load on somebody else's service is an attack; if the installation is yours, \
+         confirm it with --i-own-this-target"
     );
     let plan = args.plan(target, args.tokens()?)?;
     let output = Output::new(args.output, plan.buyers.into());

@@ -1,15 +1,14 @@
-//! What a run found.
+//! The result of a run.
 use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::answer::{Counts, Kind};
-use crate::buyer::Settled;
+use crate::answer::{AnswerKind, Counts};
+use crate::buyer::BuyerResult;
 use crate::latency::{Bucket, Histograms, Latency};
 
-/// Different answers that are kept as samples.
 const MAX_SAMPLES: usize = 20;
 
 /// The outcome of a run.
@@ -24,47 +23,47 @@ pub struct Outcome {
     pub connections: u64,
     pub peak_in_flight: u64,
     pub started_at: Timestamp,
-    /// When the last buyer was settled.
+    /// When the last buyer got its final answer or gave up.
     pub last_answer_at: Timestamp,
     pub took_s: f64,
     pub latency: Latency,
     /// Buyers by the time from their scheduled arrival to the answer.
     pub latencies: Vec<Bucket>,
-    /// What the buyers heard, by when.
+    /// The final answers over time.
     pub timeline: Vec<Slice>,
-    /// Answers of kinds that need a look, and why buyers went unanswered; how often each.
+    /// Unexpected answers and missing answers, each with the number of buyers.
     pub samples: Vec<Sample>,
-    /// In the order in which the buyers heard of them.
+    /// In the order of the answers.
     #[serde(skip)]
     pub order_numbers: Vec<String>,
 }
 
-/// The buyers who heard in a stretch of the run, each [`SLICE`] long.
+/// The final answers in one slice of the run. A slice is [`SLICE_LENGTH`] long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Slice {
-    /// From the start of the run to the slice's.
+    /// Start of the slice, from the start of the run.
     pub from_ms: u64,
     #[serde(flatten)]
     pub counts: Counts,
 }
 
-/// How long a [`Slice`] is.
-pub const SLICE: Duration = Duration::from_millis(100);
+/// The length of a [`Slice`].
+pub const SLICE_LENGTH: Duration = Duration::from_millis(100);
 
-/// One answer, and how many buyers had one of its kind.
+/// One answer, and the number of buyers with a similar one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sample {
     pub said: String,
     pub buyers: u64,
 }
 
-/// The outcome as it grows.
+/// Collects the outcome during the run.
 pub(crate) struct Tally {
     pub counts: Counts,
     retries: u64,
     histograms: Histograms,
     timeline: Vec<Slice>,
-    /// By status and `code` only, so that bodies that differ in a time or an id are one sample.
+    /// By status and `code`, so that bodies that differ only in a time or an id are one sample.
     samples: HashMap<String, Sample>,
     order_numbers: Vec<String>,
 }
@@ -81,55 +80,55 @@ impl Tally {
         })
     }
 
-    /// `at`: since the start of the run.
-    pub fn add(&mut self, settled: Settled, at: Duration) {
-        self.counts.add(settled.kind);
-        let slice = (at.as_millis() / SLICE.as_millis()) as usize;
+    /// `at` is the time since the start of the run.
+    pub fn add(&mut self, result: BuyerResult, at: Duration) {
+        self.counts.add(result.kind);
+        let slice = (at.as_millis() / SLICE_LENGTH.as_millis()) as usize;
         while self.timeline.len() <= slice {
-            let from_ms = self.timeline.len() as u64 * SLICE.as_millis() as u64;
+            let from_ms = self.timeline.len() as u64 * SLICE_LENGTH.as_millis() as u64;
             let counts = Counts::default();
             self.timeline.push(Slice { from_ms, counts });
         }
-        self.timeline[slice].counts.add(settled.kind);
-        self.retries += u64::from(settled.retries);
-        self.order_numbers.extend(settled.order_no);
-        if settled.kind != Kind::Unanswered {
-            self.histograms.record(settled.from_send, settled.from_schedule);
+        self.timeline[slice].counts.add(result.kind);
+        self.retries += u64::from(result.retries);
+        self.order_numbers.extend(result.order_no);
+        if result.kind != AnswerKind::Unanswered {
+            self.histograms.record(result.from_send, result.from_schedule);
         }
-        if let (Kind::Other | Kind::Unanswered, Some(said)) = (settled.kind, settled.said) {
+        if let (AnswerKind::Other | AnswerKind::Unanswered, Some(said)) = (result.kind, result.said) {
             self.sample(said);
         }
     }
 
-    /// A buyer that never came back.
-    pub fn add_lost(&mut self, why: String) {
-        self.counts.add(Kind::Unanswered);
-        self.sample(why);
+    /// Adds a buyer whose task failed.
+    pub fn add_failed(&mut self, reason: String) {
+        self.counts.add(AnswerKind::Unanswered);
+        self.sample(reason);
     }
 
     fn sample(&mut self, said: String) {
-        let room = self.samples.len() < MAX_SAMPLES;
-        let gist = gist(&said);
-        if let Some(sample) = self.samples.get_mut(&gist) {
+        let has_room = self.samples.len() < MAX_SAMPLES;
+        let key = sample_key(&said);
+        if let Some(sample) = self.samples.get_mut(&key) {
             sample.buyers += 1;
-        } else if room {
-            self.samples.insert(gist, Sample { said, buyers: 1 });
+        } else if has_room {
+            self.samples.insert(key, Sample { said, buyers: 1 });
         }
     }
 
-    pub fn finish(&mut self, facts: Facts) -> Outcome {
+    pub fn finish(&mut self, totals: RunTotals) -> Outcome {
         let mut samples: Vec<_> = self.samples.drain().map(|(_, sample)| sample).collect();
         samples.sort_by(|a, b| b.buyers.cmp(&a.buyers).then_with(|| a.said.cmp(&b.said)));
         Outcome {
-            buyers: self.counts.settled(),
+            buyers: self.counts.finished(),
             answered: self.counts.answered(),
             counts: self.counts,
             retries: self.retries,
-            connections: facts.connections,
-            peak_in_flight: facts.peak_in_flight,
-            started_at: facts.started_at,
-            last_answer_at: facts.last_answer_at,
-            took_s: facts.took.as_secs_f64(),
+            connections: totals.connections,
+            peak_in_flight: totals.peak_in_flight,
+            started_at: totals.started_at,
+            last_answer_at: totals.last_answer_at,
+            took_s: totals.took.as_secs_f64(),
             latency: self.histograms.summary(),
             latencies: self.histograms.distribution(),
             timeline: std::mem::take(&mut self.timeline),
@@ -139,8 +138,8 @@ impl Tally {
     }
 }
 
-/// What the run knows beside the buyers' answers.
-pub(crate) struct Facts {
+/// Numbers of the run that the answers do not contain.
+pub(crate) struct RunTotals {
     pub connections: u64,
     pub peak_in_flight: u64,
     pub started_at: Timestamp,
@@ -148,7 +147,7 @@ pub(crate) struct Facts {
     pub took: Duration,
 }
 
-fn gist(said: &str) -> String {
+fn sample_key(said: &str) -> String {
     let status = said.split(' ').next().unwrap_or_default();
     let body = said.find('{').map(|at| &said[at..]).unwrap_or_default();
     match serde_json::from_str::<serde_json::Value>(body) {
@@ -161,8 +160,8 @@ fn gist(said: &str) -> String {
 mod tests {
     use super::*;
 
-    fn settled(kind: Kind, said: &str) -> Settled {
-        Settled {
+    fn result(kind: AnswerKind, said: &str) -> BuyerResult {
+        BuyerResult {
             kind,
             order_no: None,
             said: Some(said.into()),
@@ -173,15 +172,24 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_need_a_look_are_sampled_by_their_code() {
+    fn unexpected_answers_are_sampled_by_code() {
         let mut tally = Tally::new().expect("valid bounds");
         let at = Duration::from_millis(250);
-        tally.add(settled(Kind::Other, r#"503 {"code":"not_ready","instance":"1"}"#), at);
-        tally.add(settled(Kind::Other, r#"503 {"code":"not_ready","instance":"2"}"#), at);
-        tally.add(settled(Kind::Unanswered, "no connection: refused"), at);
-        tally.add(settled(Kind::SoldOut, r#"409 {"code":"sold_out"}"#), Duration::ZERO);
+        tally.add(
+            result(AnswerKind::Other, r#"503 {"code":"not_ready","instance":"1"}"#),
+            at,
+        );
+        tally.add(
+            result(AnswerKind::Other, r#"503 {"code":"not_ready","instance":"2"}"#),
+            at,
+        );
+        tally.add(result(AnswerKind::Unanswered, "no connection: refused"), at);
+        tally.add(
+            result(AnswerKind::SoldOut, r#"409 {"code":"sold_out"}"#),
+            Duration::ZERO,
+        );
         let now = Timestamp::UNIX_EPOCH;
-        let outcome = tally.finish(Facts {
+        let outcome = tally.finish(RunTotals {
             connections: 1,
             peak_in_flight: 1,
             started_at: now,
@@ -189,18 +197,18 @@ mod tests {
             took: Duration::ZERO,
         });
         assert_eq!((outcome.buyers, outcome.answered, outcome.retries), (4, 3, 4));
-        let told: Vec<_> = outcome.timeline.iter().map(|slice| slice.counts.settled()).collect();
-        assert_eq!(told, [1, 0, 3]);
+        let finished: Vec<_> = outcome.timeline.iter().map(|slice| slice.counts.finished()).collect();
+        assert_eq!(finished, [1, 0, 3]);
         assert_eq!(outcome.timeline[2].from_ms, 200);
         assert_eq!(outcome.samples.len(), 2);
         assert_eq!(outcome.samples[0].buyers, 2);
     }
 
     #[test]
-    fn samples_are_bounded_in_number() {
+    fn the_number_of_samples_is_bounded() {
         let mut tally = Tally::new().expect("valid bounds");
         for i in 0..1000 {
-            tally.add(settled(Kind::Other, &format!("500 oops {i}")), Duration::ZERO);
+            tally.add(result(AnswerKind::Other, &format!("500 oops {i}")), Duration::ZERO);
         }
         assert_eq!(tally.samples.len(), MAX_SAMPLES);
     }

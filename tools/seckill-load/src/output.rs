@@ -1,4 +1,4 @@
-//! The run as a person or a program reads it.
+//! Output of the run, as text or JSON.
 use std::io::Write;
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use serde::Serialize;
 
 use crate::args::OutputKind;
 
-/// All that a run has to say.
+/// The report at the end of the run.
 #[derive(Serialize)]
 pub struct Report<'a> {
     target: String,
     sale: String,
     #[serde(flatten)]
     outcome: &'a Outcome,
-    /// Units sold, as far as the buyers were told.
+    /// Units sold, according to the answers.
     units_won: u64,
     checks: Vec<Check>,
 }
@@ -42,7 +42,6 @@ struct ProgressLine {
     counts: Counts,
 }
 
-/// Where the run is told of.
 pub enum Output {
     Text(ProgressBar),
     Json,
@@ -54,7 +53,7 @@ impl Output {
             OutputKind::Json => Output::Json,
             OutputKind::Text => {
                 let bar = ProgressBar::new(buyers);
-                // A fixed template: an error could only be a typing mistake in it, and then the default bar will do.
+                // The template is fixed. If it is wrong, the default style is good enough.
                 if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {pos}/{len} {msg}") {
                     bar.set_style(style);
                 }
@@ -73,10 +72,10 @@ impl Output {
         let counts = progress.counts;
         match self {
             Output::Text(bar) => {
-                bar.set_position(counts.settled());
+                bar.set_position(counts.finished());
                 bar.set_message(format!("{} in flight · {}", progress.in_flight, kinds(&counts)));
             }
-            Output::Json => line(&serde_json::json!({ "progress": ProgressLine {
+            Output::Json => print_line(&serde_json::json!({ "progress": ProgressLine {
                 buyers: progress.buyers,
                 arrived: progress.arrived,
                 in_flight: progress.in_flight,
@@ -91,13 +90,13 @@ impl Output {
                 bar.finish_and_clear();
                 print!("{}", text(report));
             }
-            Output::Json => line(&serde_json::json!({ "report": report })),
+            Output::Json => print_line(&serde_json::json!({ "report": report })),
         }
     }
 }
 
-/// One line of JSON. Whoever closed our output reads no more of it: the exit code still tells the result.
-fn line(value: &serde_json::Value) {
+/// Prints one line of JSON. If the output is closed, the exit code still tells the result.
+fn print_line(value: &serde_json::Value) {
     _ = writeln!(std::io::stdout(), "{value}");
 }
 
@@ -106,7 +105,7 @@ fn text(report: &Report) -> String {
     let mut lines = vec![
         format!("{} at {}", report.sale, report.target),
         format!(
-            "  {} buyers in {:.1?}, {} connections, at most {} in flight, {} requests sent again",
+            "  {} buyers in {:.1?}, {} connections, at most {} in flight, {} retries",
             outcome.buyers,
             Duration::from_secs_f64(outcome.took_s),
             outcome.connections,
@@ -121,7 +120,7 @@ fn text(report: &Report) -> String {
         ),
         latency("from send to answer", &outcome.latency.from_send),
         latency("from scheduled arrival *", &outcome.latency.from_schedule),
-        "  * with waiting for a place in flight and all retries:".into(),
+        "  * including the wait for a permit in flight and all retries:".into(),
     ];
     lines.extend(bars(&outcome.latencies));
     lines.push(String::new());
@@ -143,7 +142,7 @@ fn latency(name: &str, q: &Quantiles) -> String {
     )
 }
 
-/// How many buyers waited how long, a line for each bucket.
+/// The number of buyers by latency, one line for each bucket.
 fn bars(buckets: &[Bucket]) -> impl Iterator<Item = String> {
     const WIDTH: u64 = 40;
     let all: u64 = buckets.iter().map(|bucket| bucket.buyers).sum::<u64>().max(1);
@@ -160,7 +159,7 @@ fn bars(buckets: &[Bucket]) -> impl Iterator<Item = String> {
     })
 }
 
-/// The kinds of answers that there were.
+/// The number of answers of each kind, without the zeros.
 fn kinds(counts: &Counts) -> String {
     let named = [
         (counts.won, "won"),
@@ -170,17 +169,17 @@ fn kinds(counts: &Counts) -> String {
         (counts.other, "other"),
         (counts.unanswered, "unanswered"),
     ];
-    let there: Vec<_> = named
+    let present: Vec<_> = named
         .iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, name)| format!("{count} {name}"))
         .collect();
-    there.join(", ")
+    present.join(", ")
 }
 
 fn sale(plan: &Plan) -> String {
     match &plan.route {
         Route::V1 { namespace, name, .. } => format!("{namespace}/{name}"),
-        Route::Legacy { item_id } => format!("item {item_id} by the old routes"),
+        Route::Legacy { item_id } => format!("item {item_id} (legacy route)"),
     }
 }

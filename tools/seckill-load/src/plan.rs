@@ -1,4 +1,4 @@
-//! What a run does, checked before it starts.
+//! The plan of a run, validated before it starts.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use crate::target::Target;
 pub struct Plan {
     pub target: Target,
     pub route: Route,
-    /// How many buyers arrive; each wants one order.
+    /// The number of buyers. Each wants one order.
     pub buyers: u32,
     pub arrival: Arrival,
-    /// The most requests under way at once, which is the most connections too.
+    /// The maximum number of requests in flight, and so of connections.
     pub in_flight: usize,
-    /// How often a buyer asks before it gives up, the first time included.
+    /// The maximum number of requests of one buyer, including the first one.
     pub attempts: u32,
-    /// How long a buyer waits for one answer.
+    /// Time limit for one answer.
     pub timeout: Duration,
-    /// What each buyer sends as `Authorization`, in turn; none sends nothing.
+    /// Values of `Authorization`, given to the buyers in turn. If empty, no buyer sends this header.
     pub tokens: Arc<[HeaderValue]>,
 }
 
-/// By which of the two interfaces the buyers buy.
+/// The interface by which the buyers buy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// `POST /v1/sales/{namespace}/{name}/orders`, with a UUID as idempotency key: a retry can't buy twice.
@@ -34,7 +34,7 @@ pub enum Route {
         name: String,
         quantity: u32,
     },
-    /// `POST /seckill/buy`: it has no key, so nothing is sent again that could have arrived.
+    /// `POST /seckill/buy`. It has no key, so a request that may have arrived is not retried.
     Legacy { item_id: i64 },
 }
 
@@ -42,11 +42,11 @@ pub enum Route {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Arrival {
     AtOnce,
-    /// Each at a random moment of this time, independent of the others.
+    /// Each at a random moment of this time, independently.
     Uniform(Duration),
-    /// At random, this many a second on average.
+    /// Independently, this many per second on average.
     Poisson(f64),
-    /// Few at first and ever more, over this time: the last second has twice as many as an average one.
+    /// At a rate that rises from 0 during this time. The final rate is twice the average.
     Ramp(Duration),
 }
 
@@ -59,7 +59,7 @@ pub enum InvalidPlan {
         found: String,
         expected: &'static str,
     },
-    #[error("sale {0:?} is not one; expected namespace/name, for example shop/phones")]
+    #[error("sale {0:?} is invalid; expected namespace/name, for example shop/phones")]
     Sale(String),
 }
 
@@ -92,7 +92,7 @@ impl Route {
 }
 
 impl Plan {
-    pub fn check(&self) -> Result<(), InvalidPlan> {
+    pub fn validate(&self) -> Result<(), InvalidPlan> {
         let range = |field, found: String, expected| InvalidPlan::Range { field, found, expected };
         if !(1..=10_000_000).contains(&self.buyers) {
             return Err(range("buyers", self.buyers.to_string(), "1 to 10000000"));
@@ -112,8 +112,8 @@ impl Plan {
         match self.arrival {
             Arrival::Poisson(rate) if !(rate.is_finite() && (0.001..=1e6).contains(&rate)) => Err(range(
                 "arrival",
-                format!("{rate} buyers a second"),
-                "0.001 to 1000000 buyers a second",
+                format!("{rate} buyers per second"),
+                "0.001 to 1000000 buyers per second",
             )),
             _ => Ok(()),
         }
@@ -121,7 +121,7 @@ impl Plan {
 }
 
 impl Arrival {
-    /// The arrivals after the start of the run, in order.
+    /// The arrival times from the start of the run, in order.
     pub(crate) fn schedule(self, buyers: u32, rng: &mut impl Rng) -> Vec<Duration> {
         match self {
             Arrival::AtOnce => vec![Duration::ZERO; buyers as usize],
@@ -132,7 +132,7 @@ impl Arrival {
             }
             Arrival::Ramp(over) => {
                 let all = f64::from(buyers);
-                // The share of the buyers who are there by t is (t / over) squared.
+                // The share of the buyers who have arrived at time t is (t / over) squared.
                 let at = |n| (f64::from(n) + rng.random::<f64>()) / all;
                 (0..buyers).map(at).map(|share| over.mul_f64(share.sqrt())).collect()
             }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_arrivals_fill_their_time_and_no_more() {
+    fn uniform_arrivals_fill_exactly_their_time() {
         let times = schedule(Arrival::Uniform(Duration::from_secs(1)), 10_000);
         assert!(times[9_999] < Duration::from_secs(1));
         let first_half = times.iter().filter(|t| **t < Duration::from_millis(500)).count();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_brings_a_quarter_of_the_buyers_in_the_first_half_of_its_time() {
+    fn a_quarter_of_a_ramp_arrives_in_its_first_half() {
         let times = schedule(Arrival::Ramp(Duration::from_secs(1)), 10_000);
         assert!(times[9_999] <= Duration::from_secs(1));
         let first_half = times.iter().filter(|t| **t < Duration::from_millis(500)).count();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn poisson_arrivals_have_the_rate_asked_for() {
+    fn poisson_arrivals_have_the_requested_rate() {
         let times = schedule(Arrival::Poisson(1_000.0), 10_000);
         let seconds = times[9_999].as_secs_f64();
         assert!((9.0..11.0).contains(&seconds), "{seconds}");
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_plan_out_of_range_says_which_field() {
+    async fn an_invalid_plan_names_the_field() {
         let target = Target::resolve("http://127.0.0.1:1", &[]).await.expect("valid");
         let plan = Plan {
             target,
@@ -219,7 +219,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             tokens: Arc::default(),
         };
-        assert_eq!(plan.check(), Ok(()));
+        assert_eq!(plan.validate(), Ok(()));
         let wrong = [
             (
                 Plan {
@@ -276,7 +276,7 @@ mod tests {
             ),
         ];
         for (plan, field) in wrong {
-            let error = plan.check().expect_err(field).to_string();
+            let error = plan.validate().expect_err(field).to_string();
             assert!(error.starts_with(field), "{error}");
         }
     }

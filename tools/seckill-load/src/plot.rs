@@ -1,7 +1,7 @@
-//! The run as a picture: what the buyers heard over time, and how long they waited.
+//! The run as an SVG picture: answers over time, and latencies.
 use std::fmt::Write as _;
 
-use seckill_load::{Counts, Outcome, SLICE};
+use seckill_load::{Counts, Outcome, SLICE_LENGTH};
 
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 70.0;
@@ -9,9 +9,10 @@ const PLOT_WIDTH: f64 = 760.0;
 const PLOT_HEIGHT: f64 = 220.0;
 const TOP: [f64; 2] = [60.0, 370.0];
 
-/// The kinds of answers, with a colour each; what is stacked first is at the bottom.
-type Kind = (&'static str, &'static str, fn(&Counts) -> u64);
-const KINDS: [Kind; 6] = [
+/// Name, colour and value of one kind of answer.
+type Series = (&'static str, &'static str, fn(&Counts) -> u64);
+/// From the bottom of the stack to its top.
+const SERIES: [Series; 6] = [
     ("won", "#2a9d5c", |c| c.won),
     ("sold out", "#8896a5", |c| c.sold_out),
     ("not started", "#5b8def", |c| c.not_started),
@@ -31,22 +32,22 @@ pub fn svg(outcome: &Outcome) -> String {
     svg
 }
 
-/// Answers a second in each slice of the run, stacked by kind.
+/// Answers per second in each slice of the run, stacked by kind.
 fn over_time(svg: &mut String, outcome: &Outcome) {
-    let per_second = 1.0 / SLICE.as_secs_f64();
+    let per_second = 1.0 / SLICE_LENGTH.as_secs_f64();
     let slices = &outcome.timeline;
     let most = slices
         .iter()
-        .map(|slice| slice.counts.settled())
+        .map(|slice| slice.counts.finished())
         .max()
         .unwrap_or_default();
     let scale = Scale::up_to(most as f64 * per_second);
-    title(svg, TOP[0], "Answers a second, by the time since the first buyer");
+    title(svg, TOP[0], "Answers per second, by the time since the first buyer");
     scale.draw(svg, TOP[0]);
     let width = PLOT_WIDTH / slices.len().max(1) as f64;
     for (n, slice) in slices.iter().enumerate() {
         let mut below = 0.0;
-        for (_, colour, of) in KINDS {
+        for (_, colour, of) in SERIES {
             let height = scale.height(of(&slice.counts) as f64 * per_second);
             if height > 0.0 {
                 below += height;
@@ -64,7 +65,7 @@ fn over_time(svg: &mut String, outcome: &Outcome) {
     let seconds = slices.len() as f64 / per_second;
     for part in 0..=4 {
         let share = f64::from(part) / 4.0;
-        below(
+        label_below(
             svg,
             LEFT + share * PLOT_WIDTH,
             TOP[0],
@@ -72,7 +73,7 @@ fn over_time(svg: &mut String, outcome: &Outcome) {
         );
     }
     let mut at = LEFT + PLOT_WIDTH;
-    for (name, colour, of) in KINDS.iter().rev().filter(|(_, _, of)| of(&outcome.counts) > 0) {
+    for (name, colour, of) in SERIES.iter().rev().filter(|(_, _, of)| of(&outcome.counts) > 0) {
         let text = format!("{} {name}", of(&outcome.counts));
         at -= 7.0 * text.len() as f64 + 26.0;
         rectangle(svg, at, TOP[0] - 24.0, 11.0, 11.0, colour);
@@ -92,7 +93,7 @@ fn latencies(svg: &mut String, outcome: &Outcome) {
         svg,
         TOP[1],
         &format!(
-            "Buyers (%) by the time from arrival to answer: p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
+            "Buyers (%) by the time from arrival to answer: p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
             q.p50_ms, q.p90_ms, q.p99_ms, q.max_ms
         ),
     );
@@ -108,11 +109,11 @@ fn latencies(svg: &mut String, outcome: &Outcome) {
             height,
             "#5b8def",
         );
-        below(svg, x + width, TOP[1], &format!("{} ms", bucket.up_to_ms));
+        label_below(svg, x + width, TOP[1], &format!("{} ms", bucket.up_to_ms));
     }
 }
 
-/// From 0 to a round number.
+/// An axis from 0 to a round number.
 struct Scale {
     most: f64,
 }
@@ -149,7 +150,7 @@ fn title(svg: &mut String, top: f64, text: &str) {
     text_at(svg, LEFT, top - 34.0, "start", text);
 }
 
-fn below(svg: &mut String, x: f64, top: f64, text: &str) {
+fn label_below(svg: &mut String, x: f64, top: f64, text: &str) {
     text_at(svg, x, top + PLOT_HEIGHT + 18.0, "middle", text);
 }
 
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scale_ends_at_a_round_number_that_is_large_enough() {
+    fn a_scale_ends_at_the_next_round_number() {
         for (value, most) in [
             (0.0, 1.0),
             (1.0, 1.0),

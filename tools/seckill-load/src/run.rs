@@ -1,4 +1,4 @@
-//! The open loop.
+//! The open loop: starts each buyer at its scheduled time.
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,33 +10,32 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::answer::Counts;
 use crate::buyer::buy;
 use crate::connections::Connections;
-use crate::outcome::{Facts, Outcome, Tally};
-use crate::places::Places;
+use crate::outcome::{Outcome, RunTotals, Tally};
+use crate::permits::Permits;
 use crate::plan::{InvalidPlan, Plan};
 
-/// How often the progress is told.
-const TICK: Duration = Duration::from_millis(200);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Files that a process has open besides its connections.
-const OTHER_FILES: u64 = 64;
+/// Open files besides the connections.
+const OTHER_OPEN_FILES: u64 = 64;
 
-/// A run that could not begin.
+/// A run that could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(transparent)]
     Plan(#[from] InvalidPlan),
     #[error(
-        "{wanted} requests in flight need as many open files, and {allowed} are allowed; raise it (ulimit -n {needed}) \
-         or ask for fewer in flight"
+        "{wanted} requests in flight need {needed} open files, but only {allowed} are allowed; raise the limit (ulimit -n \
+         {needed}) or use a smaller --in-flight"
     )]
     OpenFiles { wanted: usize, allowed: u64, needed: u64 },
-    #[error("the limit of open files can't be raised: {0}")]
+    #[error("failed to raise the limit of open files: {0}")]
     Limit(#[from] std::io::Error),
     #[error("histogram: {0}")]
     Histogram(#[from] hdrhistogram::CreationError),
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     pub buyers: u64,
@@ -45,23 +44,23 @@ pub struct Progress {
     pub counts: Counts,
 }
 
-struct Shared {
+struct RunState {
     plan: Plan,
     connections: Connections,
-    places: Places,
+    permits: Permits,
     arrived: AtomicU64,
     tally: Mutex<Tally>,
 }
 
-/// Lets the buyers of the plan arrive, and waits until each knows where it stands or has given up. `progress` hears
-/// of it a few times a second and once at the end.
+/// Runs the plan until each buyer has a final answer or gave up. `progress` is called a few times per second and once at
+/// the end.
 pub async fn run(plan: Plan, mut progress: impl FnMut(Progress)) -> Result<Outcome, LoadError> {
-    plan.check()?;
-    allow_open_files(plan.in_flight)?;
+    plan.validate()?;
+    raise_open_file_limit(plan.in_flight)?;
     let schedule = plan.arrival.schedule(plan.buyers, &mut rand::rng());
-    let shared = Arc::new(Shared {
+    let state = Arc::new(RunState {
         connections: Connections::to(plan.target.clone()),
-        places: Places::new(plan.in_flight),
+        permits: Permits::new(plan.in_flight),
         arrived: AtomicU64::new(0),
         tally: Mutex::new(Tally::new()?),
         plan,
@@ -69,64 +68,64 @@ pub async fn run(plan: Plan, mut progress: impl FnMut(Progress)) -> Result<Outco
 
     let started_at = Timestamp::now();
     let start = Instant::now();
-    let mut tick = interval(TICK);
+    let mut tick = interval(PROGRESS_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut arrivals = std::pin::pin!(let_arrive(&shared, schedule, start));
+    let mut arrivals = std::pin::pin!(spawn_buyers(&state, schedule, start));
     loop {
         tokio::select! {
-            _ = tick.tick() => progress(shared.progress()),
+            _ = tick.tick() => progress(state.progress()),
             () = &mut arrivals => break,
         }
     }
     let took = start.elapsed();
-    progress(shared.progress());
-    Ok(shared.tally().finish(Facts {
-        connections: shared.connections.opened(),
-        peak_in_flight: shared.places.peak() as u64,
+    progress(state.progress());
+    Ok(state.tally().finish(RunTotals {
+        connections: state.connections.opened(),
+        peak_in_flight: state.permits.peak() as u64,
         started_at,
         last_answer_at: Timestamp::now(),
         took,
     }))
 }
 
-/// Each buyer is a task of its own from its arrival on: none waits for another, except for a place in flight.
-async fn let_arrive(shared: &Arc<Shared>, schedule: Vec<Duration>, start: Instant) {
+/// Each buyer is a task from its arrival on. Buyers wait for each other only for a permit.
+async fn spawn_buyers(state: &Arc<RunState>, schedule: Vec<Duration>, start: Instant) {
     let mut buyers = JoinSet::new();
     for (number, after) in schedule.into_iter().enumerate() {
         let scheduled = start + after;
         if scheduled > Instant::now() {
             sleep_until(scheduled).await;
         }
-        shared.arrived.fetch_add(1, Ordering::Relaxed);
-        let of_buyer = Arc::clone(shared);
+        state.arrived.fetch_add(1, Ordering::Relaxed);
+        let buyer_state = Arc::clone(state);
         buyers.spawn(async move {
-            let Shared {
+            let RunState {
                 plan,
                 connections,
-                places,
+                permits,
                 ..
-            } = &*of_buyer;
-            let settled = buy(plan, connections, places, number, scheduled).await;
-            of_buyer.tally().add(settled, start.elapsed());
+            } = &*buyer_state;
+            let result = buy(plan, connections, permits, number, scheduled).await;
+            buyer_state.tally().add(result, start.elapsed());
         });
         while let Some(done) = buyers.try_join_next() {
-            shared.note_lost(done);
+            state.count_failed_task(done);
         }
     }
     while let Some(done) = buyers.join_next().await {
-        shared.note_lost(done);
+        state.count_failed_task(done);
     }
 }
 
-impl Shared {
+impl RunState {
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buyer whose task broke is no buyer that can be left out of the count.
-    fn note_lost(&self, done: Result<(), tokio::task::JoinError>) {
+    /// A buyer whose task failed still counts as a buyer.
+    fn count_failed_task(&self, done: Result<(), tokio::task::JoinError>) {
         if let Err(error) = done {
-            self.tally().add_lost(format!("the load generator failed: {error}"));
+            self.tally().add_failed(format!("the load generator failed: {error}"));
         }
     }
 
@@ -134,14 +133,14 @@ impl Shared {
         Progress {
             buyers: self.plan.buyers.into(),
             arrived: self.arrived.load(Ordering::Relaxed),
-            in_flight: self.places.taken() as u64,
+            in_flight: self.permits.in_use() as u64,
             counts: self.tally().counts,
         }
     }
 }
 
-fn allow_open_files(in_flight: usize) -> Result<(), LoadError> {
-    let needed = in_flight as u64 + OTHER_FILES;
+fn raise_open_file_limit(in_flight: usize) -> Result<(), LoadError> {
+    let needed = in_flight as u64 + OTHER_OPEN_FILES;
     let (allowed, _) = rlimit::Resource::NOFILE.get()?;
     if allowed >= needed {
         return Ok(());

@@ -1,25 +1,25 @@
-//! Where the load goes: plain HTTP, and by default this machine only.
+//! The target of the load: plain HTTP, and by default only this machine.
 use std::net::SocketAddr;
 
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Uri};
 
-/// An address that no load can be sent to.
+/// An invalid target or header.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidTarget {
-    #[error("target {0:?} is not an address; expected for example http://127.0.0.1:8080")]
-    NoUri(String),
-    #[error("target {0:?}: only plain http:// is spoken; point the load at the ingress or Service behind TLS")]
-    NoHttp(String),
-    #[error("target {0:?}: a path or query is not part of it; expected for example http://127.0.0.1:8080")]
+    #[error("target {0:?} is not a URL; expected for example http://127.0.0.1:8080")]
+    NotUrl(String),
+    #[error("target {0:?}: only plain http:// is supported; use the ingress or Service behind TLS")]
+    NotHttp(String),
+    #[error("target {0:?}: a path or query is not allowed; expected for example http://127.0.0.1:8080")]
     Path(String),
-    #[error("target {host}: the name can't be resolved: {error}")]
+    #[error("target {host}: failed to resolve the name: {error}")]
     Unresolved { host: String, error: std::io::Error },
-    #[error("header {0:?} is not one; expected \"Name: value\"")]
+    #[error("header {0:?} is invalid; expected \"Name: value\"")]
     Header(String),
 }
 
-/// A resolved address and the headers that every request carries.
+/// A resolved address, and the headers of every request.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub(crate) address: SocketAddr,
@@ -28,16 +28,16 @@ pub struct Target {
 }
 
 impl Target {
-    /// Resolves the address. `headers` are `Name: value` lines; a `Host` among them takes the place of the address's
-    /// own, for an ingress that routes by name.
+    /// Resolves the address. `headers` are `Name: value` lines. A `Host` header among them replaces the host of the
+    /// address, for an ingress that routes by name.
     pub async fn resolve(url: &str, headers: &[String]) -> Result<Self, InvalidTarget> {
-        let uri: Uri = url.parse().map_err(|_| InvalidTarget::NoUri(url.into()))?;
+        let uri: Uri = url.parse().map_err(|_| InvalidTarget::NotUrl(url.into()))?;
         let authority = uri
             .authority()
             .cloned()
-            .ok_or_else(|| InvalidTarget::NoUri(url.into()))?;
+            .ok_or_else(|| InvalidTarget::NotUrl(url.into()))?;
         if uri.scheme() != Some(&Scheme::HTTP) {
-            return Err(InvalidTarget::NoHttp(url.into()));
+            return Err(InvalidTarget::NotHttp(url.into()));
         }
         if !matches!(uri.path_and_query().map(|p| p.as_str()), None | Some("/")) {
             return Err(InvalidTarget::Path(url.into()));
@@ -59,7 +59,7 @@ impl Target {
         })
     }
 
-    /// Whether the load stays on this machine.
+    /// Whether the target is on this machine.
     pub fn is_loopback(&self) -> bool {
         self.address.ip().to_canonical().is_loopback()
     }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_plain_http_without_a_path_is_a_target() {
+    async fn a_target_is_plain_http_without_a_path() {
         for bad in [
             "",
             "127.0.0.1",
@@ -107,13 +107,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_machine_is_no_loopback() {
+    async fn another_machine_is_not_loopback() {
         let target = Target::resolve("http://192.0.2.1:80", &[]).await.expect("an address");
         assert!(!target.is_loopback());
     }
 
     #[tokio::test]
-    async fn a_host_header_takes_the_place_of_the_address_s_own() {
+    async fn a_host_header_replaces_the_host_of_the_address() {
         let headers = ["Host: shop.example".to_string()];
         let target = Target::resolve("http://127.0.0.1:8080", &headers).await.expect("valid");
         assert_eq!(target.headers["host"], "shop.example");

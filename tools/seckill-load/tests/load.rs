@@ -1,4 +1,4 @@
-//! Runs against a small sale in this process, on loopback.
+//! Runs against a small server in this process, on loopback.
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,8 +12,8 @@ use hyper_util::rt::TokioIo;
 use seckill_load::{Arrival, Outcome, Plan, Route, Target, check, run};
 use tokio::net::TcpListener;
 
-/// A sale of `units`; the first `faults` requests are answered with `fault`.
-struct Shop {
+/// A sale of `units`. The first `faults` requests fail with `fault`.
+struct Server {
     units: u32,
     requests: AtomicU32,
     faults: u32,
@@ -24,13 +24,13 @@ struct Shop {
 #[derive(Clone, Copy)]
 enum Fault {
     Answer(u16),
-    /// The purchase is done, the answer lost.
-    HangUp,
+    /// The purchase succeeds, and the connection closes without an answer.
+    Disconnect,
 }
 
-impl Shop {
-    fn of(units: u32) -> Self {
-        Shop {
+impl Server {
+    fn selling(units: u32) -> Self {
+        Server {
             units,
             requests: AtomicU32::new(0),
             faults: 0,
@@ -40,10 +40,10 @@ impl Shop {
     }
 
     fn failing(self, faults: u32, fault: Fault) -> Self {
-        Shop { faults, fault, ..self }
+        Server { faults, fault, ..self }
     }
 
-    /// The answer, or None to hang up.
+    /// The answer, or None to close the connection.
     fn answer(&self, request: &Request<Incoming>) -> Option<(u16, String)> {
         if request.method() == http::Method::GET {
             let number = request.uri().path().rsplit('/').next().unwrap_or_default();
@@ -66,18 +66,18 @@ impl Shop {
         }
     }
 
-    async fn open(self) -> Target {
+    async fn start(self) -> Target {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let shop = Arc::new(self);
+        let server = Arc::new(self);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let shop = Arc::clone(&shop);
+                let server = Arc::clone(&server);
                 tokio::spawn(async move {
                     let service = service_fn(move |request| {
-                        let answer = shop.answer(&request);
+                        let answer = server.answer(&request);
                         async move {
-                            let (status, body) = answer.ok_or_else(|| std::io::Error::other("hung up"))?;
+                            let (status, body) = answer.ok_or_else(|| std::io::Error::other("disconnected"))?;
                             let status = StatusCode::from_u16(status).expect("valid");
                             let response = Response::builder().status(status).body(Full::<Bytes>::from(body));
                             Ok::<_, std::io::Error>(response.expect("valid"))
@@ -111,8 +111,8 @@ async fn outcome(plan: Plan) -> Outcome {
 }
 
 #[tokio::test]
-async fn as_many_win_as_there_are_units_and_every_buyer_is_answered() {
-    let plan = plan(Shop::of(50).open().await, 300);
+async fn every_buyer_is_answered_and_every_unit_is_sold() {
+    let plan = plan(Server::selling(50).start().await, 300);
     let outcome = outcome(plan.clone()).await;
     assert_eq!(
         (outcome.counts.won, outcome.counts.sold_out, outcome.answered),
@@ -124,8 +124,8 @@ async fn as_many_win_as_there_are_units_and_every_buyer_is_answered() {
 }
 
 #[tokio::test]
-async fn selling_more_than_there_is_fails_the_check() {
-    let plan = plan(Shop::of(60).open().await, 100);
+async fn selling_more_than_the_stock_fails_the_check() {
+    let plan = plan(Server::selling(60).start().await, 100);
     let outcome = outcome(plan.clone()).await;
     let failed: Vec<_> = check::answers(&plan, &outcome, Some(50))
         .into_iter()
@@ -136,24 +136,32 @@ async fn selling_more_than_there_is_fails_the_check() {
 }
 
 #[tokio::test]
-async fn an_overloaded_server_is_asked_again_until_it_answers() {
-    let outcome = outcome(plan(Shop::of(10).failing(15, Fault::Answer(503)).open().await, 30)).await;
+async fn an_overloaded_server_gets_retries_until_it_answers() {
+    let outcome = outcome(plan(
+        Server::selling(10).failing(15, Fault::Answer(503)).start().await,
+        30,
+    ))
+    .await;
     assert_eq!((outcome.counts.won, outcome.counts.sold_out), (10, 20));
     assert!(outcome.retries >= 15, "{outcome:?}");
     assert!(outcome.latency.from_schedule.max_ms > outcome.latency.from_send.max_ms);
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_asked_for_with_the_same_key_and_buys_once() {
-    let outcome = outcome(plan(Shop::of(10).failing(5, Fault::HangUp).open().await, 10)).await;
+async fn a_retry_after_a_lost_answer_buys_once() {
+    let outcome = outcome(plan(
+        Server::selling(10).failing(5, Fault::Disconnect).start().await,
+        10,
+    ))
+    .await;
     assert_eq!((outcome.counts.won, outcome.answered), (10, 10), "{outcome:?}");
 }
 
 #[tokio::test]
-async fn a_buyer_who_gives_up_is_unanswered_and_says_why() {
+async fn a_buyer_who_gives_up_is_unanswered_with_a_reason() {
     let plan = Plan {
         attempts: 2,
-        ..plan(Shop::of(1).failing(1000, Fault::Answer(202)).open().await, 3)
+        ..plan(Server::selling(1).failing(1000, Fault::Answer(202)).start().await, 3)
     };
     let outcome = outcome(plan.clone()).await;
     assert_eq!((outcome.counts.unanswered, outcome.answered), (3, 0));
@@ -162,7 +170,7 @@ async fn a_buyer_who_gives_up_is_unanswered_and_says_why() {
 }
 
 #[tokio::test]
-async fn nobody_listening_leaves_all_unanswered() {
+async fn without_a_server_all_buyers_are_unanswered() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     drop(listener);
@@ -177,10 +185,10 @@ async fn nobody_listening_leaves_all_unanswered() {
 }
 
 #[tokio::test]
-async fn the_progress_ends_with_every_buyer_settled() {
+async fn the_progress_ends_with_every_buyer_finished() {
     let mut seen = Vec::new();
-    let target = Shop::of(5).open().await;
-    run(plan(target, 20), |p| seen.push((p.arrived, p.counts.settled())))
+    let target = Server::selling(5).start().await;
+    run(plan(target, 20), |p| seen.push((p.arrived, p.counts.finished())))
         .await
         .expect("the plan is valid");
     assert_eq!(seen.last(), Some(&(20, 20)));
