@@ -106,7 +106,7 @@ async fn sells(harness: &Harness, buyer: &str) -> bool {
         return false;
     };
     if let Some(batch) = batch {
-        let appended = harness.log.append(sale.part, &Record::Batch(batch)).await;
+        let appended = harness.log.append(sale.partition, &Record::Batch(batch)).await;
         appended.expect("Kafka");
     }
     matches!(answers.as_slice(), [Decision::Reserved { .. }])
@@ -142,7 +142,7 @@ async fn fill(harness: &Harness, orders: u64) {
         let decided = harness.stock.purchase(sale.id, epoch, &requests).await.expect("Redis");
         let (_, batch) = decided.expect("not fenced");
         let record = Record::Batch(batch.expect("reserved orders"));
-        while harness.log.append_now(sale.part, &record).is_err() {
+        while harness.log.append_now(sale.partition, &record).is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         sold = until;

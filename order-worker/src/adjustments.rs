@@ -52,10 +52,10 @@ impl Adjuster {
     async fn pass(&self, stock: &mut Option<StockClient>) -> Result<(), AdjustError> {
         // One query for all partitions: most of the time nothing is pending.
         let mut parts = self.ledger.partitions_with_pending_adjustments().await?;
-        parts.retain(|part| self.positions.borrow().contains_key(part));
+        parts.retain(|partition| self.positions.borrow().contains_key(partition));
         let mut pending = 0;
-        for part in parts {
-            let adjustments = self.ledger.pending_adjustments(part, PAGE_SIZE).await?;
+        for partition in parts {
+            let adjustments = self.ledger.pending_adjustments(partition, PAGE_SIZE).await?;
             pending += adjustments.len();
             let stock = match stock {
                 Some(stock) => &*stock,
@@ -76,7 +76,7 @@ impl Adjuster {
     /// False: the index can't take it yet.
     async fn apply(&self, stock: &StockClient, stored: &StoredAdjustment) -> Result<bool, AdjustError> {
         let StoredAdjustment {
-            part,
+            partition,
             sale,
             settled,
             pending,
@@ -97,7 +97,7 @@ impl Adjuster {
                 }
             }
         }
-        self.ledger.delete_adjustment(*part, *offset).await?;
+        self.ledger.delete_adjustment(*partition, *offset).await?;
         self.metrics.adjustments_applied.inc();
         Ok(true)
     }

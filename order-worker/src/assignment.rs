@@ -53,7 +53,11 @@ impl ConsumerContext for Assignments {
         let (parts, done) = match event {
             // Nothing is fetched until the positions are known. That can take as long as MySQL is away.
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => (
-                parts.elements().iter().map(|part| part.partition() as u32).collect(),
+                parts
+                    .elements()
+                    .iter()
+                    .map(|partition| partition.partition() as u32)
+                    .collect(),
                 consumer.assign(&TopicPartitionList::new()),
             ),
             _ => (Vec::new(), consumer.unassign()),

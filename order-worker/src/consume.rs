@@ -149,15 +149,15 @@ struct Unstored {
 }
 
 impl Unstored {
-    fn add(&mut self, part: u32, entry: LogEntry) {
+    fn add(&mut self, partition: u32, entry: LogEntry) {
         self.orders += weight(&entry);
-        self.parts.entry(part).or_default().push_back(entry);
+        self.parts.entry(partition).or_default().push_back(entry);
     }
 
     /// Takes the entries of the next transaction of each partition.
     fn take(&mut self) -> Vec<(u32, Vec<LogEntry>)> {
         let mut taken = Vec::new();
-        for (part, entries) in &mut self.parts {
+        for (partition, entries) in &mut self.parts {
             let (mut next, mut orders) = (Vec::new(), 0);
             while orders < MAX_ORDERS_PER_TRANSACTION
                 && let Some(entry) = entries.pop_front()
@@ -166,7 +166,7 @@ impl Unstored {
                 next.push(entry);
             }
             self.orders -= orders;
-            taken.push((*part, next));
+            taken.push((*partition, next));
         }
         self.parts.retain(|_, entries| !entries.is_empty());
         taken
@@ -218,7 +218,7 @@ impl Membership<'_> {
                 Err(error) => return Some(error),
                 Ok(message) => {
                     let entry = Entry::from_message(&message);
-                    self.unstored.add(entry.part, log_entry(entry));
+                    self.unstored.add(entry.partition, log_entry(entry));
                 }
             }
         }
@@ -228,14 +228,14 @@ impl Membership<'_> {
     /// Stores the next entries of each partition in a transaction of its own, several concurrently.
     fn store(&mut self) {
         let (next, positions) = (self.unstored.take(), self.worker.positions.borrow().clone());
-        let stores = next.iter().filter_map(|(part, entries)| {
-            let (from, to) = (*positions.get(part)?, entries.last()?.offset + 1);
-            Some(self.store_one(*part, from, to, entries))
+        let stores = next.iter().filter_map(|(partition, entries)| {
+            let (from, to) = (*positions.get(partition)?, entries.last()?.offset + 1);
+            Some(self.store_one(*partition, from, to, entries))
         });
         let stores = stream::iter(stores).buffer_unordered(MAX_CONCURRENT_STORES);
         let results: Vec<_> = self.worker.runtime.block_on(stores.collect());
         let idle = results.is_empty();
-        for (part, to, result) in results {
+        for (partition, to, result) in results {
             match result {
                 Ok(_) => {
                     self.failures.succeeded();
@@ -243,7 +243,7 @@ impl Membership<'_> {
                     // A failure of another partition makes this worker forget all positions.
                     if self.at_position {
                         self.worker.positions.send_modify(|positions| {
-                            positions.insert(part, to);
+                            positions.insert(partition, to);
                         });
                     }
                 }
@@ -260,17 +260,17 @@ impl Membership<'_> {
 
     async fn store_one(
         &self,
-        part: u32,
+        partition: u32,
         from: Offset,
         to: Offset,
         entries: &[LogEntry],
     ) -> (u32, Offset, Result<Stored, StoreError>) {
         let begun = Instant::now();
-        let result = self.worker.ledger.store(part, from, to, entries).await;
+        let result = self.worker.ledger.store(partition, from, to, entries).await;
         if let Ok(stored) = &result {
             self.worker.metrics.stored(*stored, begun.elapsed().as_secs_f64());
         }
-        (part, to, result)
+        (partition, to, result)
     }
 
     fn store_failed(&mut self, error: &StoreError) {
@@ -297,7 +297,7 @@ impl Membership<'_> {
                     .positions
                     .borrow()
                     .iter()
-                    .any(|(part, at)| stored.get(part) != Some(at));
+                    .any(|(partition, at)| stored.get(partition) != Some(at));
                 if differs {
                     tracing::warn!("positions in MySQL changed, reading again from these");
                     self.forget_positions();
@@ -319,8 +319,8 @@ impl Membership<'_> {
         };
         self.worker.mysql.ready();
         let mut list = TopicPartitionList::new();
-        for (part, at) in &positions {
-            list.add_partition_offset(&self.worker.log.topic, *part as i32, At::Offset(*at))
+        for (partition, at) in &positions {
+            list.add_partition_offset(&self.worker.log.topic, *partition as i32, At::Offset(*at))
                 .context("add a position to the assignment")?;
         }
         self.consumer.assign(&list).context("assign partitions")?;
@@ -334,8 +334,8 @@ impl Membership<'_> {
 
     async fn read_positions(&self) -> Result<Positions, LedgerError> {
         let mut positions = Positions::new();
-        for part in &self.assigned.parts {
-            positions.insert(*part, self.worker.ledger.ensure_position(*part).await?);
+        for partition in &self.assigned.parts {
+            positions.insert(*partition, self.worker.ledger.ensure_position(*partition).await?);
         }
         Ok(positions)
     }
@@ -394,9 +394,9 @@ impl Membership<'_> {
     fn commit(&mut self) {
         self.committed_at = Instant::now();
         let mut list = TopicPartitionList::new();
-        for (part, at) in self.worker.positions.borrow().iter() {
+        for (partition, at) in self.worker.positions.borrow().iter() {
             if list
-                .add_partition_offset(&self.worker.log.topic, *part as i32, At::Offset(*at))
+                .add_partition_offset(&self.worker.log.topic, *partition as i32, At::Offset(*at))
                 .is_err()
             {
                 return;

@@ -23,8 +23,8 @@ pub async fn run(
     let mut failures = FailureLog::first_only();
     loop {
         let positions = positions.borrow().clone();
-        for part in shown.iter().filter(|part| !positions.contains_key(part)) {
-            metrics.lag.remove(&PartitionLabel { partition: *part });
+        for partition in shown.iter().filter(|partition| !positions.contains_key(partition)) {
+            metrics.lag.remove(&PartitionLabel { partition: *partition });
         }
         shown = positions.keys().copied().collect();
         let result = measure_lag(&log, &positions, &metrics).await;
@@ -45,11 +45,11 @@ async fn measure_lag(
     positions: &Positions,
     metrics: &Metrics,
 ) -> Result<(), seckill_order_log::LogError> {
-    for (part, position) in positions {
-        let lag = log.end_offset(*part).await? - position;
+    for (partition, position) in positions {
+        let lag = log.end_offset(*partition).await? - position;
         metrics
             .lag
-            .get_or_create(&PartitionLabel { partition: *part })
+            .get_or_create(&PartitionLabel { partition: *partition })
             .set(lag.max(0));
     }
     if positions.is_empty() {

@@ -36,7 +36,7 @@ pub async fn quarantine(args: QuarantineArgs) -> anyhow::Result<()> {
         }
         QuarantineCommand::Show(QuarantinedAt { partition, offset }) => {
             let records = ledger.quarantined(MAX_LISTED).await?;
-            let record = records.iter().find(|r| (r.part, r.offset) == (partition, offset));
+            let record = records.iter().find(|r| (r.partition, r.offset) == (partition, offset));
             let record = record.with_context(|| {
                 format!(
                     "no quarantined record at partition {partition}, offset {offset}; see order-worker quarantine list"
@@ -68,6 +68,6 @@ fn line(record: &QuarantinedRecord) -> String {
     };
     format!(
         "{:>9} {:>12}  {sale:<10} {orders:>6}  {}",
-        record.part, record.offset, record.reason
+        record.partition, record.offset, record.reason
     )
 }

@@ -69,7 +69,7 @@ impl Relay {
         let mut result = Ok(());
         orphans.begin_pass();
         for sale in self.ledger.selling_sales().await? {
-            if let (Some(position), Some(epoch)) = (positions.get(&sale.part), sale.live_epoch)
+            if let (Some(position), Some(epoch)) = (positions.get(&sale.partition), sale.live_epoch)
                 && let Err(error) = self.relay_sale(stock, &sale, epoch, *position, orphans).await
             {
                 result = Err(error);
@@ -108,7 +108,7 @@ impl Relay {
                 let missing = entries[stored_count..]
                     .iter()
                     .filter(|entry| !is_stored(&entry.batch, &stored));
-                self.publish(sale.part, missing, position, orphans).await?;
+                self.publish(sale.partition, missing, position, orphans).await?;
             }
             if stored_count < PAGE_SIZE {
                 return Ok(());
@@ -119,7 +119,7 @@ impl Relay {
 
     async fn publish(
         &self,
-        part: u32,
+        partition: u32,
         missing: impl Iterator<Item = &OutboxEntry>,
         position: Offset,
         orphans: &mut Orphans,
@@ -131,14 +131,14 @@ impl Relay {
                 OrphanAction::NoteEnd => {
                     let end = match end {
                         Some(end) => end,
-                        None => *end.insert(self.log.end_offset(part).await?),
+                        None => *end.insert(self.log.end_offset(partition).await?),
                     };
                     orphans.note_end(&entry.batch, end);
                 }
                 OrphanAction::Publish if seckill_failpoint::breaks("no-relay") => {}
                 OrphanAction::Publish => {
                     seckill_failpoint::reach("relay.before-append");
-                    self.log.append_now(part, &Record::Batch(entry.batch.clone()))?;
+                    self.log.append_now(partition, &Record::Batch(entry.batch.clone()))?;
                     seckill_failpoint::reach("relay.after-append");
                     orphans.note_published(&entry.batch, Instant::now());
                     self.metrics.republished.inc();

@@ -65,21 +65,21 @@ impl Api {
     pub(crate) fn spawn_batcher(&self, sale: &Sale, epochs: watch::Receiver<Option<Epoch>>) -> Batcher {
         let sink = Appender {
             log: self.log.clone(),
-            part: sale.part,
+            partition: sale.partition,
             metrics: self.metrics.clone(),
         };
         Batcher::spawn(self.stock.clone(), sale.id, epochs, sink, MAX_CONCURRENT_PURCHASES)
     }
 
-    pub(crate) fn append(&self, part: u32, record: &Record) {
-        append(&self.log, part, record, &self.metrics);
+    pub(crate) fn append(&self, partition: u32, record: &Record) {
+        append(&self.log, partition, record, &self.metrics);
     }
 }
 
 /// Appends a batch of orders to the log without waiting: the read-back confirms them.
 struct Appender {
     log: OrderLog,
-    part: u32,
+    partition: u32,
     metrics: Arc<Metrics>,
 }
 
@@ -87,16 +87,16 @@ impl BatchSink for Appender {
     fn append(&self, batch: Batch) {
         self.metrics.batch_orders.observe(batch.orders.len() as f64);
         seckill_failpoint::reach("api.before-append");
-        append(&self.log, self.part, &Record::Batch(batch), &self.metrics);
+        append(&self.log, self.partition, &Record::Batch(batch), &self.metrics);
         seckill_failpoint::reach("api.after-append");
     }
 }
 
 /// A record that could not be appended stays in the outbox of the index, and the relay of order-worker publishes it.
-fn append(log: &OrderLog, part: u32, record: &Record, metrics: &Metrics) {
-    if let Err(error) = log.append_now(part, record) {
+fn append(log: &OrderLog, partition: u32, record: &Record, metrics: &Metrics) {
+    if let Err(error) = log.append_now(partition, record) {
         // Counted, not logged as a warning: a Kafka outage causes thousands, and the Kafka client logs the outage.
         metrics.not_appended.inc();
-        tracing::debug!(part, %error, "failed to append a record");
+        tracing::debug!(partition, %error, "failed to append a record");
     }
 }

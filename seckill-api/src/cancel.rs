@@ -38,7 +38,7 @@ impl Api {
             reason: "buyer".to_owned(),
         };
         self.log
-            .append(order.listed.sale.part, &record)
+            .append(order.listed.sale.partition, &record)
             .await
             .map_err(|error| {
                 tracing::warn!(%error, "failed to append a cancellation");

@@ -149,8 +149,8 @@ impl Catalogue {
             Err(_) => return Err(LedgerError::TimedOut(READ_TIMEOUT.as_secs())),
         };
         for sale in &sales {
-            if sale.part >= self.partitions && self.by_id(sale.id).is_none() {
-                tracing::error!(sale = %sale.id, partition = sale.part, partitions = self.partitions,
+            if sale.partition >= self.partitions && self.by_id(sale.id).is_none() {
+                tracing::error!(sale = %sale.id, partition = sale.partition, partitions = self.partitions,
                     "sale unavailable: the topic has more partitions than at the start of this process; restart it");
             }
         }
@@ -282,7 +282,7 @@ mod tests {
             namespace: "shop".into(),
             name: format!("sale-{id}"),
             uid: String::new(),
-            part: 0,
+            partition: 0,
             version: 1,
             state: SaleState::Open,
             opens_at: 0,

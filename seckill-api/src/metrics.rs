@@ -103,9 +103,9 @@ impl Collector for LogCollector {
             None,
             ConstGauge::<i64>::TYPE,
         )?;
-        for part in 0..log.partitions() {
-            if let Some(records) = tail.lag(part) {
-                ConstGauge::new(records).encode(lag.encode_family(&[("partition", part.to_string())])?)?;
+        for partition in 0..log.partitions() {
+            if let Some(records) = tail.lag(partition) {
+                ConstGauge::new(records).encode(lag.encode_family(&[("partition", partition.to_string())])?)?;
             }
         }
         let waiting = ConstGauge::new(i64::try_from(tail.waiting()).unwrap_or(i64::MAX));

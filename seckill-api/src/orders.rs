@@ -51,16 +51,16 @@ impl Api {
 
     /// Whether an order that the ledger does not have may be stored later. If not, it is stored by now or never will be.
     async fn may_be_stored_later(&self, sale: &Sale, order: OrderId) -> Result<bool, Problem> {
-        if self.tail.read_back(sale.part, order).now_or_never() == Some(RecordVerdict::Accepted) {
+        if self.tail.read_back(sale.partition, order).now_or_never() == Some(RecordVerdict::Accepted) {
             return Ok(true);
         }
         // Read the end of the log first, then the folded position: the other order could miss a record between the two.
-        let end = self.log.end_offset(sale.part).await.map_err(|error| {
+        let end = self.log.end_offset(sale.partition).await.map_err(|error| {
             tracing::warn!(%error, "failed to read the end of the log");
             Problem::NotReady
         })?;
         let positions = self.lookups.look_up(self.ledger.positions()).await?;
-        let position = positions.iter().find(|(part, _)| *part == sale.part);
+        let position = positions.iter().find(|(partition, _)| *partition == sale.partition);
         if position.map_or(0, |(_, offset)| *offset) < end {
             return Ok(true);
         }

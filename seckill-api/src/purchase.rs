@@ -135,7 +135,7 @@ impl Api {
                 return self.answer_from_ledger(&listed, purchase).await;
             };
             // This process must not sell what it can't read back. The catalogue has logged the error.
-            if sale.part >= self.log.partitions() {
+            if sale.partition >= self.log.partitions() {
                 return Err(Problem::NotReady);
             }
 
@@ -227,7 +227,7 @@ impl Api {
         Reservation {
             order,
             quantity: purchase.quantity,
-            read_back: self.tail.read_back(sale.part, order),
+            read_back: self.tail.read_back(sale.partition, order),
         }
     }
 
@@ -235,7 +235,7 @@ impl Api {
     /// have died. Unless the tail has the record, it is appended again.
     fn earlier_reservation(&self, purchase: &Purchase, sale: &Sale, held: &Holding) -> Reservation {
         let order = order_id(sale.id, held);
-        let mut read_back = self.tail.read_back(sale.part, order);
+        let mut read_back = self.tail.read_back(sale.partition, order);
         if (&mut read_back).now_or_never().is_none() {
             let batch = Batch {
                 sale: sale.id,
@@ -248,7 +248,7 @@ impl Api {
                     key: held.key,
                 }],
             };
-            self.append(sale.part, &Record::Batch(batch));
+            self.append(sale.partition, &Record::Batch(batch));
         }
         Reservation {
             order,
@@ -274,7 +274,7 @@ impl Api {
     }
 
     fn is_closed(&self, sale: &Sale) -> bool {
-        sale.cut.closed.is_some() || self.tail.cut(sale.part, sale.id).closed.is_some()
+        sale.cut.closed.is_some() || self.tail.cut(sale.partition, sale.id).closed.is_some()
     }
 
     /// The index refuses. The refusal counts only if the log names this index: an old primary refuses, too.
@@ -286,10 +286,10 @@ impl Api {
         refusal: &Decision,
     ) -> PurchaseResult {
         let sale = &listed.sale;
-        if self.tail.confirm_fresh(sale.part, MAX_TAIL_AGE).await.is_err() {
+        if self.tail.confirm_fresh(sale.partition, MAX_TAIL_AGE).await.is_err() {
             return Err(Problem::NotReady);
         }
-        let cut = self.tail.cut(sale.part, sale.id);
+        let cut = self.tail.cut(sale.partition, sale.id);
         if cut.closed.is_some() {
             return self.answer_from_ledger(listed, purchase).await;
         }
@@ -315,7 +315,7 @@ impl Api {
     /// The number of an order that the buyer holds, if the log has confirmed the order.
     fn number_if_durable(&self, listed: &ListedSale, epoch: Epoch, held: &Holding) -> Option<OrderNo> {
         let order = order_id(listed.sale.id, held);
-        let read_back = self.tail.read_back(listed.sale.part, order);
+        let read_back = self.tail.read_back(listed.sale.partition, order);
         if held.is_durable(epoch) || read_back.now_or_never() == Some(RecordVerdict::Accepted) {
             return self.order_no_keys.encode(order).ok();
         }
@@ -351,8 +351,8 @@ impl Api {
         }
         // The ledger may have lost its tail, and the epoch with it. Only a log without a barrier proves that nothing was
         // ever sold.
-        let fresh = self.tail.confirm_fresh(sale.part, MAX_TAIL_AGE).await.is_ok();
-        match fresh && self.tail.cut(sale.part, sale.id).cur.is_none() {
+        let fresh = self.tail.confirm_fresh(sale.partition, MAX_TAIL_AGE).await.is_ok();
+        match fresh && self.tail.cut(sale.partition, sale.id).current_epoch.is_none() {
             true if purchase.is_query() => Problem::RequestUnknown,
             true if listed.has_ended() => Problem::Ended,
             _ => Problem::NotReady,

@@ -36,8 +36,8 @@ impl Api {
         let sale = &listed.sale;
         let probe = self.stock.probe(sale.id).await.ok()?;
         let index = probe.valid().filter(|index| index.epoch >= epoch)?;
-        self.tail.confirm_fresh(sale.part, SAMPLE_TIMEOUT).await.ok()?;
-        let cut = self.tail.cut(sale.part, sale.id);
+        self.tail.confirm_fresh(sale.partition, SAMPLE_TIMEOUT).await.ok()?;
+        let cut = self.tail.cut(sale.partition, sale.id);
         let in_force = cut.epoch() == Some(index.epoch) || cut.closed.is_some();
         in_force.then_some(index.left)
     }

@@ -8,7 +8,7 @@ use crate::rows;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredAdjustment {
-    pub part: u32,
+    pub partition: u32,
     pub sale: SaleId,
     pub pending: PendingAdjustment,
     /// The sale is settled, so it has no index any more.
@@ -39,24 +39,24 @@ impl Ledger {
     }
 
     /// The pending adjustments of a partition, in the order of the log, at most `limit`.
-    pub async fn pending_adjustments(&self, part: u32, limit: u32) -> Result<Vec<StoredAdjustment>, LedgerError> {
+    pub async fn pending_adjustments(&self, partition: u32, limit: u32) -> Result<Vec<StoredAdjustment>, LedgerError> {
         let rows: Vec<Row> = self
             .query(async |connection| {
                 let query = sqlx::query_as(
                     "SELECT e.off, e.sale, e.since, e.buyer, e.epoch, e.seq, e.total, s.settled_at IS NOT NULL AS settled \
                      FROM effects e JOIN sales s ON s.id = e.sale WHERE e.part = ? ORDER BY e.off LIMIT ?",
                 );
-                Ok(query.bind(part).bind(limit).fetch_all(connection).await?)
+                Ok(query.bind(partition).bind(limit).fetch_all(connection).await?)
             })
             .await?;
-        rows.into_iter().map(|row| row.into_adjustment(part)).collect()
+        rows.into_iter().map(|row| row.into_adjustment(partition)).collect()
     }
 
     /// Deletes an adjustment that the index has confirmed. If this gets lost, the index gets the adjustment again.
-    pub async fn delete_adjustment(&self, part: u32, offset: Offset) -> Result<(), LedgerError> {
+    pub async fn delete_adjustment(&self, partition: u32, offset: Offset) -> Result<(), LedgerError> {
         self.query(async |connection| {
             let query = sqlx::query("DELETE FROM effects WHERE part = ? AND off = ?");
-            query.bind(part).bind(offset).execute(connection).await?;
+            query.bind(partition).bind(offset).execute(connection).await?;
             Ok(())
         })
         .await
@@ -73,7 +73,7 @@ impl Ledger {
 }
 
 impl Row {
-    fn into_adjustment(self, part: u32) -> Result<StoredAdjustment, LedgerError> {
+    fn into_adjustment(self, partition: u32) -> Result<StoredAdjustment, LedgerError> {
         let adjustment = match (self.buyer, self.epoch, self.seq, self.total) {
             (Some(buyer), Some(epoch), Some(seq), None) => StockAdjustment::Return {
                 buyer: rows::buyer(buyer)?,
@@ -89,7 +89,7 @@ impl Row {
             }
         };
         Ok(StoredAdjustment {
-            part,
+            partition,
             sale: SaleId(self.sale),
             pending: PendingAdjustment {
                 offset: self.off,

@@ -29,8 +29,8 @@ pub enum LedgerError {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process stored for this partition, or an earlier call with an unknown outcome did.
-    #[error("the position of partition {part} is no longer {from}: read it again")]
-    PositionMoved { part: u32, from: Offset },
+    #[error("the position of partition {partition} is no longer {from}: read it again")]
+    PositionMoved { partition: u32, from: Offset },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }

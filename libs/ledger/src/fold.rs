@@ -44,7 +44,7 @@ impl AddAssign for Stored {
 /// The columns of a sale's row that follow the log, and the price that an order takes from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SaleRow {
-    pub part: u32,
+    pub partition: u32,
     pub price: String,
     pub total: u64,
     pub sold: u64,
@@ -105,7 +105,7 @@ enum Judgement<'a> {
 /// Judges whether each entry counts, and moves the cuts of the sales. `refused` is the error of a server that refuses
 /// the content of the entry; it is given with a single entry.
 pub(crate) fn judge<'a>(
-    part: u32,
+    partition: u32,
     sales: &mut BTreeMap<SaleId, SaleRow>,
     entries: &'a [LogEntry],
     refused: Option<&'a str>,
@@ -118,8 +118,8 @@ pub(crate) fn judge<'a>(
                 Err(error) => Judgement::Unreadable(error.to_string()),
                 Ok(record) => match sales.get(&record.sale()) {
                     None => Judgement::Unreadable(format!("no sale {} in the ledger", record.sale())),
-                    Some(sale) if sale.part != part => {
-                        Judgement::Unreadable(format!("sale {} lives on partition {}", record.sale(), sale.part))
+                    Some(sale) if sale.partition != partition => {
+                        Judgement::Unreadable(format!("sale {} lives on partition {}", record.sale(), sale.partition))
                     }
                     Some(_) => match (acceptance.judge(entry.offset, record), refused) {
                         (RecordVerdict::Void, _) if ignores_epoch(record) => Judgement::Counts(record),

@@ -34,13 +34,13 @@ impl Ledger {
     }
 
     /// The position of a partition. It is 0 before the first store.
-    pub async fn ensure_position(&self, part: u32) -> Result<Offset, LedgerError> {
+    pub async fn ensure_position(&self, partition: u32) -> Result<Offset, LedgerError> {
         self.query(async |connection| {
             sqlx::query("INSERT INTO log_position (part, off) VALUES (?, 0) ON DUPLICATE KEY UPDATE part = part")
-                .bind(part)
+                .bind(partition)
                 .execute(&mut *connection)
                 .await?;
-            let query = sqlx::query_scalar("SELECT off FROM log_position WHERE part = ?").bind(part);
+            let query = sqlx::query_scalar("SELECT off FROM log_position WHERE part = ?").bind(partition);
             Ok(query.fetch_one(connection).await?)
         })
         .await
@@ -58,14 +58,14 @@ impl Ledger {
                 Ok((positions, cuts))
             })
             .await?;
-        let start = |part| {
+        let start = |partition| {
             let position = positions
                 .iter()
-                .find(|(p, _)| *p == part)
+                .find(|(p, _)| *p == partition)
                 .map_or(0, |(_, position)| *position);
-            let cuts = cuts.iter().filter(|(p, ..)| *p == part);
-            let cuts = cuts.map(|&(_, id, cur, closed)| (SaleId(id), SaleCut { cur, closed }));
-            (part, position, Acceptance::starting_from(cuts))
+            let cuts = cuts.iter().filter(|(p, ..)| *p == partition);
+            let cuts = cuts.map(|&(_, id, current_epoch, closed)| (SaleId(id), SaleCut { current_epoch, closed }));
+            (partition, position, Acceptance::starting_from(cuts))
         };
         Ok((0..partitions).map(start).collect())
     }
@@ -92,12 +92,12 @@ async fn fold_start(connection: &mut MySqlConnection, sale: SaleId) -> Result<Fo
     .bind(sale.0)
     .fetch_optional(&mut *connection)
     .await?;
-    let (cur, closed, total, live_epoch, position) = row.ok_or(LedgerError::NoSale(sale))?;
+    let (current_epoch, closed, total, live_epoch, position) = row.ok_or(LedgerError::NoSale(sale))?;
     let mut orders = stored_orders(connection, sale).await?;
     add_quarantined(connection, sale, &mut orders).await?;
     Ok(FoldStart {
         position: position.unwrap_or_default(),
-        cut: SaleCut { cur, closed },
+        cut: SaleCut { current_epoch, closed },
         total,
         live_epoch: live_epoch.map(Epoch),
         orders,

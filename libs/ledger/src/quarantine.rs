@@ -12,7 +12,7 @@ use crate::store;
 /// A record that could not be folded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantinedRecord {
-    pub part: u32,
+    pub partition: u32,
     pub offset: Offset,
     pub reason: String,
     /// The first MiB of the record.
@@ -25,8 +25,8 @@ pub struct QuarantinedRecord {
 /// Why a record stays in quarantine.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    #[error("no quarantined record at partition {part}, offset {offset}; see order-worker quarantine list")]
-    NotThere { part: u32, offset: Offset },
+    #[error("no quarantined record at partition {partition}, offset {offset}; see order-worker quarantine list")]
+    NotThere { partition: u32, offset: Offset },
     #[error("the record can't be decoded: {0}")]
     Unreadable(String),
     #[error("unknown whether this batch counts: it was quarantined before it was judged")]
@@ -47,7 +47,8 @@ impl From<sqlx::Error> for ReplayError {
 
 #[derive(FromRow)]
 struct Row {
-    part: u32,
+    #[sqlx(rename = "part")]
+    partition: u32,
     off: Offset,
     reason: String,
     payload: Vec<u8>,
@@ -64,7 +65,7 @@ impl From<Row> for QuarantinedRecord {
             _ => None,
         };
         QuarantinedRecord {
-            part: row.part,
+            partition: row.partition,
             offset: row.off,
             reason: row.reason,
             payload: row.payload,
@@ -97,42 +98,42 @@ impl Ledger {
 
     /// Folds a quarantined record as if it were read now, and removes it from quarantine. After an error nothing
     /// changed.
-    pub async fn replay(&self, part: u32, offset: Offset) -> Result<Stored, ReplayError> {
+    pub async fn replay(&self, partition: u32, offset: Offset) -> Result<Stored, ReplayError> {
         let mut connection = self.acquire().await?;
-        let stored = replay(&mut connection, part, offset).await?;
+        let stored = replay(&mut connection, partition, offset).await?;
         connection.give_back();
         Ok(stored)
     }
 
     /// Removes a quarantined record that promised nothing.
-    pub async fn dismiss(&self, part: u32, offset: Offset) -> Result<(), ReplayError> {
+    pub async fn dismiss(&self, partition: u32, offset: Offset) -> Result<(), ReplayError> {
         let mut connection = self.acquire().await?;
         connection.execute("START TRANSACTION").await?;
-        let record = locked(&mut connection, part, offset).await?;
+        let record = locked(&mut connection, partition, offset).await?;
         if record.promised.is_some() {
             return Err(ReplayError::Promised);
         }
-        remove(&mut connection, part, offset).await?;
+        remove(&mut connection, partition, offset).await?;
         connection.execute("COMMIT").await?;
         connection.give_back();
         Ok(())
     }
 }
 
-async fn replay(connection: &mut MySqlConnection, part: u32, offset: Offset) -> Result<Stored, ReplayError> {
+async fn replay(connection: &mut MySqlConnection, partition: u32, offset: Offset) -> Result<Stored, ReplayError> {
     connection.execute("START TRANSACTION").await?;
     // As in `store`: its lock excludes every other writer of this partition.
     sqlx::query("SELECT off FROM log_position WHERE part = ? FOR UPDATE")
-        .bind(part)
+        .bind(partition)
         .execute(&mut *connection)
         .await?;
-    let quarantined = locked(connection, part, offset).await?;
+    let quarantined = locked(connection, partition, offset).await?;
     let record = Record::decode(&quarantined.payload).map_err(|error| ReplayError::Unreadable(error.to_string()))?;
     if matches!(record, Record::Batch(_)) && quarantined.promised.is_none() {
         return Err(ReplayError::NotJudged);
     }
     // Remove it first, so that the fold does not find the row of this batch.
-    remove(connection, part, offset).await?;
+    remove(connection, partition, offset).await?;
     let entry = LogEntry {
         offset,
         timestamp_ms: quarantined.quarantined_at_ms,
@@ -150,22 +151,26 @@ async fn replay(connection: &mut MySqlConnection, part: u32, offset: Offset) -> 
     if let Some(again) = changes.quarantine.first() {
         return Err(ReplayError::Refused(again.reason.clone()));
     }
-    let written = store::write(connection, part, &changes, &before, &sales).await;
+    let written = store::write(connection, partition, &changes, &before, &sales).await;
     written.map_err(|error| ReplayError::Refused(error.to_string()))?;
     connection.execute("COMMIT").await?;
     Ok(changes.stored)
 }
 
-async fn locked(connection: &mut MySqlConnection, part: u32, offset: Offset) -> Result<QuarantinedRecord, ReplayError> {
+async fn locked(
+    connection: &mut MySqlConnection,
+    partition: u32,
+    offset: Offset,
+) -> Result<QuarantinedRecord, ReplayError> {
     let query = sqlx::query_as::<_, Row>(select_quarantine!("WHERE part = ? AND off = ? FOR UPDATE"));
-    let row = query.bind(part).bind(offset).fetch_optional(connection).await?;
+    let row = query.bind(partition).bind(offset).fetch_optional(connection).await?;
     row.map(QuarantinedRecord::from)
-        .ok_or(ReplayError::NotThere { part, offset })
+        .ok_or(ReplayError::NotThere { partition, offset })
 }
 
-async fn remove(connection: &mut MySqlConnection, part: u32, offset: Offset) -> Result<(), ReplayError> {
+async fn remove(connection: &mut MySqlConnection, partition: u32, offset: Offset) -> Result<(), ReplayError> {
     sqlx::query("DELETE FROM quarantine WHERE part = ? AND off = ?")
-        .bind(part)
+        .bind(partition)
         .bind(offset)
         .execute(connection)
         .await?;

@@ -1,4 +1,4 @@
-//! Sales. The operator writes all columns of a row except `total`, `sold`, `taken`, `returned`, `cur` and `closed_at`,
+//! Sales. The operator writes all columns of a row except `total`, `sold`, `taken`, `returned`, `current_epoch` and `closed_at`,
 //! which follow the log.
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
         namespace: row.try_get("namespace")?,
         name: row.try_get("name")?,
         uid: row.try_get("uid")?,
-        part: row.try_get("part")?,
+        partition: row.try_get("part")?,
         version: row.try_get("version")?,
         state: SaleState::from_text(&state).ok_or(LedgerError::Content {
             column: "sales.state",
@@ -63,7 +63,7 @@ fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
         taken: row.try_get("taken")?,
         returned: row.try_get("returned")?,
         cut: SaleCut {
-            cur: row.try_get("cur")?,
+            current_epoch: row.try_get("cur")?,
             closed: row.try_get("closed_at")?,
         },
         created_at_ms: row.try_get("created_at_ms")?,
@@ -319,7 +319,7 @@ async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> 
     .bind(&new.namespace)
     .bind(&new.name)
     .bind(&new.uid)
-    .bind(new.part)
+    .bind(new.partition)
     .bind(terms.state.as_str())
     .bind(terms.opens_at)
     .bind(terms.closes_at)

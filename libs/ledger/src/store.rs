@@ -33,11 +33,17 @@ impl Ledger {
     /// A record that can't be stored is put into quarantine, so that one record never stops a partition. After an error
     /// some entries may be stored: read the position again and continue from there. Do the same if the future is
     /// dropped before it ends.
-    pub async fn store(&self, part: u32, from: Offset, to: Offset, entries: &[LogEntry]) -> Result<Stored, StoreError> {
+    pub async fn store(
+        &self,
+        partition: u32,
+        from: Offset,
+        to: Offset,
+        entries: &[LogEntry],
+    ) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
         let mut ranges = vec![(from, to, entries)];
         while let Some((from, to, entries)) = ranges.pop() {
-            let error = match self.store_range(part, from, to, entries, None).await {
+            let error = match self.store_range(partition, from, to, entries, None).await {
                 Ok(part_stored) => {
                     stored += part_stored;
                     continue;
@@ -56,7 +62,9 @@ impl Ledger {
                     ranges.push((middle, to, second));
                     ranges.push((from, middle, first));
                 }
-                Retry::Refused(reason) => stored += self.store_range(part, from, to, entries, Some(&reason)).await?,
+                Retry::Refused(reason) => {
+                    stored += self.store_range(partition, from, to, entries, Some(&reason)).await?
+                }
                 Retry::AtOnce | Retry::Later => return Err(error),
             }
         }
@@ -66,7 +74,7 @@ impl Ledger {
     /// One transaction, retried after a deadlock or a lock timeout.
     async fn store_range(
         &self,
-        part: u32,
+        partition: u32,
         from: Offset,
         to: Offset,
         entries: &[LogEntry],
@@ -75,7 +83,7 @@ impl Ledger {
         let mut retries = 0;
         loop {
             let mut connection = self.acquire().await?;
-            let run = transaction(&mut connection, part, from, to, entries, refused);
+            let run = transaction(&mut connection, partition, from, to, entries, refused);
             let result = match tokio::time::timeout(STORE_TIMEOUT, run).await {
                 Ok(result) => result,
                 Err(_) => Err(LedgerError::TimedOut(STORE_TIMEOUT.as_secs()).into()),
@@ -83,13 +91,13 @@ impl Ledger {
             match result {
                 Ok(changes) => {
                     connection.give_back();
-                    log_quarantined(part, &changes.quarantine);
+                    log_quarantined(partition, &changes.quarantine);
                     return Ok(changes.stored);
                 }
                 Err(StoreError::Ledger(error)) if retries < LOCK_RETRIES && Retry::of(&error) == Retry::AtOnce => {
                     drop(connection);
                     retries += 1;
-                    tracing::debug!(part, from, %error, "lock conflict, storing again");
+                    tracing::debug!(partition, from, %error, "lock conflict, storing again");
                     tokio::time::sleep(Duration::from_millis(rand::random_range(1..=20 << retries))).await;
                 }
                 Err(error) => return Err(error),
@@ -98,7 +106,7 @@ impl Ledger {
     }
 }
 
-fn log_quarantined(part: u32, quarantine: &[Quarantined<'_>]) {
+fn log_quarantined(partition: u32, quarantine: &[Quarantined<'_>]) {
     for Quarantined {
         entry,
         reason,
@@ -106,14 +114,14 @@ fn log_quarantined(part: u32, quarantine: &[Quarantined<'_>]) {
     } in quarantine
     {
         let (offset, promised) = (entry.offset, promised.map_or(0, |batch| batch.orders.len()));
-        tracing::error!(part, offset, promised, reason, "record quarantined");
+        tracing::error!(partition, offset, promised, reason, "record quarantined");
     }
 }
 
 /// Ends with COMMIT. After an error the caller must close the connection.
 async fn transaction<'a>(
     connection: &mut MySqlConnection,
-    part: u32,
+    partition: u32,
     from: Offset,
     to: Offset,
     entries: &'a [LogEntry],
@@ -125,7 +133,7 @@ async fn transaction<'a>(
     // valid.
     let moved = sqlx::query("UPDATE log_position SET off = ? WHERE part = ? AND off = ?")
         .bind(to)
-        .bind(part)
+        .bind(partition)
         .bind(from)
         .execute(&mut *connection)
         .await?;
@@ -135,7 +143,7 @@ async fn transaction<'a>(
     }
     if moved.rows_affected() != 1 {
         connection.execute("ROLLBACK").await?;
-        return Err(StoreError::PositionMoved { part, from });
+        return Err(StoreError::PositionMoved { partition, from });
     }
 
     let ids: BTreeSet<SaleId> = entries
@@ -145,11 +153,11 @@ async fn transaction<'a>(
         .collect();
     let before = read_sales(connection, &ids).await?;
     let mut sales = before.clone();
-    let judged = fold::judge(part, &mut sales, entries, refused);
+    let judged = fold::judge(partition, &mut sales, entries, refused);
     let known = read_orders(connection, &fold::named_orders(&judged)).await?;
     let changes = fold::fold(&judged, &mut sales, known);
 
-    write(connection, part, &changes, &before, &sales).await?;
+    write(connection, partition, &changes, &before, &sales).await?;
     seckill_failpoint::reach("worker.before-commit");
     connection.execute("COMMIT").await?;
     seckill_failpoint::reach("worker.after-commit");
@@ -158,7 +166,7 @@ async fn transaction<'a>(
 
 pub(crate) async fn write(
     connection: &mut MySqlConnection,
-    part: u32,
+    partition: u32,
     changes: &Changes<'_>,
     before: &BTreeMap<SaleId, SaleRow>,
     sales: &BTreeMap<SaleId, SaleRow>,
@@ -173,10 +181,10 @@ pub(crate) async fn write(
         }
     }
     for quarantined in &changes.quarantine {
-        insert_quarantined(connection, part, quarantined).await?;
+        insert_quarantined(connection, partition, quarantined).await?;
     }
     for (sale, pending) in &changes.adjustments {
-        insert_adjustment(connection, part, *sale, pending).await?;
+        insert_adjustment(connection, partition, *sale, pending).await?;
     }
     Ok(())
 }
@@ -188,13 +196,15 @@ pub(crate) async fn read_sales(
     #[derive(FromRow)]
     struct Row {
         id: u32,
-        part: u32,
+        #[sqlx(rename = "part")]
+        partition: u32,
         price: String,
         total: u64,
         sold: u64,
         taken: u64,
         returned: u64,
-        cur: Option<i64>,
+        #[sqlx(rename = "cur")]
+        current_epoch: Option<i64>,
         closed_at: Option<i64>,
     }
     let ids: Vec<SaleId> = ids.iter().copied().collect();
@@ -216,14 +226,14 @@ pub(crate) async fn read_sales(
         let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *connection).await?;
         sales.extend(rows.into_iter().map(|row| {
             let sale = SaleRow {
-                part: row.part,
+                partition: row.partition,
                 price: row.price,
                 total: row.total,
                 sold: row.sold,
                 taken: row.taken,
                 returned: row.returned,
                 cut: SaleCut {
-                    cur: row.cur,
+                    current_epoch: row.current_epoch,
                     closed: row.closed_at,
                 },
             };
@@ -357,7 +367,7 @@ async fn update_sale(
     .bind(after.sold)
     .bind(after.taken)
     .bind(after.returned)
-    .bind(after.cut.cur)
+    .bind(after.cut.current_epoch)
     .bind(after.cut.closed)
     .bind(id.0)
     .bind(before.total)
@@ -372,7 +382,7 @@ async fn update_sale(
 
 async fn insert_quarantined(
     connection: &mut MySqlConnection,
-    part: u32,
+    partition: u32,
     quarantined: &Quarantined<'_>,
 ) -> Result<(), LedgerError> {
     let Quarantined {
@@ -386,7 +396,7 @@ async fn insert_quarantined(
         "INSERT INTO quarantine (part, off, reason, payload, sale, epoch, first_seq, last_seq) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE part = part",
     )
-    .bind(part)
+    .bind(partition)
     .bind(entry.offset)
     .bind(reason.as_str())
     .bind(kept)
@@ -401,7 +411,7 @@ async fn insert_quarantined(
 
 async fn insert_adjustment(
     connection: &mut MySqlConnection,
-    part: u32,
+    partition: u32,
     sale: SaleId,
     pending: &PendingAdjustment,
 ) -> Result<(), LedgerError> {
@@ -414,7 +424,7 @@ async fn insert_adjustment(
         "INSERT INTO effects (part, off, sale, since, buyer, epoch, seq, total) VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
          ON DUPLICATE KEY UPDATE part = part",
     )
-    .bind(part)
+    .bind(partition)
     .bind(pending.offset)
     .bind(sale.0)
     .bind(pending.since.0)

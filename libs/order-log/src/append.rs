@@ -75,9 +75,9 @@ impl OrderLog {
 
     /// Appends a record and waits until all in-sync replicas have it. After [`LogError::Unknown`] it may be in the log,
     /// now or later. After any other error it is not.
-    pub async fn append(&self, part: u32, record: &Record) -> Result<Offset, LogError> {
+    pub async fn append(&self, partition: u32, record: &Record) -> Result<Offset, LogError> {
         let (sender, receiver) = oneshot::channel();
-        self.send(part, record, Some(sender))?;
+        self.send(partition, record, Some(sender))?;
         match receiver.await {
             Ok(result) => result.map_err(LogError::Unknown),
             Err(_) => Err(LogError::Unknown(KafkaError::Canceled)),
@@ -85,16 +85,16 @@ impl OrderLog {
     }
 
     /// Appends a record without waiting, for callers that read it back anyway. A later failure is logged and counted.
-    pub fn append_now(&self, part: u32, record: &Record) -> Result<(), LogError> {
-        self.send(part, record, None)
+    pub fn append_now(&self, partition: u32, record: &Record) -> Result<(), LogError> {
+        self.send(partition, record, None)
     }
 
-    fn send(&self, part: u32, record: &Record, report: DeliveryWaiter) -> Result<(), LogError> {
-        self.check_part(part)?;
+    fn send(&self, partition: u32, record: &Record, report: DeliveryWaiter) -> Result<(), LogError> {
+        self.check_part(partition)?;
         let key = record.sale().to_string();
         let payload = record.encode();
         let message = BaseRecord::with_opaque_to(&self.config.topic, Box::new(report))
-            .partition(part as i32)
+            .partition(partition as i32)
             .key(&key)
             .payload(&payload);
         self.producer.send(message).map_err(|(error, _)| match error {
@@ -104,21 +104,21 @@ impl OrderLog {
     }
 
     /// The offset of the next record.
-    pub async fn end_offset(&self, part: u32) -> Result<Offset, LogError> {
-        Ok(self.watermarks(part).await?.1)
+    pub async fn end_offset(&self, partition: u32) -> Result<Offset, LogError> {
+        Ok(self.watermarks(partition).await?.1)
     }
 
     /// The offset of the oldest record that Kafka still holds.
-    pub async fn begin_offset(&self, part: u32) -> Result<Offset, LogError> {
-        Ok(self.watermarks(part).await?.0)
+    pub async fn begin_offset(&self, partition: u32) -> Result<Offset, LogError> {
+        Ok(self.watermarks(partition).await?.0)
     }
 
-    async fn watermarks(&self, part: u32) -> Result<(Offset, Offset), LogError> {
-        self.check_part(part)?;
+    async fn watermarks(&self, partition: u32) -> Result<(Offset, Offset), LogError> {
+        self.check_part(partition)?;
         let (observer, config) = (self.observer.clone(), self.config.clone());
         kafka::blocking("reading the end of the log", move || {
             observer
-                .fetch_watermarks(&config.topic, part as i32, QUERY_TIMEOUT)
+                .fetch_watermarks(&config.topic, partition as i32, QUERY_TIMEOUT)
                 .map_err(LogError::kafka("reading the end of the log"))
         })
         .await
@@ -137,13 +137,13 @@ impl OrderLog {
         self.observer.clone()
     }
 
-    pub(crate) fn check_part(&self, part: u32) -> Result<(), LogError> {
-        if part < self.partitions {
+    pub(crate) fn check_part(&self, partition: u32) -> Result<(), LogError> {
+        if partition < self.partitions {
             return Ok(());
         }
         Err(LogError::NoPartition {
             topic: self.config.topic.clone(),
-            part,
+            partition,
             partitions: self.partitions,
         })
     }

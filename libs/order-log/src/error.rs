@@ -12,8 +12,12 @@ pub enum LogError {
     NoTopic(String),
     #[error("the topic {topic:?}: {problem}")]
     Topic { topic: String, problem: String },
-    #[error("partition {part} does not exist: the topic {topic:?} has {partitions}")]
-    NoPartition { topic: String, part: u32, partitions: u32 },
+    #[error("partition {partition} does not exist: the topic {topic:?} has {partitions}")]
+    NoPartition {
+        topic: String,
+        partition: u32,
+        partitions: u32,
+    },
     /// The record is not in the log. The queue to the brokers is full, because they are slow or away.
     #[error("the queue to Kafka is full")]
     Full,
@@ -25,13 +29,17 @@ pub enum LogError {
     Unknown(KafkaError),
     /// The log does not hold the offset: retention removed it, the log lost its tail, or it was replaced.
     #[error(
-        "partition {part} of the topic {topic:?} does not hold offset {offset}: retention removed it, or the log was \
+        "partition {partition} of the topic {topic:?} does not hold offset {offset}: retention removed it, or the log was \
          replaced or lost its tail"
     )]
-    OutOfRange { topic: String, part: u32, offset: Offset },
-    #[error("partition {part}: no record for {seconds} s while reading offset {offset} of {to}: {why}")]
+    OutOfRange {
+        topic: String,
+        partition: u32,
+        offset: Offset,
+    },
+    #[error("partition {partition}: no record for {seconds} s while reading offset {offset} of {to}: {why}")]
     Stalled {
-        part: u32,
+        partition: u32,
         offset: Offset,
         to: Offset,
         seconds: u64,

@@ -15,7 +15,7 @@ use crate::kafka::{self, QuietContext};
 /// The content of one offset.
 #[derive(Debug)]
 pub struct Entry {
-    pub part: u32,
+    pub partition: u32,
     pub offset: Offset,
     /// Time of the append by the clock of the appending process; -1 if unknown.
     pub timestamp_ms: i64,
@@ -29,7 +29,7 @@ impl Entry {
     pub fn from_message(message: &BorrowedMessage<'_>) -> Self {
         let payload = message.payload().unwrap_or_default().to_vec();
         Entry {
-            part: message.partition() as u32,
+            partition: message.partition() as u32,
             offset: message.offset(),
             timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
             record: Record::decode(&payload),
@@ -47,13 +47,24 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 impl OrderLog {
     /// Passes the entries of `from..to` to `each` in order. All must be in the log already: `to` is at most its
     /// [`end_offset`](Self::end_offset).
-    pub async fn read(&self, part: u32, from: Offset, to: Offset, mut each: impl FnMut(Entry)) -> Result<(), LogError> {
-        self.check_part(part)?;
+    pub async fn read(
+        &self,
+        partition: u32,
+        from: Offset,
+        to: Offset,
+        mut each: impl FnMut(Entry),
+    ) -> Result<(), LogError> {
+        self.check_part(partition)?;
         let config = self.config().consumer()?;
         let topic = self.config().topic.clone();
         let (sender, mut receiver) = mpsc::channel(MAX_QUEUED);
         let reading = tokio::spawn(kafka::blocking("reading", move || {
-            let range = Range { topic, part, from, to };
+            let range = Range {
+                topic,
+                partition,
+                from,
+                to,
+            };
             range.read(&config, sender)
         }));
         while let Some(entry) = receiver.recv().await {
@@ -68,7 +79,7 @@ impl OrderLog {
 
 struct Range {
     topic: String,
-    part: u32,
+    partition: u32,
     from: Offset,
     to: Offset,
 }
@@ -78,7 +89,7 @@ impl Range {
         if self.from >= self.to {
             return Ok(());
         }
-        let consumer = assigned(config, &self.topic, [(self.part, self.from)])?;
+        let consumer = assigned(config, &self.topic, [(self.partition, self.from)])?;
         let mut next = self.from;
         let mut progress = Instant::now();
         let mut why = String::from("no message arrived");
@@ -93,12 +104,12 @@ impl Range {
                     progress = Instant::now();
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {
-                    next = position(&consumer, &self.topic, self.part).map_or(next, |p| p.max(next));
+                    next = position(&consumer, &self.topic, self.partition).map_or(next, |p| p.max(next));
                 }
                 Some(Err(error)) if kafka::is_out_of_range(&error) => {
                     return Err(LogError::OutOfRange {
                         topic: self.topic.clone(),
-                        part: self.part,
+                        partition: self.partition,
                         offset: next,
                     });
                 }
@@ -107,7 +118,7 @@ impl Range {
             }
             if next < self.to && progress.elapsed() > STALL_TIMEOUT {
                 return Err(LogError::Stalled {
-                    part: self.part,
+                    partition: self.partition,
                     offset: next,
                     to: self.to,
                     seconds: STALL_TIMEOUT.as_secs(),
@@ -127,9 +138,9 @@ pub(crate) fn assigned(
 ) -> Result<BaseConsumer<QuietContext>, LogError> {
     let consumer = kafka::consumer(config)?;
     let mut partitions = TopicPartitionList::new();
-    for (part, offset) in start {
+    for (partition, offset) in start {
         partitions
-            .add_partition_offset(topic, part as i32, KafkaOffset::Offset(offset))
+            .add_partition_offset(topic, partition as i32, KafkaOffset::Offset(offset))
             .map_err(LogError::kafka("adding a partition"))?;
     }
     consumer
@@ -139,9 +150,9 @@ pub(crate) fn assigned(
 }
 
 /// The next offset of the consumer. It counts offsets without a message, such as the markers of a foreign transaction.
-pub(crate) fn position(consumer: &BaseConsumer<QuietContext>, topic: &str, part: u32) -> Option<Offset> {
+pub(crate) fn position(consumer: &BaseConsumer<QuietContext>, topic: &str, partition: u32) -> Option<Offset> {
     let positions = consumer.position().ok()?;
-    let offset = positions.find_partition(topic, part as i32)?.offset();
+    let offset = positions.find_partition(topic, partition as i32)?.offset();
     match offset {
         KafkaOffset::Offset(offset) => Some(offset),
         _ => None, // nothing read yet

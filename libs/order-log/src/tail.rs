@@ -38,7 +38,7 @@ struct Shared {
 }
 
 struct FollowedPartition {
-    part: u32,
+    partition: u32,
     state: Mutex<Partition>,
     /// The next offset to read. It moves under the lock of `state`.
     position: watch::Sender<Offset>,
@@ -68,24 +68,29 @@ impl Tail {
         start: Vec<(u32, Offset, Acceptance)>,
         shutdown: CancellationToken,
     ) -> Result<Tail, LogError> {
-        let offsets: Vec<(u32, Offset)> = start.iter().map(|(part, offset, _)| (*part, *offset)).collect();
+        let offsets: Vec<(u32, Offset)> = start
+            .iter()
+            .map(|(partition, offset, _)| (*partition, *offset))
+            .collect();
         let consumer = assigned(&config.consumer()?, &config.topic, offsets)?;
         let observer = Arc::new(kafka::consumer(&config.observer()?)?);
         let shared = Arc::new(Shared {
             topic: config.topic,
             parts: start
                 .into_iter()
-                .map(|(part, offset, acceptance)| (part, FollowedPartition::new(part, offset, acceptance)))
+                .map(|(partition, offset, acceptance)| {
+                    (partition, FollowedPartition::new(partition, offset, acceptance))
+                })
                 .collect(),
             undecodable: AtomicU64::new(0),
             failure: watch::Sender::new(None),
         });
         let stop = shutdown.child_token();
         let guard = Arc::new(stop.clone().drop_guard());
-        for (part, found) in &shared.parts {
+        for (partition, found) in &shared.parts {
             // Subscribe here: a task that starts later would miss an earlier request.
             let asked = found.requested.subscribe();
-            let answering = answer_end_requests(shared.clone(), observer.clone(), *part, asked);
+            let answering = answer_end_requests(shared.clone(), observer.clone(), *partition, asked);
             let stop = stop.clone();
             tokio::spawn(async move { stop.run_until_cancelled(answering).await });
         }
@@ -104,12 +109,12 @@ impl Tail {
     /// Resolves when each partition was read to the end that it had at the call or later. This may take any time, and
     /// it never happens after [`failed`](Self::failed).
     pub async fn caught_up(&self) {
-        for part in self.shared.parts.values() {
+        for partition in self.shared.parts.values() {
             let mut logged = false;
-            while let Err(error) = part.confirm(Instant::now()).await {
+            while let Err(error) = partition.confirm(Instant::now()).await {
                 if !logged {
                     logged = true;
-                    tracing::warn!(partition = part.part, %error, "reading the end of the log failed, retrying");
+                    tracing::warn!(partition = partition.partition, %error, "reading the end of the log failed, retrying");
                 }
                 tokio::time::sleep(POLL).await;
             }
@@ -122,8 +127,8 @@ impl Tail {
     /// Accepted: its record was read and counts. Void: it can't count any more. An order of an epoch before the
     /// previous one is void here even if it was accepted long ago: query MySQL for those. Set a time limit: the future
     /// never resolves if Kafka is away or the record is never appended.
-    pub fn read_back(&self, part: u32, order: OrderId) -> ReadBack {
-        let Some(found) = self.shared.parts.get(&part) else {
+    pub fn read_back(&self, partition: u32, order: OrderId) -> ReadBack {
+        let Some(found) = self.shared.parts.get(&partition) else {
             return ReadBack(ReadBackState::Never);
         };
         let mut state = found.state();
@@ -134,7 +139,7 @@ impl Tail {
             OrderVerdict::Later(ticket, receiver) => ReadBack(ReadBackState::For {
                 receiver,
                 shared: self.shared.clone(),
-                part,
+                partition,
                 order,
                 ticket,
             }),
@@ -142,20 +147,20 @@ impl Tail {
     }
 
     /// The cut of a sale after all records that were read.
-    pub fn cut(&self, part: u32, sale: SaleId) -> SaleCut {
-        match self.shared.parts.get(&part) {
-            Some(part) => part.state().cut(sale),
+    pub fn cut(&self, partition: u32, sale: SaleId) -> SaleCut {
+        match self.shared.parts.get(&partition) {
+            Some(partition) => partition.state().cut(sale),
             None => SaleCut::default(),
         }
     }
 
     /// Confirms that this process had read the whole partition at some instant later than `max_age` ago. All callers
     /// share one query to Kafka at a time, and none is sent while a recent answer is enough.
-    pub async fn confirm_fresh(&self, part: u32, max_age: Duration) -> Result<(), LogError> {
-        let Some(found) = self.shared.parts.get(&part) else {
+    pub async fn confirm_fresh(&self, partition: u32, max_age: Duration) -> Result<(), LogError> {
+        let Some(found) = self.shared.parts.get(&partition) else {
             return Err(LogError::NoPartition {
                 topic: self.shared.topic.clone(),
-                part,
+                partition,
                 partitions: self.shared.parts.len() as u32,
             });
         };
@@ -167,24 +172,31 @@ impl Tail {
         // On the heap: the future is large and rarely needed under load, and it would enlarge the future of every
         // caller.
         let confirmed = Box::pin(tokio::time::timeout(FRESHNESS_TIMEOUT, found.confirm(since)));
-        confirmed.await.unwrap_or(Err(LogError::NotFresh(part)))
+        confirmed.await.unwrap_or(Err(LogError::NotFresh(partition)))
     }
 
     /// The next offset that this process reads.
-    pub fn position(&self, part: u32) -> Option<Offset> {
-        self.shared.parts.get(&part).map(|part| *part.position.borrow())
+    pub fn position(&self, partition: u32) -> Option<Offset> {
+        self.shared
+            .parts
+            .get(&partition)
+            .map(|partition| *partition.position.borrow())
     }
 
     /// Number of unread records by the last known end of the partition; `None` before the first query.
-    pub fn lag(&self, part: u32) -> Option<i64> {
-        let part = self.shared.parts.get(&part)?;
-        let end = part.end.borrow().as_ref()?.offset.as_ref().ok().copied()?;
-        Some((end - *part.position.borrow()).max(0))
+    pub fn lag(&self, partition: u32) -> Option<i64> {
+        let partition = self.shared.parts.get(&partition)?;
+        let end = partition.end.borrow().as_ref()?.offset.as_ref().ok().copied()?;
+        Some((end - *partition.position.borrow()).max(0))
     }
 
     /// Number of callers that wait for a read-back.
     pub fn waiting(&self) -> usize {
-        self.shared.parts.values().map(|part| part.state().waiting()).sum()
+        self.shared
+            .parts
+            .values()
+            .map(|partition| partition.state().waiting())
+            .sum()
     }
 
     /// Number of messages that were skipped because they are not records. They change nothing; the order-worker keeps
@@ -206,9 +218,9 @@ impl Tail {
 }
 
 impl FollowedPartition {
-    fn new(part: u32, offset: Offset, acceptance: Acceptance) -> Self {
+    fn new(partition: u32, offset: Offset, acceptance: Acceptance) -> Self {
         FollowedPartition {
-            part,
+            partition,
             state: Mutex::new(Partition::starting_from(acceptance)),
             position: watch::Sender::new(offset),
             requested: watch::Sender::new(None),
@@ -259,10 +271,12 @@ impl FollowedPartition {
 async fn answer_end_requests(
     shared: Arc<Shared>,
     observer: Arc<BaseConsumer<QuietContext>>,
-    part: u32,
+    partition: u32,
     mut asked: watch::Receiver<Option<Instant>>,
 ) {
-    let Some(found) = shared.parts.get(&part) else { return };
+    let Some(found) = shared.parts.get(&partition) else {
+        return;
+    };
     while asked.changed().await.is_ok() {
         let since = *asked.borrow_and_update();
         let last = found.end.borrow().as_ref().map(|end| end.asked_at);
@@ -271,17 +285,20 @@ async fn answer_end_requests(
         }
         let asked_at = Instant::now();
         let (observer, topic) = (observer.clone(), shared.topic.clone());
-        let offset = kafka::blocking("reading the end of the log", move || end_of(&observer, &topic, part)).await;
+        let offset = kafka::blocking("reading the end of the log", move || {
+            end_of(&observer, &topic, partition)
+        })
+        .await;
         found.end.send_replace(Some(KnownEnd { asked_at, offset }));
     }
 }
 
 /// Blocks. It takes one request, where reading the watermarks takes two.
-fn end_of(observer: &BaseConsumer<QuietContext>, topic: &str, part: u32) -> Result<Offset, LogError> {
+fn end_of(observer: &BaseConsumer<QuietContext>, topic: &str, partition: u32) -> Result<Offset, LogError> {
     const WHAT: &str = "reading the end of the log";
     let mut query = TopicPartitionList::new();
     query
-        .add_partition_offset(topic, part as i32, KafkaOffset::End)
+        .add_partition_offset(topic, partition as i32, KafkaOffset::End)
         .map_err(LogError::kafka(WHAT))?;
     let answer = observer
         .offsets_for_times(query, FRESHNESS_TIMEOUT)
@@ -292,7 +309,7 @@ fn end_of(observer: &BaseConsumer<QuietContext>, topic: &str, part: u32) -> Resu
             return Ok(end);
         }
     }
-    Err(LogError::NotFresh(part))
+    Err(LogError::NotFresh(partition))
 }
 
 /// The reading thread.
@@ -316,7 +333,7 @@ impl TailReader {
                         tracing::info!("reading the order log recovered");
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(part))) => self.reached_end(part as u32),
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.reached_end(partition as u32),
                 Some(Err(error)) if kafka::is_out_of_range(&error) => {
                     let failure = self.lost(error);
                     self.shared.failure.send_replace(Some(failure));
@@ -332,26 +349,26 @@ impl TailReader {
     }
 
     fn read(&self, message: &BorrowedMessage<'_>) {
-        let Some(part) = self.shared.parts.get(&(message.partition() as u32)) else {
+        let Some(partition) = self.shared.parts.get(&(message.partition() as u32)) else {
             return;
         };
         let record = Record::decode(message.payload().unwrap_or_default());
-        let mut state = part.state();
+        let mut state = partition.state();
         match record {
             Ok(record) => state.read(message.offset(), &record),
             Err(_) => {
                 self.shared.undecodable.fetch_add(1, Ordering::Relaxed);
             }
         }
-        part.position.send_replace(message.offset() + 1);
+        partition.position.send_replace(message.offset() + 1);
     }
 
     /// The last offsets of a partition may hold no record.
-    fn reached_end(&self, part: u32) {
-        let Some(found) = self.shared.parts.get(&part) else {
+    fn reached_end(&self, partition: u32) {
+        let Some(found) = self.shared.parts.get(&partition) else {
             return;
         };
-        if let Some(next) = position(&self.consumer, &self.shared.topic, part) {
+        if let Some(next) = position(&self.consumer, &self.shared.topic, partition) {
             let _state = found.state();
             found.position.send_if_modified(|position| {
                 let ahead = next > *position;
@@ -363,15 +380,15 @@ impl TailReader {
 
     /// Finds the partition, because the error does not name it.
     fn lost(&self, error: KafkaError) -> LogError {
-        for (part, found) in &self.shared.parts {
+        for (partition, found) in &self.shared.parts {
             let offset = *found.position.borrow();
             let held = self
                 .consumer
-                .fetch_watermarks(&self.shared.topic, *part as i32, QUERY_TIMEOUT);
+                .fetch_watermarks(&self.shared.topic, *partition as i32, QUERY_TIMEOUT);
             if held.is_ok_and(|(begin, end)| !(begin..=end).contains(&offset)) {
                 return LogError::OutOfRange {
                     topic: self.shared.topic.clone(),
-                    part: *part,
+                    partition: *partition,
                     offset,
                 };
             }
@@ -405,7 +422,7 @@ enum ReadBackState {
     For {
         receiver: oneshot::Receiver<RecordVerdict>,
         shared: Arc<Shared>,
-        part: u32,
+        partition: u32,
         order: OrderId,
         ticket: u64,
     },
@@ -434,14 +451,14 @@ impl Drop for ReadBackState {
     fn drop(&mut self) {
         if let ReadBackState::For {
             shared,
-            part,
+            partition,
             order,
             ticket,
             ..
         } = self
-            && let Some(part) = shared.parts.get(part)
+            && let Some(partition) = shared.parts.get(partition)
         {
-            part.state().forget(*order, *ticket);
+            partition.state().forget(*order, *ticket);
         }
     }
 }

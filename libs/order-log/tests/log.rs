@@ -5,10 +5,10 @@ use common::*;
 use seckill_order_log::{Ensured, LogError, OrderLog, ensure_topic};
 use seckill_protocol::{Offset, Record};
 
-async fn read(log: &OrderLog, part: u32, from: Offset, to: Offset) -> Vec<(Offset, Record)> {
+async fn read(log: &OrderLog, partition: u32, from: Offset, to: Offset) -> Vec<(Offset, Record)> {
     let mut entries = Vec::new();
-    log.read(part, from, to, |entry| {
-        assert_eq!(entry.part, part);
+    log.read(partition, from, to, |entry| {
+        assert_eq!(entry.partition, partition);
         assert!(entry.timestamp_ms > 0);
         entries.push((entry.offset, entry.record.expect("a record")));
     })
@@ -67,7 +67,11 @@ async fn an_offset_out_of_range_is_an_error() {
     let log = new_log(1).await;
     log.append(0, &barrier(sale())).await.expect("appends");
     match log.read(0, 5, 9, |_| panic!("nothing is there")).await {
-        Err(LogError::OutOfRange { part: 0, offset: 5, .. }) => {}
+        Err(LogError::OutOfRange {
+            partition: 0,
+            offset: 5,
+            ..
+        }) => {}
         other => panic!("{other:?}"),
     }
 }
@@ -102,7 +106,7 @@ async fn a_missing_partition_is_an_error() {
         matches!(
             error,
             LogError::NoPartition {
-                part: 2,
+                partition: 2,
                 partitions: 2,
                 ..
             }

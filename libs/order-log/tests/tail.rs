@@ -51,7 +51,7 @@ async fn a_batch_under_an_old_epoch_is_void_after_a_barrier() {
     assert_eq!(
         tail.cut(0, sale),
         SaleCut {
-            cur: Some(new),
+            current_epoch: Some(new),
             closed: None
         }
     );
@@ -103,7 +103,7 @@ async fn a_tail_that_starts_in_the_middle_agrees() {
     let middle = append(&log, &batch(sale, first, 2, 1)).await;
     append(&log, &batch(sale, second, 1, 1)).await;
     let cut = SaleCut {
-        cur: Some(second),
+        current_epoch: Some(second),
         closed: None,
     };
     let tail = tail_from(&log, vec![(0, middle, Acceptance::starting_from([(sale, cut)]))]);
@@ -126,17 +126,21 @@ async fn a_fresh_tail_knows_all_that_was_in_the_log() {
     let tail = tail_of(&log);
     soon(tail.caught_up()).await;
     let sale = sale();
-    for part in 0..3 {
+    for partition in 0..3 {
         for round in 0..10 {
-            let epoch = log.append(part, &barrier(sale)).await.expect("appends");
-            tail.confirm_fresh(part, Duration::ZERO).await.expect("is fresh");
-            assert_eq!(tail.cut(part, sale).cur, Some(epoch), "{part} {round}");
+            let epoch = log.append(partition, &barrier(sale)).await.expect("appends");
+            tail.confirm_fresh(partition, Duration::ZERO).await.expect("is fresh");
+            assert_eq!(
+                tail.cut(partition, sale).current_epoch,
+                Some(epoch),
+                "{partition} {round}"
+            );
         }
-        assert_eq!(tail.lag(part), Some(0));
+        assert_eq!(tail.lag(partition), Some(0));
     }
     assert!(matches!(
         tail.confirm_fresh(3, Duration::ZERO).await,
-        Err(LogError::NoPartition { part: 3, .. })
+        Err(LogError::NoPartition { partition: 3, .. })
     ));
 }
 
@@ -215,7 +219,7 @@ async fn a_position_out_of_range_stops_the_tail() {
         matches!(
             failure,
             LogError::OutOfRange {
-                part: 1,
+                partition: 1,
                 offset: 77,
                 ..
             }

@@ -137,7 +137,7 @@ mod tests {
 
     fn cut() -> SaleCut {
         SaleCut {
-            cur: Some(4),
+            current_epoch: Some(4),
             closed: None,
         }
     }
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_sample_of_a_replaced_index_is_superseded() {
         let newer = SaleCut {
-            cur: Some(5),
+            current_epoch: Some(5),
             closed: None,
         };
         assert_eq!(sample().check(AT, &units(), newer, None), BalanceCheck::Superseded);

@@ -68,7 +68,13 @@ impl Observation {
     pub fn preflight(&self) -> Option<Preflight> {
         let (sale, desired) = (self.sale.as_ref()?, self.desired.as_ref()?);
         let servers = self.servers.as_ref().filter(|_| sale.state != SaleState::Closed)?;
-        Some(preflight::check(servers, &self.workloads, desired, sale.part, self.now))
+        Some(preflight::check(
+            servers,
+            &self.workloads,
+            desired,
+            sale.partition,
+            self.now,
+        ))
     }
 }
 

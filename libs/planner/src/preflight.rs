@@ -267,10 +267,10 @@ pub struct Backlog(HashMap<u32, (Offset, Instant)>);
 
 impl Backlog {
     /// Whether records that were in the log `WORKER_LAG_LIMIT` ago are not in the ledger.
-    pub fn is_late(&mut self, part: u32, position: Offset, end: Offset, now: Instant) -> bool {
-        let (waited_for, since) = *self.0.entry(part).or_insert((end, now));
+    pub fn is_late(&mut self, partition: u32, position: Offset, end: Offset, now: Instant) -> bool {
+        let (waited_for, since) = *self.0.entry(partition).or_insert((end, now));
         if position >= waited_for {
-            self.0.insert(part, (end, now));
+            self.0.insert(partition, (end, now));
             return false;
         }
         now.saturating_duration_since(since) > WORKER_LAG_LIMIT

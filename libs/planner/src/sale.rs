@@ -89,7 +89,7 @@ impl DesiredSale {
             namespace: key.namespace.clone(),
             name: key.name.clone(),
             uid: self.uid.clone(),
-            part: key.partition(partitions),
+            partition: key.partition(partitions),
             terms,
             offer: self.offer.clone(),
         }

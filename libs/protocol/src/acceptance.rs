@@ -9,7 +9,7 @@ use crate::record::Record;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct SaleCut {
     /// The offset of the latest BARRIER or CLOSE.
-    pub cur: Option<Offset>,
+    pub current_epoch: Option<Offset>,
     /// The offset of CLOSE, which is final.
     pub closed: Option<Offset>,
 }
@@ -19,7 +19,7 @@ impl SaleCut {
     pub fn epoch(&self) -> Option<Epoch> {
         match self.closed {
             Some(_) => None,
-            None => self.cur.map(Epoch),
+            None => self.current_epoch.map(Epoch),
         }
     }
 
@@ -60,13 +60,13 @@ impl Acceptance {
         match record {
             Record::Barrier { .. } if cut.closed.is_some() => RecordVerdict::Void,
             Record::Barrier { .. } => {
-                cut.cur = Some(offset);
+                cut.current_epoch = Some(offset);
                 RecordVerdict::Accepted
             }
             Record::Close { .. } if cut.closed.is_some() => RecordVerdict::Void,
             Record::Close { .. } => {
                 *cut = SaleCut {
-                    cur: Some(offset),
+                    current_epoch: Some(offset),
                     closed: Some(offset),
                 };
                 RecordVerdict::Accepted
@@ -180,7 +180,10 @@ mod tests {
 
     #[test]
     fn only_the_index_of_the_current_epoch_may_refuse() {
-        let cut = |closed| SaleCut { cur: Some(5), closed };
+        let cut = |closed| SaleCut {
+            current_epoch: Some(5),
+            closed,
+        };
         assert!(cut(None).lets_refuse(Epoch(5)));
         assert!(!cut(None).lets_refuse(Epoch(4)));
         assert!(!cut(None).lets_refuse(Epoch(6)));

@@ -200,7 +200,7 @@ mod tests {
         };
         let total = Record::Total { sale, total: 9 };
         let open = SaleCut {
-            cur: Some(5),
+            current_epoch: Some(5),
             closed: None,
         };
         let pending = PendingAdjustment::of(8, &cancel, open, Some(&a())).expect("pending");
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(PendingAdjustment::of(9, &cancel, open, None), None);
         assert!(PendingAdjustment::of(9, &total, open, None).is_some());
         let closed = SaleCut {
-            cur: Some(7),
+            current_epoch: Some(7),
             closed: Some(7),
         };
         // Not after CLOSE, and not before the first epoch: the first index will contain it.

@@ -144,7 +144,7 @@ mod tests {
     /// The total is 10, and epoch 5 sells.
     fn fold() -> Fold {
         let cut = SaleCut {
-            cur: Some(5),
+            current_epoch: Some(5),
             closed: None,
         };
         Fold::starting_from(SALE, cut, 10, [])

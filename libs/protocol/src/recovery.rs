@@ -90,7 +90,7 @@ mod tests {
     /// The index of epoch 5 sells by the terms of version 2.
     fn known() -> LedgerView {
         let cut = SaleCut {
-            cur: Some(5),
+            current_epoch: Some(5),
             closed: None,
         };
         LedgerView {
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(need(5, "r", terms(2, OPEN), &known()), Need::Nothing);
         // The ledger has not folded so far yet.
         let mut behind = known();
-        behind.cut.cur = Some(4);
+        behind.cut.current_epoch = Some(4);
         assert_eq!(need(5, "r", terms(2, OPEN), &behind), Need::Nothing);
         let mut over = known();
         over.cut.closed = Some(7);

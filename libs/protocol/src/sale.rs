@@ -12,7 +12,7 @@ pub struct Sale {
     /// UID of the FlashSale that created the sale.
     pub uid: String,
     /// Its partition of the log.
-    pub part: u32,
+    pub partition: u32,
     /// Rises with each change of terms or offer.
     pub version: u64,
     pub state: SaleState,
@@ -73,7 +73,7 @@ impl Sale {
     /// Whether units of the sale are counted. Then a FlashSale that is created again under its name can't change the item
     /// and the window.
     pub fn is_counted(&self) -> bool {
-        self.live_epoch.is_some() || self.cut.cur.is_some()
+        self.live_epoch.is_some() || self.cut.current_epoch.is_some()
     }
 
     /// The terms that the FlashSale decides.
@@ -105,7 +105,7 @@ pub struct NewSale {
     pub namespace: String,
     pub name: String,
     pub uid: String,
-    pub part: u32,
+    pub partition: u32,
     pub terms: SaleTerms,
     pub offer: Offer,
 }

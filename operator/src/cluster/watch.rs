@@ -35,7 +35,7 @@ pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 /// All FlashSales of the watched namespaces.
 #[derive(Clone, Default)]
 pub struct FlashSales {
-    parts: Vec<WatchedNamespaces>,
+    namespaces: Vec<WatchedNamespaces>,
     deleted: Arc<Mutex<HashSet<SaleKey>>>,
 }
 
@@ -50,7 +50,7 @@ struct WatchedNamespaces {
 
 impl FlashSales {
     pub fn add(&mut self, namespace: Option<String>, api: Api<Guarded>, store: Store<Guarded>) {
-        self.parts.push(WatchedNamespaces {
+        self.namespaces.push(WatchedNamespaces {
             namespace,
             api,
             store,
@@ -61,17 +61,17 @@ impl FlashSales {
     /// Waits until each store holds all that a list names. (`Store::wait_until_ready` wakes only the last of several tasks
     /// that wait for it, and the controller is one of them.)
     pub async fn wait_until_known(self) {
-        join_all(self.parts.into_iter().map(WatchedNamespaces::wait_until_known)).await;
+        join_all(self.namespaces.into_iter().map(WatchedNamespaces::wait_until_known)).await;
     }
 
     /// Whether all FlashSales of a namespace are known. Otherwise a missing one may exist.
     pub fn are_known(&self, namespace: &str) -> bool {
-        let of = |part: &&WatchedNamespaces| part.namespace.as_deref().is_none_or(|of| of == namespace);
-        self.parts.iter().find(of).is_some_and(WatchedNamespaces::is_known)
+        let of = |watched: &&WatchedNamespaces| watched.namespace.as_deref().is_none_or(|of| of == namespace);
+        self.namespaces.iter().find(of).is_some_and(WatchedNamespaces::is_known)
     }
 
     pub fn all_known(&self) -> bool {
-        self.parts.iter().all(WatchedNamespaces::is_known)
+        self.namespaces.iter().all(WatchedNamespaces::is_known)
     }
 
     /// Remembers the deletions that the API server reports, where the right to ask for an object may go with its namespace.
@@ -101,7 +101,7 @@ impl FlashSales {
     }
 
     fn stores(&self) -> impl Iterator<Item = Arc<Guarded>> {
-        self.parts.iter().flat_map(|part| part.store.state())
+        self.namespaces.iter().flat_map(|watched| watched.store.state())
     }
 
     pub fn all(&self, class: &str) -> Vec<FlashSale> {

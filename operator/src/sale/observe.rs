@@ -89,7 +89,7 @@ async fn barrier_between(stores: &Stores, sale: &Sale, epoch: Epoch, closed: i64
     let mut found = false;
     stores
         .log
-        .read(sale.part, epoch.0 + 1, closed, |entry| {
+        .read(sale.partition, epoch.0 + 1, closed, |entry| {
             found |= matches!(entry.record, Ok(Record::Barrier { sale: of, .. }) if of == sale.id);
         })
         .await?;
@@ -111,7 +111,7 @@ async fn check_balance(
         return Ok(history.reported);
     };
     let caught_up = match sample.is_overdue(now) {
-        true => Some(ledger_caught_up(stores, sale.part).await?),
+        true => Some(ledger_caught_up(stores, sale.partition).await?),
         false => None,
     };
     // After that, so that the units contain what was read of the log.

@@ -88,11 +88,11 @@ async fn append_barrier(stores: &Stores, sale: &Sale, before: &Sale) -> Result<E
         // It may be in the log already, and only the worker is behind: the highest total counts, twice is once.
         let (sale_id, total) = (sale.id, sale.offered);
         let record = Record::Total { sale: sale_id, total };
-        stores.log.append(sale.part, &record).await?;
+        stores.log.append(sale.partition, &record).await?;
     }
     let nonce = format!("{:016x}", random::<u64>());
     let barrier = Record::Barrier { sale: sale.id, nonce };
-    let epoch = Epoch(stores.log.append(sale.part, &barrier).await?);
+    let epoch = Epoch(stores.log.append(sale.partition, &barrier).await?);
     read_back(stores, sale, epoch, &barrier).await?;
     match before.live_epoch {
         Some(live) if epoch <= live => Err(RebuildError::LogReplaced { new: epoch, live }),
@@ -105,7 +105,7 @@ async fn read_back(stores: &Stores, sale: &Sale, epoch: Epoch, barrier: &Record)
     let mut found = false;
     stores
         .log
-        .read(sale.part, epoch.0, epoch.0 + 1, |entry| {
+        .read(sale.partition, epoch.0, epoch.0 + 1, |entry| {
             found |= entry.offset == epoch.0 && entry.record.as_ref().is_ok_and(|record| record == barrier);
         })
         .await?;
@@ -119,7 +119,7 @@ async fn read_back(stores: &Stores, sale: &Sale, epoch: Epoch, barrier: &Record)
 async fn fold_up_to(stores: &Stores, sale: &Sale, epoch: Epoch) -> Result<Fold, RebuildError> {
     let start = stores.ledger.fold_start(sale.id).await?;
     let position = start.position;
-    if position > epoch.0 && start.cut.cur < Some(epoch.0) {
+    if position > epoch.0 && start.cut.current_epoch < Some(epoch.0) {
         return Err(RebuildError::LedgerAhead { new: epoch, position });
     }
     let mut fold = start.fold(sale.id);
@@ -127,7 +127,7 @@ async fn fold_up_to(stores: &Stores, sale: &Sale, epoch: Epoch) -> Result<Fold, 
     if position <= epoch.0 && !skip_log {
         stores
             .log
-            .read(sale.part, position, epoch.0 + 1, |entry| {
+            .read(sale.partition, position, epoch.0 + 1, |entry| {
                 if let Ok(record) = &entry.record {
                     fold.read(entry.offset, record);
                 }

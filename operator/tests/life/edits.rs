@@ -176,8 +176,8 @@ async fn after_preheating_item_and_start_are_fixed_and_stock_rises_once() {
         let count = |entry: Entry| {
             totals += usize::from(matches!(entry.record, Ok(Record::Total { sale: of, total: 12 }) if of == sale.id));
         };
-        let end = harness.log.end_offset(sale.part).await.expect("Kafka");
-        harness.log.read(sale.part, 0, end, count).await.expect("Kafka");
+        let end = harness.log.end_offset(sale.partition).await.expect("Kafka");
+        harness.log.read(sale.partition, 0, end, count).await.expect("Kafka");
         assert_eq!(totals, 1);
         let restocked = harness
             .events(name)

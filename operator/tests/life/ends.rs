@@ -177,7 +177,7 @@ async fn the_next_operator_reports_the_stored_result_of_a_settlement() {
     // An operator stores a settlement with a difference of two units, and dies before it frees Redis.
     let sale = harness.sale("found").await;
     let close = Record::Close { sale: sale.id };
-    harness.log.append(sale.part, &close).await.expect("Kafka");
+    harness.log.append(sale.partition, &close).await.expect("Kafka");
     harness
         .eventually("the ledger stores the settlement", async || {
             harness.ledger.set_settled(sale.id, Some(8)).await.expect("MySQL")

@@ -177,11 +177,11 @@ async fn a_leader_paused_beyond_its_lease_resumes_as_a_harmless_follower() {
         .await;
 
     for round in 0..3 {
-        let end = harness.log.end_offset(sale.part).await.expect("Kafka");
+        let end = harness.log.end_offset(sale.partition).await.expect("Kafka");
         harness.stock.drop_sale(sale.id).await.expect("Redis");
         harness
             .eventually_without_delay("a rebuild has begun", async || {
-                harness.log.end_offset(sale.part).await.expect("Kafka") > end
+                harness.log.end_offset(sale.partition).await.expect("Kafka") > end
             })
             .await;
         leader.signal("-STOP").await;
@@ -224,7 +224,7 @@ async fn a_leader_paused_beyond_its_lease_resumes_as_a_harmless_follower() {
         let lease = harness.api::<Lease>().get("operator").await.expect("it exists");
         lease.spec.and_then(|spec| spec.lease_transitions)
     };
-    let end = async || harness.log.end_offset(sale.part).await.expect("Kafka");
+    let end = async || harness.log.end_offset(sale.partition).await.expect("Kafka");
     let before = (version().await, terms().await, end().await);
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(
@@ -236,7 +236,7 @@ async fn a_leader_paused_beyond_its_lease_resumes_as_a_harmless_follower() {
     // The first epoch, and at most three for each round: of the paused leader, of the next leader, and one unused.
     let mut epochs = 0;
     let count = |entry: Entry| epochs += usize::from(matches!(entry.record, Ok(Record::Barrier { .. })));
-    harness.log.read(sale.part, 0, end, count).await.expect("Kafka");
+    harness.log.read(sale.partition, 0, end, count).await.expect("Kafka");
     assert!(epochs <= 1 + 3 * 3, "{epochs}");
 
     // Each unit is sold once, and one unit is left.

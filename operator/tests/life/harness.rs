@@ -489,8 +489,8 @@ impl Harness {
             return Vec::new();
         };
         if let Some(batch) = batch {
-            let part = self.sale(name).await.part;
-            self.log.append(part, &Record::Batch(batch)).await.expect("Kafka");
+            let partition = self.sale(name).await.partition;
+            self.log.append(partition, &Record::Batch(batch)).await.expect("Kafka");
         }
         decisions
     }
@@ -500,8 +500,8 @@ impl Harness {
     pub async fn buy(&self, name: &str, buyers: &[&str]) -> usize {
         let (decisions, batch) = self.reserve(name, buyers).await;
         if let Some(batch) = batch {
-            let part = self.sale(name).await.part;
-            self.log.append(part, &Record::Batch(batch)).await.expect("Kafka");
+            let partition = self.sale(name).await.partition;
+            self.log.append(partition, &Record::Batch(batch)).await.expect("Kafka");
         }
         decisions
             .iter()

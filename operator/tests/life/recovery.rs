@@ -55,12 +55,12 @@ async fn a_barrier_without_an_index_is_followed_by_a_rebuild() {
         sale: sale.id,
         nonce: "of an operator that died".into(),
     };
-    let epoch = harness.log.append(sale.part, &barrier).await.expect("Kafka");
+    let epoch = harness.log.append(sale.partition, &barrier).await.expect("Kafka");
     // The barrier makes batches of the old epoch void.
     let (_, void) = harness.reserve("barrier", &["void"]).await;
     harness
         .log
-        .append(sale.part, &Record::Batch(void.expect("sold")))
+        .append(sale.partition, &Record::Batch(void.expect("sold")))
         .await
         .expect("Kafka");
     harness

@@ -272,10 +272,10 @@ async fn raised_stock_is_sold_and_lowered_stock_is_refused() {
         count(|a| matches!(a, Decision::SoldOut { .. })),
     );
     assert_eq!((held, sold, refused), (10, 3, 1));
-    let part = harness.sale("more").await.part;
+    let partition = harness.sale("more").await.partition;
     harness
         .log
-        .append(part, &Record::Batch(batch.expect("sold")))
+        .append(partition, &Record::Batch(batch.expect("sold")))
         .await
         .expect("Kafka");
     let balanced = LedgerStatus {
@@ -336,7 +336,7 @@ async fn the_unit_of_a_cancelled_order_is_sold_again_in_balance() {
         reason: "buyer".into(),
     };
     for _ in 0..2 {
-        harness.log.append(sale.part, &cancel).await.expect("Kafka");
+        harness.log.append(sale.partition, &cancel).await.expect("Kafka");
     }
     harness.until_phase("again", Phase::Open).await;
     assert_eq!(harness.buy("again", &["late", "later"]).await, 1);

@@ -94,13 +94,13 @@ impl Harness {
     }
 
     /// A sale with its total and its first epoch in the log.
-    pub async fn sale(&self, part: u32, total: u64) -> (Sale, Epoch) {
+    pub async fn sale(&self, partition: u32, total: u64) -> (Sale, Epoch) {
         let new = NewSale {
             class: "default".into(),
             namespace: "shop".into(),
             name: format!("sale-{:016x}", rand::random::<u64>()),
             uid: "8f0c2f5e-0000-4000-8000-000000000000".into(),
-            part,
+            partition,
             terms: SaleTerms {
                 state: SaleState::Open,
                 opens_at: 1,
@@ -117,14 +117,14 @@ impl Harness {
         };
         let sale = self.ledger.create_sale(&new).await.expect("created");
         self.log
-            .append(part, &Record::Total { sale: sale.id, total })
+            .append(partition, &Record::Total { sale: sale.id, total })
             .await
             .expect("appended");
         let barrier = Record::Barrier {
             sale: sale.id,
             nonce: "n".into(),
         };
-        let epoch = Epoch(self.log.append(part, &barrier).await.expect("appended"));
+        let epoch = Epoch(self.log.append(partition, &barrier).await.expect("appended"));
         (sale, epoch)
     }
 

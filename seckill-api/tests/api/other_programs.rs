@@ -21,20 +21,20 @@ impl Harness {
         self.announce_on(PART, units, terms, item_id).await
     }
 
-    pub async fn announce_on(&self, part: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
-        let sale = self.write_sale(part, units, terms, item_id).await;
+    pub async fn announce_on(&self, partition: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
+        let sale = self.write_sale(partition, units, terms, item_id).await;
         self.refresh().await;
         sale
     }
 
     /// A sale in the ledger that the API does not know yet.
-    pub async fn write_sale(&self, part: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
+    pub async fn write_sale(&self, partition: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
         let new = NewSale {
             class: CLASS.into(),
             namespace: "shop".into(),
             name: format!("sale-{:08x}", rand::random::<u32>()),
             uid: Uuid::new_v4().to_string(),
-            part,
+            partition,
             terms,
             offer: Offer {
                 item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499.00" }),

@@ -22,7 +22,7 @@ pub async fn burst(harness: &Harness, rounds: u32) -> Result<Vec<Row>> {
         let arrival = Arrival::Uniform(Duration::from_secs(1));
         let outcome = send_buyers(api.target().await?, &sale.path(), BUYERS, arrival, IN_FLIGHT).await?;
         let answered = Instant::now();
-        let in_ledger = harness.wait_until_stored(sale.sale.part).await?;
+        let in_ledger = harness.wait_until_stored(sale.sale.partition).await?;
         let counts = outcome.counts;
         let checked = match counts.won == UNITS && counts.sold_out == u64::from(BUYERS) - UNITS {
             true => harness.check(&sale, counts.won).await,

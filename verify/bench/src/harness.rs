@@ -177,13 +177,13 @@ impl Harness {
         self.announce_on(rand::random::<u32>() % PARTITIONS, units, terms).await
     }
 
-    async fn announce_on(&self, part: u32, units: u64, terms: SaleTerms) -> Result<Sale> {
+    async fn announce_on(&self, partition: u32, units: u64, terms: SaleTerms) -> Result<Sale> {
         let new = NewSale {
             class: CLASS.into(),
             namespace: NAMESPACE.into(),
             name: format!("sale-{:08x}", rand::random::<u32>()),
             uid: Uuid::new_v4().to_string(),
-            part,
+            partition,
             terms,
             offer: Offer {
                 item: json!({"sku": "p1", "name": "Phone", "price": "499.00", "currency": "EUR"}),
@@ -201,18 +201,18 @@ impl Harness {
         self.offer_on(rand::random::<u32>() % PARTITIONS, units, terms).await
     }
 
-    pub async fn offer_on(&self, part: u32, units: u64, terms: SaleTerms) -> Result<ActiveSale> {
-        let sale = self.announce_on(part, units, terms).await?;
+    pub async fn offer_on(&self, partition: u32, units: u64, terms: SaleTerms) -> Result<ActiveSale> {
+        let sale = self.announce_on(partition, units, terms).await?;
         let barrier = Record::Barrier {
             sale: sale.id,
             nonce: Uuid::new_v4().to_string(),
         };
-        let epoch = Epoch(self.log.append(sale.part, &barrier).await?);
+        let epoch = Epoch(self.log.append(sale.partition, &barrier).await?);
         let total = Record::Total {
             sale: sale.id,
             total: units,
         };
-        self.log.append(sale.part, &total).await?;
+        self.log.append(sale.partition, &total).await?;
         let index = Install {
             epoch,
             total: units,
@@ -229,7 +229,7 @@ impl Harness {
     /// Waits until the ledger has read the whole log. Checks that each number given out is stored once, and that no more
     /// units are sold than were offered.
     pub async fn check(&self, sale: &ActiveSale, promised: u64) -> Result<(), String> {
-        self.wait_until_stored(sale.sale.part)
+        self.wait_until_stored(sale.sale.partition)
             .await
             .map_err(|error| format!("{error:#}"))?;
         let sql = "SELECT COUNT(*), COALESCE(CAST(SUM(quantity) AS SIGNED), 0) FROM orders WHERE sale = ?";
@@ -249,17 +249,17 @@ impl Harness {
     }
 
     /// Waits until everything that a partition holds now is stored. Returns when that was.
-    pub async fn wait_until_stored(&self, part: u32) -> Result<Instant> {
+    pub async fn wait_until_stored(&self, partition: u32) -> Result<Instant> {
         let started = Instant::now();
-        let end = self.log.end_offset(part).await?;
+        let end = self.log.end_offset(partition).await?;
         loop {
             let positions = self.ledger.positions().await?;
-            if positions.iter().any(|(of, at)| *of == part && *at >= end) {
+            if positions.iter().any(|(of, at)| *of == partition && *at >= end) {
                 return Ok(Instant::now());
             }
             ensure!(
                 started.elapsed() < WAIT_TIMEOUT,
-                "order-worker does not store partition {part}"
+                "order-worker does not store partition {partition}"
             );
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -68,7 +68,7 @@ pub async fn purchase(harness: &Harness, rounds: u32) -> Result<Measured> {
     let limit = harness.limit(&response).await?;
     let programs = Programs { worker, api, limit };
     programs.warm_up(&first).await?;
-    harness.wait_until_stored(first.sale.part).await?;
+    harness.wait_until_stored(first.sale.partition).await?;
 
     let mut figures = PurchaseFigures::default();
     let (mut cost, mut limit_cost) = (Cost::new("purchase, until it is stored"), Cost::new("its limit"));
@@ -84,7 +84,7 @@ pub async fn purchase(harness: &Harness, rounds: u32) -> Result<Measured> {
         if let Err(why) = all_won(&won) {
             return Ok(vec![Row::broken(WHAT, why)].into());
         }
-        harness.wait_until_stored(sale.sale.part).await?;
+        harness.wait_until_stored(sale.sale.partition).await?;
         cost.add(meter.spent(won.answered)?);
         let (limited_half, won_half) = at_half_rate(&programs, &sale, rate(&won) / 2.0).await?;
         let checked = match all_won(&won_half) {

@@ -62,14 +62,14 @@ async fn append_and_read_back(
     let batch = batch.context("the sale is sold out")?;
     let order = batch.iter().next().context("the batch is empty")?.0;
     let record = Record::Batch(batch);
-    let part = sale.sale.part;
+    let partition = sale.sale.partition;
     let started = Instant::now();
     let read_back = async {
-        let verdict = tail.read_back(part, order).await;
+        let verdict = tail.read_back(partition, order).await;
         (verdict, started.elapsed())
     };
     let append = async {
-        harness.log.append(part, &record).await?;
+        harness.log.append(partition, &record).await?;
         anyhow::Ok(started.elapsed())
     };
     let ((verdict, read), appended) = tokio::join!(read_back, append);

@@ -74,27 +74,27 @@ pub async fn store(harness: &Harness, rounds: u32) -> Result<Vec<Row>> {
 async fn from_the_log(harness: &Harness) -> Result<Result<f64, String>> {
     let parts = harness.log.partitions();
     let sales: Vec<ActiveSale> =
-        try_join_all((0..parts).map(|part| harness.offer_on(part, ORDERS as u64, open()))).await?;
+        try_join_all((0..parts).map(|partition| harness.offer_on(partition, ORDERS as u64, open()))).await?;
     let (mut records, mut promised) = (Vec::new(), vec![0; sales.len()]);
     for batch in 0..ORDERS / ORDERS_PER_RECORD {
         let of = batch % sales.len();
         records.push((
-            sales[of].sale.part,
+            sales[of].sale.partition,
             Record::Batch(reserve_batch(harness, &sales[of]).await?),
         ));
         promised[of] += ORDERS_PER_RECORD as u64;
     }
-    for part in 0..parts {
-        harness.wait_until_stored(part).await?;
+    for partition in 0..parts {
+        harness.wait_until_stored(partition).await?;
     }
     let started = Instant::now();
     stream::iter(&records)
-        .map(|(part, record)| harness.log.append(*part, record))
+        .map(|(partition, record)| harness.log.append(*partition, record))
         .buffer_unordered(1_000)
         .try_collect::<Vec<_>>()
         .await?;
-    for part in 0..parts {
-        harness.wait_until_stored(part).await?;
+    for partition in 0..parts {
+        harness.wait_until_stored(partition).await?;
     }
     let took = started.elapsed();
     for (sale, promised) in sales.iter().zip(promised) {

@@ -71,9 +71,9 @@ async fn orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<BTreeM
 
 async fn log_by_sale(log: &OrderLog) -> Result<HashMap<SaleId, Vec<LogEntry>>> {
     let mut sales: HashMap<SaleId, Vec<LogEntry>> = HashMap::new();
-    for part in 0..log.partitions() {
-        let (from, to) = (log.begin_offset(part).await?, log.end_offset(part).await?);
-        log.read(part, from, to, |entry| {
+    for partition in 0..log.partitions() {
+        let (from, to) = (log.begin_offset(partition).await?, log.end_offset(partition).await?);
+        log.read(partition, from, to, |entry| {
             let at = u64::try_from(entry.timestamp_ms).unwrap_or_default();
             if let Ok(record) = entry.record {
                 let offset = entry.offset;
@@ -101,7 +101,7 @@ pub async fn indexes_at_rest(mysql: &str, log: &OrderLog, redis: &str) -> Result
             .query_async(&mut connection)
             .await?;
         let at_rest = IndexAtRest {
-            log_end: log.end_offset(sale.part).await?,
+            log_end: log.end_offset(sale.partition).await?,
             epoch: index.epoch.0,
             total: index.total,
             left: index.left,
@@ -123,8 +123,8 @@ pub async fn in_flight(mysql: &str, log: &OrderLog, redis: &str) -> Result<u64> 
             count += stock.outbox_len(sale.id, epoch).await?;
         }
     }
-    for (part, position) in ledger.positions().await? {
-        count += u64::try_from(log.end_offset(part).await? - position).unwrap_or_default();
+    for (partition, position) in ledger.positions().await? {
+        count += u64::try_from(log.end_offset(partition).await? - position).unwrap_or_default();
     }
     let mut connection = MySqlConnection::connect(mysql).await?;
     let adjustments: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM effects")

@@ -276,7 +276,7 @@ fn read(fold: &mut Fold, log: &Log, record: &Record, config: &Configuration) -> 
         Record::Batch(batch) => {
             let counts = verdict == RecordVerdict::Accepted
                 || config.breaks(Rule::BarrierEndsEpoch)
-                || (config.breaks(Rule::EpochEquals) && Some(batch.epoch) >= cut.cur.map(Epoch));
+                || (config.breaks(Rule::EpochEquals) && Some(batch.epoch) >= cut.current_epoch.map(Epoch));
             if !counts {
                 fold.read(offset, record);
                 return RecordVerdict::Void;
@@ -284,7 +284,7 @@ fn read(fold: &mut Fold, log: &Log, record: &Record, config: &Configuration) -> 
             let batch = renumber_in_another_record(fold, log, batch, config);
             // The batch is read as if its epoch were the current one.
             let selling = SaleCut {
-                cur: Some(batch.epoch.0),
+                current_epoch: Some(batch.epoch.0),
                 closed: None,
             };
             let orders = orders_for_duplicates(fold, &batch, config);
@@ -295,7 +295,7 @@ fn read(fold: &mut Fold, log: &Log, record: &Record, config: &Configuration) -> 
         }
         Record::Barrier { .. } if cut.closed.is_some() && config.breaks(Rule::CloseIsFinal) => {
             let selling = SaleCut {
-                cur: Some(offset),
+                current_epoch: Some(offset),
                 closed: None,
             };
             *fold = Fold::starting_from(SALE, selling, fold.total(), fold.orders().clone());

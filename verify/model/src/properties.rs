@@ -95,7 +95,7 @@ impl State {
         };
         let index = self.redis.data.index.as_ref();
         if config.breaks(Rule::NeedSeesBarrier) && known.cut.closed.is_none() {
-            known.cut.cur = None;
+            known.cut.current_epoch = None;
         }
         if config.breaks(Rule::NeedSeesLiveEpoch) {
             known.live_epoch = index.map(|index| index.epoch);

@@ -47,11 +47,11 @@ impl Database {
     }
 
     /// A sale on a partition, open, of `total` units, and the entries with which its log begins.
-    pub async fn sale(&self, part: u32, total: u64) -> (Sale, Log) {
-        let sale = self.ledger.create_sale(&new_sale(part)).await.expect("created");
-        assert_eq!(self.ledger.ensure_position(part).await.expect("position"), 0);
+    pub async fn sale(&self, partition: u32, total: u64) -> (Sale, Log) {
+        let sale = self.ledger.create_sale(&new_sale(partition)).await.expect("created");
+        assert_eq!(self.ledger.ensure_position(partition).await.expect("position"), 0);
         let mut log = Log {
-            part,
+            partition,
             sale: sale.id,
             entries: Vec::new(),
             epoch: Epoch(0),
@@ -62,13 +62,13 @@ impl Database {
     }
 }
 
-pub fn new_sale(part: u32) -> NewSale {
+pub fn new_sale(partition: u32) -> NewSale {
     NewSale {
         class: "default".into(),
         namespace: "shop".into(),
         name: format!("sale-{:016x}", rand::random::<u64>()),
         uid: "8f0c2f5e-0000-4000-8000-000000000000".into(),
-        part,
+        partition,
         terms: SaleTerms {
             state: SaleState::Open,
             opens_at: 1,
@@ -87,7 +87,7 @@ pub fn new_sale(part: u32) -> NewSale {
 
 /// A log in memory. Offsets are indices.
 pub struct Log {
-    pub part: u32,
+    pub partition: u32,
     pub sale: SaleId,
     pub entries: Vec<LogEntry>,
     pub epoch: Epoch,

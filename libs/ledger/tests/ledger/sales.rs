@@ -208,7 +208,7 @@ async fn store_one_by_one(ledger: &Ledger, log: &mut crate::common::Log, sale: S
         loop {
             let start = ledger.fold_start(sale).await.expect("read");
             assert_eq!(start.orders.len() as i64, (start.position - begins) * 10);
-            assert_eq!((start.total, start.cut.cur), (100_000, Some(log.epoch.0)));
+            assert_eq!((start.total, start.cut.current_epoch), (100_000, Some(log.epoch.0)));
             let readers = ledger.reader_start(2).await.expect("read");
             assert_eq!((readers[0].0, readers[0].1), (0, 0));
             assert_eq!((readers[1].0, readers[1].2.cut(sale)), (1, start.cut));

@@ -10,7 +10,7 @@ async fn store_all(ledger: &Ledger, log: &Log) -> Stored {
 
 async fn store_from(ledger: &Ledger, log: &Log, from: i64) -> Stored {
     ledger
-        .store(log.part, from, log.end(), &log.entries[from as usize..])
+        .store(log.partition, from, log.end(), &log.entries[from as usize..])
         .await
         .expect("stored")
 }
@@ -46,7 +46,10 @@ async fn orders_of_the_log_become_rows_with_their_price_and_time() {
         ("9.90", OrderStatus::Placed, 1_795_396_511_045)
     );
     let after = now(&db.ledger, sale.id).await;
-    assert_eq!((after.total, after.sold, after.cut.cur), (1000, 161, Some(log.epoch.0)));
+    assert_eq!(
+        (after.total, after.sold, after.cut.current_epoch),
+        (1000, 161, Some(log.epoch.0))
+    );
     assert_eq!(db.ledger.positions().await.expect("read"), [(3, log.end())]);
     db.drop().await;
 }
@@ -60,7 +63,7 @@ async fn storing_the_same_records_again_is_refused_and_changes_nothing() {
     // A stopped worker that wakes up and still uses its old position.
     let error = db.ledger.store(0, 0, log.end(), &log.entries).await.expect_err("moved");
     assert!(
-        matches!(error, StoreError::PositionMoved { part: 0, from: 0 }),
+        matches!(error, StoreError::PositionMoved { partition: 0, from: 0 }),
         "{error}"
     );
     assert_eq!(db.number("SELECT COUNT(*) FROM orders").await, 5);
@@ -398,7 +401,7 @@ async fn only_cancels_and_payments_count_after_close() {
     );
     let after = now(&db.ledger, sale.id).await;
     assert_eq!((after.total, after.sold), (10, 2));
-    assert_eq!((after.cut.cur, after.cut.closed), (Some(close), Some(close)));
+    assert_eq!((after.cut.current_epoch, after.cut.closed), (Some(close), Some(close)));
     assert!(db.ledger.set_settled(sale.id, None).await.expect("asked"));
     assert!(!db.ledger.set_settled(sale.id, None).await.expect("asked"));
     db.drop().await;
@@ -522,8 +525,8 @@ async fn units_count_later_orders_separately() {
 async fn partitions_are_stored_concurrently() {
     let db = Database::new().await;
     let mut logs = Vec::new();
-    for part in 0..4 {
-        let (_, mut log) = db.sale(part, 10_000).await;
+    for partition in 0..4 {
+        let (_, mut log) = db.sale(partition, 10_000).await;
         for i in 0..20 {
             log.batch(1 + i * 50, 50);
         }

@@ -29,7 +29,7 @@ pub async fn new_log(partitions: u32) -> OrderLog {
 
 /// A tail from the beginning of all partitions.
 pub fn tail_of(log: &OrderLog) -> Tail {
-    let start = (0..log.partitions()).map(|part| (part, 0, Acceptance::default()));
+    let start = (0..log.partitions()).map(|partition| (partition, 0, Acceptance::default()));
     tail_from(log, start.collect())
 }
 

@@ -61,7 +61,7 @@ fn before_close(observed: &Observation, sale: &Sale) -> Plan {
         _ => {
             let step = Step::Close {
                 sale: sale.id,
-                partition: sale.part,
+                partition: sale.partition,
             };
             waiting(
                 observed,

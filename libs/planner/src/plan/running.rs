@@ -116,7 +116,7 @@ fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
     let raised = index.total < sale.offered && sale.total < sale.offered;
     (raised && !observed.total_appended).then_some(Step::AppendTotal {
         sale: sale.id,
-        partition: sale.part,
+        partition: sale.partition,
         total: sale.offered,
     })
 }

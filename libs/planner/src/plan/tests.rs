@@ -44,7 +44,7 @@ fn scheduled(now: Millis) -> Observation {
         namespace: "shop".into(),
         name: "sale".into(),
         uid: "u".into(),
-        part: 0,
+        partition: 0,
         version: 1,
         state: terms.state,
         opens_at: terms.opens_at,
@@ -333,7 +333,7 @@ fn the_end_waits_for_the_outbox_and_then_for_the_worker() {
     observed.close_appended = true;
     assert_eq!(plan(&observed).step.name(), "Nothing");
     observed.sale().cut = SaleCut {
-        cur: Some(9),
+        current_epoch: Some(9),
         closed: Some(9),
     };
     assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left == Some(3)));
@@ -343,7 +343,7 @@ fn the_end_waits_for_the_outbox_and_then_for_the_worker() {
 fn a_difference_at_the_end_is_reported() {
     let mut observed = over(3);
     observed.sale().cut = SaleCut {
-        cur: Some(9),
+        current_epoch: Some(9),
         closed: Some(9),
     };
     observed.index().left = 2;
@@ -412,7 +412,7 @@ fn a_lowered_stock_has_no_effect_and_is_reported() {
 fn the_settlement_waits_for_pending_adjustments() {
     let mut observed = over(3);
     observed.sale().cut = SaleCut {
-        cur: Some(9),
+        current_epoch: Some(9),
         closed: Some(9),
     };
     // One was cancelled: the index does not know it yet.
@@ -443,7 +443,7 @@ fn at_the_end_a_lost_index_is_not_rebuilt() {
     assert_eq!(plan(&observed).step.name(), "Nothing");
     observed.index = ObservedIndex::Missing;
     observed.sale().cut = SaleCut {
-        cur: Some(9),
+        current_epoch: Some(9),
         closed: Some(9),
     };
     assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left.is_none()));
@@ -510,7 +510,7 @@ fn an_outdated_index_does_not_count_at_the_end() {
     observed.index = ObservedIndex::Outdated(Epoch(4));
     assert_eq!(plan(&observed).step.name(), "Close");
     observed.sale().cut = SaleCut {
-        cur: Some(9),
+        current_epoch: Some(9),
         closed: Some(9),
     };
     assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left.is_none()));
@@ -540,7 +540,7 @@ fn every_report_of_an_accepted_sale_has_each_condition() {
     settled.sale().settled_at_ms = Some(1);
     let mut closed = over(3);
     closed.sale().cut = SaleCut {
-        cur: Some(9),
+        current_epoch: Some(9),
         closed: Some(9),
     };
     // What was last found while it ran is kept: the balance until the settlement, the preflight for good.

@@ -116,7 +116,7 @@ fn valid_run() -> Evidence {
             total: 3,
             sold: 3,
             cut: SaleCut {
-                cur: Some(1),
+                current_epoch: Some(1),
                 closed: None,
             },
             orders: [(id(EPOCH, 1), stored("a", 2)), (id(EPOCH, 2), stored("b", 1))].into(),
