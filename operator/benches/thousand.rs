@@ -276,7 +276,7 @@ async fn first_unit(harness: &Harness, sale: &FlashSale, starts: i64) -> f64 {
         if let [Decision::Reserved { .. }] = answers.as_slice() {
             let at = SystemTime::now();
             let record = seckill_protocol::Record::Batch(batch.expect("sold"));
-            harness.log.append(row.part, &record).await.expect("Kafka");
+            harness.log.append(row.partition, &record).await.expect("Kafka");
             return match at.duration_since(starts) {
                 Ok(after) => after.as_secs_f64() * 1000.0,
                 Err(before) => -before.duration().as_secs_f64() * 1000.0,
