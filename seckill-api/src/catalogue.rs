@@ -304,6 +304,9 @@ mod tests {
             settled_at_ms: None,
             settled_left: None,
             freed_at_ms: None,
+            missing_since_ms: None,
+            identity_at: None,
+            cluster: None,
         }
     }
 

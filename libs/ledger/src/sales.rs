@@ -19,9 +19,9 @@ const MAX_ID_DRAWS: u32 = 32;
 macro_rules! select_sales {
     ($rest:literal) => {
         concat!(
-            "SELECT id, class, namespace, name, uid, part, version, state, opens_at, closes_at, limit_per_buyer, \
+            "SELECT id, class, namespace, name, cluster, uid, part, version, state, opens_at, closes_at, limit_per_buyer, \
              CAST(item AS CHAR) AS item, item_id, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
-             sold, taken, returned, cur, closed_at, \
+             sold, taken, returned, cur, closed_at, identity_at, missing_since, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', updated_at) DIV 1000 AS updated_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', settled_at) DIV 1000 AS settled_at_ms, settled_left, \
@@ -39,6 +39,7 @@ fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
         class: row.try_get("class")?,
         namespace: row.try_get("namespace")?,
         name: row.try_get("name")?,
+        cluster: row.try_get("cluster")?,
         uid: row.try_get("uid")?,
         partition: row.try_get("part")?,
         version: row.try_get("version")?,
@@ -66,11 +67,13 @@ fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
             current_epoch: row.try_get("cur")?,
             closed: row.try_get("closed_at")?,
         },
+        identity_at: row.try_get("identity_at")?,
         created_at_ms: row.try_get("created_at_ms")?,
         updated_at_ms: row.try_get("updated_at_ms")?,
         settled_at_ms: row.try_get("settled_at_ms")?,
         settled_left: row.try_get("settled_left")?,
         freed_at_ms: row.try_get("freed_at_ms")?,
+        missing_since_ms: row.try_get("missing_since")?,
     })
 }
 
@@ -311,13 +314,14 @@ async fn by_name(
 async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> Result<(), sqlx::Error> {
     let NewSale { terms, offer, .. } = new;
     sqlx::query(
-        "INSERT INTO sales (id, class, namespace, name, uid, part, version, state, opens_at, closes_at, \
-         limit_per_buyer, item, item_id, price, currency, offered) VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, version, state, opens_at, closes_at, \
+         limit_per_buyer, item, item_id, price, currency, offered) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id.0)
     .bind(&new.class)
     .bind(&new.namespace)
     .bind(&new.name)
+    .bind(&new.cluster)
     .bind(&new.uid)
     .bind(new.partition)
     .bind(terms.state.as_str())

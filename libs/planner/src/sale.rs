@@ -85,6 +85,7 @@ impl DesiredSale {
             terms.state = SaleState::Suspended;
         }
         NewSale {
+            cluster: None,
             class: class.to_owned(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),

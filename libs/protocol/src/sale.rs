@@ -1,6 +1,6 @@
 //! A sale as the ledger stores it: data only. The ledger reads and writes these types, and the planner uses them.
 use crate::acceptance::SaleCut;
-use crate::ids::{Epoch, Quantity, SaleId};
+use crate::ids::{Epoch, Offset, Quantity, SaleId};
 use crate::index::{SaleState, Terms};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -9,6 +9,8 @@ pub struct Sale {
     pub class: String,
     pub namespace: String,
     pub name: String,
+    /// Identity of the Kubernetes cluster whose FlashSale owns the sale; `None`: claimed by none yet.
+    pub cluster: Option<String>,
     /// UID of the FlashSale that created the sale.
     pub uid: String,
     /// Its partition of the log.
@@ -36,6 +38,8 @@ pub struct Sale {
     /// Units of orders that ended before CLOSE. They can be sold again.
     pub returned: u64,
     pub cut: SaleCut,
+    /// The offset of its IDENTITY record; `None`: the ledger has read none.
+    pub identity_at: Option<Offset>,
     pub created_at_ms: i64,
     pub updated_at_ms: i64,
     pub settled_at_ms: Option<i64>,
@@ -43,6 +47,8 @@ pub struct Sale {
     pub settled_left: Option<u64>,
     /// Time since which Redis holds no keys of the sale.
     pub freed_at_ms: Option<i64>,
+    /// Unix ms at which the deletion of its FlashSale was confirmed; `None`: not deleted.
+    pub missing_since_ms: Option<u64>,
 }
 
 /// Units of a sale in the ledger.
@@ -104,6 +110,7 @@ pub struct NewSale {
     pub class: String,
     pub namespace: String,
     pub name: String,
+    pub cluster: Option<String>,
     pub uid: String,
     pub partition: u32,
     pub terms: SaleTerms,

@@ -96,6 +96,7 @@ impl Harness {
     /// A sale with its total and its first epoch in the log.
     pub async fn sale(&self, partition: u32, total: u64) -> (Sale, Epoch) {
         let new = NewSale {
+            cluster: None,
             class: "default".into(),
             namespace: "shop".into(),
             name: format!("sale-{:016x}", rand::random::<u64>()),

@@ -30,6 +30,7 @@ impl Harness {
     /// A sale in the ledger that the API does not know yet.
     pub async fn write_sale(&self, partition: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
         let new = NewSale {
+            cluster: None,
             class: CLASS.into(),
             namespace: "shop".into(),
             name: format!("sale-{:08x}", rand::random::<u32>()),

@@ -179,6 +179,7 @@ impl Harness {
 
     async fn announce_on(&self, partition: u32, units: u64, terms: SaleTerms) -> Result<Sale> {
         let new = NewSale {
+            cluster: None,
             class: CLASS.into(),
             namespace: NAMESPACE.into(),
             name: format!("sale-{:08x}", rand::random::<u32>()),

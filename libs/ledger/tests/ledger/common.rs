@@ -64,6 +64,7 @@ impl Database {
 
 pub fn new_sale(partition: u32) -> NewSale {
     NewSale {
+        cluster: None,
         class: "default".into(),
         namespace: "shop".into(),
         name: format!("sale-{:016x}", rand::random::<u64>()),

@@ -66,6 +66,9 @@ fn scheduled(now: Millis) -> Observation {
         settled_at_ms: None,
         settled_left: None,
         freed_at_ms: None,
+        missing_since_ms: None,
+        identity_at: None,
+        cluster: None,
     };
     Observation {
         key: SaleKey::new("shop", "sale"),
