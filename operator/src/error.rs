@@ -3,7 +3,9 @@ use seckill_ledger::LedgerError;
 use seckill_order_log::LogError;
 use seckill_planner::Reason;
 use seckill_planner::condition::Blocker;
+use seckill_planner::observation::cannot_install;
 use seckill_protocol::Epoch;
+use seckill_protocol::install::InstallRefused;
 use seckill_stock::StockError;
 
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,9 @@ pub enum RebuildError {
     LedgerAhead { new: Epoch, position: i64 },
     #[error("{sold} units are sold, but only {total} are offered; selling stays stopped until someone investigates")]
     Oversold { sold: u64, total: u64 },
+    /// No barrier was appended, or its index was not installed.
+    #[error("{}", cannot_install(*.0))]
+    NoServer(InstallRefused),
     #[error("Redis refused the index: {0}; retrying")]
     Refused(String),
     #[error("the sale has ended meanwhile")]
@@ -65,7 +70,9 @@ impl ReconcileError {
         let reason = match self {
             ReconcileError::Ledger(_) | ReconcileError::Rebuild(RebuildError::Ledger(_)) => Reason::LedgerUnavailable,
             ReconcileError::Log(_) | ReconcileError::Rebuild(RebuildError::Log(_)) => Reason::LogUnavailable,
-            ReconcileError::Stock(_) | ReconcileError::Rebuild(RebuildError::Stock(_)) => Reason::RedisUnavailable,
+            ReconcileError::Stock(_) | ReconcileError::Rebuild(RebuildError::Stock(_) | RebuildError::NoServer(_)) => {
+                Reason::RedisUnavailable
+            }
             ReconcileError::Rebuild(
                 RebuildError::BarrierLost(_) | RebuildError::LogReplaced { .. } | RebuildError::LedgerAhead { .. },
             ) => Reason::LogReplaced,

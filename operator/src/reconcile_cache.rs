@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use seckill_crds::{FlashSale, FlashSaleStatus};
 use seckill_planner::balance::BalanceHistory;
 use seckill_planner::condition::Blocker;
-use seckill_planner::pacing::StatusBudget;
+use seckill_planner::pacing::{RebuildDelay, RebuildHistory, StatusBudget};
 use seckill_planner::{SaleKey, Standing};
 use seckill_protocol::SaleId;
 
@@ -37,6 +37,7 @@ struct SaleEntry {
     write_turn: Option<Instant>,
     written: Option<Written>,
     balance: BalanceHistory,
+    rebuilds: RebuildHistory,
 }
 
 /// A status that was written when the object was known in this version.
@@ -137,6 +138,18 @@ impl ReconcileCache {
 
     pub fn set_balance(&self, key: &SaleKey, balance: BalanceHistory) {
         self.note(key, |sale| sale.balance = balance);
+    }
+
+    /// Counts a rebuild that succeeded, and returns how many did soon after each other. A failed one is retried with the
+    /// back-off of all failed reconciles.
+    pub fn note_rebuild(&self, key: &SaleKey) -> u32 {
+        self.note(key, |sale| sale.rebuilds.note(Instant::now()));
+        self.recall(key, |sale| sale.rebuilds.in_a_row()).unwrap_or_default()
+    }
+
+    /// How long the next rebuild has to wait; `None`: it may begin.
+    pub fn rebuild_delay(&self, key: &SaleKey) -> Option<RebuildDelay> {
+        self.recall(key, |sale| sale.rebuilds.delay(Instant::now())).flatten()
     }
 
     pub fn remember_close(&self, sale: SaleId) {

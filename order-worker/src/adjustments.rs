@@ -89,6 +89,8 @@ impl Adjuster {
         if !settled {
             match stock.apply_adjustment(*sale, *since, adjustment).await? {
                 AdjustmentOutcome::NotYet => return Ok(false),
+                // It is the same server for all sales. The next pass has another connection.
+                AdjustmentOutcome::Replica => return Err(StockError::Replica.into()),
                 AdjustmentOutcome::Done | AdjustmentOutcome::Already => {}
                 AdjustmentOutcome::NoSuchOrder => {
                     // The balance check of the sale finds it too. This line names the cause.

@@ -2,12 +2,13 @@
 use std::time::Duration;
 
 use seckill_protocol::Epoch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::api::Api;
 use crate::catalogue::{ListedSale, RemainingSample};
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// For Redis and for the tail, each.
 const SAMPLE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Api {
@@ -22,10 +23,9 @@ impl Api {
         };
         let mut sample = active.remaining.lock().await;
         if sample.taken_at.is_none_or(|at| at.elapsed() >= SAMPLE_INTERVAL) {
-            let left = timeout(SAMPLE_TIMEOUT, self.sample_remaining(listed, epoch)).await;
             *sample = RemainingSample {
+                left: self.sample_remaining(listed, epoch).await,
                 taken_at: Some(Instant::now()),
-                left: left.ok().flatten(),
             };
         }
         sample.left
@@ -34,7 +34,7 @@ impl Api {
     /// The number of an old primary does not count, as with a refusal.
     async fn sample_remaining(&self, listed: &ListedSale, epoch: Epoch) -> Option<u64> {
         let sale = &listed.sale;
-        let probe = self.stock.probe(sale.id).await.ok()?;
+        let probe = self.stock.probe_within(sale.id, SAMPLE_TIMEOUT).await.ok()?;
         let index = probe.valid().filter(|index| index.epoch >= epoch)?;
         self.tail.confirm_fresh(sale.partition, SAMPLE_TIMEOUT).await.ok()?;
         let cut = self.tail.cut(sale.partition, sale.id);

@@ -3,11 +3,13 @@ use std::sync::Arc;
 
 use seckill_protocol::Epoch;
 use seckill_protocol::index::{IndexState, Millis, SaleState};
+use seckill_protocol::install::InstallRefused;
 use seckill_protocol::sale::Sale;
 
 use crate::balance::BalanceCheck;
 use crate::condition::Blocker;
 use crate::demand::Workloads;
+use crate::pacing::RebuildDelay;
 use crate::preflight::{self, Preflight, ServerSettings};
 use crate::sale::{DesiredSale, SaleKey};
 
@@ -38,6 +40,8 @@ pub struct Observation {
     pub total_appended: bool,
     /// Why the last reconciles failed.
     pub blocker: Option<Blocker>,
+    /// The next rebuild has to wait; `None`: it may begin.
+    pub rebuild_delay: Option<RebuildDelay>,
 }
 
 /// The index of the sale in Redis.
@@ -47,6 +51,8 @@ pub enum ObservedIndex {
     NotAsked,
     /// Redis does not answer, for this reason.
     Unknown(String),
+    /// The server that answers would take no index, so it is not the one that sells, and a barrier would only stop a sale.
+    NoServer(InstallRefused),
     /// No index is in force: it was never installed, it is lost, or it belongs to another server or an earlier life of it.
     Missing,
     /// An index exists, but a newer epoch has begun: all that it sells is void.
@@ -61,6 +67,33 @@ impl ObservedIndex {
             _ => None,
         }
     }
+
+    /// Why nothing can be known of the index or done about it now; `None`: it is known.
+    pub fn unavailable(&self) -> Option<String> {
+        match self {
+            ObservedIndex::Unknown(why) => Some(format!("Redis does not answer: {why}")),
+            ObservedIndex::NoServer(refused) => Some(cannot_install(*refused)),
+            ObservedIndex::NotAsked
+            | ObservedIndex::Missing
+            | ObservedIndex::Outdated(_)
+            | ObservedIndex::InForce(_) => None,
+        }
+    }
+}
+
+/// Why the server at the address of Redis takes no index, and what to do.
+pub fn cannot_install(refused: InstallRefused) -> String {
+    match refused {
+        InstallRefused::NotAPrimary => {
+            "the address leads to a replica, which can't hold the stock index: point --redis-url to the primary"
+        }
+        InstallRefused::NoReplicationId => {
+            "the server at the address of Redis reports no replication id: --redis-url needs a Redis whose `INFO \
+             replication` has master_replid"
+        }
+        InstallRefused::Newer(_) | InstallRefused::Incomplete { .. } => "Redis refused the index",
+    }
+    .to_owned()
 }
 
 impl Observation {

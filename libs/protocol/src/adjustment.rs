@@ -59,6 +59,8 @@ pub enum AdjustmentOutcome {
     Already,
     /// No index in force here has reached the adjustment's offset. A newer index is being made.
     NotYet,
+    /// The server is a replica, whatever index it holds.
+    Replica,
     /// The index is in force and does not have the order. No fold of the log explains that.
     NoSuchOrder,
 }
@@ -73,10 +75,13 @@ pub fn apply_adjustment(
     since: Epoch,
     adjustment: &StockAdjustment,
 ) -> AdjustmentOutcome {
+    if !server.is_master {
+        return AdjustmentOutcome::Replica;
+    }
     let Some(index) = index else {
         return AdjustmentOutcome::NotYet;
     };
-    if !server.is_master || server.rid != index.rid || index.epoch < since {
+    if server.rid != index.rid || index.epoch < since {
         return AdjustmentOutcome::NotYet;
     }
     match adjustment {
@@ -248,20 +253,25 @@ mod tests {
     fn an_older_or_invalid_index_is_not_changed() {
         let mut index = index();
         assert_eq!(apply(&mut index, 6, &returned()), AdjustmentOutcome::NotYet);
-        let others = [
-            Server {
-                is_master: false,
-                ..server()
-            },
-            Server {
-                rid: "s".into(),
-                ..server()
-            },
-        ];
-        for other in others {
-            let outcome = apply_adjustment(Some(&mut index), &other, Epoch(5), &returned());
-            assert_eq!(outcome, AdjustmentOutcome::NotYet);
+        let other = Server {
+            rid: "s".into(),
+            ..server()
+        };
+        let replica = Server {
+            is_master: false,
+            ..server()
+        };
+        for (server, expected) in [
+            (other, AdjustmentOutcome::NotYet),
+            (replica.clone(), AdjustmentOutcome::Replica),
+        ] {
+            let outcome = apply_adjustment(Some(&mut index), &server, Epoch(5), &returned());
+            assert_eq!(outcome, expected);
         }
+        assert_eq!(
+            apply_adjustment(None, &replica, Epoch(5), &returned()),
+            AdjustmentOutcome::Replica
+        );
         assert_eq!(
             apply_adjustment(None, &server(), Epoch(5), &returned()),
             AdjustmentOutcome::NotYet

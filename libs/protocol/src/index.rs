@@ -154,15 +154,20 @@ pub enum Fenced {
     /// The index is missing, older than the caller, or not on the server of its installation. It has to be rebuilt, and
     /// its content does not count.
     Stale,
+    /// The server is a replica, whatever index it holds. The primary may have one in force.
+    Replica,
 }
 
 /// The result of a batch: a decision for each request, and the record of the sold orders for the log.
 pub type BatchDecision = (Vec<Decision>, Option<Batch>);
 
-/// The fence. The content of an index counts only after this check.
+/// The fence. The content of an index counts only after this check. The role is first: what a replica holds says nothing.
 pub fn fence(index: Option<&Index>, server: &Server, caller: Epoch) -> Result<(), Fenced> {
+    if !server.is_master {
+        return Err(Fenced::Replica);
+    }
     let Some(index) = index else { return Err(Fenced::Stale) };
-    if !server.is_master || server.rid != index.rid || caller > index.epoch {
+    if server.rid != index.rid || caller > index.epoch {
         return Err(Fenced::Stale);
     }
     if caller < index.epoch {
@@ -400,16 +405,6 @@ mod tests {
         assert_eq!(
             fenced(
                 &Server {
-                    is_master: false,
-                    ..here.clone()
-                },
-                5
-            ),
-            Some(Fenced::Stale)
-        );
-        assert_eq!(
-            fenced(
-                &Server {
                     rid: "s".into(),
                     ..here.clone()
                 },
@@ -418,5 +413,19 @@ mod tests {
             Some(Fenced::Stale)
         );
         assert_eq!(purchase(None, &here, Epoch(5), &[]).err(), Some(Fenced::Stale));
+    }
+
+    #[test]
+    fn a_replica_answers_so_whatever_it_holds() {
+        let mut index = index();
+        let replica = Server {
+            is_master: false,
+            ..server(150)
+        };
+        for caller in [4, 5, 6] {
+            let fenced = purchase(Some(&mut index), &replica, Epoch(caller), &[]).err();
+            assert_eq!(fenced, Some(Fenced::Replica), "{caller}");
+        }
+        assert_eq!(purchase(None, &replica, Epoch(5), &[]).err(), Some(Fenced::Replica));
     }
 }

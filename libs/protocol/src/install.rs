@@ -26,6 +26,17 @@ pub enum InstallRefused {
     },
 }
 
+/// Whether a server takes an index at all. A barrier is appended only after a server was reached that does.
+pub fn takes_an_index(server: &Server) -> Result<(), InstallRefused> {
+    if !server.is_master {
+        return Err(InstallRefused::NotAPrimary);
+    }
+    if server.rid.bytes().all(|b| b == b'0') {
+        return Err(InstallRefused::NoReplicationId);
+    }
+    Ok(())
+}
+
 /// Puts an index in force. It runs at most once for an epoch. A caller that does not know whether it ran starts again
 /// with a new barrier.
 ///
@@ -37,12 +48,7 @@ pub fn install(
     install: &Install,
     holdings: Holdings,
 ) -> Result<Index, InstallRefused> {
-    if !server.is_master {
-        return Err(InstallRefused::NotAPrimary);
-    }
-    if server.rid.bytes().all(|b| b == b'0') {
-        return Err(InstallRefused::NoReplicationId);
-    }
+    takes_an_index(server)?;
     if let Some(current) = current.filter(|current| current.epoch >= install.epoch) {
         return Err(InstallRefused::Newer(current.epoch));
     }
@@ -70,14 +76,26 @@ pub enum Applied {
     Older,
     /// No index of that epoch is in force on this server.
     NotHere,
+    /// The server is a replica, whatever index it holds.
+    Replica,
+}
+
+impl Applied {
+    /// Whether the index of the epoch is in force with these terms or newer ones.
+    pub fn is_in_force(self) -> bool {
+        matches!(self, Applied::Done | Applied::Older)
+    }
 }
 
 /// Sets the terms if they are newer than the current ones. `apply.lua` does the same inside Redis.
 ///
 /// `epoch` is the epoch of the index that the caller knows: "older" from another index would say nothing about it.
 pub fn apply(index: Option<&mut Index>, server: &Server, epoch: Epoch, terms: &Terms) -> Applied {
+    if !server.is_master {
+        return Applied::Replica;
+    }
     match index {
-        Some(index) if server.is_master && server.rid == index.rid && index.epoch == epoch => {
+        Some(index) if server.rid == index.rid && index.epoch == epoch => {
             if terms.version <= index.terms.version {
                 return Applied::Older;
             }
@@ -170,6 +188,12 @@ mod tests {
         };
         assert_eq!(apply(Some(&mut index), &other, Epoch(5), &terms(3)), Applied::NotHere);
         assert_eq!(apply(None, &server(), Epoch(5), &terms(3)), Applied::NotHere);
+        let replica = Server {
+            is_master: false,
+            ..server()
+        };
+        assert_eq!(apply(Some(&mut index), &replica, Epoch(5), &terms(3)), Applied::Replica);
+        assert_eq!(apply(None, &replica, Epoch(5), &terms(3)), Applied::Replica);
         assert_eq!(
             apply(Some(&mut index), &server(), Epoch(6), &terms(3)),
             Applied::NotHere

@@ -35,6 +35,7 @@ impl StockClient {
             "done" => Ok(AdjustmentOutcome::Done),
             "already" => Ok(AdjustmentOutcome::Already),
             "notyet" => Ok(AdjustmentOutcome::NotYet),
+            "replica" => Ok(AdjustmentOutcome::Replica),
             "nosuchorder" => Ok(AdjustmentOutcome::NoSuchOrder),
             _ => Err(StockError::Reply(reply)),
         }

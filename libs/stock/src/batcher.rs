@@ -38,7 +38,8 @@ pub enum PurchaseError {
     NoIndex,
     #[error("the index has a newer epoch, {0}")]
     Refresh(Epoch),
-    #[error("the index is not in force and has to be rebuilt")]
+    /// Also if the address leads to a replica: another connection may lead to the index.
+    #[error("no index in force was reached")]
     Stale,
     /// The purchase may have happened. A retry with the same key gets the answer.
     #[error("unknown outcome: {0}")]
@@ -148,7 +149,7 @@ impl<S: BatchSink> Scripts<S> {
                 }
             }
             Ok(Err(Fenced::Refresh { epoch })) => fail_all(answers, PurchaseError::Refresh(epoch)),
-            Ok(Err(Fenced::Stale)) => fail_all(answers, PurchaseError::Stale),
+            Ok(Err(Fenced::Stale | Fenced::Replica)) => fail_all(answers, PurchaseError::Stale),
             Err(error) => {
                 tracing::warn!(sale = %self.sale, %error, purchases = answers.len(), "purchases have an unknown outcome");
                 fail_all(answers, PurchaseError::Unknown(Arc::new(error)));

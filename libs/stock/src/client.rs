@@ -1,13 +1,22 @@
 //! Connections and script calls.
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, Script, ServerErrorKind, ToRedisArgs};
+use redis::{
+    Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, Script, ServerErrorKind,
+    ToRedisArgs,
+};
+
+use crate::connection::{Connection, tcp_settings};
 
 /// A purchase without an answer after this time has an unknown outcome. The limit leaves time for a retry before the
 /// buyer times out.
 const PURCHASE_TIMEOUT: Duration = Duration::from_millis(1000);
-const ADMINISTRATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The outbox is read in small parts.
+const OUTBOX_TIMEOUT: Duration = Duration::from_secs(2);
+/// No command but those that write holdings takes longer, and a server that does not answer must not hold up other sales.
+const ADMINISTRATION_TIMEOUT: Duration = Duration::from_secs(2);
+/// One round trip with some thousand buyers.
+const HOLDINGS_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StockError {
@@ -17,17 +26,21 @@ pub enum StockError {
     /// Another program writes to these keys, or a script of another version answered.
     #[error("unexpected answer of Redis: {0}")]
     Reply(String),
+    /// Nothing ran.
+    #[error("the address of Redis leads to a replica; point it to the primary")]
+    Replica,
 }
 
 /// A handle on the server that holds the stock. Clones share their connections.
 ///
-/// One slow command blocks those behind it on its connection, so purchases, the outbox and administration have one
-/// each.
+/// One slow command blocks those behind it on its connection, so purchases, the outbox, administration and the holdings
+/// of new indexes have one each. `connection` says when one of them is replaced.
 #[derive(Clone)]
 pub struct StockClient {
-    pub(crate) purchases: ConnectionManager,
-    pub(crate) streams: ConnectionManager,
-    pub(crate) administration: ConnectionManager,
+    pub(crate) purchases: Connection,
+    pub(crate) streams: Connection,
+    pub(crate) administration: Connection,
+    pub(crate) holdings: Connection,
 }
 
 impl std::fmt::Debug for StockClient {
@@ -41,29 +54,26 @@ impl StockClient {
     /// are replaced. The command that finds one broken gets an error and is not repeated, because it may have run.
     pub async fn connect(url: &str) -> Result<Self, StockError> {
         let info = url.into_connection_info()?;
-        // Nagle's algorithm would delay a batch until the answer to the previous one arrives.
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let tcp = tcp_settings(info.tcp_settings());
         let client = Client::open(info.set_tcp_settings(tcp))?;
-        let connection = async |timeout| {
-            let config = ConnectionManagerConfig::new()
-                .set_connection_timeout(Some(Duration::from_secs(2)))
-                .set_response_timeout(Some(timeout))
-                .set_max_delay(Duration::from_millis(500))
-                .set_number_of_retries(2);
-            ConnectionManager::new_with_config(client.clone(), config).await
+        let stock = StockClient {
+            purchases: Connection::new(client.clone(), PURCHASE_TIMEOUT),
+            streams: Connection::new(client.clone(), OUTBOX_TIMEOUT),
+            administration: Connection::new(client.clone(), ADMINISTRATION_TIMEOUT),
+            // Only a rebuild needs it, so it connects then.
+            holdings: Connection::new(client, HOLDINGS_TIMEOUT),
         };
-        Ok(StockClient {
-            purchases: connection(PURCHASE_TIMEOUT).await?,
-            streams: connection(ADMINISTRATION_TIMEOUT).await?,
-            administration: connection(ADMINISTRATION_TIMEOUT).await?,
-        })
+        for connection in [&stock.purchases, &stock.streams, &stock.administration] {
+            connection.connect().await?;
+        }
+        Ok(stock)
     }
 }
 
 /// Calls a script by its hash. It loads the script and calls it again if the server does not have it: then it did not
 /// run.
 pub(crate) async fn call<T: FromRedisValue>(
-    connection: &ConnectionManager,
+    connection: &Connection,
     script: &Script,
     keys: &[String],
     args: impl ToRedisArgs,
@@ -71,12 +81,14 @@ pub(crate) async fn call<T: FromRedisValue>(
     // The script call of the library would copy each argument twice.
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.get_hash()).arg(keys.len()).arg(keys).arg(args);
-    let mut connection = connection.clone();
-    match command.query_async(&mut connection).await {
+    let answered = match connection.send(&command).await {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            script.load_async(&mut connection).await?;
-            Ok(command.query_async(&mut connection).await?)
+            let loaded: RedisResult<String> = script.load_async(&mut connection.clone()).await;
+            loaded?;
+            connection.send(&command).await?
         }
-        result => Ok(result?),
-    }
+        result => result?,
+    };
+    connection.doubt_by_answer(&answered);
+    Ok(redis::from_redis_value(answered.value).map_err(RedisError::from)?)
 }

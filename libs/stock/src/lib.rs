@@ -2,7 +2,8 @@
 //! until the log has confirmed it.
 //!
 //! - `keys`: names of the keys in Redis
-//! - [`client`]: connections and script calls
+//! - [`client`]: the handle on the server, and script calls
+//! - `connection`: one connection, and when it is replaced
 //! - [`purchase`]: one script call for a batch of purchases
 //! - [`batcher`]: turns the callers of one sale into few script calls
 //! - [`rebuild`]: writes an index, installs it, changes its terms, drops it
@@ -15,6 +16,7 @@
 pub mod adjustment;
 pub mod batcher;
 pub mod client;
+mod connection;
 mod holdings;
 mod keys;
 pub mod outbox;

@@ -1,13 +1,17 @@
 //! The outbox: batches that were sold and may not have reached the log, because the process that sold them may have
 //! died before it published them.
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::streams::{StreamId, StreamRangeReply};
+use redis::{FromRedisValue as _, RedisError, Script, Value};
 use seckill_protocol::index::Millis;
 use seckill_protocol::{Batch, Epoch, Order, SaleId, Seq};
 
-use crate::client::{StockClient, StockError};
+use crate::client::{StockClient, StockError, call};
 use crate::keys;
+
+static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/outbox.lua")));
 
 /// The batch of one script call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +22,8 @@ pub struct OutboxEntry {
 }
 
 impl StockClient {
-    /// The oldest entries after `after`, the last sequence number of an earlier entry. 0 reads from the start.
+    /// The oldest entries after `after`, the last sequence number of an earlier entry. 0 reads from the start. A replica
+    /// is refused: what it has may be old.
     pub async fn outbox(
         &self,
         sale: SaleId,
@@ -26,17 +31,14 @@ impl StockClient {
         after: Seq,
         count: usize,
     ) -> Result<Vec<OutboxEntry>, StockError> {
-        let ((seconds, micros), entries): ((u64, u64), StreamRangeReply) = redis::pipe()
-            .cmd("TIME")
-            .cmd("XRANGE")
-            .arg(keys::outbox(sale, epoch))
-            .arg(format!("({epoch}-{after}"))
-            .arg("+")
-            .arg("COUNT")
-            .arg(count)
-            .query_async(&mut self.streams.clone())
-            .await?;
-        let now = seconds * 1000 + micros / 1000;
+        let keys = [keys::figures(sale), keys::outbox(sale, epoch)];
+        let args = [epoch.to_string(), format!("({epoch}-{after}"), count.to_string()];
+        let reply: Vec<Value> = call(&self.streams, &READ, &keys, &args[..]).await?;
+        let Ok([_, now, entries]) = <[Value; 3]>::try_from(reply) else {
+            return Err(StockError::Replica);
+        };
+        let now = u64::from_redis_value(now).map_err(RedisError::from)?;
+        let entries = StreamRangeReply::from_redis_value(entries).map_err(RedisError::from)?;
         entries
             .ids
             .iter()

@@ -1,11 +1,13 @@
 //! Reads the state of the server and of the index of a sale at one instant.
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use redis::Script;
 use seckill_protocol::index::{IndexState, SaleState, Server, Terms};
 use seckill_protocol::{Epoch, SaleId};
 
 use crate::client::{StockClient, StockError, call};
+use crate::connection::Connection;
 use crate::keys;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/probe.lua")));
@@ -27,8 +29,18 @@ impl Probe {
 
 impl StockClient {
     pub async fn probe(&self, sale: SaleId) -> Result<Probe, StockError> {
+        self.probe_on(&self.administration, sale).await
+    }
+
+    /// With another time limit. A caller that drops [`Self::probe`] after a time of its own would hide from the connection
+    /// that it got no answer.
+    pub async fn probe_within(&self, sale: SaleId, limit: Duration) -> Result<Probe, StockError> {
+        self.probe_on(&self.administration.within(limit), sale).await
+    }
+
+    async fn probe_on(&self, connection: &Connection, sale: SaleId) -> Result<Probe, StockError> {
         let args = [keys::holdings_prefix(sale), keys::outbox_prefix(sale)];
-        let reply: Vec<String> = call(&self.administration, &SCRIPT, &[keys::figures(sale)], &args[..]).await?;
+        let reply: Vec<String> = call(connection, &SCRIPT, &[keys::figures(sale)], &args[..]).await?;
         parse_reply(&reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))
     }
 }

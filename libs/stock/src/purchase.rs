@@ -72,6 +72,7 @@ impl ScriptCall<'_> {
     /// `None` if the reply is invalid.
     pub fn decided(&self, reply: &[String]) -> Option<Result<BatchDecision, Fenced>> {
         let (first, answers) = match reply {
+            [replica] if replica == "replica" => return Some(Err(Fenced::Replica)),
             [stale] if stale == "stale" => return Some(Err(Fenced::Stale)),
             [refresh, epoch] if refresh == "refresh" => {
                 return Some(Err(Fenced::Refresh {

@@ -20,6 +20,8 @@ const MAX_CONCURRENT_ROUND_TRIPS: usize = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Installed {
     Done,
+    /// The address leads to a replica, so nothing was installed.
+    Replica,
     /// The caller has to start again with a new barrier.
     Refused(String),
 }
@@ -42,7 +44,7 @@ impl StockClient {
                 }
                 hset.ignore();
             }
-            let mut connection = self.administration.clone();
+            let mut connection = self.holdings.clone();
             async move { pipeline.query_async::<()>(&mut connection).await }
         };
         // The next round trip is prepared while Redis works on the current one.
@@ -66,10 +68,10 @@ impl StockClient {
         ];
         args.extend(terms_args(&index.terms));
         let reply: String = call(&self.administration, &INSTALL, &keys, &args[..]).await?;
-        Ok(if reply == "ok" {
-            Installed::Done
-        } else {
-            Installed::Refused(reply)
+        Ok(match reply.as_str() {
+            "ok" => Installed::Done,
+            "replica" => Installed::Replica,
+            _ => Installed::Refused(reply),
         })
     }
 
@@ -82,6 +84,7 @@ impl StockClient {
             "ok" => Ok(Applied::Done),
             "older" => Ok(Applied::Older),
             "nothere" => Ok(Applied::NotHere),
+            "replica" => Ok(Applied::Replica),
             _ => Err(StockError::Reply(reply)),
         }
     }
@@ -94,6 +97,10 @@ impl StockClient {
 
     /// Frees all keys of a sale.
     pub async fn drop_sale(&self, sale: SaleId) -> Result<(), StockError> {
+        // A replica that is not in sync yet has no keys to find, and they would stay on the primary for ever.
+        if !self.probe(sale).await?.server.is_master {
+            return Err(StockError::Replica);
+        }
         self.unlink(sale, |_| true).await
     }
 

@@ -1,5 +1,6 @@
 //! Tests of the index in a real Redis.
 mod common;
+mod switchover;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,5 @@
 //! Carries out the step of a plan. There is nothing left to decide here.
+use seckill_planner::SaleKey;
 use seckill_planner::plan::{FinalBalance, RebuildCause, Step};
 use seckill_protocol::{Record, SaleId};
 
@@ -42,7 +43,11 @@ pub async fn act(stores: &Stores, cache: &ReconcileCache, step: &Step) -> Result
         }
         Step::Rebuild { sale, cause } => {
             let rebuilt = rebuild(stores, sale).await?;
-            return Ok(Some(rebuilt_note(&rebuilt, *cause)));
+            let in_a_row = cache.note_rebuild(&SaleKey::new(&sale.namespace, &sale.name));
+            if in_a_row > 1 {
+                tracing::warn!(sale = %sale.id, in_a_row, ?cause, "rebuilt an index again, soon after the last rebuild");
+            }
+            return Ok(Some(rebuilt_note(&rebuilt, *cause, in_a_row)));
         }
         Step::Publish { sale, epoch } => {
             ledger.set_live_epoch(*sale, *epoch).await?;
@@ -72,8 +77,8 @@ pub async fn act(stores: &Stores, cache: &ReconcileCache, step: &Step) -> Result
     Ok(None)
 }
 
-fn rebuilt_note(rebuilt: &Rebuilt, cause: RebuildCause) -> Note {
-    let figures = format!(
+fn rebuilt_note(rebuilt: &Rebuilt, cause: RebuildCause, in_a_row: u32) -> Note {
+    let mut figures = format!(
         "epoch {}: {} units, {} left, {} orders, in {:.1} s",
         rebuilt.epoch,
         rebuilt.total,
@@ -81,6 +86,9 @@ fn rebuilt_note(rebuilt: &Rebuilt, cause: RebuildCause) -> Note {
         rebuilt.orders,
         rebuilt.took.as_secs_f64()
     );
+    if in_a_row > 1 {
+        figures.push_str(&format!("; rebuild {in_a_row} in a row"));
+    }
     let voided = match rebuilt.voided {
         Some(voided) => format!("{voided} purchases in flight became void and are retried"),
         None => "purchases in flight became void and are retried".to_owned(),

@@ -6,6 +6,7 @@ use seckill_planner::observation::may_have_index;
 use seckill_planner::plan::index_need;
 use seckill_planner::{DesiredSale, Observation, ObservedIndex, SaleKey};
 use seckill_protocol::index::{IndexState, Millis, SaleState};
+use seckill_protocol::install::takes_an_index;
 use seckill_protocol::recovery::Need;
 use seckill_protocol::{Epoch, Record};
 
@@ -52,6 +53,7 @@ pub async fn observe(
         balance,
         adjustments_pending,
         blocker: cache.blocker(key),
+        rebuild_delay: cache.rebuild_delay(key),
         sale,
     })
 }
@@ -70,6 +72,9 @@ async fn observe_index(stores: &Stores, sale: &Sale) -> Result<ObservedIndex, Re
         Ok(probe) => probe,
         Err(error) => return Ok(ObservedIndex::Unknown(error.to_string())),
     };
+    if let Err(refused) = takes_an_index(&probe.server) {
+        return Ok(ObservedIndex::NoServer(refused));
+    }
     let Some(index) = probe.valid().cloned() else {
         return Ok(ObservedIndex::Missing);
     };

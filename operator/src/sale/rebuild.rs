@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use rand::random;
 use seckill_ledger::{LedgerError, Sale};
 use seckill_protocol::index::IndexState;
+use seckill_protocol::install::{InstallRefused, takes_an_index};
 use seckill_protocol::{Epoch, Fold, Record};
-use seckill_stock::{Applied, Install, Installed};
+use seckill_stock::{Install, Installed};
 
 use crate::context::Stores;
 use crate::error::RebuildError;
@@ -32,7 +33,9 @@ pub async fn rebuild(stores: &Stores, sale: &Sale) -> Result<Rebuilt, RebuildErr
     let begun = Instant::now();
     let ledger = &stores.ledger;
     let before = ledger.sale(sale.id).await?.ok_or(LedgerError::NoSale(sale.id))?;
-    let previous = stores.stock.probe(sale.id).await?.index;
+    let probe = stores.stock.probe(sale.id).await?;
+    takes_an_index(&probe.server).map_err(RebuildError::NoServer)?;
+    let previous = probe.index;
 
     // R1: what was sold before the barrier is in the log by now, or will be void.
     let epoch = append_barrier(stores, sale, &before).await?;
@@ -62,6 +65,7 @@ pub async fn rebuild(stores: &Stores, sale: &Sale) -> Result<Rebuilt, RebuildErr
     };
     match stores.stock.install(sale.id, &index).await? {
         Installed::Done => {}
+        Installed::Replica => return Err(RebuildError::NoServer(InstallRefused::NotAPrimary)),
         Installed::Refused(why) => return Err(RebuildError::Refused(why)),
     }
     seckill_failpoint::reach("rebuild.R4");
@@ -154,7 +158,7 @@ async fn publish(stores: &Stores, sale: &Sale, epoch: Epoch) -> Result<(), Rebui
             return Err(RebuildError::Ended);
         }
         // An index without the newest terms is not published: the servers may have changed roles since it was installed.
-        if stores.stock.apply(sale.id, epoch, &newest.terms()).await? == Applied::NotHere {
+        if !stores.stock.apply(sale.id, epoch, &newest.terms()).await?.is_in_force() {
             return Err(RebuildError::Refused("the index is gone".to_owned()));
         }
     }

@@ -12,3 +12,4 @@ mod recovery;
 mod running;
 mod scaling;
 mod start;
+mod switchover;

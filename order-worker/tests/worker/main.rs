@@ -4,3 +4,4 @@ mod harness;
 mod proxy;
 mod relay;
 mod storing;
+mod switchover;

@@ -10,7 +10,7 @@ use seckill_stock::rebuild::{Install, Installed};
 use crate::harness::{Harness, batch};
 
 /// Installs an index as the operator does.
-async fn install(harness: &Harness, stock: &StockClient, sale: &Sale, epoch: Epoch, total: u64) {
+pub async fn install(harness: &Harness, stock: &StockClient, sale: &Sale, epoch: Epoch, total: u64) {
     let install = Install {
         epoch,
         total,
@@ -24,7 +24,7 @@ async fn install(harness: &Harness, stock: &StockClient, sale: &Sale, epoch: Epo
 }
 
 /// Sells in Redis without a record in the log, like a process that dies right after.
-async fn sell(stock: &StockClient, sale: &Sale, epoch: Epoch, keys: &[&str]) {
+pub async fn sell(stock: &StockClient, sale: &Sale, epoch: Epoch, keys: &[&str]) {
     let request = |key: &&str| Request {
         buyer: Buyer::anonymous(key),
         quantity: 1,
@@ -106,7 +106,7 @@ async fn published_entries_are_only_trimmed() {
     harness.drop().await;
 }
 
-async fn wait_until_left(stock: &StockClient, sale: &Sale, total: u64, left: u64) {
+pub async fn wait_until_left(stock: &StockClient, sale: &Sale, total: u64, left: u64) {
     let begun = std::time::Instant::now();
     loop {
         let index = stock.probe(sale.id).await.expect("Redis").index.expect("installed");

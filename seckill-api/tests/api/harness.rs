@@ -127,25 +127,28 @@ pub async fn new_topic() -> LogConfig {
 
 impl Harness {
     pub async fn start() -> Harness {
+        Self::with_redis(&environment("SECKILL_TEST_REDIS_URL")).await
+    }
+
+    pub async fn with_redis(redis_url: &str) -> Harness {
         let topic = new_topic().await;
-        Self::start_with(topic.clone(), topic).await
+        Self::start_with(topic.clone(), topic, redis_url).await
     }
 
     /// Never reads the records that it writes, as if Kafka accepted records and did not deliver them.
     pub async fn without_read_back() -> Harness {
-        Self::start_with(new_topic().await, new_topic().await).await
+        let redis_url = environment("SECKILL_TEST_REDIS_URL");
+        Self::start_with(new_topic().await, new_topic().await, &redis_url).await
     }
 
-    async fn start_with(config: LogConfig, tail_config: LogConfig) -> Harness {
+    async fn start_with(config: LogConfig, tail_config: LogConfig, redis_url: &str) -> Harness {
         let mysql_url = new_database().await;
         seckill_ledger::migrate(&mysql_url).await.expect("migrates");
         let ledger = Ledger::connect(&mysql_url, 8).await.expect("MySQL answers");
         let log = OrderLog::connect(config.clone()).await.expect("Kafka answers");
         let start = ledger.reader_start(log.partitions()).await.expect("MySQL answers");
         let tail = Tail::spawn(tail_config, start, CancellationToken::new()).expect("starts");
-        let stock = StockClient::connect(&environment("SECKILL_TEST_REDIS_URL"))
-            .await
-            .expect("Redis answers");
+        let stock = StockClient::connect(redis_url).await.expect("Redis answers");
         tail.caught_up().await;
 
         let shutdown = Shutdown::new();

@@ -9,3 +9,4 @@ mod other_programs;
 mod program;
 mod recovery;
 mod sales;
+mod switchover;

@@ -240,7 +240,7 @@ impl Protocol {
         };
         // Another server may reply by now. An index without these terms must not be published.
         let applied = self.apply_row(state, epoch, row);
-        if applied != Applied::NotHere || self.config.breaks(Rule::TermsReachTheIndex) {
+        if applied.is_in_force() || self.config.breaks(Rule::TermsReachTheIndex) {
             state.coordinators[coordinator] = Coordinator::Publish { epoch };
         } else {
             state.coordinators[coordinator] = Coordinator::Idle;

@@ -153,7 +153,7 @@ impl Protocol {
             *epoch = held.map_or(*epoch, |held| held.epoch);
         }
         match apply_adjustment(data.index.as_mut(), &seen, since, &adjustment) {
-            AdjustmentOutcome::NotYet => return None,
+            AdjustmentOutcome::NotYet | AdjustmentOutcome::Replica => return None,
             AdjustmentOutcome::NoSuchOrder => state.violated = Some(property::ADJUSTMENT),
             AdjustmentOutcome::Done | AdjustmentOutcome::Already => {}
         }

@@ -9,7 +9,7 @@ use super::final_balance::{FinalBalance, closing};
 use super::report::{accepted, stalled};
 use super::step::{Plan, SaleVersion, Step};
 use crate::condition::{ConditionStatus, ConditionType, Phase, Reason};
-use crate::observation::{Observation, ObservedIndex};
+use crate::observation::Observation;
 
 /// People wait for the settlement.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
@@ -29,8 +29,8 @@ pub(super) fn begin(sale: &Sale, now: Millis) -> Plan {
 
 pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
     // The index may hold batches that buyers wait for, and its units have to be compared, so there is no hurry.
-    if let ObservedIndex::Unknown(why) = &observed.index {
-        let message = format!("Redis does not answer, so its units can't be compared with the ledger: {why}");
+    if let Some(why) = observed.index.unavailable() {
+        let message = format!("the units in Redis can't be compared with the ledger: {why}");
         return waiting(observed, sale, Step::Nothing, Reason::RedisUnavailable, message);
     }
     match sale.cut.closed {

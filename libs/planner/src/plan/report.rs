@@ -6,7 +6,7 @@ use seckill_protocol::sale::Sale;
 
 use super::step::{Plan, Step};
 use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
-use crate::observation::{Observation, ObservedIndex};
+use crate::observation::Observation;
 use crate::sale::{DesiredSale, Standing};
 
 impl Plan {
@@ -110,14 +110,10 @@ fn ignored_fields(desired: &DesiredSale, sale: &Sale) -> Vec<String> {
 }
 
 pub(super) fn stalled(observed: &Observation) -> Condition {
-    let (status, reason, message) = match (&observed.blocker, &observed.index) {
+    let (status, reason, message) = match (&observed.blocker, observed.index.unavailable()) {
         (Some(blocker), _) => (ConditionStatus::True, blocker.reason, blocker.message.clone()),
-        (None, ObservedIndex::Unknown(why)) => (
-            ConditionStatus::True,
-            Reason::RedisUnavailable,
-            format!("Redis does not answer: {why}"),
-        ),
-        (None, _) => (
+        (None, Some(why)) => (ConditionStatus::True, Reason::RedisUnavailable, why),
+        (None, None) => (
             ConditionStatus::False,
             Reason::Progressing,
             "nothing blocks the sale".to_owned(),

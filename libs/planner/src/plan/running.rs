@@ -41,7 +41,7 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
     if let Some(step) = index_step(observed, sale) {
         return Plan::without_report(step);
     }
-    let (step, stock) = stock(&observed.index, sale);
+    let (step, stock) = stock(observed, sale);
     let pods = pods(&observed.workloads, sale);
     let ready = ready(observed, desired, sale, held, [&stock, &pods, &preflight]);
     let opened = now >= sale.opens_at;
@@ -62,11 +62,16 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
         .until(
             now,
             if opened { sale.closes_at } else { sale.opens_at },
-            match observed.index {
-                ObservedIndex::Unknown(_) => PROBE_INTERVAL_UNKNOWN,
-                _ => PROBE_INTERVAL,
-            },
+            probe_interval(observed),
         )
+}
+
+fn probe_interval(observed: &Observation) -> Duration {
+    if observed.index.unavailable().is_some() {
+        return PROBE_INTERVAL_UNKNOWN;
+    }
+    let delay = observed.rebuild_delay.filter(|_| observed.index.in_force().is_none());
+    delay.map_or(PROBE_INTERVAL, |delay| delay.left.min(PROBE_INTERVAL))
 }
 
 /// What the ledger has to learn from the FlashSale.
@@ -217,41 +222,44 @@ fn preflight_condition(preflight: Option<Preflight>) -> Condition {
 }
 
 /// What has to be done about the index of a running sale.
-fn stock(index: &ObservedIndex, sale: &Sale) -> (Step, Condition) {
+fn stock(observed: &Observation, sale: &Sale) -> (Step, Condition) {
+    let condition =
+        |status, reason, message: String| Condition::new(ConditionType::StockPreheated, status, reason, message);
+    if let Some(why) = observed.index.unavailable() {
+        let unknown = condition(ConditionStatus::Unknown, Reason::RedisUnavailable, why);
+        return (Step::Nothing, unknown);
+    }
     let rebuild = |cause: fn(Epoch) -> RebuildCause| Step::Rebuild {
         sale: Box::new(sale.clone()),
         cause: sale.live_epoch.map_or(RebuildCause::Preheat, cause),
     };
-    let (step, status, reason, message) = match index {
-        ObservedIndex::Unknown(why) => (
-            Step::Nothing,
-            ConditionStatus::Unknown,
-            Reason::RedisUnavailable,
-            format!("Redis does not answer: {why}"),
-        ),
-        ObservedIndex::NotAsked | ObservedIndex::Missing => (
-            rebuild(RebuildCause::Lost),
-            ConditionStatus::False,
-            Reason::Preheating,
-            "building the stock index in Redis".to_owned(),
-        ),
-        ObservedIndex::Outdated(epoch) => (
-            rebuild(RebuildCause::Outdated),
-            ConditionStatus::False,
-            Reason::Preheating,
-            format!("a newer epoch than {epoch} has begun without an index; rebuilding the stock index in Redis"),
-        ),
-        ObservedIndex::InForce(index) => (
+    let (step, status, reason, message) = match (&observed.index, observed.rebuild_delay) {
+        (ObservedIndex::InForce(index), _) => (
             Step::Nothing,
             ConditionStatus::True,
             Reason::Preheated,
             format!("{} units in epoch {}", index.total, index.epoch),
         ),
+        (_, Some(delay)) => (
+            Step::Nothing,
+            ConditionStatus::False,
+            Reason::Preheating,
+            delay.message(),
+        ),
+        (ObservedIndex::Outdated(epoch), None) => (
+            rebuild(RebuildCause::Outdated),
+            ConditionStatus::False,
+            Reason::Preheating,
+            format!("a newer epoch than {epoch} has begun without an index; rebuilding the stock index in Redis"),
+        ),
+        (_, None) => (
+            rebuild(RebuildCause::Lost),
+            ConditionStatus::False,
+            Reason::Preheating,
+            "building the stock index in Redis".to_owned(),
+        ),
     };
-    (
-        step,
-        Condition::new(ConditionType::StockPreheated, status, reason, message),
-    )
+    (step, condition(status, reason, message))
 }
 
 /// The balance of a running sale. The message does not change with each unit: the status is not written for that.

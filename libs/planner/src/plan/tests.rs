@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use seckill_protocol::index::{IndexState, Millis, SaleState};
+use seckill_protocol::install::InstallRefused;
 use seckill_protocol::sale::Sale;
 use seckill_protocol::{Epoch, SaleCut, SaleId};
 
@@ -10,6 +11,7 @@ use crate::balance::{BalanceCheck, Imbalance};
 use crate::condition::{Blocker, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
 use crate::demand::{Needs, ReplicaBounds, Workload, Workloads};
 use crate::observation::ObservedIndex;
+use crate::pacing::RebuildDelay;
 use crate::preflight::tests::right;
 use crate::sale::tests::{END, LEAD, START, desired};
 use crate::sale::{SaleKey, Standing};
@@ -85,6 +87,7 @@ fn scheduled(now: Millis) -> Observation {
         close_appended: false,
         total_appended: false,
         blocker: None,
+        rebuild_delay: None,
     }
 }
 
@@ -194,6 +197,56 @@ fn with_stock_and_pods_a_sale_is_ready_and_opens() {
         (Some(Phase::Open), Some(END))
     );
     assert_eq!(report(&plan(&preheated(START, 0))).phase, Some(Phase::SoldOut));
+}
+
+#[test]
+fn an_address_that_leads_to_a_replica_begins_no_rebuild() {
+    for refused in [InstallRefused::NotAPrimary, InstallRefused::NoReplicationId] {
+        let mut observed = preheated(START, 10);
+        observed.index = ObservedIndex::NoServer(refused);
+        let plan = plan(&observed);
+        assert_eq!(step_and_phase(&plan), ("Nothing", Some(Phase::Preheating)));
+        assert_eq!(plan.requeue_after, Some(Duration::from_millis(200)));
+        let (unknown, unavailable) = (ConditionStatus::Unknown, Reason::RedisUnavailable);
+        assert_eq!(reason(&plan, ConditionType::StockPreheated), (unknown, unavailable));
+        let stalled = report(&plan).condition(ConditionType::Stalled).expect("reported");
+        assert_eq!((stalled.status, stalled.reason), (ConditionStatus::True, unavailable));
+        let replica = refused == InstallRefused::NotAPrimary;
+        assert_eq!(stalled.message.starts_with("the address leads to a replica"), replica);
+    }
+}
+
+#[test]
+fn a_sale_that_ended_waits_for_a_primary_before_close() {
+    let mut observed = over(4);
+    observed.index = ObservedIndex::NoServer(InstallRefused::NotAPrimary);
+    let plan = plan(&observed);
+    assert_eq!(step_and_phase(&plan), ("Nothing", Some(Phase::Ended)));
+    assert_eq!(
+        reason(&plan, ConditionType::Settled),
+        (ConditionStatus::False, Reason::RedisUnavailable)
+    );
+}
+
+#[test]
+fn a_rebuild_soon_after_others_waits_and_is_reported() {
+    for index in [ObservedIndex::Missing, ObservedIndex::Outdated(Epoch(4))] {
+        let mut observed = preheated(START, 10);
+        observed.index = index;
+        observed.rebuild_delay = Some(RebuildDelay {
+            in_a_row: 3,
+            left: Duration::from_millis(40),
+        });
+        let waiting = plan(&observed);
+        assert_eq!(step_and_phase(&waiting), ("Nothing", Some(Phase::Preheating)));
+        assert_eq!(waiting.requeue_after, Some(Duration::from_millis(40)));
+        let stock = report(&waiting)
+            .condition(ConditionType::StockPreheated)
+            .expect("reported");
+        assert!(stock.message.contains("rebuild 3 in a row"), "{}", stock.message);
+        observed.rebuild_delay = None;
+        assert_eq!(plan(&observed).step.name(), "Rebuild");
+    }
 }
 
 #[test]

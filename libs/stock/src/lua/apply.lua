@@ -2,11 +2,11 @@
 --
 -- KEYS  the sale's m
 -- ARGV  epoch, version, state, opens, closes, limit
--- Reply 'ok' | 'older' | 'nothere' (no index of that epoch is in force)
+-- Reply 'ok' | 'older' | 'nothere' (no index of that epoch is in force) | 'replica'
+local replication = redis.call('INFO', 'replication')
+if not string.find(replication, 'role:master', 1, true) then return 'replica' end
 local m = redis.call('HMGET', KEYS[1], 'rid', 'version', 'epoch')
 if not m[1] or m[3] ~= ARGV[1] then return 'nothere' end
-local replication = redis.call('INFO', 'replication')
-if not string.find(replication, 'role:master', 1, true) then return 'nothere' end
 if string.match(replication, 'master_replid:(%x+)') ~= m[1] then return 'nothere' end
 if tonumber(ARGV[2]) <= tonumber(m[2]) then return 'older' end
 redis.call('HSET', KEYS[1], 'version', ARGV[2], 'state', ARGV[3], 'opens', ARGV[4], 'closes', ARGV[5], 'limit', ARGV[6])

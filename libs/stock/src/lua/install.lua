@@ -3,9 +3,9 @@
 --
 -- KEYS  the sale's m, u:<epoch>
 -- ARGV  epoch, number of buyers in u, total, left, version, state, opens, closes, limit
--- Reply 'ok' | the reason of the refusal
+-- Reply 'ok' | 'replica' | the reason of the refusal
 local replication = redis.call('INFO', 'replication')
-if not string.find(replication, 'role:master', 1, true) then return 'this server is a replica' end
+if not string.find(replication, 'role:master', 1, true) then return 'replica' end
 local rid = string.match(replication, 'master_replid:(%x+)')
 if not rid or string.match(rid, '^0*$') then return 'this server has no replication id' end
 local epoch = redis.call('HGET', KEYS[1], 'epoch')

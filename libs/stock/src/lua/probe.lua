@@ -2,11 +2,11 @@
 --
 -- KEYS  the sale's m
 -- ARGV  the prefixes of the sale's u:<epoch> and l:<epoch>
--- Reply {role, replication id, unix ms}; with an index also its fields in the order below, buyers, length of the outbox
+-- Reply {'master' or 'replica', replication id, unix ms}; with an index also its fields in the order below, buyers, length of the outbox
 local replication = redis.call('INFO', 'replication')
 local time = redis.call('TIME')
 local reply = {
-  string.match(replication, 'role:(%a+)') or '',
+  string.find(replication, 'role:master', 1, true) and 'master' or 'replica',
   string.match(replication, 'master_replid:(%x+)') or '',
   string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)),
 }

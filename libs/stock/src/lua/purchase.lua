@@ -2,7 +2,7 @@
 --
 -- KEYS  the sale's m, u:<epoch>, l:<epoch>
 -- ARGV  epoch of the caller, maximum of holdings of a buyer; for each request: buyer, quantity (0 = lookup), tier, key
--- Reply {'stale'} | {'refresh', epoch} | {'ok', first seq, the answers, separated by commas}
+-- Reply {'replica'} | {'stale'} | {'refresh', epoch} | {'ok', first seq, the answers, separated by commas}
 --
 -- An answer is a letter and its data: 's' reserved, with the next seq; 'h <holding>' already reserved, 'u' unknown,
 -- 'n <opens>' not started, 'e' ended, 'p' suspended, 'l <holding or nothing>' limit reached, 'm' too many orders,
@@ -11,11 +11,11 @@
 -- '..' writes a seq exactly, because it is below 10^14: an epoch has at most 2^28 orders. Larger numbers use '%.0f'.
 
 -- The fence. The index counts only after this check. The script cache and the run id do not change when a server comes
--- back with an older copy; the replication id does.
+-- back with an older copy; the replication id does. The role is first: what a replica holds says nothing.
+local replication = redis.call('INFO', 'replication')
+if not string.find(replication, 'role:master', 1, true) then return {'replica'} end
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid', 'state', 'left', 'seq', 'opens', 'closes', 'limit')
 if not m[1] then return {'stale'} end
-local replication = redis.call('INFO', 'replication')
-if not string.find(replication, 'role:master', 1, true) then return {'stale'} end
 if string.match(replication, 'master_replid:(%x+)') ~= m[2] then return {'stale'} end
 local epoch = m[1]
 if ARGV[1] ~= epoch then

@@ -3,11 +3,11 @@
 -- KEYS  the sale's m
 -- ARGV  epoch in force at the offset of the CANCEL, prefix of the sale's u:<epoch>, buyer, epoch and sequence number of
 --       the order
--- Reply 'done' | 'already' | 'notyet' | 'nosuchorder'
+-- Reply 'done' | 'already' | 'notyet' | 'replica' | 'nosuchorder'
+local replication = redis.call('INFO', 'replication')
+if not string.find(replication, 'role:master', 1, true) then return 'replica' end
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid', 'left')
 if not m[1] then return 'notyet' end
-local replication = redis.call('INFO', 'replication')
-if not string.find(replication, 'role:master', 1, true) then return 'notyet' end
 if string.match(replication, 'master_replid:(%x+)') ~= m[2] then return 'notyet' end
 -- This index may have been made from a shorter part of the log. A newer one is being made.
 if tonumber(m[1]) < tonumber(ARGV[1]) then return 'notyet' end

@@ -1,0 +1,361 @@
+//! One connection to the server, which its clones share, and the only place that decides when it is replaced.
+//!
+//! A connection can be alive and lead to the wrong server: after a planned switchover it leads to the old primary, which
+//! answers. A connection can also be dead without an error: a host that lost its power sends nothing. So these replace it:
+//!
+//! - the address leads to a replica, or to a primary that may not write: the scripts answer `replica`, or Redis answers
+//!   READONLY, MASTERDOWN or NOREPLICAS;
+//! - a script answers that it has no such index in force (`stale`, `notyet`): another server may have it;
+//! - [`MAX_TIMEOUTS`] calls in a row get no answer;
+//! - the connection breaks;
+//! - it is older than [`MAX_CONNECTION_AGE`]: an address that was moved while the old server runs on is found so.
+//!
+//! There is one replacement at a time, and two of them are at least [`MIN_REPLACE_INTERVAL`] apart. A connection that
+//! answers stays in use until the next one is open: what is wrong for one sale may be right for another.
+//!
+//! No call is ever repeated here. A call whose connection breaks gets an error, because it may have run.
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rand::Rng as _;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// For the name lookup, TCP, TLS and the login together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// From the start of one attempt to connect to the start of the next, and up to as much again at random, so that many
+/// processes do not return at once.
+const MIN_REPLACE_INTERVAL: Duration = Duration::from_millis(150);
+/// Calls in a row without an answer, after which a connection counts as broken. One may be a slow command.
+const MAX_TIMEOUTS: u32 = 2;
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30);
+/// Data that the other host does not confirm for this time breaks the connection.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
+const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const TCP_KEEPALIVE_PROBES: u32 = 3;
+/// Of the replacements of a connection one is logged in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// First words of the answers of scripts that ran on a server without the index that the caller looks for.
+const ANSWERS_ELSEWHERE: [&[u8]; 3] = [b"replica", b"stale", b"notyet"];
+/// Errors of a server that may not write at present, because it is a replica or a primary without its replicas.
+const ERRORS_ELSEWHERE: [&str; 3] = ["READONLY", "MASTERDOWN", "NOREPLICAS"];
+
+/// The settings that break a connection within seconds when its host is gone.
+pub(crate) fn tcp_settings(settings: &TcpSettings) -> TcpSettings {
+    let keepalive = TcpKeepalive::new()
+        .with_time(TCP_KEEPALIVE_IDLE)
+        .with_interval(TCP_KEEPALIVE_INTERVAL)
+        .with_retries(TCP_KEEPALIVE_PROBES);
+    // Nagle's algorithm would delay a batch until the answer to the previous one arrives.
+    let settings = settings.clone().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(TCP_USER_TIMEOUT);
+    settings
+}
+
+#[derive(Clone)]
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    /// Time limit of a call, with the time that it waits for a connection.
+    limit: Duration,
+}
+
+struct Shared {
+    client: Client,
+    state: watch::Sender<State>,
+}
+
+struct State {
+    /// `None`: it broke, or there was none yet.
+    open: Option<Arc<Open>>,
+    /// An attempt to connect is under way or due.
+    connecting: bool,
+    next_attempt_at: Instant,
+    /// Why the last attempt failed.
+    failure: Option<RedisError>,
+    next_log_at: Instant,
+}
+
+/// A connection that was opened once. Its address in memory identifies it.
+struct Open {
+    connection: MultiplexedConnection,
+    at: Instant,
+    /// Calls in a row without an answer.
+    timeouts: AtomicU32,
+}
+
+/// An answer, and the connection that it came from.
+pub(crate) struct Answered<T> {
+    pub value: T,
+    from: Arc<Open>,
+}
+
+impl Connection {
+    /// It connects at the first call. `limit` is the time limit of each call.
+    pub fn new(client: Client, limit: Duration) -> Self {
+        let now = Instant::now();
+        let state = State {
+            open: None,
+            connecting: false,
+            next_attempt_at: now,
+            failure: None,
+            next_log_at: now,
+        };
+        let state = watch::Sender::new(state);
+        Connection {
+            shared: Arc::new(Shared { client, state }),
+            limit,
+        }
+    }
+
+    pub async fn connect(&self) -> RedisResult<()> {
+        self.open().await.map(drop)
+    }
+
+    /// The same connection with another time limit.
+    pub fn within(&self, limit: Duration) -> Self {
+        let shared = self.shared.clone();
+        Connection { shared, limit }
+    }
+
+    /// Sends a command. An error of the server is an error.
+    pub async fn send(&self, command: &Cmd) -> RedisResult<Answered<Value>> {
+        let deadline = Instant::now() + self.limit;
+        let open = self.open_until(deadline).await?;
+        let mut connection = open.connection.clone();
+        let send = async { connection.send_packed_command(command).await?.extract_error() };
+        let result = timeout_at(deadline, send).await;
+        self.judge(open, result)
+    }
+
+    async fn send_all(&self, pipeline: &Pipeline, skipped: usize, count: usize) -> RedisResult<Answered<Vec<Value>>> {
+        let deadline = Instant::now() + self.limit;
+        let open = self.open_until(deadline).await?;
+        let mut connection = open.connection.clone();
+        let result = timeout_at(deadline, connection.send_packed_commands(pipeline, skipped, count)).await;
+        let answered = self.judge(open, result)?;
+        let refusal = answered.value.iter().find_map(|value| match value {
+            Value::ServerError(error) => Some(error.code()),
+            _ => None,
+        });
+        if let Some(code) = refusal.filter(|code| ERRORS_ELSEWHERE.contains(code)) {
+            self.replace(&answered.from, code);
+        }
+        Ok(answered)
+    }
+
+    /// Replaces the connection if this is the answer of a script on a server without the index.
+    pub fn doubt_by_answer(&self, answered: &Answered<Value>) {
+        let word = first_word(&answered.value);
+        if let Some(word) = word.filter(|word| ANSWERS_ELSEWHERE.contains(word)) {
+            self.replace(&answered.from, &String::from_utf8_lossy(word));
+        }
+    }
+
+    fn judge<T, E>(&self, from: Arc<Open>, result: Result<RedisResult<T>, E>) -> RedisResult<Answered<T>> {
+        let Ok(result) = result else {
+            if from.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS {
+                self.give_up(&from, "calls get no answer");
+            }
+            return Err(timed_out(&format!("Redis did not answer within {:?}", self.limit)));
+        };
+        match &result {
+            Err(error) if error.is_unrecoverable_error() => self.give_up(&from, &error.to_string()),
+            Err(error) => {
+                from.answered();
+                if let Some(code) = error.code().filter(|code| ERRORS_ELSEWHERE.contains(code)) {
+                    self.replace(&from, code);
+                }
+            }
+            Ok(_) => from.answered(),
+        }
+        result.map(|value| Answered { value, from })
+    }
+
+    async fn open_until(&self, deadline: Instant) -> RedisResult<Arc<Open>> {
+        let open = timeout_at(deadline, self.open()).await;
+        open.unwrap_or_else(|_| Err(timed_out(&format!("no connection to Redis within {:?}", self.limit))))
+    }
+
+    async fn open(&self) -> RedisResult<Arc<Open>> {
+        let open = self.shared.state.borrow().open.clone();
+        if let Some(open) = open {
+            if open.at.elapsed() > MAX_CONNECTION_AGE {
+                self.replace(&open, "its age");
+            }
+            return Ok(open);
+        }
+        let mut states = self.shared.state.subscribe();
+        self.begin_attempt(|state| state.open.is_none());
+        let closed = || RedisError::from(io::Error::from(io::ErrorKind::NotConnected));
+        let state = states.wait_for(|state| !state.connecting).await.map_err(|_| closed())?;
+        match &state.open {
+            Some(open) => Ok(open.clone()),
+            None => Err(state.failure.clone().unwrap_or_else(closed)),
+        }
+    }
+
+    /// Opens another connection. This one stays in use until then.
+    fn replace(&self, old: &Arc<Open>, why: &str) {
+        self.begin_attempt(|state| {
+            let is_current = state.is_current(old);
+            if is_current && !state.connecting {
+                state.log(why);
+            }
+            is_current
+        });
+    }
+
+    /// Opens another connection. Calls wait for it.
+    fn give_up(&self, old: &Arc<Open>, why: &str) {
+        self.begin_attempt(|state| {
+            let is_current = state.is_current(old);
+            if is_current {
+                state.log(why);
+                state.open = None;
+            }
+            is_current
+        });
+    }
+
+    /// Begins an attempt to connect if `wanted`, unless one is under way. It runs on its own, so that a caller that goes
+    /// away does not end it.
+    fn begin_attempt(&self, wanted: impl FnOnce(&mut State) -> bool) {
+        let mut begin_at = None;
+        self.shared.state.send_if_modified(|state| {
+            if wanted(state) && !state.connecting {
+                begin_at = Some(state.next_attempt(Instant::now()));
+            }
+            false // waiting calls are woken by the end of the attempt
+        });
+        if let Some(at) = begin_at {
+            tokio::spawn(attempt(self.shared.clone(), at));
+        }
+    }
+}
+
+async fn attempt(shared: Arc<Shared>, at: Instant) {
+    sleep_until(at).await;
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        // The time limit of a call depends on the call.
+        .set_response_timeout(None);
+    let connected = shared
+        .client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await;
+    shared.state.send_modify(|state| {
+        state.connecting = false;
+        match connected {
+            Ok(connection) => {
+                let (at, timeouts) = (Instant::now(), AtomicU32::default());
+                let open = Open {
+                    connection,
+                    at,
+                    timeouts,
+                };
+                (state.open, state.failure) = (Some(Arc::new(open)), None);
+            }
+            Err(error) => state.failure = Some(error),
+        }
+    });
+}
+
+impl State {
+    fn is_current(&self, open: &Arc<Open>) -> bool {
+        self.open.as_ref().is_some_and(|current| Arc::ptr_eq(current, open))
+    }
+
+    /// When the attempt that begins now may connect.
+    fn next_attempt(&mut self, now: Instant) -> Instant {
+        let at = now.max(self.next_attempt_at);
+        let jitter = rand::rng().random_range(Duration::ZERO..=MIN_REPLACE_INTERVAL);
+        self.next_attempt_at = at + MIN_REPLACE_INTERVAL + jitter;
+        self.connecting = true;
+        at
+    }
+
+    fn log(&mut self, reason: &str) {
+        let now = Instant::now();
+        if now < self.next_log_at {
+            tracing::debug!(reason, "replacing a connection to Redis");
+            return;
+        }
+        self.next_log_at = now + LOG_INTERVAL;
+        tracing::info!(reason, "replacing a connection to Redis");
+    }
+}
+
+impl Open {
+    fn answered(&self) {
+        self.timeouts.store(0, Ordering::Relaxed);
+    }
+}
+
+fn first_word(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(word) => Some(word),
+        Value::SimpleString(word) => Some(word.as_bytes()),
+        Value::Array(values) => first_word(values.first()?),
+        _ => None,
+    }
+}
+
+fn timed_out(message: &str) -> RedisError {
+    io::Error::new(io::ErrorKind::TimedOut, message).into()
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move { Ok(self.send(command).await?.value) })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move { Ok(self.send_all(pipeline, offset, count).await?.value) })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.shared.client.get_connection_info().redis_settings().db()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_word_of_an_answer_counts() {
+        let bulk = |text: &str| Value::BulkString(text.into());
+        assert_eq!(first_word(&bulk("notyet")), Some(&b"notyet"[..]));
+        assert_eq!(
+            first_word(&Value::Array(vec![bulk("ok"), bulk("stale")])),
+            Some(&b"ok"[..])
+        );
+        assert_eq!(first_word(&Value::Array(vec![])), None);
+        assert_eq!(first_word(&Value::Int(1)), None);
+    }
+
+    #[tokio::test]
+    async fn attempts_to_connect_keep_their_distance() {
+        let client = Client::open("redis://127.0.0.1:1").expect("a URL");
+        let connection = Connection::new(client, Duration::from_secs(1));
+        let begun = Instant::now();
+        for _ in 0..5 {
+            assert!(connection.connect().await.is_err());
+        }
+        assert!(begun.elapsed() >= 4 * MIN_REPLACE_INTERVAL, "{:?}", begun.elapsed());
+    }
+}

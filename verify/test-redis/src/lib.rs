@@ -1,0 +1,198 @@
+//! Redis servers of one test. The test switches them over and stops them, and an [`Address`] leads to one of them.
+//!
+//! `cargo xtask` sets SECKILL_TEST_REDIS_SERVER, the path of redis-server. Everything here panics if a server fails: the
+//! test has failed then.
+//!
+//! Terms: docs/glossary.md.
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use redis::{FromRedisValue, RedisResult};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Far longer than any step takes.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A Redis of its own. It is killed when dropped.
+pub struct RedisServer {
+    process: Child,
+    folder: PathBuf,
+    address: SocketAddr,
+}
+
+impl RedisServer {
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With further options, like `--maxmemory 2mb`.
+    pub async fn start_with(options: &[&str]) -> Self {
+        let program = std::env::var("SECKILL_TEST_REDIS_SERVER")
+            .expect("SECKILL_TEST_REDIS_SERVER; run `cargo xtask test integration`");
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = free.local_addr().expect("bound");
+        drop(free);
+        let folder = std::env::temp_dir().join(format!("seckill-test-redis-{:016x}", rand::random::<u64>()));
+        std::fs::create_dir(&folder).expect("a folder");
+        let process = Command::new(program)
+            .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
+            .args(["--appendonly", "no", "--save", "", "--repl-diskless-sync-delay", "0"])
+            .arg("--dir")
+            .arg(&folder)
+            .args(options)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server starts");
+        let server = RedisServer {
+            process,
+            folder,
+            address,
+        };
+        eventually("Redis answers", async || {
+            server.try_command::<String>(&["PING"]).await.is_ok()
+        })
+        .await;
+        server
+    }
+
+    /// A primary and a replica in sync with it.
+    pub async fn start_pair() -> (Self, Self) {
+        let (primary, replica) = (Self::start().await, Self::start().await);
+        replica.follow(&primary).await;
+        (primary, replica)
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// Runs a command on a connection of its own.
+    pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let answer = self.try_command(words).await;
+        answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    async fn try_command<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
+        let client = redis::Client::open(self.url())?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+    }
+
+    /// Becomes a replica of a primary, in place: its connections stay open. Waits until both are in sync.
+    pub async fn follow(&self, primary: &RedisServer) {
+        let (host, port) = (primary.address.ip().to_string(), primary.address.port().to_string());
+        let () = self.command(&["REPLICAOF", &host, &port]).await;
+        eventually("the replica is in sync", async || {
+            let info: String = self.command(&["INFO", "replication"]).await;
+            info.contains("master_link_status:up")
+        })
+        .await;
+    }
+
+    /// Becomes a primary.
+    pub async fn promote(&self) {
+        let () = self.command(&["REPLICAOF", "NO", "ONE"]).await;
+    }
+
+    /// Stops the process as SIGSTOP does: its host still confirms what arrives, and nobody answers.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.process.id().to_string();
+        let status = Command::new("kill").args([signal, &id]).status().expect("kill runs");
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // SIGKILL also ends a stopped process. Nothing can be done about a failure here.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// An address like that of a Kubernetes Service: it leads each new connection to a server, and existing connections stay
+/// where they are.
+pub struct Address {
+    address: SocketAddr,
+    servers: Arc<Mutex<Vec<SocketAddr>>>,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Address {
+    pub async fn of(server: &RedisServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let servers = Arc::new(Mutex::new(vec![server.address]));
+        let accepted = Arc::new(AtomicUsize::default());
+        tokio::spawn(forward(listener, servers.clone(), accepted.clone()));
+        Address {
+            address,
+            servers,
+            accepted,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// Leads new connections to this server.
+    pub fn lead_to(&self, server: &RedisServer) {
+        self.alternate_between(&[server]);
+    }
+
+    /// Closes new connections.
+    pub fn lead_nowhere(&self) {
+        self.alternate_between(&[]);
+    }
+
+    /// Leads new connections to these servers in turn.
+    pub fn alternate_between(&self, servers: &[&RedisServer]) {
+        *self.servers.lock().expect("nobody panics") = servers.iter().map(|server| server.address).collect();
+    }
+
+    /// Connections that were ever accepted.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+async fn forward(listener: TcpListener, servers: Arc<Mutex<Vec<SocketAddr>>>, accepted: Arc<AtomicUsize>) {
+    while let Ok((mut near, _)) = listener.accept().await {
+        let nth = accepted.fetch_add(1, Ordering::Relaxed);
+        let server = {
+            let servers = servers.lock().expect("nobody panics");
+            match servers.len() {
+                0 => continue,
+                several => servers[nth % several],
+            }
+        };
+        tokio::spawn(async move {
+            if let Ok(mut far) = TcpStream::connect(server).await {
+                // Either side may close the connection at any time.
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            }
+        });
+    }
+}
+
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < WAIT_TIMEOUT, "timed out waiting until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
