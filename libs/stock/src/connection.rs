@@ -131,17 +131,19 @@ impl Connection {
         let deadline = Instant::now() + self.limit;
         let open = self.open_until(deadline).await?;
         let mut connection = open.connection.clone();
+        let sent_at = Instant::now();
         let send = async { connection.send_packed_command(command).await?.extract_error() };
         let result = timeout_at(deadline, send).await;
-        self.judge(open, result)
+        self.judge(open, sent_at, result)
     }
 
     async fn send_all(&self, pipeline: &Pipeline, skipped: usize, count: usize) -> RedisResult<Answered<Vec<Value>>> {
         let deadline = Instant::now() + self.limit;
         let open = self.open_until(deadline).await?;
         let mut connection = open.connection.clone();
+        let sent_at = Instant::now();
         let result = timeout_at(deadline, connection.send_packed_commands(pipeline, skipped, count)).await;
-        let answered = self.judge(open, result)?;
+        let answered = self.judge(open, sent_at, result)?;
         let refusal = answered.value.iter().find_map(|value| match value {
             Value::ServerError(error) => Some(error.code()),
             _ => None,
@@ -160,9 +162,16 @@ impl Connection {
         }
     }
 
-    fn judge<T, E>(&self, from: Arc<Open>, result: Result<RedisResult<T>, E>) -> RedisResult<Answered<T>> {
+    fn judge<T, E>(
+        &self,
+        from: Arc<Open>,
+        sent_at: Instant,
+        result: Result<RedisResult<T>, E>,
+    ) -> RedisResult<Answered<T>> {
         let Ok(result) = result else {
-            if from.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS {
+            // A call that waited for the connection most of its time says nothing about the connection.
+            let counts = 2 * sent_at.elapsed() >= self.limit;
+            if counts && from.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS {
                 self.give_up(&from, "calls get no answer");
             }
             return Err(timed_out(&format!("Redis did not answer within {:?}", self.limit)));
