@@ -4,7 +4,7 @@
 //! - `keys`: names of the keys in Redis
 //! - [`client`]: connections and script calls
 //! - [`purchase`]: one script call for a batch of purchases
-//! - [`batcher`]: turns the callers of one sale into few script calls
+//! - [`batcher`]: turns the callers of one sale into few script calls; `queue` has the callers that wait
 //! - [`rebuild`]: writes an index, installs it, changes its terms, drops it
 //! - [`probe`]: reads the state of the server and of an index
 //! - [`settings`]: reads the settings of the server
@@ -20,6 +20,7 @@ mod keys;
 pub mod outbox;
 pub mod probe;
 pub mod purchase;
+mod queue;
 pub mod rebuild;
 pub mod settings;
 
