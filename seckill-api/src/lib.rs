@@ -3,7 +3,7 @@
 //! The files in reading order. First the way of a purchase:
 //!
 //! - [`args`], [`run`]: from the arguments to a server that is ready, and its shutdown
-//! - [`server`] for the connections
+//! - [`server`] accepts connections; `connections` limits their number, [`connection`] their time
 //! - [`routes`]: `middleware` around every request, then `purchase`
 //! - `extract`: the arguments of a route, from path, headers and body; `idempotency_key` parses the key
 //! - [`purchase`]: the purchase itself, with `purchase_locks` and `ledger_lookup`
@@ -26,6 +26,8 @@ pub mod args;
 mod cancel;
 pub mod catalogue;
 mod clock;
+pub mod connection;
+mod connections;
 mod extract;
 pub mod idempotency_key;
 mod ledger_lookup;

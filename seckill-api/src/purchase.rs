@@ -104,24 +104,30 @@ impl Api {
         if let Some(starts_at) = self.catalogue.future_start(purchase.sale) {
             return Err(Problem::NotStarted { starts_at });
         }
-        let _permit = self.purchase_permits.try_acquire().map_err(|_| Problem::Overloaded)?;
         let began = Instant::now();
-        let _lock = self.purchase_locks.lock((purchase.sale, purchase.key)).await;
-        let result = self.decide(purchase).await;
+        let result = self.decide_in_turn(purchase).await;
         self.metrics.purchase_seconds.observe(began.elapsed().as_secs_f64());
         result
     }
 
-    /// The result of an earlier purchase with this key.
+    /// The result of an earlier purchase with this key. It waits for a purchase in progress.
     pub async fn earlier_purchase(&self, sale: SaleId, buyer: Buyer, key: KeyHash) -> PurchaseResult {
-        let _permit = self.purchase_permits.try_acquire().map_err(|_| Problem::Overloaded)?;
         let query = Purchase {
             sale,
             buyer,
             key,
             quantity: 0,
         };
-        self.decide(&query).await
+        self.decide_in_turn(&query).await
+    }
+
+    /// One request with this key after the other. Only the one whose turn it is takes a permit: requests with one key
+    /// must not hold those of all other buyers.
+    async fn decide_in_turn(&self, purchase: &Purchase) -> PurchaseResult {
+        let lock = self.purchase_locks.lock((purchase.sale, purchase.key)).await;
+        let _lock = lock.ok_or(Problem::Overloaded)?;
+        let _permit = self.purchase_permits.try_acquire().map_err(|_| Problem::Overloaded)?;
+        self.decide(purchase).await
     }
 
     async fn decide(&self, purchase: &Purchase) -> PurchaseResult {

@@ -4,16 +4,21 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::client::{Request, Response};
-use crate::harness::{Harness, ORDER_NO_KEYS, environment, key, new_database, new_topic, open, path, purchase};
+use crate::harness::*;
 
-struct Program {
+pub struct Program {
     child: Child,
-    v1: SocketAddr,
-    admin: SocketAddr,
+    pub v1: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 impl Program {
-    fn start(mysql_url: &str, topic: &str) -> Program {
+    pub fn start(mysql_url: &str, topic: &str) -> Program {
+        Self::start_with(mysql_url, topic, &[])
+    }
+
+    /// `variables` replace those of the usual program.
+    fn start_with(mysql_url: &str, topic: &str, variables: &[(&str, &str)]) -> Program {
         let [v1, admin] = free_addresses();
         let child = Command::new(env!("CARGO_BIN_EXE_seckill-api"))
             .env_clear()
@@ -25,6 +30,7 @@ impl Program {
             .env("SECKILL_LISTEN", v1.to_string())
             .env("SECKILL_ADMIN_LISTEN", admin.to_string())
             .env("SECKILL_LOG_FORMAT", "text")
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .spawn()
             .expect("starts");
@@ -32,7 +38,7 @@ impl Program {
     }
 
     /// Waits until the readiness probe gives such a response.
-    async fn wait_for_readiness(&self, expected: impl Fn(&Response) -> bool) {
+    pub async fn wait_for_readiness(&self, expected: impl Fn(&Response) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let response = Request::get("/readyz").send(self.admin).await;
