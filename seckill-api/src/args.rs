@@ -36,7 +36,8 @@ pub struct Args {
     #[arg(long, env = "SECKILL_CLASS", default_value = "default", value_name = "default")]
     pub class: Class,
 
-    /// Keys of order numbers, as VERSION:KEY; the first key encrypts, all keys decrypt
+    /// Keys of order numbers, as VERSION:KEY or VERSION:KEY@TIME, separated by commas; all keys decrypt, and the latest
+    /// TIME at or before the start of a sale says which one encrypts
     #[arg(
         long,
         env = "SECKILL_ORDER_NO_KEYS",

@@ -157,7 +157,7 @@ impl Api {
                 Decision::AlreadyReserved(held) if !purchase.matches(held.quantity) => return Err(Problem::KeyReused),
                 // The order came through a rebuild or was cancelled since: either way it is in the log.
                 Decision::AlreadyReserved(held) if held.is_durable(epoch) => {
-                    return self.bought_as_held(sale.id, &held);
+                    return self.bought_as_held(sale, &held);
                 }
                 Decision::AlreadyReserved(held) => self.earlier_reservation(purchase, sale, &held),
                 ref refusal => return self.refuse(purchase, &listed, epoch, refusal).await,
@@ -169,7 +169,7 @@ impl Api {
                 read_back,
             } = reservation;
             if seckill_failpoint::breaks("reply-before-read-back") {
-                return self.bought(order, quantity, "processing");
+                return self.bought(sale, order, quantity, "processing");
             }
 
             // Only the log makes the order final.
@@ -180,7 +180,7 @@ impl Api {
             match verdict {
                 Ok(RecordVerdict::Accepted) => {
                     seckill_failpoint::reach("api.after-read-back");
-                    return self.bought(order, quantity, "processing");
+                    return self.bought(sale, order, quantity, "processing");
                 }
                 // A barrier came before the record. Retry the same key under the new epoch: an earlier copy may count.
                 Ok(RecordVerdict::Void) if self.is_closed(sale) => return self.without_index(purchase, reserved).await,
@@ -323,7 +323,7 @@ impl Api {
         let order = order_id(listed.sale.id, held);
         let read_back = self.tail.read_back(listed.sale.partition, order);
         if held.is_durable(epoch) || read_back.now_or_never() == Some(RecordVerdict::Accepted) {
-            return self.order_no_keys.encode(order).ok();
+            return self.order_no_keys.encode(order, listed.sale.opens_at).ok();
         }
         None
     }
@@ -372,7 +372,7 @@ impl Api {
             let (order, complete) = self.lookups.look_up(lookup).await?;
             match order {
                 Some(order) if !purchase.matches(order.quantity) => Err(Problem::KeyReused),
-                Some(order) => self.bought_as_stored(&order),
+                Some(order) => self.bought_as_stored(&listed.sale, &order),
                 None if !complete => Err(Problem::NotReady),
                 None if purchase.is_query() => Err(Problem::RequestUnknown),
                 None => Err(Problem::Ended),
@@ -380,22 +380,22 @@ impl Api {
         })
     }
 
-    fn bought_as_held(&self, sale: SaleId, held: &Holding) -> PurchaseResult {
+    fn bought_as_held(&self, sale: &Sale, held: &Holding) -> PurchaseResult {
         let status = if held.cancelled { "cancelled" } else { "processing" };
-        self.bought(order_id(sale, held), held.quantity, status)
+        self.bought(sale, order_id(sale.id, held), held.quantity, status)
     }
 
-    fn bought_as_stored(&self, order: &StoredOrder) -> PurchaseResult {
+    fn bought_as_stored(&self, sale: &Sale, order: &StoredOrder) -> PurchaseResult {
         let status = if order.status.is_live() {
             "processing"
         } else {
             order.status.as_str()
         };
-        self.bought(order.id, order.quantity, status)
+        self.bought(sale, order.id, order.quantity, status)
     }
 
-    fn bought(&self, order: OrderId, quantity: Quantity, status: &'static str) -> PurchaseResult {
-        match self.order_no_keys.encode(order) {
+    fn bought(&self, sale: &Sale, order: OrderId, quantity: Quantity, status: &'static str) -> PurchaseResult {
+        match self.order_no_keys.encode(order, sale.opens_at) {
             Ok(order_no) => Ok(Outcome::Bought(Bought {
                 order_no,
                 quantity,

@@ -126,7 +126,7 @@ async fn a_valid_number_without_an_order_is_processing_until_the_fold() {
             epoch: Epoch(epoch),
             seq: 77,
         };
-        keys.encode(order).expect("fits").to_string()
+        keys.encode(order, sale.opens_at).expect("fits").to_string()
     };
     let epoch = harness.row(&sale).await.live_epoch.expect("live").0;
     let path = format!("/v1/orders/{}", number(sale.id, epoch));
