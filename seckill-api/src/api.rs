@@ -8,9 +8,11 @@ use seckill_stock::{BatchSink, Batcher, StockClient};
 use tokio::sync::{Semaphore, watch};
 
 use crate::catalogue::Catalogue;
+use crate::fold_progress::FoldProgress;
 use crate::ledger_lookup::LedgerLookups;
 use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
+use crate::order_lookup::OrderLookups;
 use crate::purchase_locks::PurchaseLocks;
 
 pub struct Api {
@@ -23,7 +25,9 @@ pub struct Api {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) purchase_locks: PurchaseLocks,
     pub(crate) purchase_permits: Semaphore,
-    pub(crate) lookups: LedgerLookups,
+    pub(crate) lookups: Arc<LedgerLookups>,
+    pub(crate) order_lookups: OrderLookups,
+    pub(crate) fold_progress: FoldProgress,
 }
 
 /// The servers behind the API.
@@ -48,17 +52,20 @@ impl Api {
             ledger,
         } = servers;
         metrics.collect_from(tail.clone(), log.clone());
+        let lookups = Arc::new(LedgerLookups::new(metrics.ledger_queries.clone()));
         Arc::new(Api {
             catalogue,
             stock,
             log,
             tail,
+            order_lookups: OrderLookups::new(ledger.clone(), lookups.clone()),
+            fold_progress: FoldProgress::new(ledger.clone(), lookups.clone()),
             ledger,
             order_no_keys,
             metrics,
             purchase_locks: PurchaseLocks::default(),
             purchase_permits: Semaphore::new(MAX_CONCURRENT_PURCHASES),
-            lookups: LedgerLookups::default(),
+            lookups,
         })
     }
 

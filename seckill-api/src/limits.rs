@@ -32,5 +32,9 @@ pub const MAX_CONCURRENT_PURCHASES: usize = 16 * 1024;
 pub const MAX_WAITING_PER_KEY: usize = 32;
 /// Further queries of the ledger would only wait for a connection of the pool.
 pub const MAX_CONCURRENT_LOOKUPS: usize = 128;
+/// Requests after the end of one sale that wait for the ledger. Each query takes up to 128 of them.
+pub const MAX_WAITING_LOOKUPS: usize = 4 * 1024;
+/// Keys without an order in sales that are over, which are answered without the ledger: some 3 MB.
+pub const MAX_REMEMBERED_KEYS: usize = 16 * 1024;
 /// Samples of Redis taken at the same time for one list of sales.
 pub const MAX_CONCURRENT_SAMPLES: usize = 16;

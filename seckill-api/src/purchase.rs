@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use crate::api::Api;
 use crate::catalogue::{ActiveSale, ListedSale, REFRESH_TIMEOUT};
 use crate::clock;
+use crate::order_lookup::OrderOfKey;
 use crate::problem::Problem;
 
 /// Time limit for a record to come back from the log. After it the buyer gets 202, and asks again later.
@@ -368,14 +369,16 @@ impl Api {
     /// After the end the ledger answers, once the log is folded up to CLOSE: the retry of a winner never gets "ended".
     fn answer_from_ledger<'a>(&'a self, listed: &'a ListedSale, purchase: &'a Purchase) -> BoxedResult<'a> {
         Box::pin(async move {
-            let lookup = self.ledger.order_by_key(listed.sale.id, &purchase.buyer, purchase.key);
-            let (order, complete) = self.lookups.look_up(lookup).await?;
-            match order {
-                Some(order) if !purchase.matches(order.quantity) => Err(Problem::KeyReused),
-                Some(order) => self.bought_as_stored(&listed.sale, &order),
-                None if !complete => Err(Problem::NotReady),
-                None if purchase.is_query() => Err(Problem::RequestUnknown),
-                None => Err(Problem::Ended),
+            let found = self
+                .order_lookups
+                .order_of(listed.sale.id, &purchase.buyer, purchase.key)
+                .await?;
+            match found {
+                OrderOfKey::Stored(order) if !purchase.matches(order.quantity) => Err(Problem::KeyReused),
+                OrderOfKey::Stored(order) => self.bought_as_stored(&listed.sale, &order),
+                OrderOfKey::Unknown => Err(Problem::NotReady),
+                OrderOfKey::Never if purchase.is_query() => Err(Problem::RequestUnknown),
+                OrderOfKey::Never => Err(Problem::Ended),
             }
         })
     }

@@ -125,11 +125,9 @@ async fn ended_is_answered_only_after_close_is_folded() {
 }
 
 /// Buys as a correct client does: with the same key until there is an answer.
-async fn buy_until_answered(harness: &Harness, sale: &seckill_ledger::Sale) -> Response {
-    tokio::time::sleep(Duration::from_millis(rand::random_range(0..2000))).await;
-    let key = key();
+async fn buy_until_answered(harness: &Harness, sale: &seckill_ledger::Sale, key: &str) -> Response {
     loop {
-        let answer = harness.buy(sale, &key).await;
+        let answer = harness.buy(sale, key).await;
         if !matches!(answer.status, 202 | 503) {
             return answer;
         }
@@ -141,7 +139,10 @@ async fn buy_until_answered(harness: &Harness, sale: &seckill_ledger::Sale) -> R
 async fn repeated_rebuilds_sell_each_unit_once() {
     let harness = Harness::start().await;
     let sale = harness.sell(100, open()).await;
-    let buyers = join_all((0..300).map(|_| buy_until_answered(&harness, &sale)));
+    let buyers = join_all((0..300).map(async |_| {
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..2000))).await;
+        buy_until_answered(&harness, &sale, &key()).await
+    }));
     let rebuilds = async {
         for lost in [false, true, false, true, false] {
             tokio::time::sleep(Duration::from_millis(250)).await;
@@ -209,4 +210,109 @@ async fn a_sale_on_an_unread_partition_is_not_sold() {
     harness.buy(&sale, &key()).await.is(503, "not_ready");
     let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
     assert_eq!(index.expect("installed").left, 3);
+}
+
+#[tokio::test]
+async fn late_requests_share_the_queries_of_the_ledger() {
+    const LATE: usize = 200;
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(3, open()).await;
+    let winners = [key(), key()];
+    let bought = [
+        harness.buy(&sale, &winners[0]).await,
+        harness.buy(&sale, &winners[1]).await,
+    ];
+    harness.change(&sale, over()).await;
+    harness.settle(&sale).await;
+    harness.refresh().await;
+    let before = harness.metrics.ledger_queries.get();
+    // The first query waits, and so all others meet.
+    proxies.mysql.pause();
+    let late: Vec<String> = (0..LATE).map(|_| key()).collect();
+    let keys = late.iter().chain(&winners);
+    let crowd = join_all(keys.map(|key| buy_until_answered(&harness, &sale, key)));
+    let release = async {
+        let waiting = LATE as i64 + 2;
+        eventually("the crowd waits", async || {
+            harness.metrics.in_flight.get() >= waiting / 2
+        })
+        .await;
+        proxies.mysql.resume();
+    };
+    let (answers, ()) = tokio::join!(crowd, release);
+    let (ended, won) = answers.split_at(LATE);
+    for answer in ended {
+        answer.is(410, "ended");
+    }
+    for (answer, bought) in won.iter().zip(&bought) {
+        assert_eq!((answer.status, &answer.body), (201, &bought.body), "{answer:?}");
+    }
+    let queries = harness.metrics.ledger_queries.get() - before;
+    assert!(queries < LATE as u64 / 4, "{queries}");
+
+    // A final answer needs no query, and is given while MySQL is away. A winner is asked for again.
+    proxies.mysql.pause();
+    for key in &late {
+        harness.buy(&sale, key).await.is(410, "ended");
+    }
+    harness.earlier(&sale, &late[0]).await.is(404, "request_unknown");
+    assert_eq!(harness.metrics.ledger_queries.get() - before, queries);
+    proxies.mysql.resume();
+    assert_eq!(
+        buy_until_answered(&harness, &sale, &winners[0]).await.body,
+        bought[0].body
+    );
+}
+
+#[tokio::test]
+async fn an_order_in_quarantine_makes_no_answer_final() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(3, open()).await;
+    harness.change(&sale, over()).await;
+    harness.settle(&sale).await;
+    harness.refresh().await;
+    let row = "INSERT INTO quarantine (part, off, reason, payload, sale, epoch, first_seq, last_seq)";
+    harness
+        .execute(&format!("{row} VALUES (0, 99, 'r', '', {}, 1, 3, 3)", sale.id.0))
+        .await;
+    let key = key();
+    for _ in 0..3 {
+        harness.buy(&sale, &key).await.is(503, "not_ready");
+    }
+    harness.execute("DELETE FROM quarantine").await;
+    harness.buy(&sale, &key).await.is(410, "ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purchase_whose_client_went_away_buys_nothing() {
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(9, open()).await;
+    let (first, gone) = (key(), key());
+    proxies.redis.pause();
+    let bought = harness.buy(&sale, &first);
+    let client_goes_away = async {
+        // The second purchase waits behind the script call of the first one.
+        eventually("a script call is under way", async || proxies.redis.held() > 0).await;
+        let stream = purchase(&sale, &gone, 1).start(harness.v1).await;
+        eventually("it is in progress", async || harness.metrics.in_flight.get() == 2).await;
+        drop(stream);
+        eventually("it is given up", async || harness.metrics.in_flight.get() == 1).await;
+        proxies.redis.resume();
+    };
+    let (bought, ()) = tokio::join!(bought, client_goes_away);
+    assert_eq!(bought.status, 201, "{bought:?}");
+    harness.earlier(&sale, &gone).await.is(404, "request_unknown");
+    let left = async || {
+        harness
+            .stock
+            .probe(sale.id)
+            .await
+            .expect("Redis answers")
+            .index
+            .expect("installed")
+            .left
+    };
+    assert_eq!(left().await, 8);
+    assert_eq!(harness.buy(&sale, &gone).await.status, 201);
+    assert_eq!(left().await, 7);
 }
