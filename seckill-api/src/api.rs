@@ -10,7 +10,6 @@ use tokio::sync::{Semaphore, watch};
 use crate::catalogue::Catalogue;
 use crate::fold_progress::FoldProgress;
 use crate::ledger_lookup::LedgerLookups;
-use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
 use crate::order_lookup::OrderLookups;
 use crate::purchase_locks::PurchaseLocks;
@@ -25,6 +24,7 @@ pub struct Api {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) purchase_locks: PurchaseLocks,
     pub(crate) purchase_permits: Semaphore,
+    max_purchases: usize,
     pub(crate) lookups: Arc<LedgerLookups>,
     pub(crate) order_lookups: OrderLookups,
     pub(crate) fold_progress: FoldProgress,
@@ -39,10 +39,12 @@ pub struct Servers {
 }
 
 impl Api {
+    /// `max_purchases` limits how many purchases are in progress at the same time.
     pub fn new(
         servers: Servers,
         catalogue: Arc<Catalogue>,
         order_no_keys: OrderNoKeys,
+        max_purchases: usize,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let Servers {
@@ -64,7 +66,8 @@ impl Api {
             order_no_keys,
             metrics,
             purchase_locks: PurchaseLocks::default(),
-            purchase_permits: Semaphore::new(MAX_CONCURRENT_PURCHASES),
+            purchase_permits: Semaphore::new(max_purchases),
+            max_purchases,
             lookups,
         })
     }
@@ -75,7 +78,7 @@ impl Api {
             partition: sale.partition,
             metrics: self.metrics.clone(),
         };
-        Batcher::spawn(self.stock.clone(), sale.id, epochs, sink, MAX_CONCURRENT_PURCHASES)
+        Batcher::spawn(self.stock.clone(), sale.id, epochs, sink, self.max_purchases)
     }
 
     pub(crate) fn append(&self, partition: u32, record: &Record) {

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use crate::api::{Api, Servers};
 use crate::args::Args;
 use crate::catalogue::Catalogue;
+use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
 use crate::{routes, server};
 
@@ -120,7 +121,13 @@ async fn start(
         tail,
         ledger,
     };
-    Ok(Some(Api::new(servers, catalogue, args.order_no_keys.clone(), metrics)))
+    Ok(Some(Api::new(
+        servers,
+        catalogue,
+        args.order_no_keys.clone(),
+        MAX_CONCURRENT_PURCHASES,
+        metrics,
+    )))
 }
 
 /// For each partition the offset from which the tail reads, and the state of acceptance there.

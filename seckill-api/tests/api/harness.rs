@@ -38,6 +38,7 @@ pub struct Harness {
     pub log: OrderLog,
     pub catalogue: Arc<Catalogue>,
     pub metrics: Arc<Metrics>,
+    pub api: Arc<Api>,
     shutdown: Shutdown,
 }
 
@@ -47,6 +48,7 @@ struct Options {
     /// Reads this topic instead of the one that it writes.
     tail: Option<LogConfig>,
     connections: ConnectionLimits,
+    max_purchases: Option<usize>,
 }
 
 /// Between the API and its servers. The test itself does not use them.
@@ -157,6 +159,16 @@ impl Harness {
         .await
     }
 
+    /// At most so many purchases are in progress, and none is ever read back.
+    pub async fn with_max_purchases(max: usize) -> Harness {
+        Self::start_with(Options {
+            tail: Some(new_topic().await),
+            max_purchases: Some(max),
+            ..Options::default()
+        })
+        .await
+    }
+
     pub async fn with_connection_limits(connections: ConnectionLimits) -> Harness {
         Self::start_with(Options {
             connections,
@@ -209,13 +221,20 @@ impl Harness {
             ledger: api_ledger,
         };
         let metrics = Metrics::register(&mut Registry::default());
-        let api = Api::new(servers, catalogue.clone(), order_no_keys, metrics.clone());
+        let max_purchases = options.max_purchases.unwrap_or(1000);
+        let api = Api::new(
+            servers,
+            catalogue.clone(),
+            order_no_keys,
+            max_purchases,
+            metrics.clone(),
+        );
         let (followed, until) = (catalogue.clone(), shutdown.clone());
         tokio::spawn(async move { followed.follow(until).await });
         let serve = |routes| serve(routes, options.connections, metrics.clone(), &shutdown);
         Harness {
             v1: serve(routes::v1(api.clone())).await,
-            legacy: serve(routes::legacy::router(api)).await,
+            legacy: serve(routes::legacy::router(api.clone())).await,
             mysql_url,
             topic: config.topic,
             ledger,
@@ -223,6 +242,7 @@ impl Harness {
             log,
             catalogue,
             metrics,
+            api,
             shutdown,
         }
     }

@@ -3,7 +3,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::future::join_all;
-use seckill_protocol::Record;
+use seckill_api::problem::Problem;
+use seckill_api::purchase::{Outcome, Purchase};
+use seckill_ledger::SaleTerms;
+use seckill_protocol::index::Request;
+use seckill_protocol::{Buyer, KeyHash, Record};
 
 use crate::client::Response;
 use crate::harness::*;
@@ -315,4 +319,163 @@ async fn a_purchase_whose_client_went_away_buys_nothing() {
     assert_eq!(left().await, 8);
     assert_eq!(harness.buy(&sale, &gone).await.status, 201);
     assert_eq!(left().await, 7);
+}
+
+/// The call is repeated only for clients that still wait: others may have asked already, and heard that nothing was bought.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_script_call_is_not_repeated_for_nobody() {
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(9, open()).await;
+    let gone = key();
+    proxies.redis.pause();
+    let stream = purchase(&sale, &gone, 1).start(harness.v1).await;
+    eventually("a script call is under way", async || proxies.redis.held() > 0).await;
+    drop(stream);
+    eventually("it is given up", async || harness.metrics.in_flight.get() == 0).await;
+    proxies.redis.cut();
+    proxies.redis.resume();
+    // The batcher finishes the first batch before it begins another.
+    let next = buy_until_answered(&harness, &sale, &key()).await;
+    assert_eq!(next.status, 201, "{next:?}");
+    harness.earlier(&sale, &gone).await.is(404, "request_unknown");
+    let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
+    assert_eq!(index.expect("installed").left, 8);
+}
+
+#[tokio::test]
+async fn a_script_call_without_an_answer_is_repeated() {
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(5, open()).await;
+    proxies.redis.pause();
+    let key = key();
+    let outage = async {
+        eventually("the call is repeated", async || proxies.redis.held() >= 2).await;
+        proxies.redis.resume();
+    };
+    let (bought, ()) = tokio::join!(harness.buy(&sale, &key), outage);
+    assert_eq!(bought.status, 201, "{bought:?}");
+    let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
+    assert_eq!(index.expect("installed").left, 4);
+}
+
+#[tokio::test]
+async fn a_silent_index_causes_an_unknown_outcome() {
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(5, open()).await;
+    proxies.redis.pause();
+    let key = key();
+    harness.buy(&sale, &key).await.is(503, "outcome_unknown");
+    proxies.redis.resume();
+    // The calls without an answer may still have run, and the retry gets their order.
+    let bought = buy_until_answered(&harness, &sale, &key).await;
+    assert_eq!(bought.status, 201, "{bought:?}");
+    let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
+    assert_eq!(index.expect("installed").left, 4);
+}
+
+#[tokio::test]
+async fn limit_reached_names_only_an_order_in_the_log() {
+    let harness = Harness::start().await;
+    let terms = SaleTerms {
+        limit_per_buyer: 1,
+        ..open()
+    };
+    let sale = harness.sell(5, terms).await;
+    let purchase = |key: u64| Purchase {
+        sale: sale.id,
+        buyer: Buyer::anonymous("one"),
+        key: KeyHash(key),
+        quantity: 1,
+    };
+    let held_order = async |key| match harness.api.purchase(&purchase(key)).await {
+        Err(Problem::LimitReached { held }) => held,
+        other => panic!("{other:?}"),
+    };
+    // The index has reserved an order, and its record is not in the log.
+    let request = Request {
+        buyer: Buyer::anonymous("one"),
+        quantity: 1,
+        tier: 0,
+        key: KeyHash(1),
+    };
+    let epoch = harness.row(&sale).await.live_epoch.expect("live");
+    let reserved = harness.stock.purchase(sale.id, epoch, &[request]).await;
+    reserved.expect("Redis answers").expect("not fenced");
+    assert_eq!(held_order(2).await, None);
+    let Ok(Outcome::Bought(bought)) = harness.api.purchase(&purchase(1)).await else {
+        panic!("the record is appended again");
+    };
+    assert_eq!(held_order(2).await, Some(bought.order_no));
+}
+
+#[tokio::test]
+async fn a_barrier_in_the_log_forbids_ended_without_an_index() {
+    let harness = Harness::start().await;
+    let sale = harness.announce(1, over()).await;
+    harness.buy(&sale, &key()).await.is(410, "ended");
+    harness.earlier(&sale, &key()).await.is(404, "request_unknown");
+    // MySQL has lost the epoch of an index that may have sold.
+    harness.barrier(&sale).await;
+    eventually("nothing is final", async || {
+        harness.buy(&sale, &key()).await.status == 503
+    })
+    .await;
+    harness.earlier(&sale, &key()).await.is(503, "not_ready");
+}
+
+#[tokio::test]
+async fn a_reservation_after_close_ends_as_ended() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(3, open()).await;
+    let winner = key();
+    let bought = harness.buy(&sale, &winner).await;
+    harness.append(&Record::Close { sale: sale.id }).await;
+    // The index does not know of CLOSE. Whether a purchase counted is known when CLOSE is folded.
+    let late = key();
+    harness.buy(&sale, &late).await.is(503, "outcome_unknown");
+    harness.store().await;
+    harness.buy(&sale, &late).await.is(410, "ended");
+    assert_eq!(harness.buy(&sale, &winner).await.body, bought.body);
+    // A refusal of the index is not needed any more.
+    harness.change(&sale, over()).await;
+    harness.buy(&sale, &key()).await.is(410, "ended");
+    harness.earlier(&sale, &key()).await.is(404, "request_unknown");
+    assert_eq!(harness.row(&sale).await.sold, 1);
+}
+
+#[tokio::test]
+async fn an_order_of_an_old_epoch_is_answered_at_once() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(3, open()).await;
+    let key = key();
+    let bought = harness.buy(&sale, &key).await;
+    // The tail remembers the accepted orders of the last two epochs.
+    for _ in 0..3 {
+        harness.store().await;
+        harness.rebuild(&sale).await;
+    }
+    harness.refresh().await;
+    for again in [harness.buy(&sale, &key).await, harness.earlier(&sale, &key).await] {
+        assert_eq!(again.body, bought.body, "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn purchases_beyond_the_limit_are_refused_at_once() {
+    let harness = Harness::with_max_purchases(3).await;
+    let sale = harness.sell(9, open()).await;
+    let keys = [key(), key(), key()];
+    let waiting = join_all(keys.iter().map(|key| harness.buy(&sale, key)));
+    let beyond = async {
+        eventually("three wait for their record", async || {
+            let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
+            index.expect("installed").left == 6
+        })
+        .await;
+        harness.buy(&sale, &key()).await
+    };
+    let (waiting, beyond) = tokio::join!(waiting, beyond);
+    let refused = beyond.is(503, "overloaded");
+    assert!(refused.headers.contains_key("retry-after"));
+    assert!(waiting.iter().all(|answer| answer.status == 202), "{waiting:?}");
 }
