@@ -8,9 +8,10 @@ use seckill_stock::{BatchSink, Batcher, StockClient};
 use tokio::sync::{Semaphore, watch};
 
 use crate::catalogue::Catalogue;
+use crate::fold_progress::FoldProgress;
 use crate::ledger_lookup::LedgerLookups;
-use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
+use crate::order_lookup::OrderLookups;
 use crate::purchase_locks::PurchaseLocks;
 
 pub struct Api {
@@ -23,7 +24,10 @@ pub struct Api {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) purchase_locks: PurchaseLocks,
     pub(crate) purchase_permits: Semaphore,
-    pub(crate) lookups: LedgerLookups,
+    max_purchases: usize,
+    pub(crate) lookups: Arc<LedgerLookups>,
+    pub(crate) order_lookups: OrderLookups,
+    pub(crate) fold_progress: FoldProgress,
 }
 
 /// The servers behind the API.
@@ -35,10 +39,12 @@ pub struct Servers {
 }
 
 impl Api {
+    /// `max_purchases` limits how many purchases are in progress at the same time.
     pub fn new(
         servers: Servers,
         catalogue: Arc<Catalogue>,
         order_no_keys: OrderNoKeys,
+        max_purchases: usize,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let Servers {
@@ -48,17 +54,21 @@ impl Api {
             ledger,
         } = servers;
         metrics.collect_from(tail.clone(), log.clone());
+        let lookups = Arc::new(LedgerLookups::new(metrics.ledger_queries.clone()));
         Arc::new(Api {
             catalogue,
             stock,
             log,
             tail,
+            order_lookups: OrderLookups::new(ledger.clone(), lookups.clone()),
+            fold_progress: FoldProgress::new(ledger.clone(), lookups.clone()),
             ledger,
             order_no_keys,
             metrics,
             purchase_locks: PurchaseLocks::default(),
-            purchase_permits: Semaphore::new(MAX_CONCURRENT_PURCHASES),
-            lookups: LedgerLookups::default(),
+            purchase_permits: Semaphore::new(max_purchases),
+            max_purchases,
+            lookups,
         })
     }
 
@@ -68,7 +78,7 @@ impl Api {
             partition: sale.partition,
             metrics: self.metrics.clone(),
         };
-        Batcher::spawn(self.stock.clone(), sale.id, epochs, sink, MAX_CONCURRENT_PURCHASES)
+        Batcher::spawn(self.stock.clone(), sale.id, epochs, sink, self.max_purchases)
     }
 
     pub(crate) fn append(&self, partition: u32, record: &Record) {

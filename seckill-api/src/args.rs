@@ -1,9 +1,12 @@
 //! The command line and the environment variables.
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use seckill_protocol::OrderNoKeys;
 use seckill_service::config::{AdminArgs, Expected, KafkaArgs, MysqlArgs, RedisArgs, TelemetryArgs, listen_address};
+
+use crate::server::ConnectionLimits;
 
 /// The HTTP API that buyers buy from
 #[derive(Debug, clap::Parser)]
@@ -33,7 +36,8 @@ pub struct Args {
     #[arg(long, env = "SECKILL_CLASS", default_value = "default", value_name = "default")]
     pub class: Class,
 
-    /// Keys of order numbers, as VERSION:KEY; the first key encrypts, all keys decrypt
+    /// Keys of order numbers, as VERSION:KEY or VERSION:KEY@TIME, separated by commas; all keys decrypt, and the latest
+    /// TIME at or before the start of a sale says which one encrypts
     #[arg(
         long,
         env = "SECKILL_ORDER_NO_KEYS",
@@ -41,6 +45,27 @@ pub struct Args {
         value_name = "1:00112233445566778899aabbccddeeff"
     )]
     pub order_no_keys: OrderNoKeys,
+
+    /// Seconds that a connection may be idle between two requests; more than the idle time-out of the proxy in front
+    #[arg(long, env = "SECKILL_IDLE_TIMEOUT_SECONDS", value_name = "3900", default_value_t = 3900,
+        value_parser = clap::value_parser!(u64).range(5..=86_400))]
+    pub idle_timeout_seconds: u64,
+
+    /// Maximum number of connections from one address (IPv6: one /64 network); 0 = unlimited, as a proxy needs it
+    #[arg(long, env = "SECKILL_MAX_CONNECTIONS_PER_ADDRESS", value_name = "0", default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=20_000))]
+    pub max_connections_per_address: u32,
+}
+
+impl Args {
+    pub fn connection_limits(&self) -> ConnectionLimits {
+        let mut limits = ConnectionLimits {
+            max_per_address: self.max_connections_per_address as usize,
+            ..ConnectionLimits::default()
+        };
+        limits.deadlines.idle = Duration::from_secs(self.idle_timeout_seconds);
+        limits
+    }
 }
 
 /// A class of sales, which is a DNS label.
@@ -92,6 +117,18 @@ mod tests {
         assert_eq!(args.listen.port(), 8080);
         assert_eq!(args.legacy_listen, None);
         assert_eq!(args.class.as_str(), "default");
+        let limits = args.connection_limits();
+        // The idle time-out of Envoy is an hour.
+        assert!(limits.deadlines.idle > Duration::from_secs(3600));
+        assert_eq!(limits.max_per_address, 0);
+    }
+
+    #[test]
+    fn arguments_set_the_connection_limits() {
+        let args = with(&[KEYS, "--idle-timeout-seconds=60", "--max-connections-per-address=100"]).unwrap();
+        let limits = args.connection_limits();
+        assert_eq!(limits.deadlines.idle, Duration::from_secs(60));
+        assert_eq!(limits.max_per_address, 100);
     }
 
     #[test]
@@ -102,6 +139,11 @@ mod tests {
             (&["--class=No_Label", KEYS], "SECKILL_CLASS"),
             (&["--order-no-keys=secret"], "SECKILL_ORDER_NO_KEYS"),
             (&[], "SECKILL_ORDER_NO_KEYS"),
+            (&["--idle-timeout-seconds=0", KEYS], "SECKILL_IDLE_TIMEOUT_SECONDS"),
+            (
+                &["--max-connections-per-address=-1", KEYS],
+                "SECKILL_MAX_CONNECTIONS_PER_ADDRESS",
+            ),
         ];
         for (more, variable) in cases {
             let error = with(more).unwrap_err();

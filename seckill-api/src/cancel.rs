@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use seckill_protocol::{OrderStatus, Record};
-use tokio::time::{Instant, sleep};
+use tokio::time::timeout;
 
 use crate::api::Api;
 use crate::orders::FoundOrder;
@@ -11,7 +11,6 @@ use crate::problem::Problem;
 
 /// Time limit for the fold of the cancellation. After it the client gets 202, and asks again later.
 const FOLD_TIMEOUT: Duration = Duration::from_secs(2);
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The result of a cancellation.
 pub enum CancelOutcome {
@@ -37,23 +36,25 @@ impl Api {
             seq: order.id.seq,
             reason: "buyer".to_owned(),
         };
-        self.log
-            .append(order.listed.sale.partition, &record)
-            .await
-            .map_err(|error| {
-                tracing::warn!(%error, "failed to append a cancellation");
-                Problem::CancelUnknown
-            })?;
-        let deadline = Instant::now() + FOLD_TIMEOUT;
-        loop {
-            sleep(POLL_INTERVAL).await;
-            let order = self.find_order(number).await?;
-            if has_ended(&order)? {
-                return Ok(CancelOutcome::Done(order));
+        let partition = order.listed.sale.partition;
+        let offset = self.log.append(partition, &record).await.map_err(|error| {
+            tracing::warn!(%error, "failed to append a cancellation");
+            Problem::CancelUnknown
+        })?;
+        // The cancellation is safe in the log, so from here on a failure only means that its result is not known yet.
+        let folded = timeout(FOLD_TIMEOUT, self.fold_progress.reaches(partition, offset)).await;
+        if folded.is_err() {
+            return Ok(CancelOutcome::Pending(order));
+        }
+        match self.lookups.look_up(self.ledger.order(order.id)).await {
+            Ok(stored @ Some(_)) => {
+                let order = FoundOrder { stored, ..order };
+                match has_ended(&order)? {
+                    true => Ok(CancelOutcome::Done(order)),
+                    false => Ok(CancelOutcome::Pending(order)),
+                }
             }
-            if Instant::now() >= deadline {
-                return Ok(CancelOutcome::Pending(order));
-            }
+            Ok(None) | Err(_) => Ok(CancelOutcome::Pending(order)),
         }
     }
 }

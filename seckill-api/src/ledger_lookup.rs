@@ -3,6 +3,7 @@ use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
 use seckill_ledger::LedgerError;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -18,20 +19,22 @@ const WARN_INTERVAL: Duration = Duration::from_secs(1);
 pub struct LedgerLookups {
     permits: Semaphore,
     warned: Mutex<Option<Instant>>,
-}
-
-impl Default for LedgerLookups {
-    fn default() -> Self {
-        LedgerLookups {
-            permits: Semaphore::new(MAX_CONCURRENT_LOOKUPS),
-            warned: Mutex::default(),
-        }
-    }
+    queries: Counter,
 }
 
 impl LedgerLookups {
+    /// `queries` counts the queries.
+    pub fn new(queries: Counter) -> Self {
+        LedgerLookups {
+            permits: Semaphore::new(MAX_CONCURRENT_LOOKUPS),
+            warned: Mutex::default(),
+            queries,
+        }
+    }
+
     pub async fn look_up<T>(&self, lookup: impl Future<Output = Result<T, LedgerError>>) -> Result<T, Problem> {
         let _permit = self.permits.try_acquire().map_err(|_| Problem::Overloaded)?;
+        self.queries.inc();
         match timeout(LOOKUP_TIMEOUT, lookup).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => self.warn(&error),
@@ -58,7 +61,7 @@ mod tests {
 
     #[tokio::test]
     async fn lookups_beyond_the_limit_are_refused_at_once() {
-        let lookups = LedgerLookups::default();
+        let lookups = LedgerLookups::new(Counter::default());
         let mut waiting: Vec<_> = (0..MAX_CONCURRENT_LOOKUPS)
             .map(|_| Box::pin(lookups.look_up(pending::<Result<(), LedgerError>>())))
             .collect();
@@ -72,7 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_lookup_is_not_ready() {
-        let failed = LedgerLookups::default()
+        let failed = LedgerLookups::new(Counter::default())
             .look_up(ready(Err::<(), _>(LedgerError::TimedOut(1))))
             .await;
         assert!(matches!(failed, Err(Problem::NotReady)));

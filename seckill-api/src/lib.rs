@@ -3,16 +3,16 @@
 //! The files in reading order. First the way of a purchase:
 //!
 //! - [`args`], [`run`]: from the arguments to a server that is ready, and its shutdown
-//! - [`server`] for the connections
+//! - [`server`] accepts connections; `connections` limits their number, [`connection`] their time
 //! - [`routes`]: `middleware` around every request, then `purchase`
 //! - `extract`: the arguments of a route, from path, headers and body; `idempotency_key` parses the key
-//! - [`purchase`]: the purchase itself, with `purchase_locks` and `ledger_lookup`
+//! - [`purchase`]: the purchase itself, with `purchase_locks`; `order_lookup` and `ledger_lookup` after the end
 //! - [`api`]: the state that the routes share
 //! - [`catalogue`]: the sales that this process knows, and the epochs of their indexes
 //!
 //! Then the other requests:
 //!
-//! - `orders`, `cancel`: finding and cancelling an order
+//! - `orders`, `cancel`: finding and cancelling an order, with `fold_progress`
 //! - `remaining`: the number of units left
 //!
 //! And what all of them use:
@@ -26,11 +26,15 @@ pub mod args;
 mod cancel;
 pub mod catalogue;
 mod clock;
+pub mod connection;
+mod connections;
 mod extract;
+mod fold_progress;
 pub mod idempotency_key;
 mod ledger_lookup;
 mod limits;
 pub mod metrics;
+mod order_lookup;
 mod orders;
 pub mod problem;
 pub mod purchase;

@@ -11,9 +11,14 @@ pub const MAX_QUANTITY: Quantity = 1000;
 
 /// A longer request line or longer headers get status 431.
 pub const MAX_HEADER_BYTES: usize = 16 * 1024;
-/// Also the time that a connection may be idle. It is longer than the idle time-out of usual proxies, so that the proxy
-/// closes the connection.
-pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(75);
+/// From the first byte of a request to the end of its headers, and from the connection to its first request.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Default for a connection between two requests. It is longer than the idle time-out of usual proxies (Envoy: one hour),
+/// so that the proxy closes the connection. Otherwise the proxy may send a request on a connection that is being closed.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3_900);
+/// For a client to read an answer that does not fit into the buffers of its connection.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Beyond it, connections that wait for a request are closed.
 pub const MAX_CONNECTIONS: usize = 20_000;
 
 /// Time limit for every answer. The steps of a request have shorter limits, except the wait in a batch's queue.
@@ -23,7 +28,13 @@ pub const LEGACY_PURCHASE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Further purchases get `overloaded` at once, which costs almost nothing.
 pub const MAX_CONCURRENT_PURCHASES: usize = 16 * 1024;
+/// Requests with the same key that wait for the first one. A client has no reason to send more.
+pub const MAX_WAITING_PER_KEY: usize = 32;
 /// Further queries of the ledger would only wait for a connection of the pool.
 pub const MAX_CONCURRENT_LOOKUPS: usize = 128;
+/// Requests after the end of one sale that wait for the ledger. Each query takes up to 128 of them.
+pub const MAX_WAITING_LOOKUPS: usize = 4 * 1024;
+/// Keys without an order in sales that are over, which are answered without the ledger: some 3 MB.
+pub const MAX_REMEMBERED_KEYS: usize = 16 * 1024;
 /// Samples of Redis taken at the same time for one list of sales.
 pub const MAX_CONCURRENT_SAMPLES: usize = 16;

@@ -19,6 +19,9 @@ pub struct Metrics {
     pub read_back_seconds: Histogram,
     pub batch_orders: Histogram,
     pub not_appended: Counter,
+    pub ledger_queries: Counter,
+    pub connections: Gauge,
+    connections_dropped: Family<DropLabels, Counter>,
     log: Arc<LogCollector>,
 }
 
@@ -27,6 +30,29 @@ pub struct AnswerLabels {
     pub route: String,
     pub status: u16,
     pub code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DropLabels {
+    reason: &'static str,
+}
+
+/// Why the server closed a connection.
+#[derive(Debug, Clone, Copy)]
+pub enum DropReason {
+    /// The address of the client had as many connections as it may have.
+    AddressLimit,
+    /// All places were taken, and this connection waited longest for a request.
+    Reclaimed,
+}
+
+impl DropReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            DropReason::AddressLimit => "address_limit",
+            DropReason::Reclaimed => "reclaimed",
+        }
+    }
 }
 
 /// 0.5 ms to 8 s.
@@ -45,6 +71,9 @@ impl Metrics {
             read_back_seconds: seconds(),
             batch_orders: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]),
             not_appended: Counter::default(),
+            ledger_queries: Counter::default(),
+            connections: Gauge::default(),
+            connections_dropped: Family::default(),
             log: Arc::default(),
         };
         let registry = registry.sub_registry_with_prefix("seckill_api");
@@ -72,8 +101,26 @@ impl Metrics {
             "Records left to the relay because the queue to Kafka was full or broken",
             metrics.not_appended.clone(),
         );
+        registry.register(
+            "ledger_queries",
+            "Queries of MySQL for requests",
+            metrics.ledger_queries.clone(),
+        );
+        registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "connections_dropped",
+            "Connections that were closed to protect others, by reason",
+            metrics.connections_dropped.clone(),
+        );
         registry.register_collector(Box::new(metrics.log.clone()));
         Arc::new(metrics)
+    }
+
+    pub(crate) fn count_dropped(&self, reason: DropReason) {
+        let labels = DropLabels {
+            reason: reason.as_str(),
+        };
+        self.connections_dropped.get_or_create(&labels).inc();
     }
 
     /// The metrics of the log and its tail are read when they are scraped.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use seckill_ledger::{Sale, StoredOrder};
-use seckill_protocol::{OrderId, OrderNo, RecordVerdict};
+use seckill_protocol::{OrderId, OrderNo, OrderNoError, RecordVerdict};
 
 use crate::api::Api;
 use crate::catalogue::ListedSale;
@@ -20,8 +20,11 @@ pub struct FoundOrder {
 
 impl Api {
     pub async fn find_order(&self, number: &str) -> Result<FoundOrder, Problem> {
-        let id = self.order_no_keys.decode(number).map_err(|_| Problem::OrderUnknown)?;
-        let order_no = self.order_no_keys.encode(id).map_err(|_| Problem::OrderUnknown)?;
+        let (id, order_no) = self.order_no_keys.parse_number(number).map_err(|error| match error {
+            // Another process has the key, and this one may get it.
+            OrderNoError::UnknownKey(_) => Problem::NumberUnreadable,
+            _ => Problem::OrderUnknown,
+        })?;
         let listed = match self.catalogue.by_id(id.sale) {
             Some(listed) => listed,
             None => {

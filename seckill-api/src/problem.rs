@@ -30,6 +30,8 @@ pub enum Problem {
     SaleUnknown(String),
     #[error("There is no order with this number. Check that the number is complete: 27 letters and digits.")]
     OrderUnknown,
+    #[error("This server does not have the key of this order number yet. Send the request again.")]
+    NumberUnreadable,
     #[error("Nothing was bought with this key. To buy, send the purchase (again) with this key.")]
     RequestUnknown,
     #[error("There is no route {0}. The routes are /v1/sales and /v1/orders/NUMBER.")]
@@ -147,7 +149,7 @@ impl Problem {
             KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "key_reused", "Idempotency-Key reused"),
             Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
             Suspended => (StatusCode::SERVICE_UNAVAILABLE, "suspended", "Sale suspended"),
-            NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "Not ready"),
+            NotReady | NumberUnreadable => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "Not ready"),
             Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
             CancelUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
             OrderHeld => (StatusCode::SERVICE_UNAVAILABLE, "order_held", "Order in quarantine"),
@@ -159,7 +161,7 @@ impl Problem {
     fn retry_after(&self) -> Option<u64> {
         match self {
             Problem::NotStarted { starts_at } => Some(starts_at.saturating_sub(clock::now()).div_ceil(1000).max(1)),
-            Problem::Suspended => Some(5),
+            Problem::Suspended | Problem::NumberUnreadable => Some(5),
             Problem::OrderHeld => Some(60),
             Problem::NotReady | Problem::Overloaded | Problem::OutcomeUnknown | Problem::CancelUnknown => Some(1),
             _ => None,

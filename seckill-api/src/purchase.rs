@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use crate::api::Api;
 use crate::catalogue::{ActiveSale, ListedSale, REFRESH_TIMEOUT};
 use crate::clock;
+use crate::order_lookup::OrderOfKey;
 use crate::problem::Problem;
 
 /// Time limit for a record to come back from the log. After it the buyer gets 202, and asks again later.
@@ -104,24 +105,30 @@ impl Api {
         if let Some(starts_at) = self.catalogue.future_start(purchase.sale) {
             return Err(Problem::NotStarted { starts_at });
         }
-        let _permit = self.purchase_permits.try_acquire().map_err(|_| Problem::Overloaded)?;
         let began = Instant::now();
-        let _lock = self.purchase_locks.lock((purchase.sale, purchase.key)).await;
-        let result = self.decide(purchase).await;
+        let result = self.decide_in_turn(purchase).await;
         self.metrics.purchase_seconds.observe(began.elapsed().as_secs_f64());
         result
     }
 
-    /// The result of an earlier purchase with this key.
+    /// The result of an earlier purchase with this key. It waits for a purchase in progress.
     pub async fn earlier_purchase(&self, sale: SaleId, buyer: Buyer, key: KeyHash) -> PurchaseResult {
-        let _permit = self.purchase_permits.try_acquire().map_err(|_| Problem::Overloaded)?;
         let query = Purchase {
             sale,
             buyer,
             key,
             quantity: 0,
         };
-        self.decide(&query).await
+        self.decide_in_turn(&query).await
+    }
+
+    /// One request with this key after the other. Only the one whose turn it is takes a permit: requests with one key
+    /// must not hold those of all other buyers.
+    async fn decide_in_turn(&self, purchase: &Purchase) -> PurchaseResult {
+        let lock = self.purchase_locks.lock((purchase.sale, purchase.key)).await;
+        let _lock = lock.ok_or(Problem::Overloaded)?;
+        let _permit = self.purchase_permits.try_acquire().map_err(|_| Problem::Overloaded)?;
+        self.decide(purchase).await
     }
 
     async fn decide(&self, purchase: &Purchase) -> PurchaseResult {
@@ -151,7 +158,7 @@ impl Api {
                 Decision::AlreadyReserved(held) if !purchase.matches(held.quantity) => return Err(Problem::KeyReused),
                 // The order came through a rebuild or was cancelled since: either way it is in the log.
                 Decision::AlreadyReserved(held) if held.is_durable(epoch) => {
-                    return self.bought_as_held(sale.id, &held);
+                    return self.bought_as_held(sale, &held);
                 }
                 Decision::AlreadyReserved(held) => self.earlier_reservation(purchase, sale, &held),
                 ref refusal => return self.refuse(purchase, &listed, epoch, refusal).await,
@@ -163,7 +170,7 @@ impl Api {
                 read_back,
             } = reservation;
             if seckill_failpoint::breaks("reply-before-read-back") {
-                return self.bought(order, quantity, "processing");
+                return self.bought(sale, order, quantity, "processing");
             }
 
             // Only the log makes the order final.
@@ -174,7 +181,7 @@ impl Api {
             match verdict {
                 Ok(RecordVerdict::Accepted) => {
                     seckill_failpoint::reach("api.after-read-back");
-                    return self.bought(order, quantity, "processing");
+                    return self.bought(sale, order, quantity, "processing");
                 }
                 // A barrier came before the record. Retry the same key under the new epoch: an earlier copy may count.
                 Ok(RecordVerdict::Void) if self.is_closed(sale) => return self.without_index(purchase, reserved).await,
@@ -317,7 +324,7 @@ impl Api {
         let order = order_id(listed.sale.id, held);
         let read_back = self.tail.read_back(listed.sale.partition, order);
         if held.is_durable(epoch) || read_back.now_or_never() == Some(RecordVerdict::Accepted) {
-            return self.order_no_keys.encode(order).ok();
+            return self.order_no_keys.encode(order, listed.sale.opens_at).ok();
         }
         None
     }
@@ -362,34 +369,36 @@ impl Api {
     /// After the end the ledger answers, once the log is folded up to CLOSE: the retry of a winner never gets "ended".
     fn answer_from_ledger<'a>(&'a self, listed: &'a ListedSale, purchase: &'a Purchase) -> BoxedResult<'a> {
         Box::pin(async move {
-            let lookup = self.ledger.order_by_key(listed.sale.id, &purchase.buyer, purchase.key);
-            let (order, complete) = self.lookups.look_up(lookup).await?;
-            match order {
-                Some(order) if !purchase.matches(order.quantity) => Err(Problem::KeyReused),
-                Some(order) => self.bought_as_stored(&order),
-                None if !complete => Err(Problem::NotReady),
-                None if purchase.is_query() => Err(Problem::RequestUnknown),
-                None => Err(Problem::Ended),
+            let found = self
+                .order_lookups
+                .order_of(listed.sale.id, &purchase.buyer, purchase.key)
+                .await?;
+            match found {
+                OrderOfKey::Stored(order) if !purchase.matches(order.quantity) => Err(Problem::KeyReused),
+                OrderOfKey::Stored(order) => self.bought_as_stored(&listed.sale, &order),
+                OrderOfKey::Unknown => Err(Problem::NotReady),
+                OrderOfKey::Never if purchase.is_query() => Err(Problem::RequestUnknown),
+                OrderOfKey::Never => Err(Problem::Ended),
             }
         })
     }
 
-    fn bought_as_held(&self, sale: SaleId, held: &Holding) -> PurchaseResult {
+    fn bought_as_held(&self, sale: &Sale, held: &Holding) -> PurchaseResult {
         let status = if held.cancelled { "cancelled" } else { "processing" };
-        self.bought(order_id(sale, held), held.quantity, status)
+        self.bought(sale, order_id(sale.id, held), held.quantity, status)
     }
 
-    fn bought_as_stored(&self, order: &StoredOrder) -> PurchaseResult {
+    fn bought_as_stored(&self, sale: &Sale, order: &StoredOrder) -> PurchaseResult {
         let status = if order.status.is_live() {
             "processing"
         } else {
             order.status.as_str()
         };
-        self.bought(order.id, order.quantity, status)
+        self.bought(sale, order.id, order.quantity, status)
     }
 
-    fn bought(&self, order: OrderId, quantity: Quantity, status: &'static str) -> PurchaseResult {
-        match self.order_no_keys.encode(order) {
+    fn bought(&self, sale: &Sale, order: OrderId, quantity: Quantity, status: &'static str) -> PurchaseResult {
+        match self.order_no_keys.encode(order, sale.opens_at) {
             Ok(order_no) => Ok(Outcome::Bought(Bought {
                 order_no,
                 quantity,

@@ -1,11 +1,13 @@
 //! One lock per purchase. A second request for the same purchase waits for the first one, and then gets its result from
-//! the index.
+//! the index. The number of requests that wait is limited.
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use seckill_protocol::{KeyHash, SaleId};
 use tokio::sync::oneshot;
+
+use crate::limits::MAX_WAITING_PER_KEY;
 
 /// Different buyers whose keys have the same hash also wait for each other, which does no harm.
 type PurchaseId = (SaleId, KeyHash);
@@ -17,16 +19,24 @@ pub struct PurchaseLocks(Arc<Mutex<HashMap<PurchaseId, Queue>>>);
 type Queue = VecDeque<oneshot::Sender<PurchaseLock>>;
 
 impl PurchaseLocks {
-    /// Waits until no other request holds the lock of this purchase, first come, first served.
-    pub async fn lock(&self, id: PurchaseId) -> PurchaseLock {
+    /// Waits until no other request holds the lock of this purchase, first come, first served. None if too many requests
+    /// wait for it already.
+    pub async fn lock(&self, id: PurchaseId) -> Option<PurchaseLock> {
         let handed_over = match self.queues().entry(id) {
             Entry::Vacant(unlocked) => {
                 unlocked.insert(Queue::new());
                 None
             }
             Entry::Occupied(mut queue) => {
+                let queue = queue.get_mut();
+                if queue.len() >= MAX_WAITING_PER_KEY {
+                    queue.retain(|waiting| !waiting.is_closed());
+                }
+                if queue.len() >= MAX_WAITING_PER_KEY {
+                    return None;
+                }
                 let (sender, receiver) = oneshot::channel();
-                queue.get_mut().push_back(sender);
+                queue.push_back(sender);
                 Some(receiver)
             }
         };
@@ -34,11 +44,11 @@ impl PurchaseLocks {
             locks: self.clone(),
             id,
         };
-        match handed_over {
+        Some(match handed_over {
             None => new_lock(),
             // A sender leaves the queue only to send a lock.
             Some(lock) => lock.await.unwrap_or_else(|_| new_lock()),
-        }
+        })
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<PurchaseId, Queue>> {
@@ -84,7 +94,7 @@ mod tests {
     #[tokio::test]
     async fn a_purchase_is_locked_by_one_request_at_a_time_in_order() {
         let locks = PurchaseLocks::default();
-        let first = locks.lock(ID).await;
+        let first = locks.lock(ID).await.expect("free");
         let (mut second, mut third) = (Box::pin(locks.lock(ID)), Box::pin(locks.lock(ID)));
         assert!((&mut second).now_or_never().is_none());
         assert!((&mut third).now_or_never().is_none());
@@ -94,7 +104,7 @@ mod tests {
         assert!((&mut third).now_or_never().is_none());
         let second = second.now_or_never().expect("it is locked");
         drop(second);
-        assert!(third.now_or_never().is_some());
+        assert!(third.now_or_never().flatten().is_some());
         drop(other);
         assert!(locks.queues().is_empty());
     }
@@ -113,6 +123,25 @@ mod tests {
         // This one has got the lock, and goes away before it is polled.
         drop(handed);
         assert!(last.expect("four").now_or_never().is_some());
+        assert!(locks.queues().is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_a_bounded_number_of_requests_waits() {
+        let locks = PurchaseLocks::default();
+        let first = locks.lock(ID).await.expect("free");
+        let mut waiting: Vec<_> = (0..MAX_WAITING_PER_KEY).map(|_| Box::pin(locks.lock(ID))).collect();
+        for lock in &mut waiting {
+            assert!(lock.now_or_never().is_none());
+        }
+        assert!(locks.lock(ID).await.is_none());
+        assert!(locks.lock((SaleId(1), KeyHash(2))).await.is_some());
+        // A client that goes away makes room.
+        drop(waiting.pop());
+        let mut next = Box::pin(locks.lock(ID));
+        assert!((&mut next).now_or_never().is_none());
+        drop((first, waiting));
+        assert!(next.await.is_some());
         assert!(locks.queues().is_empty());
     }
 }

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use crate::api::{Api, Servers};
 use crate::args::Args;
 use crate::catalogue::Catalogue;
+use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
 use crate::{routes, server};
 
@@ -41,7 +42,7 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     };
     // The last answers need the tail and the catalogue, so these stop after the server.
     let served = Shutdown::new();
-    let Some(api) = start(&args, &gates, metrics, &shutdown, &served).await? else {
+    let Some(api) = start(&args, &gates, metrics.clone(), &shutdown, &served).await? else {
         return Ok(()); // shutdown during the start
     };
     tracing::info!(listen = %args.listen, legacy_listen = ?args.legacy_listen, "ready");
@@ -51,13 +52,14 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
         tokio::spawn(async move { catalogue.follow(served).await })
     };
     let serving = async {
+        let limits = args.connection_limits();
+        let serve = |listener, routes| server::serve(listener, routes, limits, metrics.clone(), shutdown.clone());
         let legacy = async {
             if let Some(listener) = legacy_listener {
-                server::serve(listener, routes::legacy::router(api.clone()), shutdown.clone()).await;
+                serve(listener, routes::legacy::router(api.clone())).await;
             }
         };
-        let v1 = server::serve(listener, routes::v1(api.clone()), shutdown.clone());
-        tokio::join!(v1, legacy);
+        tokio::join!(serve(listener, routes::v1(api.clone())), legacy);
     };
     tokio::select! {
         () = serving => {}
@@ -119,7 +121,13 @@ async fn start(
         tail,
         ledger,
     };
-    Ok(Some(Api::new(servers, catalogue, args.order_no_keys.clone(), metrics)))
+    Ok(Some(Api::new(
+        servers,
+        catalogue,
+        args.order_no_keys.clone(),
+        MAX_CONCURRENT_PURCHASES,
+        metrics,
+    )))
 }
 
 /// For each partition the offset from which the tail reads, and the state of acceptance there.

@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use seckill_service::Shutdown;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::limits::{HEADER_READ_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES};
+use crate::connection::{Deadlines, HeadTimer, TimedStream};
+use crate::connections::Connections;
+use crate::limits::{HEADER_READ_TIMEOUT, IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES, WRITE_TIMEOUT};
+use crate::metrics::Metrics;
 
 /// Connections that the kernel accepts before this process does. The kernel drops a connection beyond the backlog, and
 /// its client retries only after a second. The kernel has its own limit, net.core.somaxconn, usually 4096.
@@ -25,6 +27,29 @@ const CLOSE_DELAY: Duration = Duration::from_secs(3);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// Wait after a failed accept, which mostly means that the process has no free file descriptor.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// What clients can hold.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    pub max_connections: usize,
+    /// 0: unlimited
+    pub max_per_address: usize,
+    pub deadlines: Deadlines,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        ConnectionLimits {
+            max_connections: MAX_CONNECTIONS,
+            max_per_address: 0,
+            deadlines: Deadlines {
+                head: HEADER_READ_TIMEOUT,
+                idle: IDLE_TIMEOUT,
+                write: WRITE_TIMEOUT,
+            },
+        }
+    }
+}
 
 /// Like `TcpListener::bind`, but with a longer backlog: a crowd overflows the 128 of `bind`.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -39,40 +64,51 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until shutdown. Returns when the last request is answered.
-pub async fn serve(listener: TcpListener, routes: Router, shutdown: Shutdown) {
+pub async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    limits: ConnectionLimits,
+    metrics: Arc<Metrics>,
+    shutdown: Shutdown,
+) {
     let graceful = GracefulShutdown::new();
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
-        .max_buf_size(MAX_HEADER_BYTES);
+    let connections = Connections::new(limits.max_connections, limits.max_per_address, metrics);
     let closed = async {
         shutdown.cancelled().await;
         sleep(CLOSE_DELAY).await;
     };
     tokio::pin!(closed);
     loop {
-        // Beyond the limit, connections wait in the kernel's queue.
         let accepted = async {
-            let permit = permits.clone().acquire_owned().await;
-            (permit, listener.accept().await)
+            let place = connections.free_place().await;
+            (place, listener.accept().await)
         };
-        let (permit, stream) = tokio::select! {
-            (permit, accepted) = accepted => match accepted {
-                Ok((stream, _)) => (permit, stream),
+        let (place, stream, peer) = tokio::select! {
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, peer)) => (place, stream, peer),
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection");
+                    connections.reclaim();
                     sleep(ACCEPT_RETRY_DELAY).await;
                     continue;
                 }
             },
             () = &mut closed => break,
         };
+        let Some(open) = connections.open(place, peer.ip()) else {
+            continue; // closed without an answer, which costs least
+        };
         disable_nagle(&stream);
+        let activity = open.activity();
+        let mut http = http1::Builder::new();
+        // The timer has its own time limits. Without this one, hyper would not start it.
+        http.timer(HeadTimer::new(activity.clone(), limits.deadlines))
+            .header_read_timeout(limits.deadlines.head)
+            .max_buf_size(MAX_HEADER_BYTES);
+        let stream = TimedStream::new(stream, activity, limits.deadlines);
         let service = TowerToHyperService::new(routes.clone());
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            let _permit = permit;
+        open.run(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection failed");
             }

@@ -22,7 +22,13 @@
 {{- range $name := list "url" "operatorUrl" "apiUrl" "workerUrl" "migrateUrl" -}}
   {{- if not (regexMatch "^$|^mysql://[^/@]+@[^/@]+/[^/?]+(\\?.*)?$" (index $v.mysql $name)) }}{{ fail (printf "mysql.%s: expected mysql://user:password@host[:port]/database; in the user and the password, percent-encode every character that is not a letter or digit" $name) }}{{ end -}}
 {{- end -}}
-{{- if not (regexMatch "^$|^[0-9a-z]:[0-9a-fA-F]{32}(,[0-9a-z]:[0-9a-fA-F]{32})*$" $v.orderNumberKeys.keys) }}{{ fail "orderNumberKeys.keys: expected <version>:<32 hexadecimal digits>, separated by commas, such as 1:00112233445566778899aabbccddeeff" }}{{ end -}}
+{{- $key := "[0-9a-z]:[0-9a-fA-F]{32}(@[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?" -}}
+{{- if not (regexMatch (printf "^$|^%s(,%s)*$" $key $key) $v.orderNumberKeys.keys) }}{{ fail "orderNumberKeys.keys: expected <version>:<32 hexadecimal digits>, separated by commas, such as 1:00112233445566778899aabbccddeeff; a further key is followed by @ and the start of the first sale that uses it, such as @2030-01-01T00:00:00Z" }}{{ end -}}
+{{- if $v.orderNumberKeys.keys -}}
+  {{- $undated := 0 -}}
+  {{- range splitList "," $v.orderNumberKeys.keys }}{{ if not (contains "@" .) }}{{ $undated = add1 $undated }}{{ end }}{{ end -}}
+  {{- if ne (int $undated) 1 }}{{ fail "orderNumberKeys.keys: exactly one key has no time; a further key is followed by @ and the start of the first sale that uses it, such as @2030-01-01T00:00:00Z" }}{{ end -}}
+{{- end -}}
 {{- if regexMatch "[:/ ]" $v.ingress.host }}{{ fail (printf "ingress.host: expected a host name without scheme, port and path, such as shop.example.com, not %s" $v.ingress.host) }}{{ end -}}
 {{- range $name := list "api" "worker" -}}
   {{- $program := index $v $name -}}

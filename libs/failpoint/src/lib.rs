@@ -2,8 +2,8 @@
 //! protocol on purpose. A broken rule tests the checker.
 //!
 //! A file arms a failpoint while the process runs: `$SECKILL_FAILPOINTS/<name>` contains the word `abort` or `stop`, or
-//! anything for a broken rule. Without the feature `enabled` all functions are empty and cost nothing. The crate `fail`
-//! is no replacement: it blocks one thread instead of the process, and it has no abort.
+//! anything for a broken rule or a blocked thread. Without the feature `enabled` all functions are empty and cost
+//! nothing. The crate `fail` is no replacement: it can't stop or abort the process.
 //!
 //! Terms: docs/glossary.md.
 
@@ -19,8 +19,13 @@ pub fn breaks(_rule: &str) -> bool {
     false
 }
 
+/// Blocks the calling thread while its failpoint is armed. Not for a thread of an async runtime.
+#[cfg(not(feature = "enabled"))]
+#[inline(always)]
+pub fn block(_name: &str) {}
+
 #[cfg(feature = "enabled")]
-pub use enabled::{breaks, reach};
+pub use enabled::{block, breaks, reach};
 
 #[cfg(feature = "enabled")]
 mod enabled {
@@ -28,6 +33,7 @@ mod enabled {
     use std::path::PathBuf;
     use std::process::Command;
     use std::sync::LazyLock;
+    use std::time::Duration;
 
     static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("SECKILL_FAILPOINTS").map(Into::into));
 
@@ -45,6 +51,13 @@ mod enabled {
                 let _ = Command::new("kill").args(["-STOP", &id]).status();
             }
             _ => std::process::abort(),
+        }
+    }
+
+    pub fn block(name: &str) {
+        let Some(folder) = &*FOLDER else { return };
+        while folder.join(name).exists() {
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 

@@ -26,7 +26,7 @@ pub use adjustments::StoredAdjustment;
 pub use connection::Ledger;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};
-pub use orders::StoredOrder;
+pub use orders::{MAX_KEYS, StoredOrder};
 pub use position::FoldStart;
 pub use quarantine::{QuarantinedRecord, ReplayError};
 pub use schema::migrate;

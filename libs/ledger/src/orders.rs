@@ -1,11 +1,18 @@
 //! Queries for orders.
+use std::collections::HashMap;
+
 use seckill_protocol::{Buyer, Epoch, KeyHash, OrderId, OrderStatus, Quantity, SaleId, Seq, Tier};
 use sqlx::mysql::MySqlRow;
-use sqlx::{FromRow, Row};
+use sqlx::{FromRow, MySql, QueryBuilder, Row};
 
 use crate::connection::Ledger;
 use crate::error::LedgerError;
 use crate::rows;
+
+/// Maximum number of keys in one call of [`Ledger::orders_by_key`].
+pub const MAX_KEYS: usize = 128;
+/// Each number of keys is a statement of its own, which the server prepares. So there are only these numbers.
+const KEY_SIZES: [usize; 3] = [1, 16, MAX_KEYS];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredOrder {
@@ -79,36 +86,60 @@ impl Ledger {
         row.map(StoredOrder::try_from).transpose()
     }
 
-    /// The order that a buyer made with this key, and whether the ledger has all orders of the sale, at one instant. If
-    /// it has all and there is no order, there never will be one. It has all after CLOSE was folded, except those in
-    /// quarantine.
+    /// The order that a buyer made with this key, and whether the ledger has all orders of the sale. See
+    /// [`orders_by_key`](Self::orders_by_key).
     pub async fn order_by_key(
         &self,
         sale: SaleId,
         buyer: &Buyer,
         key: KeyHash,
     ) -> Result<(Option<StoredOrder>, bool), LedgerError> {
-        const SQL: &str = concat!(
+        let (orders, complete) = self.orders_by_key(sale, &[(buyer, key)]).await?;
+        Ok((orders.into_iter().next().flatten(), complete))
+    }
+
+    /// The order of each key, and whether the ledger has all orders of the sale, at one instant. If it has all, a key
+    /// without an order never gets one. It has all after CLOSE was folded, except those in quarantine.
+    ///
+    /// At most [`MAX_KEYS`] keys in one call.
+    pub async fn orders_by_key(
+        &self,
+        sale: SaleId,
+        keys: &[(&Buyer, KeyHash)],
+    ) -> Result<(Vec<Option<StoredOrder>>, bool), LedgerError> {
+        let Some((last, _)) = keys.last() else {
+            return Ok((Vec::new(), false));
+        };
+        let size = KEY_SIZES.into_iter().find(|size| *size >= keys.len());
+        let padding = size.unwrap_or(keys.len()) - keys.len();
+        let buyers = keys.iter().map(|(buyer, _)| *buyer);
+        // The index has the buyer, not the key, and a buyer has few orders in a sale.
+        let mut query: QueryBuilder<MySql> = QueryBuilder::new(concat!(
             "SELECT s.closed_at IS NOT NULL \
              AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.sale = s.id) AS complete, o.sale IS NOT NULL AS found, ",
             order_columns!(),
-            " FROM sales s LEFT JOIN orders o ON o.sale = s.id AND o.buyer = ? AND o.key_hash = ? WHERE s.id = ? \
-             ORDER BY o.epoch, o.seq LIMIT 1"
-        );
-        let row: Option<MySqlRow> = self
-            .query(async |connection| {
-                let query = sqlx::query(SQL).bind(buyer.as_str()).bind(key.0).bind(sale.0);
-                Ok(query.fetch_optional(connection).await?)
-            })
+            " FROM sales s LEFT JOIN orders o ON o.sale = s.id AND o.buyer IN ("
+        ));
+        let mut list = query.separated(", ");
+        for buyer in buyers.chain(std::iter::repeat_n(*last, padding)) {
+            list.push_bind(buyer.as_str());
+        }
+        query.push(") WHERE s.id = ").push_bind(sale.0);
+        query.push(" ORDER BY o.epoch, o.seq");
+        let rows: Vec<MySqlRow> = self
+            .query(async |connection| Ok(query.build().fetch_all(connection).await?))
             .await?;
-        let Some(row) = row else {
-            return Ok((None, false));
-        };
-        let order = match row.try_get("found")? {
-            true => Some(OrderRow::from_row(&row)?.try_into()?),
-            false => None,
-        };
-        Ok((order, row.try_get("complete")?))
+        let mut found: HashMap<(Buyer, KeyHash), StoredOrder> = HashMap::new();
+        let mut complete = false;
+        for row in &rows {
+            complete = row.try_get("complete")?;
+            if row.try_get("found")? {
+                let order = StoredOrder::try_from(OrderRow::from_row(row)?)?;
+                found.entry((order.buyer.clone(), order.key)).or_insert(order);
+            }
+        }
+        let order_of = |(buyer, key): &(&Buyer, KeyHash)| found.get(&((*buyer).clone(), *key)).cloned();
+        Ok((keys.iter().map(order_of).collect(), complete))
     }
 
     /// Whether the order was promised and is in quarantine. Its buyer still sees it as processing.

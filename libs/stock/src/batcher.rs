@@ -9,9 +9,10 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use seckill_protocol::index::{Decision, Fenced, Request};
 use seckill_protocol::{Batch, Epoch, SaleId};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::client::{StockClient, StockError};
+use crate::queue;
 
 /// Concurrent script calls. They keep Redis busy while replies are under way and callers come back.
 const MAX_CONCURRENT_SCRIPTS: usize = 4;
@@ -46,17 +47,23 @@ pub enum PurchaseError {
     Unknown(Arc<StockError>),
 }
 
-type Reply = Result<(Epoch, Decision), PurchaseError>;
+/// The decision, with the epoch of the index that made it.
+pub type PurchaseReply = Result<(Epoch, Decision), PurchaseError>;
 
-struct QueuedPurchase {
-    request: Request,
-    answer: oneshot::Sender<Reply>,
-}
+type QueueSender = queue::Sender<Request, PurchaseReply>;
+type QueueReceiver = queue::Receiver<Request, PurchaseReply>;
+type QueuedPurchase = queue::Queued<Request, PurchaseReply>;
 
 /// The batcher of one sale in this process. Clones share it. It stops when the last one is dropped.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Batcher {
-    queue: mpsc::Sender<QueuedPurchase>,
+    queue: Arc<QueueSender>,
+}
+
+impl std::fmt::Debug for Batcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Batcher")
+    }
 }
 
 impl Batcher {
@@ -68,7 +75,7 @@ impl Batcher {
         log: impl BatchSink,
         queue: usize,
     ) -> Self {
-        let (sender, receiver) = mpsc::channel(queue);
+        let (sender, receiver) = queue::queue(queue);
         tokio::spawn(run(
             Scripts {
                 client,
@@ -78,16 +85,18 @@ impl Batcher {
             epoch,
             receiver,
         ));
-        Batcher { queue: sender }
+        Batcher {
+            queue: Arc::new(sender),
+        }
     }
 
     /// Decides one request, in a batch with others that wait at the same time. [`Decision::Reserved`] is not a promise
-    /// yet.
-    pub async fn purchase(&self, request: Request) -> Reply {
+    /// yet. If the future is dropped before the script call, nothing is bought.
+    pub async fn purchase(&self, request: Request) -> PurchaseReply {
         let (answer, decision) = oneshot::channel();
         self.queue
-            .try_send(QueuedPurchase { request, answer })
-            .map_err(|_| PurchaseError::Overloaded)?;
+            .push(request, answer)
+            .map_err(|queue::Refused| PurchaseError::Overloaded)?;
         // The task answers every request that it takes from the queue. Only the end of the process drops them.
         decision.await.unwrap_or(Err(PurchaseError::Overloaded))
     }
@@ -99,33 +108,33 @@ struct Scripts<S> {
     log: S,
 }
 
-async fn run<S: BatchSink>(
-    scripts: Scripts<S>,
-    epoch: watch::Receiver<Option<Epoch>>,
-    mut queue: mpsc::Receiver<QueuedPurchase>,
-) {
+async fn run<S: BatchSink>(scripts: Scripts<S>, epoch: watch::Receiver<Option<Epoch>>, queue: QueueReceiver) {
     let mut in_flight = FuturesUnordered::new();
     loop {
-        let batch_is_full = queue.len() >= Batch::MAX_ORDERS;
-        if in_flight.is_empty() || (batch_is_full && in_flight.len() < MAX_CONCURRENT_SCRIPTS) {
-            let mut batch = Vec::new();
-            // It waits only while no call is in flight.
-            if queue.recv_many(&mut batch, Batch::MAX_ORDERS).await == 0 {
+        let batch = if in_flight.is_empty() {
+            let batch = queue.take(Batch::MAX_ORDERS).await;
+            if batch.is_empty() {
                 return;
             }
-            let epoch = *epoch.borrow();
-            in_flight.push(scripts.decide(epoch, batch));
+            batch
+        } else if queue.len() >= Batch::MAX_ORDERS && in_flight.len() < MAX_CONCURRENT_SCRIPTS {
+            // Must not wait: the calls in flight advance only below. It is empty if all callers have gone away.
+            queue.try_take(Batch::MAX_ORDERS)
         } else {
-            in_flight.next().await;
+            Vec::new()
+        };
+        match batch.is_empty() {
+            true => drop(in_flight.next().await),
+            false => in_flight.push(scripts.decide(*epoch.borrow(), batch)),
         }
     }
 }
 
 impl<S: BatchSink> Scripts<S> {
     async fn decide(&self, epoch: Option<Epoch>, batch: Vec<QueuedPurchase>) {
-        let (requests, answers): (Vec<_>, Vec<_>) =
+        let (mut requests, mut answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|queued| (queued.request, queued.answer)).unzip();
-        let fail_all = |answers: Vec<oneshot::Sender<Reply>>, error: PurchaseError| {
+        let fail_all = |answers: Vec<oneshot::Sender<PurchaseReply>>, error: PurchaseError| {
             for answer in answers {
                 let _ = answer.send(Err(error.clone())); // a caller that has gone away needs no answer
             }
@@ -133,12 +142,19 @@ impl<S: BatchSink> Scripts<S> {
         let Some(epoch) = epoch else {
             return fail_all(answers, PurchaseError::NoIndex);
         };
-        let decided = match self.client.purchase(self.sale, epoch, &requests).await {
+        let mut decided = self.client.purchase(self.sale, epoch, &requests).await;
+        if decided.is_err() {
             // The outcome is unknown. Repeat the requests: purchases of the first call are answered as already
-            // reserved.
-            Err(_) => self.client.purchase(self.sale, epoch, &requests).await,
-            decided => decided,
-        };
+            // reserved. Callers that have gone away since get no second call: a later request with the same key may
+            // have been told that nothing was bought. If the first call bought for them, the relay publishes the record.
+            (requests, answers) = std::iter::zip(requests, answers)
+                .filter(|(_, answer)| !answer.is_closed())
+                .unzip();
+            if answers.is_empty() {
+                return;
+            }
+            decided = self.client.purchase(self.sale, epoch, &requests).await;
+        }
         match decided {
             Ok(Ok((decisions, sold))) => {
                 if let Some(sold) = sold {

@@ -5,7 +5,7 @@
 //! - [`client`]: the handle on the server, and script calls
 //! - `connection`: one connection, and when it is replaced
 //! - [`purchase`]: one script call for a batch of purchases
-//! - [`batcher`]: turns the callers of one sale into few script calls
+//! - [`batcher`]: turns the callers of one sale into few script calls; `queue` has the callers that wait
 //! - [`rebuild`]: writes an index, installs it, changes its terms, drops it
 //! - [`probe`]: reads the state of the server and of an index
 //! - [`settings`]: reads the settings of the server
@@ -22,6 +22,7 @@ mod keys;
 pub mod outbox;
 pub mod probe;
 pub mod purchase;
+mod queue;
 pub mod rebuild;
 pub mod settings;
 

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use common::{connect, install, new_sale, redis_url};
+use futures::FutureExt as _;
 use seckill_protocol::index::{Decision, Fenced, Holding, Request, SaleState, Terms};
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash};
 use seckill_stock::{Applied, BYTES_A_UNIT, BatchSink, Batcher, Install, Installed, PurchaseError};
@@ -270,6 +271,31 @@ async fn a_crowd_gets_exactly_the_stock_once() {
     let logged: HashSet<_> = kept.iter().flat_map(|b| b.iter()).map(|(id, _)| id.seq).collect();
     assert_eq!(logged, won);
     assert!(kept.len() < 100, "a crowd shares script calls");
+    client.drop_sale(sale).await.expect("answers");
+}
+
+/// The test does not wait, so the batcher does not run before the callers are gone.
+#[tokio::test]
+async fn callers_that_went_away_buy_nothing_and_hold_no_place() {
+    const PLACES: usize = 10;
+    let (client, sale, epoch) = (connect().await, new_sale(), Epoch(5));
+    install(&client, sale, epoch, 100, open_terms()).await;
+    let (_known, epoch_known) = watch::channel(Some(epoch));
+    let batcher = Batcher::spawn(
+        client.clone(),
+        sale,
+        epoch_known,
+        Arc::new(RecordedBatches::default()),
+        PLACES,
+    );
+    for n in 0..3 * PLACES {
+        let purchase = batcher.purchase(request(&format!("gone-{n}"), 1)).now_or_never();
+        assert!(purchase.is_none(), "{purchase:?}");
+    }
+    let stays = batcher.purchase(request("stays", 1)).await;
+    assert!(matches!(stays, Ok((_, Decision::Reserved { seq: 1 }))), "{stays:?}");
+    let index = client.probe(sale).await.expect("answers").index.expect("there");
+    assert_eq!((index.left, index.holders), (99, 1));
     client.drop_sale(sale).await.expect("answers");
 }
 

@@ -39,6 +39,21 @@ impl Request {
 
     /// None if there is no HTTP response.
     pub async fn send(&self, address: SocketAddr) -> Option<Response> {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        self.write(&mut stream).await;
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response).await;
+        Response::parse(&String::from_utf8_lossy(&response))
+    }
+
+    /// Sends the request without waiting for the response. Dropping the connection is a client that goes away.
+    pub async fn start(&self, address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        self.write(&mut stream).await;
+        stream
+    }
+
+    async fn write(&self, stream: &mut TcpStream) {
         let mut head = format!("{} HTTP/1.1\r\nHost: seckill\r\nConnection: close\r\n", self.line);
         for header in &self.headers {
             head.push_str(header);
@@ -52,13 +67,9 @@ impl Request {
             head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
         }
         head.push_str("\r\n");
-        let mut stream = TcpStream::connect(address).await.ok()?;
         // The server may answer and close before it has read everything.
         let _ = stream.write_all(head.as_bytes()).await;
         let _ = stream.write_all(&self.body).await;
-        let mut response = Vec::new();
-        let _ = stream.read_to_end(&mut response).await;
-        Response::parse(&String::from_utf8_lossy(&response))
     }
 }
 

@@ -1,11 +1,12 @@
 //! A complete API on real servers, with its own database and topic. The other programs are in `other_programs`.
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use seckill_api::api::{Api, Servers};
 use seckill_api::catalogue::Catalogue;
 use seckill_api::metrics::Metrics;
+use seckill_api::server::ConnectionLimits;
 use seckill_api::{routes, server};
 use seckill_ledger::{Ledger, Sale, SaleTerms};
 use seckill_order_log::{LogConfig, OrderLog, Tail, ensure_topic};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::client::{Request, Response};
+use crate::proxy::Proxy;
 
 pub const PART: u32 = 0;
 pub const ORDER_NO_KEYS: &str = "1:00112233445566778899aabbccddeeff";
@@ -35,7 +37,26 @@ pub struct Harness {
     pub stock: StockClient,
     pub log: OrderLog,
     pub catalogue: Arc<Catalogue>,
+    pub metrics: Arc<Metrics>,
+    pub api: Arc<Api>,
     shutdown: Shutdown,
+}
+
+/// How a harness differs from the usual one.
+#[derive(Default)]
+struct Options {
+    /// Reads this topic instead of the one that it writes.
+    tail: Option<LogConfig>,
+    connections: ConnectionLimits,
+    max_purchases: Option<usize>,
+    /// Instead of the Redis that all tests share.
+    redis_url: Option<String>,
+}
+
+/// Between the API and its servers. The test itself does not use them.
+pub struct Proxies {
+    pub redis: Proxy,
+    pub mysql: Proxy,
 }
 
 impl Drop for Harness {
@@ -127,58 +148,122 @@ pub async fn new_topic() -> LogConfig {
 
 impl Harness {
     pub async fn start() -> Harness {
-        Self::with_redis(&environment("SECKILL_TEST_REDIS_URL")).await
+        Self::start_with(Options::default()).await
     }
 
     pub async fn with_redis(redis_url: &str) -> Harness {
-        let topic = new_topic().await;
-        Self::start_with(topic.clone(), topic, redis_url).await
+        Self::start_with(Options {
+            redis_url: Some(redis_url.to_owned()),
+            ..Options::default()
+        })
+        .await
     }
 
     /// Never reads the records that it writes, as if Kafka accepted records and did not deliver them.
     pub async fn without_read_back() -> Harness {
-        let redis_url = environment("SECKILL_TEST_REDIS_URL");
-        Self::start_with(new_topic().await, new_topic().await, &redis_url).await
+        let tail = Some(new_topic().await);
+        Self::start_with(Options {
+            tail,
+            ..Options::default()
+        })
+        .await
     }
 
-    async fn start_with(config: LogConfig, tail_config: LogConfig, redis_url: &str) -> Harness {
+    /// At most so many purchases are in progress, and none is ever read back.
+    pub async fn with_max_purchases(max: usize) -> Harness {
+        Self::start_with(Options {
+            tail: Some(new_topic().await),
+            max_purchases: Some(max),
+            ..Options::default()
+        })
+        .await
+    }
+
+    pub async fn with_connection_limits(connections: ConnectionLimits) -> Harness {
+        Self::start_with(Options {
+            connections,
+            ..Options::default()
+        })
+        .await
+    }
+
+    /// The API reaches Redis and MySQL through proxies.
+    pub async fn with_proxies() -> (Harness, Proxies) {
         let mysql_url = new_database().await;
+        let proxies = Proxies {
+            redis: Proxy::start(&environment("SECKILL_TEST_REDIS_URL")).await,
+            mysql: Proxy::start(&mysql_url).await,
+        };
+        let harness = Self::connect(Options::default(), mysql_url, Some(&proxies)).await;
+        (harness, proxies)
+    }
+
+    async fn start_with(options: Options) -> Harness {
+        Self::connect(options, new_database().await, None).await
+    }
+
+    async fn connect(options: Options, mysql_url: String, proxies: Option<&Proxies>) -> Harness {
         seckill_ledger::migrate(&mysql_url).await.expect("migrates");
+        let config = new_topic().await;
+        let redis_url = options
+            .redis_url
+            .unwrap_or_else(|| environment("SECKILL_TEST_REDIS_URL"));
         let ledger = Ledger::connect(&mysql_url, 8).await.expect("MySQL answers");
         let log = OrderLog::connect(config.clone()).await.expect("Kafka answers");
         let start = ledger.reader_start(log.partitions()).await.expect("MySQL answers");
+        let tail_config = options.tail.unwrap_or_else(|| config.clone());
         let tail = Tail::spawn(tail_config, start, CancellationToken::new()).expect("starts");
-        let stock = StockClient::connect(redis_url).await.expect("Redis answers");
+        let stock = StockClient::connect(&redis_url).await.expect("Redis answers");
         tail.caught_up().await;
+        let (api_ledger, api_stock) = match proxies {
+            None => (ledger.clone(), stock.clone()),
+            Some(Proxies { redis, mysql }) => (
+                Ledger::connect(&mysql.url, 8).await.expect("MySQL answers"),
+                StockClient::connect(&redis.url).await.expect("Redis answers"),
+            ),
+        };
 
         let shutdown = Shutdown::new();
-        let catalogue = Arc::new(Catalogue::new(ledger.clone(), CLASS.into(), log.partitions()));
+        let catalogue = Arc::new(Catalogue::new(api_ledger.clone(), CLASS.into(), log.partitions()));
         let order_no_keys: OrderNoKeys = ORDER_NO_KEYS.parse().expect("keys");
         let servers = Servers {
-            stock: stock.clone(),
+            stock: api_stock,
             log: log.clone(),
             tail,
-            ledger: ledger.clone(),
+            ledger: api_ledger,
         };
+        let metrics = Metrics::register(&mut Registry::default());
+        let max_purchases = options.max_purchases.unwrap_or(1000);
         let api = Api::new(
             servers,
             catalogue.clone(),
             order_no_keys,
-            Metrics::register(&mut Registry::default()),
+            max_purchases,
+            metrics.clone(),
         );
         let (followed, until) = (catalogue.clone(), shutdown.clone());
         tokio::spawn(async move { followed.follow(until).await });
+        let serve = |routes| serve(routes, options.connections, metrics.clone(), &shutdown);
         Harness {
-            v1: serve(routes::v1(api.clone()), &shutdown).await,
-            legacy: serve(routes::legacy::router(api), &shutdown).await,
+            v1: serve(routes::v1(api.clone())).await,
+            legacy: serve(routes::legacy::router(api.clone())).await,
             mysql_url,
             topic: config.topic,
             ledger,
             stock,
             log,
             catalogue,
+            metrics,
+            api,
             shutdown,
         }
+    }
+
+    /// Runs a statement in MySQL.
+    pub async fn execute(&self, sql: &str) {
+        let mut connection = MySqlConnection::connect(&self.mysql_url).await.expect("MySQL answers");
+        let statement = AssertSqlSafe(sql.to_owned());
+        connection.execute(statement).await.expect("a valid statement");
     }
 
     pub async fn refresh(&self) {
@@ -245,9 +330,23 @@ pub fn purchase(sale: &Sale, key: &str, quantity: u32) -> Request {
     Request::new(format!("POST {}/orders", path(sale)), &headers, body)
 }
 
-async fn serve(routes: axum::Router, shutdown: &Shutdown) -> SocketAddr {
+async fn serve(
+    routes: axum::Router,
+    limits: ConnectionLimits,
+    metrics: Arc<Metrics>,
+    shutdown: &Shutdown,
+) -> SocketAddr {
     let listener = server::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let address = listener.local_addr().expect("bound");
-    tokio::spawn(server::serve(listener, routes, shutdown.clone()));
+    tokio::spawn(server::serve(listener, routes, limits, metrics, shutdown.clone()));
     address
+}
+
+/// Waits until the condition holds.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

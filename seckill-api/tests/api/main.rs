@@ -2,11 +2,13 @@
 mod bad_input;
 mod buying;
 mod client;
+mod connections;
 mod harness;
 mod legacy;
 mod orders;
 mod other_programs;
 mod program;
+mod proxy;
 mod recovery;
 mod sales;
 mod switchover;

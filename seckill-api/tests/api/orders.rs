@@ -1,3 +1,4 @@
+use futures::future::join_all;
 use seckill_protocol::{Epoch, OrderId, OrderNoKeys, Record, StockAdjustment};
 
 use crate::client::Request;
@@ -126,7 +127,7 @@ async fn a_valid_number_without_an_order_is_processing_until_the_fold() {
             epoch: Epoch(epoch),
             seq: 77,
         };
-        keys.encode(order).expect("fits").to_string()
+        keys.encode(order, sale.opens_at).expect("fits").to_string()
     };
     let epoch = harness.row(&sale).await.live_epoch.expect("live").0;
     let path = format!("/v1/orders/{}", number(sale.id, epoch));
@@ -138,4 +139,50 @@ async fn a_valid_number_without_an_order_is_processing_until_the_fold() {
         .get(&format!("/v1/orders/{other_sale}"))
         .await
         .is(404, "order_unknown");
+}
+
+#[tokio::test]
+async fn a_cancellation_in_the_log_is_answered_202_without_mysql() {
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(5, open()).await;
+    let bought = harness.buy(&sale, &key()).await;
+    harness.store().await;
+    let end = harness.log.end_offset(PART).await.expect("Kafka answers");
+    let request = Request::new(format!("DELETE /v1/orders/{}", bought.order_no()), &[], "");
+    let outage = async {
+        eventually("the cancellation is in the log", async || {
+            harness.log.end_offset(PART).await.expect("Kafka answers") > end
+        })
+        .await;
+        proxies.mysql.pause();
+    };
+    let (cancelled, ()) = tokio::join!(harness.send(request), outage);
+    assert_eq!(cancelled.status, 202, "{cancelled:?}");
+    assert_eq!(
+        cancelled.headers["location"],
+        format!("/v1/orders/{}", bought.order_no())
+    );
+    proxies.mysql.resume();
+}
+
+#[tokio::test]
+async fn waiting_cancellations_share_the_queries_of_the_ledger() {
+    const ORDERS: u64 = 40;
+    let harness = Harness::start().await;
+    let sale = harness.sell(ORDERS, open()).await;
+    let keys: Vec<String> = (0..ORDERS).map(|_| key()).collect();
+    let bought = join_all(keys.iter().map(|key| harness.buy(&sale, key))).await;
+    harness.store().await;
+    let before = harness.metrics.ledger_queries.get();
+    // Nobody stores, so they wait as long as they may.
+    let cancelled = join_all(bought.iter().map(|bought| {
+        let line = format!("DELETE /v1/orders/{}", bought.order_no());
+        harness.send(Request::new(line, &[], ""))
+    }));
+    for answer in cancelled.await {
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    let queries = harness.metrics.ledger_queries.get() - before;
+    // One for each order, and one in 50 ms for all.
+    assert!((ORDERS..4 * ORDERS).contains(&queries), "{queries}");
 }

@@ -1,19 +1,27 @@
-//! The program itself: its readiness and its shutdown.
+//! The program itself: its readiness, its shutdown, and what only several processes show.
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::client::{Request, Response};
-use crate::harness::{Harness, ORDER_NO_KEYS, environment, key, new_database, new_topic, open, path, purchase};
+use seckill_ledger::SaleTerms;
 
-struct Program {
+use crate::client::{Request, Response};
+use crate::harness::*;
+
+pub struct Program {
     child: Child,
-    v1: SocketAddr,
-    admin: SocketAddr,
+    pub v1: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 impl Program {
-    fn start(mysql_url: &str, topic: &str) -> Program {
+    pub fn start(mysql_url: &str, topic: &str) -> Program {
+        Self::start_with(mysql_url, topic, &[])
+    }
+
+    /// `variables` replace those of the usual program.
+    fn start_with(mysql_url: &str, topic: &str, variables: &[(&str, &str)]) -> Program {
         let [v1, admin] = free_addresses();
         let child = Command::new(env!("CARGO_BIN_EXE_seckill-api"))
             .env_clear()
@@ -25,6 +33,7 @@ impl Program {
             .env("SECKILL_LISTEN", v1.to_string())
             .env("SECKILL_ADMIN_LISTEN", admin.to_string())
             .env("SECKILL_LOG_FORMAT", "text")
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .spawn()
             .expect("starts");
@@ -32,7 +41,7 @@ impl Program {
     }
 
     /// Waits until the readiness probe gives such a response.
-    async fn wait_for_readiness(&self, expected: impl Fn(&Response) -> bool) {
+    pub async fn wait_for_readiness(&self, expected: impl Fn(&Response) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let response = Request::get("/readyz").send(self.admin).await;
@@ -106,4 +115,118 @@ async fn readiness_reports_a_missing_schema() {
         .await;
     seckill_ledger::migrate(&empty).await.expect("migrates");
     program.wait_for_readiness(|response| response.status == 200).await;
+}
+
+/// A process whose tail can be stopped: while the file exists, the process reads no record.
+struct BlockedTail {
+    folder: std::path::PathBuf,
+}
+
+impl BlockedTail {
+    fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("seckill-api-{:016x}", rand::random::<u64>()));
+        std::fs::create_dir(&folder).expect("a new folder");
+        BlockedTail { folder }
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.folder.join("tail.before-read")
+    }
+
+    fn block(&self) {
+        std::fs::write(self.file(), "").expect("writes");
+    }
+
+    fn unblock(&self) {
+        std::fs::remove_file(self.file()).expect("was blocked");
+    }
+
+    fn folder(&self) -> &str {
+        Path::to_str(&self.folder).expect("UTF-8")
+    }
+}
+
+impl Drop for BlockedTail {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_by_a_process_behind_the_log_does_not_count() {
+    let harness = Harness::start().await;
+    let sold_out = harness.sell(1, open()).await;
+    let over = harness.announce(1, over()).await;
+    assert_eq!(harness.buy(&sold_out, &key()).await.status, 201);
+    let tail = BlockedTail::new();
+    let variables = [("SECKILL_FAILPOINTS", tail.folder())];
+    let program = Program::start_with(&harness.mysql_url, &harness.topic, &variables);
+    program.wait_for_readiness(|response| response.status == 200).await;
+    let buy = async |sale| purchase(sale, &key(), 1).send(program.v1).await.expect("an answer");
+    buy(&sold_out).await.is(409, "sold_out");
+    buy(&over).await.is(410, "ended");
+
+    // Another process begins a new epoch of both sales. The old index still refuses, and this process does not know yet
+    // that it is outdated.
+    tail.block();
+    harness.barrier(&sold_out).await;
+    harness.barrier(&over).await;
+    // The process may have confirmed within the last 100 ms that it has read everything.
+    eventually("the refusals do not count", async || {
+        buy(&sold_out).await.status == 503 && buy(&over).await.status == 503
+    })
+    .await;
+    buy(&sold_out).await.is(503, "not_ready");
+    buy(&over).await.is(503, "not_ready");
+
+    tail.unblock();
+    harness.store().await;
+    harness.rebuild(&sold_out).await;
+    eventually("the new index refuses", async || {
+        buy(&sold_out).await.code() == "sold_out"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rotating_keys_never_loses_or_changes_a_number() {
+    const NEW_KEY: &str = "2:ffeeddccbbaa99887766554433221100";
+    let harness = Harness::start().await;
+    let two_hours_ago = jiff::Timestamp::from_millisecond(now() as i64 - 2 * 3_600_000).expect("a time");
+    let rotated = format!("{ORDER_NO_KEYS},{NEW_KEY}@{two_hours_ago}");
+    let old = Program::start(&harness.mysql_url, &harness.topic);
+    let variables = [("SECKILL_ORDER_NO_KEYS", rotated.as_str())];
+    let new = Program::start_with(&harness.mysql_url, &harness.topic, &variables);
+    for program in [&old, &new] {
+        program.wait_for_readiness(|response| response.status == 200).await;
+    }
+    let get = async |program: &Program, number: &str| {
+        let request = Request::get(&format!("/v1/orders/{number}"));
+        request.send(program.v1).await.expect("an answer")
+    };
+
+    // A sale that started before the time of the new key: the same number everywhere, whichever process answers.
+    let terms = SaleTerms {
+        opens_at: now() - 3 * 3_600_000,
+        ..open()
+    };
+    let running = harness.sell(3, terms).await;
+    let key = key();
+    let buy = async |program: &Program| purchase(&running, &key, 1).send(program.v1).await.expect("an answer");
+    let (first, again) = (buy(&new).await, buy(&old).await);
+    assert_eq!((first.status, again.status), (201, 201), "{first:?}");
+    assert_eq!(first.body, again.body);
+    assert_eq!(get(&old, first.order_no()).await.status, 200);
+
+    // A sale that started after it: a process without the key can't read its numbers, and does not say that there is no
+    // such order.
+    let later = harness.sell(3, open()).await;
+    let bought = purchase(&later, &key, 1).send(new.v1).await.expect("an answer");
+    assert!(bought.order_no().starts_with('2'), "{bought:?}");
+    assert_eq!(get(&new, bought.order_no()).await.status, 200);
+    let unreadable = get(&old, bought.order_no()).await;
+    assert!(unreadable.is(503, "not_ready").headers.contains_key("retry-after"));
+    let cancel = Request::new(format!("DELETE /v1/orders/{}", bought.order_no()), &[], "");
+    cancel.send(old.v1).await.expect("an answer").is(503, "not_ready");
+    get(&old, "-ABCDEFGHJKMNPQRSTVWXYZ0123").await.is(404, "order_unknown");
 }

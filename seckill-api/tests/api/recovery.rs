@@ -3,7 +3,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::future::join_all;
-use seckill_protocol::Record;
+use seckill_api::problem::Problem;
+use seckill_api::purchase::{Outcome, Purchase};
+use seckill_ledger::SaleTerms;
+use seckill_protocol::index::Request;
+use seckill_protocol::{Buyer, KeyHash, Record};
 
 use crate::client::Response;
 use crate::harness::*;
@@ -125,11 +129,9 @@ async fn ended_is_answered_only_after_close_is_folded() {
 }
 
 /// Buys as a correct client does: with the same key until there is an answer.
-async fn buy_until_answered(harness: &Harness, sale: &seckill_ledger::Sale) -> Response {
-    tokio::time::sleep(Duration::from_millis(rand::random_range(0..2000))).await;
-    let key = key();
+async fn buy_until_answered(harness: &Harness, sale: &seckill_ledger::Sale, key: &str) -> Response {
     loop {
-        let answer = harness.buy(sale, &key).await;
+        let answer = harness.buy(sale, key).await;
         if !matches!(answer.status, 202 | 503) {
             return answer;
         }
@@ -141,7 +143,10 @@ async fn buy_until_answered(harness: &Harness, sale: &seckill_ledger::Sale) -> R
 async fn repeated_rebuilds_sell_each_unit_once() {
     let harness = Harness::start().await;
     let sale = harness.sell(100, open()).await;
-    let buyers = join_all((0..300).map(|_| buy_until_answered(&harness, &sale)));
+    let buyers = join_all((0..300).map(async |_| {
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..2000))).await;
+        buy_until_answered(&harness, &sale, &key()).await
+    }));
     let rebuilds = async {
         for lost in [false, true, false, true, false] {
             tokio::time::sleep(Duration::from_millis(250)).await;
@@ -209,4 +214,268 @@ async fn a_sale_on_an_unread_partition_is_not_sold() {
     harness.buy(&sale, &key()).await.is(503, "not_ready");
     let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
     assert_eq!(index.expect("installed").left, 3);
+}
+
+#[tokio::test]
+async fn late_requests_share_the_queries_of_the_ledger() {
+    const LATE: usize = 200;
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(3, open()).await;
+    let winners = [key(), key()];
+    let bought = [
+        harness.buy(&sale, &winners[0]).await,
+        harness.buy(&sale, &winners[1]).await,
+    ];
+    harness.change(&sale, over()).await;
+    harness.settle(&sale).await;
+    harness.refresh().await;
+    let before = harness.metrics.ledger_queries.get();
+    // The first query waits, and so all others meet.
+    proxies.mysql.pause();
+    let late: Vec<String> = (0..LATE).map(|_| key()).collect();
+    let keys = late.iter().chain(&winners);
+    let crowd = join_all(keys.map(|key| buy_until_answered(&harness, &sale, key)));
+    let release = async {
+        let waiting = LATE as i64 + 2;
+        eventually("the crowd waits", async || {
+            harness.metrics.in_flight.get() >= waiting / 2
+        })
+        .await;
+        proxies.mysql.resume();
+    };
+    let (answers, ()) = tokio::join!(crowd, release);
+    let (ended, won) = answers.split_at(LATE);
+    for answer in ended {
+        answer.is(410, "ended");
+    }
+    for (answer, bought) in won.iter().zip(&bought) {
+        assert_eq!((answer.status, &answer.body), (201, &bought.body), "{answer:?}");
+    }
+    let queries = harness.metrics.ledger_queries.get() - before;
+    assert!(queries < LATE as u64 / 4, "{queries}");
+
+    // A final answer needs no query, and is given while MySQL is away. A winner is asked for again.
+    proxies.mysql.pause();
+    for key in &late {
+        harness.buy(&sale, key).await.is(410, "ended");
+    }
+    harness.earlier(&sale, &late[0]).await.is(404, "request_unknown");
+    assert_eq!(harness.metrics.ledger_queries.get() - before, queries);
+    proxies.mysql.resume();
+    assert_eq!(
+        buy_until_answered(&harness, &sale, &winners[0]).await.body,
+        bought[0].body
+    );
+}
+
+#[tokio::test]
+async fn an_order_in_quarantine_makes_no_answer_final() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(3, open()).await;
+    harness.change(&sale, over()).await;
+    harness.settle(&sale).await;
+    harness.refresh().await;
+    let row = "INSERT INTO quarantine (part, off, reason, payload, sale, epoch, first_seq, last_seq)";
+    harness
+        .execute(&format!("{row} VALUES (0, 99, 'r', '', {}, 1, 3, 3)", sale.id.0))
+        .await;
+    let key = key();
+    for _ in 0..3 {
+        harness.buy(&sale, &key).await.is(503, "not_ready");
+    }
+    harness.execute("DELETE FROM quarantine").await;
+    harness.buy(&sale, &key).await.is(410, "ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purchase_whose_client_went_away_buys_nothing() {
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(9, open()).await;
+    let (first, gone) = (key(), key());
+    proxies.redis.pause();
+    let bought = harness.buy(&sale, &first);
+    let client_goes_away = async {
+        // The second purchase waits behind the script call of the first one.
+        eventually("a script call is under way", async || proxies.redis.held() > 0).await;
+        let stream = purchase(&sale, &gone, 1).start(harness.v1).await;
+        eventually("it is in progress", async || harness.metrics.in_flight.get() == 2).await;
+        drop(stream);
+        eventually("it is given up", async || harness.metrics.in_flight.get() == 1).await;
+        proxies.redis.resume();
+    };
+    let (bought, ()) = tokio::join!(bought, client_goes_away);
+    assert_eq!(bought.status, 201, "{bought:?}");
+    harness.earlier(&sale, &gone).await.is(404, "request_unknown");
+    let left = async || {
+        harness
+            .stock
+            .probe(sale.id)
+            .await
+            .expect("Redis answers")
+            .index
+            .expect("installed")
+            .left
+    };
+    assert_eq!(left().await, 8);
+    assert_eq!(harness.buy(&sale, &gone).await.status, 201);
+    assert_eq!(left().await, 7);
+}
+
+/// The call is repeated only for clients that still wait: others may have asked already, and heard that nothing was bought.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_script_call_is_not_repeated_for_nobody() {
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(9, open()).await;
+    let gone = key();
+    proxies.redis.pause();
+    let stream = purchase(&sale, &gone, 1).start(harness.v1).await;
+    eventually("a script call is under way", async || proxies.redis.held() > 0).await;
+    drop(stream);
+    eventually("it is given up", async || harness.metrics.in_flight.get() == 0).await;
+    proxies.redis.cut();
+    proxies.redis.resume();
+    // The batcher finishes the first batch before it begins another.
+    let next = buy_until_answered(&harness, &sale, &key()).await;
+    assert_eq!(next.status, 201, "{next:?}");
+    harness.earlier(&sale, &gone).await.is(404, "request_unknown");
+    let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
+    assert_eq!(index.expect("installed").left, 8);
+}
+
+#[tokio::test]
+async fn a_script_call_without_an_answer_is_repeated() {
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(5, open()).await;
+    proxies.redis.pause();
+    let key = key();
+    let outage = async {
+        eventually("the call is repeated", async || proxies.redis.held() >= 2).await;
+        proxies.redis.resume();
+    };
+    let (bought, ()) = tokio::join!(harness.buy(&sale, &key), outage);
+    assert_eq!(bought.status, 201, "{bought:?}");
+    let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
+    assert_eq!(index.expect("installed").left, 4);
+}
+
+#[tokio::test]
+async fn a_silent_index_causes_an_unknown_outcome() {
+    let (harness, proxies) = Harness::with_proxies().await;
+    let sale = harness.sell(5, open()).await;
+    proxies.redis.pause();
+    let key = key();
+    harness.buy(&sale, &key).await.is(503, "outcome_unknown");
+    proxies.redis.resume();
+    // The calls without an answer may still have run, and the retry gets their order.
+    let bought = buy_until_answered(&harness, &sale, &key).await;
+    assert_eq!(bought.status, 201, "{bought:?}");
+    let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
+    assert_eq!(index.expect("installed").left, 4);
+}
+
+#[tokio::test]
+async fn limit_reached_names_only_an_order_in_the_log() {
+    let harness = Harness::start().await;
+    let terms = SaleTerms {
+        limit_per_buyer: 1,
+        ..open()
+    };
+    let sale = harness.sell(5, terms).await;
+    let purchase = |key: u64| Purchase {
+        sale: sale.id,
+        buyer: Buyer::anonymous("one"),
+        key: KeyHash(key),
+        quantity: 1,
+    };
+    let held_order = async |key| match harness.api.purchase(&purchase(key)).await {
+        Err(Problem::LimitReached { held }) => held,
+        other => panic!("{other:?}"),
+    };
+    // The index has reserved an order, and its record is not in the log.
+    let request = Request {
+        buyer: Buyer::anonymous("one"),
+        quantity: 1,
+        tier: 0,
+        key: KeyHash(1),
+    };
+    let epoch = harness.row(&sale).await.live_epoch.expect("live");
+    let reserved = harness.stock.purchase(sale.id, epoch, &[request]).await;
+    reserved.expect("Redis answers").expect("not fenced");
+    assert_eq!(held_order(2).await, None);
+    let Ok(Outcome::Bought(bought)) = harness.api.purchase(&purchase(1)).await else {
+        panic!("the record is appended again");
+    };
+    assert_eq!(held_order(2).await, Some(bought.order_no));
+}
+
+#[tokio::test]
+async fn a_barrier_in_the_log_forbids_ended_without_an_index() {
+    let harness = Harness::start().await;
+    let sale = harness.announce(1, over()).await;
+    harness.buy(&sale, &key()).await.is(410, "ended");
+    harness.earlier(&sale, &key()).await.is(404, "request_unknown");
+    // MySQL has lost the epoch of an index that may have sold.
+    harness.barrier(&sale).await;
+    eventually("nothing is final", async || {
+        harness.buy(&sale, &key()).await.status == 503
+    })
+    .await;
+    harness.earlier(&sale, &key()).await.is(503, "not_ready");
+}
+
+#[tokio::test]
+async fn a_reservation_after_close_ends_as_ended() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(3, open()).await;
+    let winner = key();
+    let bought = harness.buy(&sale, &winner).await;
+    harness.append(&Record::Close { sale: sale.id }).await;
+    // The index does not know of CLOSE. Whether a purchase counted is known when CLOSE is folded.
+    let late = key();
+    harness.buy(&sale, &late).await.is(503, "outcome_unknown");
+    harness.store().await;
+    harness.buy(&sale, &late).await.is(410, "ended");
+    assert_eq!(harness.buy(&sale, &winner).await.body, bought.body);
+    // A refusal of the index is not needed any more.
+    harness.change(&sale, over()).await;
+    harness.buy(&sale, &key()).await.is(410, "ended");
+    harness.earlier(&sale, &key()).await.is(404, "request_unknown");
+    assert_eq!(harness.row(&sale).await.sold, 1);
+}
+
+#[tokio::test]
+async fn an_order_of_an_old_epoch_is_answered_at_once() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(3, open()).await;
+    let key = key();
+    let bought = harness.buy(&sale, &key).await;
+    // The tail remembers the accepted orders of the last two epochs.
+    for _ in 0..3 {
+        harness.store().await;
+        harness.rebuild(&sale).await;
+    }
+    harness.refresh().await;
+    for again in [harness.buy(&sale, &key).await, harness.earlier(&sale, &key).await] {
+        assert_eq!(again.body, bought.body, "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn purchases_beyond_the_limit_are_refused_at_once() {
+    let harness = Harness::with_max_purchases(3).await;
+    let sale = harness.sell(9, open()).await;
+    let keys = [key(), key(), key()];
+    let waiting = join_all(keys.iter().map(|key| harness.buy(&sale, key)));
+    let beyond = async {
+        eventually("three wait for their record", async || {
+            let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
+            index.expect("installed").left == 6
+        })
+        .await;
+        harness.buy(&sale, &key()).await
+    };
+    let (waiting, beyond) = tokio::join!(waiting, beyond);
+    let refused = beyond.is(503, "overloaded");
+    assert!(refused.headers.contains_key("retry-after"));
+    assert!(waiting.iter().all(|answer| answer.status == 202), "{waiting:?}");
 }

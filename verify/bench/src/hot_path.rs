@@ -140,7 +140,7 @@ fn order_number(times: u64) {
             epoch: Epoch(12),
             seq,
         };
-        let _ = black_box(keys.encode(black_box(order)));
+        let _ = black_box(keys.encode(black_box(order), 0));
     }
 }
 

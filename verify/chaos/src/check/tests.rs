@@ -54,7 +54,7 @@ fn stored(key: &str, quantity: Quantity) -> StoredOrder {
 
 fn won(seq: Seq, quantity: Quantity) -> BuyerAnswer {
     BuyerAnswer::Won {
-        number: order_no_keys().encode(id(EPOCH, seq)).unwrap().to_string(),
+        number: order_no_keys().encode(id(EPOCH, seq), 0).unwrap().to_string(),
         quantity,
         cancelled: false,
     }

@@ -135,6 +135,12 @@ fn the_chart_refuses_wrong_values(release: &Release) -> Result<()> {
         ("ingress.enabled=maybe", "enabled"),
         ("ingress.host=http://shop", "ingress.host: expected"),
         ("kafka.brokers=kafka", "kafka.brokers: expected host:port"),
+        ("api.idleTimeoutSeconds=1", "idleTimeoutSeconds"),
+        ("api.maxConnectionsPerAddress=-1", "maxConnectionsPerAddress"),
+        (
+            "orderNumberKeys.keys=1:00112233445566778899aabbccddeeff\\,2:ffeeddccbbaa99887766554433221100",
+            "exactly one key has no time",
+        ),
     ] {
         match release
             .cluster

@@ -1,0 +1,203 @@
+//! The order of a key after a sale, from the ledger. After CLOSE every late request asks for it, so requests that wait at
+//! the same time share one query, and a final answer is remembered for a while.
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use seckill_ledger::{Ledger, MAX_KEYS, StoredOrder};
+use seckill_protocol::{Buyer, KeyHash, SaleId};
+use tokio::sync::oneshot;
+
+use crate::ledger_lookup::LedgerLookups;
+use crate::limits::{MAX_REMEMBERED_KEYS, MAX_WAITING_LOOKUPS};
+use crate::problem::Problem;
+
+#[derive(Debug, Clone)]
+pub enum OrderOfKey {
+    Stored(Box<StoredOrder>),
+    /// This key has no order and never gets one.
+    Never,
+    /// The ledger does not have all orders of the sale.
+    Unknown,
+}
+
+/// The order of a key of a sale. There is at most one query in flight for a sale: it takes all keys that wait.
+pub struct OrderLookups(Arc<Shared>);
+
+type Key = (Buyer, KeyHash);
+type Answer = Result<OrderOfKey, Problem>;
+
+struct Waiting {
+    key: Key,
+    answer: oneshot::Sender<Answer>,
+}
+
+struct Shared {
+    ledger: Ledger,
+    lookups: Arc<LedgerLookups>,
+    /// The sales that are being queried.
+    waiting: Mutex<HashMap<SaleId, VecDeque<Waiting>>>,
+    never: Mutex<RecentKeys>,
+}
+
+impl OrderLookups {
+    pub fn new(ledger: Ledger, lookups: Arc<LedgerLookups>) -> Self {
+        OrderLookups(Arc::new(Shared {
+            ledger,
+            lookups,
+            waiting: Mutex::default(),
+            never: Mutex::default(),
+        }))
+    }
+
+    pub async fn order_of(&self, sale: SaleId, buyer: &Buyer, key: KeyHash) -> Answer {
+        let key = (buyer.clone(), key);
+        if lock(&self.0.never).contains(sale, &key) {
+            return Ok(OrderOfKey::Never);
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.0.push(sale, Waiting { key, answer })? {
+            let draining = Draining {
+                shared: self.0.clone(),
+                sale,
+            };
+            tokio::spawn(async move { draining.run().await });
+        }
+        // The answer is lost only if the task panicked.
+        answered.await.unwrap_or(Err(Problem::NotReady))
+    }
+}
+
+impl Shared {
+    /// Returns whether the caller has to start the queries of this sale.
+    fn push(&self, sale: SaleId, waiting: Waiting) -> Result<bool, Problem> {
+        let mut sales = lock(&self.waiting);
+        let starts = !sales.contains_key(&sale);
+        let queue = sales.entry(sale).or_default();
+        if queue.len() >= MAX_WAITING_LOOKUPS {
+            queue.retain(|waiting| !waiting.answer.is_closed());
+        }
+        if queue.len() >= MAX_WAITING_LOOKUPS {
+            return Err(Problem::Overloaded);
+        }
+        queue.push_back(waiting);
+        Ok(starts)
+    }
+
+    /// The next keys of a sale whose callers still wait. Empty if there are none: then the queries of the sale have ended.
+    fn take(&self, sale: SaleId) -> Vec<Waiting> {
+        let mut sales = lock(&self.waiting);
+        let mut batch = Vec::new();
+        if let Some(queue) = sales.get_mut(&sale) {
+            while batch.len() < MAX_KEYS
+                && let Some(waiting) = queue.pop_front()
+            {
+                if !waiting.answer.is_closed() {
+                    batch.push(waiting);
+                }
+            }
+        }
+        if batch.is_empty() {
+            sales.remove(&sale);
+        }
+        batch
+    }
+}
+
+/// The task that queries for one sale until nobody waits.
+struct Draining {
+    shared: Arc<Shared>,
+    sale: SaleId,
+}
+
+impl Draining {
+    async fn run(self) {
+        loop {
+            let batch = self.shared.take(self.sale);
+            if batch.is_empty() {
+                return;
+            }
+            let keys: Vec<_> = batch.iter().map(|waiting| (&waiting.key.0, waiting.key.1)).collect();
+            let query = self.shared.ledger.orders_by_key(self.sale, &keys);
+            let found = self.shared.lookups.look_up(query).await;
+            self.answer(batch, found);
+        }
+    }
+
+    fn answer(&self, batch: Vec<Waiting>, found: Result<(Vec<Option<StoredOrder>>, bool), Problem>) {
+        let (orders, complete) = match found {
+            Ok(found) => found,
+            Err(problem) => {
+                for waiting in batch {
+                    let _ = waiting.answer.send(Err(problem.clone())); // fails if the caller has gone away
+                }
+                return;
+            }
+        };
+        for (Waiting { key, answer }, order) in batch.into_iter().zip(orders) {
+            let result = match order {
+                Some(order) => OrderOfKey::Stored(Box::new(order)),
+                None if complete => OrderOfKey::Never,
+                None => OrderOfKey::Unknown,
+            };
+            if matches!(result, OrderOfKey::Never) {
+                lock(&self.shared.never).insert(self.sale, key);
+            }
+            let _ = answer.send(Ok(result));
+        }
+    }
+}
+
+/// A panic must not leave a sale that looks as if it were being queried.
+impl Drop for Draining {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(&self.shared.waiting).remove(&self.sale);
+        }
+    }
+}
+
+/// Keys that never get an order. CLOSE and everything before it was folded, and nothing of the sale was in quarantine, so
+/// this stays true for ever, also if MySQL loses its tail later. Older ones are forgotten to bound the memory: some 200
+/// bytes each.
+#[derive(Default)]
+struct RecentKeys {
+    newer: HashSet<(SaleId, Key)>,
+    older: HashSet<(SaleId, Key)>,
+}
+
+impl RecentKeys {
+    fn contains(&self, sale: SaleId, key: &Key) -> bool {
+        let key = (sale, key.clone());
+        self.newer.contains(&key) || self.older.contains(&key)
+    }
+
+    fn insert(&mut self, sale: SaleId, key: Key) {
+        if self.newer.len() >= MAX_REMEMBERED_KEYS / 2 {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert((sale, key));
+    }
+}
+
+/// The guarded data changes in single steps, so a panic elsewhere leaves it consistent.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_keys_are_forgotten() {
+        let key = |n: usize| (Buyer::anonymous(&n.to_string()), KeyHash(n as u64));
+        let mut recent = RecentKeys::default();
+        for n in 0..2 * MAX_REMEMBERED_KEYS {
+            recent.insert(SaleId(1), key(n));
+            assert!(recent.contains(SaleId(1), &key(n)));
+        }
+        assert!(!recent.contains(SaleId(1), &key(0)));
+        assert!(!recent.contains(SaleId(2), &key(2 * MAX_REMEMBERED_KEYS - 1)));
+        assert!(recent.newer.len() + recent.older.len() <= MAX_REMEMBERED_KEYS);
+    }
+}
