@@ -7,6 +7,7 @@ use seckill_ledger::Ledger;
 use seckill_order_log::OrderLog;
 use seckill_planner::demand::{ReplicaBounds, Workloads};
 use seckill_planner::preflight::ServerSettings;
+use seckill_protocol::index::Millis;
 use seckill_service::clock::Clock;
 use seckill_stock::StockClient;
 use tokio::sync::watch;
@@ -65,6 +66,14 @@ pub struct Context {
     pub observations: ReleaseObservations,
     pub cache: Arc<ReconcileCache>,
     pub metrics: Arc<Metrics>,
+    /// The operator's own clock. One clock alone decides nothing final, see [`seckill_planner::clocks`].
     pub clock: Clock,
     pub term: LeadershipTerm,
+}
+
+impl Context {
+    /// The time by which sales are planned: the operator's clock, corrected by the other ones.
+    pub fn now(&self) -> Millis {
+        self.cache.corrected(self.clock.now())
+    }
 }

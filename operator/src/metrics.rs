@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use seckill_planner::balance::BalanceCheck;
+use seckill_planner::clocks::ClockDifference;
 use seckill_planner::demand::Needs;
 use seckill_planner::{Observation, SaleKey};
 use seckill_service::metrics::encoding::EncodeLabelSet;
@@ -30,6 +31,11 @@ struct WorkloadLabel {
     workload: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServerLabel {
+    server: &'static str,
+}
+
 /// From a reconcile that finds nothing to do, to the rebuild of a large index.
 const RECONCILE_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -43,6 +49,7 @@ pub struct Metrics {
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
     preflight_problems: Family<SaleLabels, Gauge>,
     demand: Family<WorkloadLabel, Gauge>,
+    clock_difference: Family<ServerLabel, Gauge<f64, AtomicU64>>,
     leader: Gauge,
     terms: Counter,
     lease_failures: Counter,
@@ -62,6 +69,7 @@ impl Default for Metrics {
             ready_lead: Family::default(),
             preflight_problems: Family::default(),
             demand: Family::default(),
+            clock_difference: Family::default(),
             leader: Gauge::default(),
             terms: Counter::default(),
             lease_failures: Counter::default(),
@@ -118,6 +126,11 @@ impl Metrics {
             self.demand.clone(),
         );
         registry.register(
+            "seckill_operator_clock_difference_seconds",
+            "Seconds that the clock of a server is ahead of the operator's; negative: behind",
+            self.clock_difference.clone(),
+        );
+        registry.register(
             "seckill_operator_leader",
             "1: this operator is the leader; 0: it stands by",
             self.leader.clone(),
@@ -143,6 +156,7 @@ impl Metrics {
     pub fn lost_leadership(&self) {
         self.leader.set(0);
         self.demand.clear();
+        self.clock_difference.clear();
         self.keep(&HashSet::new());
     }
 
@@ -179,6 +193,18 @@ impl Metrics {
     pub fn demand(&self, demand: Needs) {
         for (workload, pods) in [("api", demand.api), ("worker", demand.worker)] {
             self.demand.get_or_create(&WorkloadLabel { workload }).set(pods.into());
+        }
+    }
+
+    /// How far a server's clock is ahead; `None`: unknown.
+    pub fn clock_difference(&self, server: &'static str, difference: Option<ClockDifference>) {
+        let labels = ServerLabel { server };
+        match difference {
+            Some(difference) => {
+                let seconds = difference.ahead_ms as f64 / 1000.0;
+                self.clock_difference.get_or_create(&labels).set(seconds);
+            }
+            None => drop(self.clock_difference.remove(&labels)),
         }
     }
 

@@ -8,8 +8,9 @@ use seckill_crds::{FlashSale, FlashSaleStatus};
 use seckill_planner::balance::BalanceHistory;
 use seckill_planner::condition::Blocker;
 use seckill_planner::pacing::StatusBudget;
-use seckill_planner::{SaleKey, Standing};
+use seckill_planner::{Clocks, SaleKey, Standing};
 use seckill_protocol::SaleId;
+use seckill_protocol::index::Millis;
 
 use crate::cluster::convert::sale_key;
 
@@ -26,6 +27,8 @@ struct Entries {
     totals: HashMap<SaleId, (u64, Instant)>,
     any_ending: bool,
     budget: StatusBudget,
+    /// How many ms the agreed time is ahead of the operator's own clock.
+    clock_correction: i64,
 }
 
 #[derive(Default)]
@@ -37,6 +40,7 @@ struct SaleEntry {
     write_turn: Option<Instant>,
     written: Option<Written>,
     balance: BalanceHistory,
+    index_unknown_since: Option<Instant>,
 }
 
 /// A status that was written when the object was known in this version.
@@ -147,6 +151,27 @@ impl ReconcileCache {
         let mut entries = self.lock();
         entries.closes.remove(&sale);
         entries.totals.remove(&sale);
+    }
+
+    /// How long the index of a sale has been unknown, if it is.
+    pub fn index_unknown_for(&self, key: &SaleKey, unknown: bool) -> Duration {
+        let mut entries = self.lock();
+        let since = &mut entries.sales.entry(key.clone()).or_default().index_unknown_since;
+        *since = unknown.then(|| since.unwrap_or_else(Instant::now));
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The clocks that were read last correct the operator's own. Without MySQL's there is no sale yet, and nothing new.
+    pub fn set_clock_correction(&self, clocks: &Clocks) {
+        if clocks.mysql.is_none() {
+            return;
+        }
+        self.lock().clock_correction = clocks.now().cast_signed() - clocks.operator.cast_signed();
+    }
+
+    /// The time by which sales are planned, from the operator's own clock.
+    pub fn corrected(&self, own: Millis) -> Millis {
+        own.saturating_add_signed(self.lock().clock_correction)
     }
 
     /// Whether any sale has ended and is not settled.

@@ -37,11 +37,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let kube = Client::try_default()
         .await
         .context("no access to Kubernetes: found neither a kubeconfig nor a service account")?;
-    run_until_shutdown(args, kube, Shutdown::on_signal()).await
+    run_until_shutdown(args, kube, Clock::system(), Shutdown::on_signal()).await
 }
 
 /// Runs until the shutdown. An error means that waiting would not help.
-pub async fn run_until_shutdown(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutdown: Shutdown) -> anyhow::Result<()> {
     let kube = with_timeouts(&kube);
     let health = Health::new();
     let gates = Gates::new(&health);
@@ -78,7 +78,7 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, shutdown: Shutdown)
             observations: ReleaseObservations { workloads, servers },
             cache: Arc::default(),
             metrics: metrics.clone(),
-            clock: Clock::system(),
+            clock: clock.clone(),
             term,
         };
         run_sales(Arc::new(context), workloads_sender, servers_sender)

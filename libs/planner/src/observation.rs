@@ -1,11 +1,13 @@
 //! Everything that is known of a sale at one time. Data only; what could not be read is unknown, never zero.
 use std::sync::Arc;
+use std::time::Duration;
 
 use seckill_protocol::Epoch;
 use seckill_protocol::index::{IndexState, Millis, SaleState};
 use seckill_protocol::sale::Sale;
 
 use crate::balance::BalanceCheck;
+use crate::clocks::Clocks;
 use crate::condition::Blocker;
 use crate::demand::Workloads;
 use crate::preflight::{self, Preflight, ServerSettings};
@@ -19,12 +21,14 @@ pub struct Observation {
     pub class: String,
     /// Partitions of the order log.
     pub partitions: u32,
-    pub now: Millis,
+    pub clocks: Clocks,
     /// `None`: the FlashSale is gone, and that is certain.
     pub desired: Option<DesiredSale>,
     /// `None`: the ledger does not know the sale.
     pub sale: Option<Sale>,
     pub index: ObservedIndex,
+    /// How long the index has been unknown, one reconcile after the other.
+    pub index_unknown_for: Duration,
     pub workloads: Arc<Workloads>,
     /// `None`: the servers were not checked yet.
     pub servers: Option<Arc<ServerSettings>>,
@@ -64,6 +68,11 @@ impl ObservedIndex {
 }
 
 impl Observation {
+    /// The time by which plans are made, see [`Clocks::now`].
+    pub fn now(&self) -> Millis {
+        self.clocks.now()
+    }
+
     /// The preflight of a sale that has not ended; `None`: nothing was checked yet.
     pub fn preflight(&self) -> Option<Preflight> {
         let (sale, desired) = (self.sale.as_ref()?, self.desired.as_ref()?);
@@ -73,7 +82,7 @@ impl Observation {
             &self.workloads,
             desired,
             sale.partition,
-            self.now,
+            self.now(),
         ))
     }
 }
@@ -81,5 +90,5 @@ impl Observation {
 /// Whether Redis may hold an index of the sale, so that it is worth a probe.
 pub fn may_have_index(now: Millis, desired: Option<&DesiredSale>, sale: &Sale) -> bool {
     let due = desired.is_none_or(|desired| now >= desired.preheat_at());
-    sale.settled_at_ms.is_none() && (due || sale.live_epoch.is_some() || sale.state == SaleState::Closed)
+    sale.freed_at_ms.is_none() && (due || sale.live_epoch.is_some() || sale.state == SaleState::Closed)
 }

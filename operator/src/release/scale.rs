@@ -61,7 +61,7 @@ async fn scale(context: &Context, sales: &FlashSales, partitions: i32, keda: &Ke
         cache,
         ..
     } = context;
-    let now = context.clock.now();
+    let now = context.now();
     let may_shrink = sales.all_known();
     let needing = sales.all(&release.class).into_iter().filter_map(|object| {
         let (key, desired) = (sale_key(&object), desired_sale(&object));

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use seckill_ledger::LedgerError;
 use seckill_order_log::TopicFacts;
+use seckill_planner::clocks::ClockDifference;
 use seckill_planner::preflight::{Backlog, ExpectedTopic, RedisSettings, ServerSettings, TopicSettings};
 use seckill_protocol::Offset;
+use seckill_service::log_once::FailureLog;
 use seckill_service::periodic;
 use seckill_stock::BYTES_A_UNIT;
 use tokio::sync::watch;
@@ -28,28 +30,40 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
     };
     let (mut redis, mut topic) = (LastAnswer::new(), LastAnswer::new());
     let (mut ledger, mut late_partitions) = (LastAnswer::new(), LastAnswer::new());
+    let mut mysql_clock = LastAnswer::new();
+    let mut clock_warnings = FailureLog::changes();
     let mut backlog = Backlog::default();
     let mut ticks = periodic(CHECK_INTERVAL);
     loop {
         ticks.tick().await;
         let answers = tokio::join!(
-            redis_settings(stores),
+            redis_settings(&context),
             topic_settings(stores),
             ledger_problem(stores),
+            clock_of_mysql(&context),
             partitions_behind(stores, &mut backlog),
         );
+        let redis = redis.or_last(answers.0);
+        let mysql_clock = mysql_clock.or_last(answers.3).ok();
+        warn_of_clocks(
+            &context,
+            &mut clock_warnings,
+            redis.as_ref().ok().map(|r| r.clock),
+            mysql_clock,
+        );
         observed.send_replace(Some(Arc::new(ServerSettings {
-            redis: redis.or_last(answers.0),
+            redis,
             topic: topic.or_last(answers.1),
             ledger: ledger.or_last(answers.2),
-            late_partitions: late_partitions.or_last(answers.3),
+            late_partitions: late_partitions.or_last(answers.4),
+            mysql_clock,
             expected,
         })));
     }
 }
 
-async fn redis_settings(stores: &Stores) -> Result<RedisSettings, ReconcileError> {
-    let settings = stores.stock.settings().await?;
+async fn redis_settings(context: &Context) -> Result<RedisSettings, ReconcileError> {
+    let settings = context.stores.stock.settings(&context.clock).await?;
     Ok(RedisSettings {
         eviction: settings.eviction,
         max_memory: settings.max_memory,
@@ -57,8 +71,10 @@ async fn redis_settings(stores: &Stores) -> Result<RedisSettings, ReconcileError
         bytes_per_unit: BYTES_A_UNIT,
         persistence_fails: settings.persistence_fails,
         append_only_file: settings.append_only_file,
-        clock_ahead_ms: settings.clock_ahead_ms,
-        round_trip_ms: settings.round_trip_ms,
+        clock: ClockDifference {
+            ahead_ms: settings.clock_ahead_ms,
+            round_trip_ms: settings.round_trip_ms,
+        },
     })
 }
 
@@ -99,6 +115,31 @@ async fn ledger_problem(stores: &Stores) -> Result<Option<String>, ReconcileErro
         }
     }
     Ok(None)
+}
+
+async fn clock_of_mysql(context: &Context) -> Result<ClockDifference, ReconcileError> {
+    let asked = context.clock.now();
+    let theirs = context.stores.ledger.clock().await?;
+    Ok(ClockDifference::of(theirs, asked, context.clock.now()))
+}
+
+/// Says in the log and in the metrics how far the clocks differ.
+fn warn_of_clocks(
+    context: &Context,
+    warnings: &mut FailureLog,
+    redis: Option<ClockDifference>,
+    mysql: Option<ClockDifference>,
+) {
+    let mut texts = Vec::new();
+    for (label, server, difference) in [("redis", "Redis", redis), ("mysql", "MySQL", mysql)] {
+        context.metrics.clock_difference(label, difference);
+        texts.extend(difference.and_then(|difference| difference.warning(server)));
+    }
+    if texts.is_empty() {
+        warnings.succeeded();
+    } else if warnings.failed(&texts.join("; ")) {
+        tracing::warn!(clocks = texts.join("; "), "clocks differ");
+    }
 }
 
 async fn partitions_behind(stores: &Stores, backlog: &mut Backlog) -> Result<Vec<u32>, ReconcileError> {

@@ -2,12 +2,14 @@
 use seckill_ledger::Sale;
 use seckill_order_log::LogError;
 use seckill_planner::balance::{BalanceCheck, BalanceHistory, IndexSample};
+use seckill_planner::clocks::Clocks;
 use seckill_planner::observation::may_have_index;
 use seckill_planner::plan::index_need;
 use seckill_planner::{DesiredSale, Observation, ObservedIndex, SaleKey};
 use seckill_protocol::index::{IndexState, Millis, SaleState};
 use seckill_protocol::recovery::Need;
 use seckill_protocol::{Epoch, Record};
+use seckill_stock::{Probe, StockError};
 
 use crate::context::{Context, Stores};
 use crate::error::ReconcileError;
@@ -21,16 +23,38 @@ pub async fn observe(
 ) -> Result<Observation, ReconcileError> {
     let (stores, cache, class) = (&context.stores, &*context.cache, &context.release.class);
     // The ledger first: what is sold meanwhile is then in flight, and never in the ledger without being taken.
-    let sale = stores.ledger.sale_by_name(class, &key.namespace, &key.name).await?;
+    let read = stores.ledger.sale_and_clock(class, &key.namespace, &key.name).await?;
+    let mysql = read.as_ref().map(|(_, now)| Reading::of(*now, context));
+    let sale = read.map(|(sale, _)| sale);
     let adjustments_pending = match &sale {
         Some(sale) => adjustments_pending(stores, sale).await?,
         None => false,
     };
-    let now = context.clock.now();
-    let index = match &sale {
-        Some(sale) if may_have_index(now, desired.as_ref(), sale) => observe_index(stores, sale).await?,
-        _ => ObservedIndex::NotAsked,
+    // As long as the sale is not due and Redis not asked, its clock at the last check of the servers does.
+    let operator = context.clock.now();
+    let servers = context.observations.servers.borrow().clone();
+    let redis = servers.as_ref().and_then(|servers| servers.redis.as_ref().ok());
+    let mut clocks = Clocks {
+        operator,
+        redis: redis.map(|redis| operator.saturating_add_signed(redis.clock.ahead_ms)),
+        mysql: mysql.map(|mysql| mysql.at(context)),
     };
+    let mut index = ObservedIndex::NotAsked;
+    if let Some(sale) = &sale
+        && may_have_index(clocks.latest_without_redis(), desired.as_ref(), sale)
+    {
+        let probe = stores.stock.probe(sale.id).await;
+        let redis = probe.as_ref().ok().map(|probe| Reading::of(probe.server.now, context));
+        index = observe_index(stores, sale, probe).await?;
+        clocks = Clocks {
+            operator: context.clock.now(),
+            redis: redis.map(|redis| redis.at(context)),
+            mysql: mysql.map(|mysql| mysql.at(context)),
+        };
+    }
+    let index_unknown_for = cache.index_unknown_for(key, matches!(index, ObservedIndex::Unknown(_)));
+    cache.set_clock_correction(&clocks);
+    let now = clocks.now();
     let mut balance = None;
     if let Some(sale) = sale.as_ref().filter(|sale| sale.state != SaleState::Closed) {
         // An index that still has to apply adjustments is no sample of anything.
@@ -42,18 +66,39 @@ pub async fn observe(
         key: key.clone(),
         class: class.clone(),
         partitions: stores.log.partitions(),
-        now,
+        clocks,
         close_appended: appended(&|sale| cache.close_appended(sale.id)),
         total_appended: appended(&|sale| cache.total_appended(sale.id, sale.offered)),
         desired,
         index,
+        index_unknown_for,
         workloads: context.observations.workloads.borrow().clone(),
-        servers: context.observations.servers.borrow().clone(),
+        servers,
         balance,
         adjustments_pending,
         blocker: cache.blocker(key),
         sale,
     })
+}
+
+/// A time that a server showed, and the operator's own clock when the answer was here. Whatever the way of the answer took,
+/// a reading is never later than the clock.
+#[derive(Clone, Copy)]
+struct Reading {
+    theirs: Millis,
+    ours: Millis,
+}
+
+impl Reading {
+    fn of(theirs: Millis, context: &Context) -> Self {
+        let ours = context.clock.now();
+        Reading { theirs, ours }
+    }
+
+    /// What that clock shows by now.
+    fn at(self, context: &Context) -> Millis {
+        self.theirs + context.clock.now().saturating_sub(self.ours)
+    }
 }
 
 /// At the end a raised total may be pending, too; before the end that shows in the totals.
@@ -65,11 +110,19 @@ async fn adjustments_pending(stores: &Stores, sale: &Sale) -> Result<bool, Recon
     Ok(stores.ledger.has_pending_adjustments(sale.id).await?)
 }
 
-async fn observe_index(stores: &Stores, sale: &Sale) -> Result<ObservedIndex, ReconcileError> {
-    let probe = match stores.stock.probe(sale.id).await {
+async fn observe_index(
+    stores: &Stores,
+    sale: &Sale,
+    probe: Result<Probe, StockError>,
+) -> Result<ObservedIndex, ReconcileError> {
+    let probe = match probe {
         Ok(probe) => probe,
         Err(error) => return Ok(ObservedIndex::Unknown(error.to_string())),
     };
+    if sale.settled_at_ms.is_some() {
+        // Its units were compared. Only whether its keys can be deleted matters.
+        return Ok(ObservedIndex::Missing);
+    }
     let Some(index) = probe.valid().cloned() else {
         return Ok(ObservedIndex::Missing);
     };

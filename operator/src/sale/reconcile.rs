@@ -54,7 +54,7 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
     let object = match &object.0 {
         Ok(object) => object,
         Err(invalid) => {
-            status::refuse(&context.cluster, &context.release.class, context.clock.now(), invalid).await?;
+            status::refuse(&context.cluster, &context.release.class, context.now(), invalid).await?;
             return Ok(Action::await_change());
         }
     };

@@ -62,7 +62,7 @@ pub async fn report_blocker(context: &Context, object: &FlashSale, blocker: &Blo
         blocker.reason,
         blocker.message.clone(),
     );
-    let now = to_time(context.clock.now());
+    let now = to_time(context.now());
     let stalled = condition(&old.conditions, &stalled, object.metadata.generation, &now);
     // The same reason in other words, such as an attempt's number, is no news.
     let known = |c: &Condition| c.type_ == stalled.type_ && c.status == stalled.status && c.reason == stalled.reason;
@@ -144,7 +144,7 @@ fn next_status(
     observed: &Observation,
     report: &StatusReport,
 ) -> FlashSaleStatus {
-    let now = to_time(observed.now);
+    let now = to_time(observed.now());
     let index = observed.index.in_force();
     let sale = observed.sale.as_ref();
     let ready = report.condition(ConditionType::Ready);
@@ -269,7 +269,8 @@ fn phase_note(phase: Phase) -> Option<Note> {
 /// A warning for each condition that turned bad.
 fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Vec<Note> {
     let bad = |c: &&Condition| match c.type_.as_str() {
-        "LedgerBalanced" | "Accepted" | "Preflight" => c.status == "False",
+        "Preflight" => c.status == "False" || c.reason == "ClocksDiffer",
+        "LedgerBalanced" | "Accepted" => c.status == "False",
         "Stalled" => c.status == "True",
         "WorkloadsScaled" => c.status == "False" && (c.reason == "CeilingReached" || c.reason == "LeftToAutoscaler"),
         _ => false,
@@ -283,6 +284,7 @@ fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Vec<Note> {
         "LedgerBalanced" => "Imbalanced",
         "Accepted" => "NotAccepted",
         "Stalled" => "Stalled",
+        "Preflight" if c.reason == "ClocksDiffer" => "ClocksDiffer",
         "Preflight" => "PreflightFailed",
         _ => "NotScaled",
     };

@@ -23,6 +23,7 @@ use seckill_order_log::{LogConfig, OrderLog};
 use seckill_protocol::index::{Decision, Request};
 use seckill_protocol::{Batch, Buyer, KeyHash, Record, SaleId};
 use seckill_service::args::parse_from;
+use seckill_service::clock::{Clock, WrongClock};
 use seckill_service::shutdown::Shutdown;
 use seckill_stock::StockClient;
 use serde_json::{Value, json};
@@ -302,8 +303,17 @@ impl Harness {
         self.operator_with_client(&self.kube, self.operator_args(lease, seconds))
     }
 
+    /// Starts an operator whose own clock is another one.
+    pub fn operator_with_clock(&self, clock: &WrongClock) -> RunningProgram {
+        self.operator_with(&self.kube, self.operator_args("operator", 15), clock.clock())
+    }
+
     /// Starts an operator with another client or other arguments.
-    pub fn operator_with_client(&self, kube: &Client, mut args: Vec<String>) -> RunningProgram {
+    pub fn operator_with_client(&self, kube: &Client, args: Vec<String>) -> RunningProgram {
+        self.operator_with(kube, args, Clock::system())
+    }
+
+    fn operator_with(&self, kube: &Client, mut args: Vec<String>, clock: Clock) -> RunningProgram {
         let admin = free_address();
         set_flag(&mut args, "--admin-listen", &admin);
         let Command::Run(args) = parse_from::<Args>(args).expect("valid arguments").command else {
@@ -313,6 +323,7 @@ impl Harness {
         let task = tokio::spawn(seckill_operator::run::run_until_shutdown(
             *args,
             kube.clone(),
+            clock,
             shutdown.clone(),
         ));
         RunningProgram {
@@ -603,4 +614,11 @@ async fn kubelet(kube: Client, namespace: String, pods_become_ready: Arc<AtomicB
             }
         }
     }
+}
+
+pub async fn until_redis_answers(url: &str) {
+    eventually("Redis answers", Duration::from_millis(50), async || {
+        StockClient::connect(url).await.is_ok()
+    })
+    .await;
 }

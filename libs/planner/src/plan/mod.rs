@@ -49,6 +49,6 @@ pub fn plan(observed: &Observation) -> Plan {
     match &observed.desired {
         Some(desired) => running::plan(observed, desired, sale),
         // The FlashSale was deleted in mid-sale: the sale ends now.
-        None => ending::begin(sale, observed.now),
+        None => ending::begin(sale, observed.now()),
     }
 }
