@@ -25,7 +25,7 @@ struct Entries {
     sales: HashMap<SaleKey, SaleEntry>,
     closes: HashMap<SaleId, Instant>,
     totals: HashMap<SaleId, (u64, Instant)>,
-    any_ending: bool,
+    any_ending: Option<bool>,
     budget: StatusBudget,
     /// How many ms the agreed time is ahead of the operator's own clock.
     clock_correction: i64,
@@ -43,7 +43,7 @@ struct SaleEntry {
     index_unknown_since: Option<Instant>,
 }
 
-/// A status that was written when the object was known in this version.
+/// A status that was decided, and is written or about to be, when the object was known in this version.
 struct Written {
     over: Option<String>,
     status: FlashSaleStatus,
@@ -95,7 +95,7 @@ impl ReconcileCache {
             .flatten()
     }
 
-    /// The status as it was written last, even if the watch has not shown it yet. Otherwise a time that says when
+    /// The status as it was decided last, even if the watch has not shown it yet. Otherwise a time that says when
     /// something was observed first would be written twice.
     pub fn status(&self, object: &FlashSale) -> FlashSaleStatus {
         let written = self.recall(&sale_key(object), |sale| {
@@ -111,6 +111,11 @@ impl ReconcileCache {
         self.note(&sale_key(object), |sale| {
             sale.written = Some(Written { over, status });
         });
+    }
+
+    /// That status could not be written: what the watch shows counts again.
+    pub fn not_written(&self, key: &SaleKey) {
+        self.note(key, |sale| sale.written = None);
     }
 
     /// Whether the figures of a sale may be written now.
@@ -174,13 +179,13 @@ impl ReconcileCache {
         own.saturating_add_signed(self.lock().clock_correction)
     }
 
-    /// Whether any sale has ended and is not settled.
-    pub fn any_ending(&self) -> bool {
+    /// Whether any sale has ended and is not settled; `None`: the ledger was not read yet.
+    pub fn any_ending(&self) -> Option<bool> {
         self.lock().any_ending
     }
 
     pub fn note_any_ending(&self, any: bool) {
-        self.lock().any_ending = any;
+        self.lock().any_ending = Some(any);
     }
 
     /// Forgets the FlashSales that are gone.

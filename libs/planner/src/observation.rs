@@ -19,8 +19,8 @@ pub struct Observation {
     pub key: SaleKey,
     /// The class of the release.
     pub class: String,
-    /// Partitions of the order log.
-    pub partitions: u32,
+    /// Partitions of the order log; `None`: Kafka has not answered yet.
+    pub partitions: Option<u32>,
     pub clocks: Clocks,
     /// `None`: the FlashSale is gone, and that is certain.
     pub desired: Option<DesiredSale>,

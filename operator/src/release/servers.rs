@@ -13,7 +13,7 @@ use seckill_service::periodic;
 use seckill_stock::BYTES_A_UNIT;
 use tokio::sync::watch;
 
-use crate::context::{Context, Stores};
+use crate::context::{Connections, Context};
 use crate::error::ReconcileError;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ const LAST_ANSWER_VALID: Duration = Duration::from_secs(60);
 
 /// Runs until the leadership term ends.
 pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<ServerSettings>>>) {
-    let stores = &context.stores;
+    let connections = &context.connections;
     let topic_args = &context.release.topic;
     let expected = ExpectedTopic {
         replication: topic_args.topic_replication,
@@ -38,10 +38,10 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
         ticks.tick().await;
         let answers = tokio::join!(
             redis_settings(&context),
-            topic_settings(stores),
-            ledger_problem(stores),
+            topic_settings(connections),
+            ledger_problem(connections),
             clock_of_mysql(&context),
-            partitions_behind(stores, &mut backlog),
+            partitions_behind(connections, &mut backlog),
         );
         let redis = redis.or_last(answers.0);
         let mysql_clock = mysql_clock.or_last(answers.3).ok();
@@ -63,7 +63,7 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
 }
 
 async fn redis_settings(context: &Context) -> Result<RedisSettings, ReconcileError> {
-    let settings = context.stores.stock.settings(&context.clock).await?;
+    let settings = context.connections.stock()?.settings(&context.clock).await?;
     Ok(RedisSettings {
         eviction: settings.eviction,
         max_memory: settings.max_memory,
@@ -78,7 +78,7 @@ async fn redis_settings(context: &Context) -> Result<RedisSettings, ReconcileErr
     })
 }
 
-async fn topic_settings(stores: &Stores) -> Result<TopicSettings, ReconcileError> {
+async fn topic_settings(connections: &Connections) -> Result<TopicSettings, ReconcileError> {
     let TopicFacts {
         partitions,
         replication,
@@ -87,7 +87,7 @@ async fn topic_settings(stores: &Stores) -> Result<TopicSettings, ReconcileError
         retention_bytes,
         cleanup_policy,
         unclean_election,
-    } = stores.log.topic_facts().await?;
+    } = connections.log()?.topic_facts().await?;
     Ok(TopicSettings {
         partitions,
         replication,
@@ -99,8 +99,8 @@ async fn topic_settings(stores: &Stores) -> Result<TopicSettings, ReconcileError
     })
 }
 
-async fn ledger_problem(stores: &Stores) -> Result<Option<String>, ReconcileError> {
-    let ledger = &stores.ledger;
+async fn ledger_problem(connections: &Connections) -> Result<Option<String>, ReconcileError> {
+    let ledger = connections.ledger()?;
     for checked in [ledger.check_schema().await, ledger.check_writable().await] {
         match checked {
             Ok(()) => {}
@@ -119,7 +119,7 @@ async fn ledger_problem(stores: &Stores) -> Result<Option<String>, ReconcileErro
 
 async fn clock_of_mysql(context: &Context) -> Result<ClockDifference, ReconcileError> {
     let asked = context.clock.now();
-    let theirs = context.stores.ledger.clock().await?;
+    let theirs = context.connections.ledger()?.clock().await?;
     Ok(ClockDifference::of(theirs, asked, context.clock.now()))
 }
 
@@ -142,12 +142,12 @@ fn warn_of_clocks(
     }
 }
 
-async fn partitions_behind(stores: &Stores, backlog: &mut Backlog) -> Result<Vec<u32>, ReconcileError> {
-    let mut ends = Vec::new();
-    for partition in 0..stores.log.partitions() {
-        ends.push((partition, stores.log.end_offset(partition).await?));
+async fn partitions_behind(connections: &Connections, backlog: &mut Backlog) -> Result<Vec<u32>, ReconcileError> {
+    let (log, mut ends) = (connections.log()?, Vec::new());
+    for partition in 0..log.partitions() {
+        ends.push((partition, log.end_offset(partition).await?));
     }
-    let positions: HashMap<u32, Offset> = stores.ledger.positions().await?.into_iter().collect();
+    let positions: HashMap<u32, Offset> = connections.ledger()?.positions().await?.into_iter().collect();
     let now = Instant::now();
     ends.retain(|(partition, end)| {
         let position = positions.get(partition).copied().unwrap_or_default();

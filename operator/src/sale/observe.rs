@@ -1,6 +1,6 @@
 //! Observes a sale: everything that is known of it, read before anything is decided.
 use seckill_ledger::Sale;
-use seckill_order_log::LogError;
+use seckill_order_log::OrderLog;
 use seckill_planner::balance::{BalanceCheck, BalanceHistory, IndexSample};
 use seckill_planner::clocks::Clocks;
 use seckill_planner::observation::may_have_index;
@@ -9,9 +9,9 @@ use seckill_planner::{DesiredSale, Observation, ObservedIndex, SaleKey};
 use seckill_protocol::index::{IndexState, Millis, SaleState};
 use seckill_protocol::recovery::Need;
 use seckill_protocol::{Epoch, Record};
-use seckill_stock::{Probe, StockError};
+use seckill_stock::Probe;
 
-use crate::context::{Context, Stores};
+use crate::context::{Connections, Context};
 use crate::error::ReconcileError;
 use crate::reconcile_cache::ReconcileCache;
 
@@ -21,13 +21,16 @@ pub async fn observe(
     key: &SaleKey,
     desired: Option<DesiredSale>,
 ) -> Result<Observation, ReconcileError> {
-    let (stores, cache, class) = (&context.stores, &*context.cache, &context.release.class);
+    let (connections, cache, class) = (&context.connections, &*context.cache, &context.release.class);
     // The ledger first: what is sold meanwhile is then in flight, and never in the ledger without being taken.
-    let read = stores.ledger.sale_and_clock(class, &key.namespace, &key.name).await?;
+    let read = connections
+        .ledger()?
+        .sale_and_clock(class, &key.namespace, &key.name)
+        .await?;
     let mysql = read.as_ref().map(|(_, now)| Reading::of(*now, context));
     let sale = read.map(|(sale, _)| sale);
     let adjustments_pending = match &sale {
-        Some(sale) => adjustments_pending(stores, sale).await?,
+        Some(sale) => adjustments_pending(connections, sale).await?,
         None => false,
     };
     // As long as the sale is not due and Redis not asked, its clock at the last check of the servers does.
@@ -43,9 +46,9 @@ pub async fn observe(
     if let Some(sale) = &sale
         && may_have_index(clocks.latest_without_redis(), desired.as_ref(), sale)
     {
-        let probe = stores.stock.probe(sale.id).await;
+        let probe = probe(connections, sale).await;
         let redis = probe.as_ref().ok().map(|probe| Reading::of(probe.server.now, context));
-        index = observe_index(stores, sale, probe).await?;
+        index = observe_index(connections, sale, probe).await?;
         clocks = Clocks {
             operator: context.clock.now(),
             redis: redis.map(|redis| redis.at(context)),
@@ -59,13 +62,18 @@ pub async fn observe(
     if let Some(sale) = sale.as_ref().filter(|sale| sale.state != SaleState::Closed) {
         // An index that still has to apply adjustments is no sample of anything.
         let sampled = index.in_force().filter(|_| !adjustments_pending);
-        balance = check_balance(stores, cache, key, now, sale, sampled).await?;
+        balance = check_balance(connections, cache, key, now, sale, sampled).await?;
     }
+    let partitions = match &sale {
+        // Without them a new sale has no partition.
+        None => Some(connections.log()?.partitions()),
+        Some(_) => connections.log().ok().map(OrderLog::partitions),
+    };
     let appended = |appended: &dyn Fn(&Sale) -> bool| sale.as_ref().is_some_and(appended);
     Ok(Observation {
         key: key.clone(),
         class: class.clone(),
-        partitions: stores.log.partitions(),
+        partitions,
         clocks,
         close_appended: appended(&|sale| cache.close_appended(sale.id)),
         total_appended: appended(&|sale| cache.total_appended(sale.id, sale.offered)),
@@ -102,18 +110,22 @@ impl Reading {
 }
 
 /// At the end a raised total may be pending, too; before the end that shows in the totals.
-async fn adjustments_pending(stores: &Stores, sale: &Sale) -> Result<bool, ReconcileError> {
+async fn adjustments_pending(connections: &Connections, sale: &Sale) -> Result<bool, ReconcileError> {
     let possible = sale.returned > 0 || sale.state == SaleState::Closed;
     if sale.settled_at_ms.is_some() || !possible {
         return Ok(false);
     }
-    Ok(stores.ledger.has_pending_adjustments(sale.id).await?)
+    Ok(connections.ledger()?.has_pending_adjustments(sale.id).await?)
+}
+
+async fn probe(connections: &Connections, sale: &Sale) -> Result<Probe, ReconcileError> {
+    Ok(connections.stock()?.probe(sale.id).await?)
 }
 
 async fn observe_index(
-    stores: &Stores,
+    connections: &Connections,
     sale: &Sale,
-    probe: Result<Probe, StockError>,
+    probe: Result<Probe, ReconcileError>,
 ) -> Result<ObservedIndex, ReconcileError> {
     let probe = match probe {
         Ok(probe) => probe,
@@ -130,7 +142,9 @@ async fn observe_index(
         None => index_need(&index, sale) == Need::Rebuild,
         // After CLOSE the ledger does not tell which epoch was the last. That matters only if the figures differ, so this
         // part of the log is read only in that rare case.
-        Some(closed) => index.left != sale.left_at_rest() && barrier_between(stores, sale, index.epoch, closed).await?,
+        Some(closed) => {
+            index.left != sale.left_at_rest() && barrier_between(connections, sale, index.epoch, closed).await?
+        }
     };
     Ok(match outdated {
         true => ObservedIndex::Outdated(index.epoch),
@@ -138,10 +152,15 @@ async fn observe_index(
     })
 }
 
-async fn barrier_between(stores: &Stores, sale: &Sale, epoch: Epoch, closed: i64) -> Result<bool, LogError> {
+async fn barrier_between(
+    connections: &Connections,
+    sale: &Sale,
+    epoch: Epoch,
+    closed: i64,
+) -> Result<bool, ReconcileError> {
     let mut found = false;
-    stores
-        .log
+    connections
+        .log()?
         .read(sale.partition, epoch.0 + 1, closed, |entry| {
             found |= matches!(entry.record, Ok(Record::Barrier { sale: of, .. }) if of == sale.id);
         })
@@ -151,7 +170,7 @@ async fn barrier_between(stores: &Stores, sale: &Sale, epoch: Epoch, closed: i64
 
 /// Checks the index as it is now, or as it was at an earlier reconcile whose orders were in flight then.
 async fn check_balance(
-    stores: &Stores,
+    connections: &Connections,
     cache: &ReconcileCache,
     key: &SaleKey,
     now: Millis,
@@ -164,11 +183,11 @@ async fn check_balance(
         return Ok(history.reported);
     };
     let caught_up = match sample.is_overdue(now) {
-        true => Some(ledger_caught_up(stores, sale.partition).await?),
+        true => Some(ledger_caught_up(connections, sale.partition).await?),
         false => None,
     };
     // After that, so that the units contain what was read of the log.
-    let check = match stores.ledger.units(sale.id, sample.epoch, sample.seq).await? {
+    let check = match connections.ledger()?.units(sale.id, sample.epoch, sample.seq).await? {
         Some(units) => sample.check(now, &units, sale.cut, caught_up),
         None => BalanceCheck::Superseded,
     };
@@ -179,9 +198,9 @@ async fn check_balance(
 }
 
 /// Whether the ledger has read all that a partition holds now.
-async fn ledger_caught_up(stores: &Stores, partition: u32) -> Result<bool, ReconcileError> {
-    let end = stores.log.end_offset(partition).await?;
-    let positions = stores.ledger.positions().await?;
+async fn ledger_caught_up(connections: &Connections, partition: u32) -> Result<bool, ReconcileError> {
+    let end = connections.log()?.end_offset(partition).await?;
+    let positions = connections.ledger()?.positions().await?;
     Ok(positions
         .iter()
         .any(|(of, position)| *of == partition && *position >= end))

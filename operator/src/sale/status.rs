@@ -10,20 +10,15 @@ use seckill_planner::{ConditionStatus, ConditionType, Observation, Phase, Plan, 
 use seckill_protocol::index::Millis;
 
 use crate::cluster::convert::{self, to_time};
-use crate::cluster::events::{self, Note};
+use crate::cluster::events::Note;
 use crate::context::{Cluster, Context};
 
 /// One field manager for each concern; this one is of the status.
 const FIELD_MANAGER: &str = "seckill-operator/status";
 
-/// Writes the status if it changed, figures alone only now and then, and what changed for its reader as events.
-pub async fn report(
-    context: &Context,
-    object: &FlashSale,
-    observed: &Observation,
-    plan: &Plan,
-) -> Result<(), kube::Error> {
-    let Some(report) = &plan.report else { return Ok(()) };
+/// Has the status written if it changed, figures alone only now and then, and what changed for its reader as events.
+pub fn report(context: &Context, object: &FlashSale, observed: &Observation, plan: &Plan) {
+    let Some(report) = &plan.report else { return };
     let old = context.cache.status(object);
     let new = next_status(object.metadata.generation, &old, observed, report);
     let lead = ready_lead(&new, observed);
@@ -31,16 +26,15 @@ pub async fn report(
         context.metrics.ready_lead(&observed.key, seconds);
     }
     if new == old {
-        return Ok(());
+        return;
     }
     let only_figures = FlashSaleStatus {
         ledger: old.ledger.clone(),
         ..new.clone()
     } == old;
     if only_figures && !context.cache.may_write_figures(&observed.key) {
-        return Ok(());
+        return;
     }
-    write(context, object, &new).await?;
     let mut notes = Vec::new();
     if new.phase != old.phase {
         notes.extend(report.phase.and_then(phase_note));
@@ -49,12 +43,12 @@ pub async fn report(
         notes.extend(lead.and_then(|lead| ready_late(lead, observed)));
     }
     notes.extend(turned_bad(&old, &new));
-    events::publish(&context.cluster.recorder, object, notes).await;
-    Ok(())
+    context.cache.wrote(object, new.clone());
+    context.statuses.push_status(object, new, notes);
 }
 
 /// Says why the reconciles of a sale fail; the rest of the status stays as it is.
-pub async fn report_blocker(context: &Context, object: &FlashSale, blocker: &Blocker) -> Result<(), kube::Error> {
+pub fn report_blocker(context: &Context, object: &FlashSale, blocker: &Blocker) {
     let old = context.cache.status(object);
     let stalled = seckill_planner::Condition::new(
         ConditionType::Stalled,
@@ -67,15 +61,15 @@ pub async fn report_blocker(context: &Context, object: &FlashSale, blocker: &Blo
     // The same reason in other words, such as an attempt's number, is no news.
     let known = |c: &Condition| c.type_ == stalled.type_ && c.status == stalled.status && c.reason == stalled.reason;
     if old.conditions.iter().any(known) {
-        return Ok(());
+        return;
     }
     let mut new = old.clone();
     new.conditions.retain(|c| c.type_ != stalled.type_);
     new.conditions.push(stalled);
     new.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
-    write(context, object, &new).await?;
-    events::publish(&context.cluster.recorder, object, turned_bad(&old, &new)).await;
-    Ok(())
+    let notes = turned_bad(&old, &new);
+    context.cache.wrote(object, new.clone());
+    context.statuses.push_status(object, new, notes);
 }
 
 /// Refuses a FlashSale that can't be parsed, for example because a newer version wrote it. It affects no other object.
@@ -114,14 +108,10 @@ pub async fn refuse(cluster: &Cluster, class: &str, now: Millis, invalid: &Inval
     sales.patch_status(&name, &params(), &patch(&status)).await.map(drop)
 }
 
-async fn write(context: &Context, object: &FlashSale, status: &FlashSaleStatus) -> Result<(), kube::Error> {
-    let kube: Client = context.cluster.kube.clone();
-    let sales: Api<FlashSale> = Api::namespaced(kube, &object.namespace().unwrap_or_default());
-    sales
-        .patch_status(&object.name_any(), &params(), &patch(status))
-        .await?;
-    context.cache.wrote(object, status.clone());
-    Ok(())
+pub async fn write(kube: &Client, object: &FlashSale, status: &FlashSaleStatus) -> Result<(), kube::Error> {
+    let sales: Api<FlashSale> = Api::namespaced(kube.clone(), &object.namespace().unwrap_or_default());
+    let written = sales.patch_status(&object.name_any(), &params(), &patch(status)).await;
+    written.map(drop)
 }
 
 fn params() -> PatchParams {

@@ -13,4 +13,6 @@ mod recovery;
 mod redis_server;
 mod running;
 mod scaling;
+mod servers_away;
 mod start;
+mod tcp_proxy;

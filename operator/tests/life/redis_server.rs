@@ -13,22 +13,16 @@ pub struct RedisServer {
 
 impl RedisServer {
     pub fn start() -> Self {
-        let mut server = RedisServer::reserved();
-        server.launch();
-        server
-    }
-
-    /// An address at which nothing listens until the server is launched.
-    pub fn reserved() -> Self {
         let address = free_address();
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(address.replace(':', "-"));
         std::fs::create_dir_all(&folder).expect("a folder");
-        let server = RedisServer {
+        let mut server = RedisServer {
             child: None,
             address,
             folder,
         };
         server.set_ahead(0);
+        server.launch();
         server
     }
 

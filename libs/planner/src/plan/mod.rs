@@ -27,12 +27,12 @@ pub use step::{Plan, RebuildCause, SaleVersion, Step};
 /// Decides what to do about a sale.
 pub fn plan(observed: &Observation) -> Plan {
     let Some(sale) = &observed.sale else {
-        return match &observed.desired {
-            Some(desired) => {
-                let new = desired.new_sale(&observed.class, &observed.key, observed.partitions);
+        return match (&observed.desired, observed.partitions) {
+            (Some(desired), Some(partitions)) => {
+                let new = desired.new_sale(&observed.class, &observed.key, partitions);
                 Plan::without_report(Step::Create(Box::new(new)))
             }
-            None => Plan::without_report(Step::Nothing),
+            _ => Plan::without_report(Step::Nothing),
         };
     };
     if let Some(desired) = &observed.desired

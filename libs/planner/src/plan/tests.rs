@@ -74,7 +74,7 @@ fn scheduled(now: Millis) -> Observation {
     Observation {
         key: SaleKey::new("shop", "sale"),
         class: "default".into(),
-        partitions: 8,
+        partitions: Some(8),
         clocks: Clocks::all_at(now),
         desired: Some(desired),
         sale: Some(sale),
