@@ -4,7 +4,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use seckill_planner::balance::BalanceCheck;
 use seckill_planner::clocks::ClockDifference;
 use seckill_planner::demand::Needs;
 use seckill_planner::{Observation, SaleKey};
@@ -46,6 +45,7 @@ pub struct Metrics {
     remaining: Family<SaleLabels, Gauge>,
     in_flight: Family<SaleLabels, Gauge>,
     imbalance: Family<SaleLabels, Gauge>,
+    imbalanced: Family<SaleLabels, Gauge>,
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
     preflight_problems: Family<SaleLabels, Gauge>,
     demand: Family<WorkloadLabel, Gauge>,
@@ -66,6 +66,7 @@ impl Default for Metrics {
             remaining: Family::default(),
             in_flight: Family::default(),
             imbalance: Family::default(),
+            imbalanced: Family::default(),
             ready_lead: Family::default(),
             preflight_problems: Family::default(),
             demand: Family::default(),
@@ -109,6 +110,11 @@ impl Metrics {
             "seckill_sale_imbalance_units",
             "Units sold according to the index minus units sold according to the ledger, once they should agree",
             self.imbalance.clone(),
+        );
+        registry.register(
+            "seckill_sale_imbalanced",
+            "1: the condition LedgerBalanced of the sale is False; 0: it is not",
+            self.imbalanced.clone(),
         );
         registry.register(
             "seckill_sale_ready_lead_seconds",
@@ -226,16 +232,23 @@ impl Metrics {
                 self.remaining.get_or_create(&labels).set(number(index.left));
                 let in_flight = index.total.saturating_sub(index.left).saturating_sub(sale.out());
                 self.in_flight.get_or_create(&labels).set(number(in_flight));
-                let imbalance = match observed.balance {
-                    Some(BalanceCheck::Imbalanced(units)) => number(units.index) - number(units.ledger),
-                    _ => 0,
-                };
-                self.imbalance.get_or_create(&labels).set(imbalance);
             }
             _ => {
                 self.remaining.remove(&labels);
                 self.in_flight.remove(&labels);
             }
+        }
+    }
+
+    /// Whether the condition LedgerBalanced of a sale is False, and its units if they are known. A condition that was found
+    /// by an earlier leader stays without a number.
+    pub fn balance(&self, key: &SaleKey, imbalanced: bool, units: Option<i64>) {
+        let labels = self.labels(key);
+        self.imbalanced.get_or_create(&labels).set(imbalanced.into());
+        match units {
+            Some(units) => _ = self.imbalance.get_or_create(&labels).set(units),
+            None if !imbalanced => _ = self.imbalance.get_or_create(&labels).set(0),
+            None => {}
         }
     }
 
@@ -249,6 +262,7 @@ impl Metrics {
                 self.remaining.remove(&labels);
                 self.in_flight.remove(&labels);
                 self.imbalance.remove(&labels);
+                self.imbalanced.remove(&labels);
                 self.ready_lead.remove(&labels);
                 self.preflight_problems.remove(&labels);
             }

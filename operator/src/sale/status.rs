@@ -6,6 +6,7 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use seckill_crds::{FlashSale, FlashSaleStatus, LedgerStatus};
 use seckill_planner::condition::Blocker;
+use seckill_planner::plan::imbalance;
 use seckill_planner::{ConditionStatus, ConditionType, Observation, Phase, Plan, Reason, StatusReport};
 use seckill_protocol::index::Millis;
 
@@ -25,6 +26,13 @@ pub fn report(context: &Context, object: &FlashSale, observed: &Observation, pla
     if let Some(seconds) = lead {
         context.metrics.ready_lead(&observed.key, seconds);
     }
+    let imbalanced = new
+        .conditions
+        .iter()
+        .any(|c| c.type_ == "LedgerBalanced" && c.status == "False");
+    context
+        .metrics
+        .balance(&observed.key, imbalanced, imbalance(observed).filter(|_| imbalanced));
     if new == old {
         return;
     }

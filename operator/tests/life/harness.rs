@@ -113,6 +113,16 @@ impl RunningProgram {
         text.contains(&format!("name=\"{name}\""))
     }
 
+    /// The value of a metric of a sale; `None`: it is not exported.
+    pub async fn metric_of(&self, metric: &str, name: &str) -> Option<f64> {
+        let text = get(&self.admin, "/metrics").await.unwrap_or_default();
+        let of_sale = format!("name=\"{name}\"}} ");
+        let line = text
+            .lines()
+            .find(|l| l.starts_with(&format!("{metric}{{")) && l.contains(&of_sale))?;
+        line.rsplit_once(' ')?.1.parse().ok()
+    }
+
     /// The sum of the values of a metric with this reason.
     pub async fn metric_sum(&self, metric: &str, reason: &str) -> u64 {
         let text = get(&self.admin, "/metrics").await.unwrap_or_default();

@@ -20,7 +20,7 @@ use seckill_protocol::index::SaleState;
 
 use crate::observation::Observation;
 
-pub use final_balance::FinalBalance;
+pub use final_balance::{FinalBalance, imbalance};
 pub use index_need::index_need;
 pub use step::{Plan, RebuildCause, SaleVersion, Step};
 

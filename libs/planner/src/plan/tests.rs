@@ -359,7 +359,11 @@ fn a_difference_at_the_end_is_reported() {
         observed.sale().freed_at_ms = freed;
         let told = reason(&plan(&observed), ConditionType::LedgerBalanced);
         assert_eq!(told, (ConditionStatus::False, Reason::Imbalanced));
+        // Eight units are gone from the index, and the ledger has seven.
+        assert_eq!(imbalance(&observed), Some(1));
     }
+    observed.sale().settled_left = Some(3);
+    assert_eq!(imbalance(&observed), None);
 }
 
 #[test]
