@@ -1,5 +1,6 @@
 //! What reconciles and release loops work with, in parts, so that each function takes only what it needs.
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 use kube::runtime::events::Recorder;
@@ -19,6 +20,9 @@ use crate::error::{ReconcileError, Server};
 use crate::metrics::Metrics;
 use crate::reconcile_cache::ReconcileCache;
 use crate::sale::status_queue::StatusQueue;
+
+/// How often a wait for the connections looks.
+const CONNECTED_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The connections to the three servers of a sale's units. An operator leads without them: each is connected in the
 /// background, and one that is away is a fact.
@@ -40,6 +44,13 @@ impl Connections {
 
     pub fn stock(&self) -> Result<&StockClient, ReconcileError> {
         connected(&self.stock, Server::Redis)
+    }
+
+    /// Waits until all of them are connected.
+    pub async fn connected(&self) {
+        while self.stores().is_err() {
+            tokio::time::sleep(CONNECTED_INTERVAL).await;
+        }
     }
 
     /// For work that needs all of them.

@@ -17,6 +17,8 @@ use crate::context::{Connections, Context};
 use crate::error::ReconcileError;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the first check waits for connections.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// How long the last answer of a server counts while the server does not answer.
 const LAST_ANSWER_VALID: Duration = Duration::from_secs(60);
 
@@ -33,6 +35,8 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
     let mut mysql_clock = LastAnswer::new();
     let mut clock_warnings = FailureLog::changes();
     let mut backlog = Backlog::default();
+    // A connection that is being made says nothing about its server.
+    let _ = tokio::time::timeout(CONNECT_WAIT, connections.connected()).await;
     let mut ticks = periodic(CHECK_INTERVAL);
     loop {
         ticks.tick().await;

@@ -35,15 +35,15 @@ pub struct DueStatuses(UnboundedReceiver<SaleKey>);
 /// The news of one sale.
 struct Waiting {
     object: Arc<FlashSale>,
-    status: Option<StatusWrite>,
-    /// Of steps that were carried out.
-    notes: Vec<Note>,
+    status: Option<FlashSaleStatus>,
+    /// In the order in which they happened.
+    notes: Vec<WaitingNote>,
 }
 
-/// A status to write, and the notes for what changes by it.
-struct StatusWrite {
-    status: FlashSaleStatus,
-    notes: Vec<Note>,
+struct WaitingNote {
+    note: Note,
+    /// It says what changes by the status, and is found again if that can't be written.
+    of_status: bool,
 }
 
 impl StatusQueue {
@@ -61,18 +61,13 @@ impl StatusQueue {
     /// Replaces a status that waits. Its notes are still published.
     pub fn push_status(&self, object: &FlashSale, status: FlashSaleStatus, notes: Vec<Note>) {
         self.push(object, |waiting| {
-            let mut all = waiting.status.take().map(|write| write.notes).unwrap_or_default();
-            all.extend(notes);
-            keep_newest(&mut all);
-            waiting.status = Some(StatusWrite { status, notes: all });
+            waiting.status = Some(status);
+            waiting.add(notes, true);
         });
     }
 
     pub fn push_note(&self, object: &FlashSale, note: Note) {
-        self.push(object, |waiting| {
-            waiting.notes.push(note);
-            keep_newest(&mut waiting.notes);
-        });
+        self.push(object, |waiting| waiting.add([note], false));
     }
 
     fn push(&self, object: &FlashSale, add: impl FnOnce(&mut Waiting)) {
@@ -119,9 +114,13 @@ impl StatusQueue {
     }
 }
 
-fn keep_newest(notes: &mut Vec<Note>) {
-    let excess = notes.len().saturating_sub(MAX_WAITING_NOTES);
-    notes.drain(..excess);
+impl Waiting {
+    fn add(&mut self, notes: impl IntoIterator<Item = Note>, of_status: bool) {
+        let notes = notes.into_iter().map(|note| WaitingNote { note, of_status });
+        self.notes.extend(notes);
+        let excess = self.notes.len().saturating_sub(MAX_WAITING_NOTES);
+        self.notes.drain(..excess);
+    }
 }
 
 /// Runs until the leadership term ends.
@@ -144,16 +143,15 @@ async fn write(context: &Context, key: &SaleKey, news: Waiting) {
         status,
         mut notes,
     } = news;
-    if let Some(write) = status {
-        match status::write(&context.cluster.kube, &object, &write.status).await {
-            Ok(()) => notes.extend(write.notes),
-            Err(error) => {
-                tracing::warn!(sale = %key, %error, "failed to write the status");
-                context.metrics.failed("kubernetes");
-                context.cache.not_written(key);
-            }
-        }
+    if let Some(status) = status
+        && let Err(error) = status::write(&context.cluster.kube, &object, &status).await
+    {
+        tracing::warn!(sale = %key, %error, "failed to write the status");
+        context.metrics.failed("kubernetes");
+        context.cache.not_written(key);
+        notes.retain(|note| !note.of_status);
     }
+    let notes = notes.into_iter().map(|note| note.note);
     events::publish(&context.cluster.recorder, &object, notes).await;
 }
 
@@ -198,12 +196,9 @@ mod tests {
         assert_eq!(due.0.try_recv().ok(), Some(key.clone()));
         assert!(due.0.try_recv().is_err(), "a sale is due once");
         let news = queue.take(&key).expect("news");
-        let write = news.status.expect("a status");
-        assert_eq!(
-            (write.status.epoch, write.notes),
-            (Some(2), vec![note("Opened"), note("SoldOut")])
-        );
-        assert_eq!(news.notes, [note("Rebuilt")]);
+        assert_eq!(news.status.and_then(|status| status.epoch), Some(2));
+        let reasons: Vec<&str> = news.notes.iter().map(|note| note.note.reason).collect();
+        assert_eq!(reasons, ["Opened", "Rebuilt", "SoldOut"]);
         // It is being written.
         assert!(queue.is_pending(&key));
         queue.push_status(&object, status(3), Vec::new());
