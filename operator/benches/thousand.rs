@@ -59,6 +59,7 @@ async fn bench() {
     let operator = tokio::spawn(seckill_operator::run::run_until_shutdown(
         args(&harness),
         counting_client(counts.clone()).await,
+        seckill_service::Clock::system(),
         shutdown.clone(),
     ));
     let worker = harness.worker();

@@ -1,5 +1,6 @@
 //! What reconciles and release loops work with, in parts, so that each function takes only what it needs.
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 use kube::runtime::events::Recorder;
@@ -7,16 +8,66 @@ use seckill_ledger::Ledger;
 use seckill_order_log::OrderLog;
 use seckill_planner::demand::{ReplicaBounds, Workloads};
 use seckill_planner::preflight::ServerSettings;
+use seckill_protocol::index::Millis;
 use seckill_service::clock::Clock;
+use seckill_service::connect::Connecting;
 use seckill_stock::StockClient;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::args::{DeploymentName, Namespaces, TopicArgs};
 use crate::cluster::lease::LeadershipTerm;
+use crate::error::{ReconcileError, Server};
 use crate::metrics::Metrics;
 use crate::reconcile_cache::ReconcileCache;
+use crate::sale::status_queue::StatusQueue;
 
-/// The three servers of a sale's units.
+/// How often a wait for the connections looks.
+const CONNECTED_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The connections to the three servers of a sale's units. An operator leads without them: each is connected in the
+/// background, and one that is away is a fact.
+#[derive(Clone)]
+pub struct Connections {
+    pub ledger: Connecting<Ledger>,
+    pub log: Connecting<OrderLog>,
+    pub stock: Connecting<StockClient>,
+}
+
+impl Connections {
+    pub fn ledger(&self) -> Result<&Ledger, ReconcileError> {
+        connected(&self.ledger, Server::Mysql)
+    }
+
+    pub fn log(&self) -> Result<&OrderLog, ReconcileError> {
+        connected(&self.log, Server::Kafka)
+    }
+
+    pub fn stock(&self) -> Result<&StockClient, ReconcileError> {
+        connected(&self.stock, Server::Redis)
+    }
+
+    /// Waits until all of them are connected.
+    pub async fn connected(&self) {
+        while self.stores().is_err() {
+            tokio::time::sleep(CONNECTED_INTERVAL).await;
+        }
+    }
+
+    /// For work that needs all of them.
+    pub fn stores(&self) -> Result<Stores, ReconcileError> {
+        Ok(Stores {
+            ledger: self.ledger()?.clone(),
+            log: self.log()?.clone(),
+            stock: self.stock()?.clone(),
+        })
+    }
+}
+
+fn connected<T: Send + Sync + 'static>(client: &Connecting<T>, server: Server) -> Result<&T, ReconcileError> {
+    client.get().map_err(|why| ReconcileError::NotConnected { server, why })
+}
+
+/// Clients of the three servers.
 #[derive(Clone)]
 pub struct Stores {
     pub ledger: Ledger,
@@ -59,12 +110,23 @@ pub struct ReleaseObservations {
 /// All of it, for one leadership term: what a leader remembers ends with its term.
 #[derive(Clone)]
 pub struct Context {
-    pub stores: Stores,
+    pub connections: Connections,
     pub cluster: Cluster,
     pub release: Arc<Release>,
     pub observations: ReleaseObservations,
     pub cache: Arc<ReconcileCache>,
     pub metrics: Arc<Metrics>,
+    pub statuses: Arc<StatusQueue>,
+    /// The rebuilds that may run at once: each holds the orders of its sale in memory.
+    pub rebuilds: Arc<Semaphore>,
+    /// The operator's own clock. One clock alone decides nothing final, see [`seckill_planner::clocks`].
     pub clock: Clock,
     pub term: LeadershipTerm,
+}
+
+impl Context {
+    /// The time by which sales are planned: the operator's clock, corrected by the other ones.
+    pub fn now(&self) -> Millis {
+        self.cache.corrected(self.clock.now())
+    }
 }

@@ -6,10 +6,21 @@ use seckill_planner::condition::Blocker;
 use seckill_planner::observation::cannot_install;
 use seckill_protocol::Epoch;
 use seckill_protocol::install::InstallRefused;
+use seckill_service::connect::NotConnected;
 use seckill_stock::StockError;
+
+/// A server of a sale's units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    Mysql,
+    Kafka,
+    Redis,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
+    #[error("not connected yet: {why}")]
+    NotConnected { server: Server, why: NotConnected },
     #[error("{0}")]
     Ledger(#[from] LedgerError),
     #[error("{0}")]
@@ -57,6 +68,11 @@ impl ReconcileError {
     /// A bounded label for metrics.
     pub fn label(&self) -> &'static str {
         match self {
+            ReconcileError::NotConnected { server, .. } => match server {
+                Server::Mysql => "ledger",
+                Server::Kafka => "log",
+                Server::Redis => "stock",
+            },
             ReconcileError::Ledger(_) | ReconcileError::Rebuild(RebuildError::Ledger(_)) => "ledger",
             ReconcileError::Log(_) | ReconcileError::Rebuild(RebuildError::Log(_)) => "log",
             ReconcileError::Stock(_) | ReconcileError::Rebuild(RebuildError::Stock(_)) => "stock",
@@ -68,6 +84,11 @@ impl ReconcileError {
     /// What the readers of the FlashSale are told; `None`: nothing that they need to know, or they can't be told.
     pub fn blocker(&self) -> Option<Blocker> {
         let reason = match self {
+            ReconcileError::NotConnected { server, .. } => match server {
+                Server::Mysql => Reason::LedgerUnavailable,
+                Server::Kafka => Reason::LogUnavailable,
+                Server::Redis => Reason::RedisUnavailable,
+            },
             ReconcileError::Ledger(_) | ReconcileError::Rebuild(RebuildError::Ledger(_)) => Reason::LedgerUnavailable,
             ReconcileError::Log(_) | ReconcileError::Rebuild(RebuildError::Log(_)) => Reason::LogUnavailable,
             ReconcileError::Stock(_) | ReconcileError::Rebuild(RebuildError::Stock(_) | RebuildError::NoServer(_)) => {

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use seckill_planner::balance::BalanceCheck;
+use seckill_planner::clocks::ClockDifference;
 use seckill_planner::demand::Needs;
 use seckill_planner::{Observation, SaleKey};
 use seckill_service::metrics::encoding::EncodeLabelSet;
@@ -30,6 +30,11 @@ struct WorkloadLabel {
     workload: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServerLabel {
+    server: &'static str,
+}
+
 /// From a reconcile that finds nothing to do, to the rebuild of a large index.
 const RECONCILE_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -40,9 +45,11 @@ pub struct Metrics {
     remaining: Family<SaleLabels, Gauge>,
     in_flight: Family<SaleLabels, Gauge>,
     imbalance: Family<SaleLabels, Gauge>,
+    imbalanced: Family<SaleLabels, Gauge>,
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
     preflight_problems: Family<SaleLabels, Gauge>,
     demand: Family<WorkloadLabel, Gauge>,
+    clock_difference: Family<ServerLabel, Gauge<f64, AtomicU64>>,
     leader: Gauge,
     terms: Counter,
     lease_failures: Counter,
@@ -59,9 +66,11 @@ impl Default for Metrics {
             remaining: Family::default(),
             in_flight: Family::default(),
             imbalance: Family::default(),
+            imbalanced: Family::default(),
             ready_lead: Family::default(),
             preflight_problems: Family::default(),
             demand: Family::default(),
+            clock_difference: Family::default(),
             leader: Gauge::default(),
             terms: Counter::default(),
             lease_failures: Counter::default(),
@@ -103,6 +112,11 @@ impl Metrics {
             self.imbalance.clone(),
         );
         registry.register(
+            "seckill_sale_imbalanced",
+            "1: the condition LedgerBalanced of the sale is False; 0: it is not",
+            self.imbalanced.clone(),
+        );
+        registry.register(
             "seckill_sale_ready_lead_seconds",
             "Seconds before its start at which a sale was ready; negative if later",
             self.ready_lead.clone(),
@@ -116,6 +130,11 @@ impl Metrics {
             "seckill_operator_demand_pods",
             "Pods that the sales ask for now, regardless of floor and ceiling",
             self.demand.clone(),
+        );
+        registry.register(
+            "seckill_operator_clock_difference_seconds",
+            "Seconds that the clock of a server is ahead of the operator's; negative: behind",
+            self.clock_difference.clone(),
         );
         registry.register(
             "seckill_operator_leader",
@@ -143,6 +162,7 @@ impl Metrics {
     pub fn lost_leadership(&self) {
         self.leader.set(0);
         self.demand.clear();
+        self.clock_difference.clear();
         self.keep(&HashSet::new());
     }
 
@@ -182,6 +202,18 @@ impl Metrics {
         }
     }
 
+    /// How far a server's clock is ahead; `None`: unknown.
+    pub fn clock_difference(&self, server: &'static str, difference: Option<ClockDifference>) {
+        let labels = ServerLabel { server };
+        match difference {
+            Some(difference) => {
+                let seconds = difference.ahead_ms as f64 / 1000.0;
+                self.clock_difference.get_or_create(&labels).set(seconds);
+            }
+            None => drop(self.clock_difference.remove(&labels)),
+        }
+    }
+
     /// The figures of a sale. Those of its index are removed when it has none.
     pub fn observed(&self, observed: &Observation) {
         let labels = self.labels(&observed.key);
@@ -200,16 +232,23 @@ impl Metrics {
                 self.remaining.get_or_create(&labels).set(number(index.left));
                 let in_flight = index.total.saturating_sub(index.left).saturating_sub(sale.out());
                 self.in_flight.get_or_create(&labels).set(number(in_flight));
-                let imbalance = match observed.balance {
-                    Some(BalanceCheck::Imbalanced(units)) => number(units.index) - number(units.ledger),
-                    _ => 0,
-                };
-                self.imbalance.get_or_create(&labels).set(imbalance);
             }
             _ => {
                 self.remaining.remove(&labels);
                 self.in_flight.remove(&labels);
             }
+        }
+    }
+
+    /// Whether the condition LedgerBalanced of a sale is False, and its units if they are known. A condition that was found
+    /// by an earlier leader stays without a number.
+    pub fn balance(&self, key: &SaleKey, imbalanced: bool, units: Option<i64>) {
+        let labels = self.labels(key);
+        self.imbalanced.get_or_create(&labels).set(imbalanced.into());
+        match units {
+            Some(units) => _ = self.imbalance.get_or_create(&labels).set(units),
+            None if !imbalanced => _ = self.imbalance.get_or_create(&labels).set(0),
+            None => {}
         }
     }
 
@@ -223,6 +262,7 @@ impl Metrics {
                 self.remaining.remove(&labels);
                 self.in_flight.remove(&labels);
                 self.imbalance.remove(&labels);
+                self.imbalanced.remove(&labels);
                 self.ready_lead.remove(&labels);
                 self.preflight_problems.remove(&labels);
             }

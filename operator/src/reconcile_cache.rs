@@ -8,8 +8,9 @@ use seckill_crds::{FlashSale, FlashSaleStatus};
 use seckill_planner::balance::BalanceHistory;
 use seckill_planner::condition::Blocker;
 use seckill_planner::pacing::{RebuildDelay, RebuildHistory, StatusBudget};
-use seckill_planner::{SaleKey, Standing};
+use seckill_planner::{Clocks, SaleKey, Standing};
 use seckill_protocol::SaleId;
+use seckill_protocol::index::Millis;
 
 use crate::cluster::convert::sale_key;
 
@@ -24,8 +25,10 @@ struct Entries {
     sales: HashMap<SaleKey, SaleEntry>,
     closes: HashMap<SaleId, Instant>,
     totals: HashMap<SaleId, (u64, Instant)>,
-    any_ending: bool,
+    any_ending: Option<bool>,
     budget: StatusBudget,
+    /// How many ms the agreed time is ahead of the operator's own clock.
+    clock_correction: i64,
 }
 
 #[derive(Default)]
@@ -38,9 +41,10 @@ struct SaleEntry {
     written: Option<Written>,
     balance: BalanceHistory,
     rebuilds: RebuildHistory,
+    index_unknown_since: Option<Instant>,
 }
 
-/// A status that was written when the object was known in this version.
+/// A status that was decided, and is written or about to be, when the object was known in this version.
 struct Written {
     over: Option<String>,
     status: FlashSaleStatus,
@@ -92,7 +96,7 @@ impl ReconcileCache {
             .flatten()
     }
 
-    /// The status as it was written last, even if the watch has not shown it yet. Otherwise a time that says when
+    /// The status as it was decided last, even if the watch has not shown it yet. Otherwise a time that says when
     /// something was observed first would be written twice.
     pub fn status(&self, object: &FlashSale) -> FlashSaleStatus {
         let written = self.recall(&sale_key(object), |sale| {
@@ -108,6 +112,11 @@ impl ReconcileCache {
         self.note(&sale_key(object), |sale| {
             sale.written = Some(Written { over, status });
         });
+    }
+
+    /// That status could not be written: what the watch shows counts again.
+    pub fn not_written(&self, key: &SaleKey) {
+        self.note(key, |sale| sale.written = None);
     }
 
     /// Whether the figures of a sale may be written now.
@@ -162,13 +171,34 @@ impl ReconcileCache {
         entries.totals.remove(&sale);
     }
 
-    /// Whether any sale has ended and is not settled.
-    pub fn any_ending(&self) -> bool {
+    /// How long the index of a sale has been unknown, if it is.
+    pub fn index_unknown_for(&self, key: &SaleKey, unknown: bool) -> Duration {
+        let mut entries = self.lock();
+        let since = &mut entries.sales.entry(key.clone()).or_default().index_unknown_since;
+        *since = unknown.then(|| since.unwrap_or_else(Instant::now));
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The clocks that were read last correct the operator's own. Without MySQL's there is no sale yet, and nothing new.
+    pub fn set_clock_correction(&self, clocks: &Clocks) {
+        if clocks.mysql.is_none() {
+            return;
+        }
+        self.lock().clock_correction = clocks.now().cast_signed() - clocks.operator.cast_signed();
+    }
+
+    /// The time by which sales are planned, from the operator's own clock.
+    pub fn corrected(&self, own: Millis) -> Millis {
+        own.saturating_add_signed(self.lock().clock_correction)
+    }
+
+    /// Whether any sale has ended and is not settled; `None`: the ledger was not read yet.
+    pub fn any_ending(&self) -> Option<bool> {
         self.lock().any_ending
     }
 
     pub fn note_any_ending(&self, any: bool) {
-        self.lock().any_ending = any;
+        self.lock().any_ending = Some(any);
     }
 
     /// Forgets the FlashSales that are gone.

@@ -12,21 +12,22 @@ use seckill_planner::election::ElectionTimes;
 use seckill_planner::preflight::ServerSettings;
 use seckill_protocol::SaleId;
 use seckill_service::clock::Clock;
-use seckill_service::connect;
+use seckill_service::connect::{self, Connecting};
 use seckill_service::health::{Gate, Health};
 use seckill_service::metrics::registry::Registry;
 use seckill_service::shutdown::Shutdown;
 use seckill_service::{admin, periodic, retry, telemetry};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::args::{LeaseArgs, Namespaces, RunArgs};
 use crate::cluster::client::with_timeouts;
 use crate::cluster::lease::Elector;
-use crate::context::{Cluster, Context, Release, ReleaseObservations, ScaledDeployment, Stores};
+use crate::context::{Cluster, Connections, Context, Release, ReleaseObservations, ScaledDeployment};
 use crate::error::ReconcileError;
 use crate::metrics::Metrics;
 use crate::release::{orphans, scale, servers};
-use crate::sale::reconcile::controllers;
+use crate::sale::reconcile::{MAX_CONCURRENT_REBUILDS, controllers};
+use crate::sale::status_queue::{DueStatuses, StatusQueue, write_statuses};
 
 const MYSQL_CONNECTIONS: u32 = 8;
 /// How often an operator that stands by checks its servers.
@@ -37,23 +38,22 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let kube = Client::try_default()
         .await
         .context("no access to Kubernetes: found neither a kubeconfig nor a service account")?;
-    run_until_shutdown(args, kube, Shutdown::on_signal()).await
+    run_until_shutdown(args, kube, Clock::system(), Shutdown::on_signal()).await
 }
 
 /// Runs until the shutdown. An error means that waiting would not help.
-pub async fn run_until_shutdown(args: RunArgs, kube: Client, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutdown: Shutdown) -> anyhow::Result<()> {
     let kube = with_timeouts(&kube);
     let health = Health::new();
-    let gates = Gates::new(&health);
+    // Latched: a blip of the API server must not make the operator unready. No other server is needed to lead.
+    let gate = health.latched_gate("kubernetes");
     let metrics = Arc::new(Metrics::default());
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
 
-    let Some(stores) = connect_stores(&args, &gates, &shutdown).await else {
-        return Ok(());
-    };
-    if wait_for_crd(&kube, &args.watch_namespaces, &gates.kube, &shutdown)
+    let connections = connections(&args, &shutdown);
+    if wait_for_crd(&kube, &args.watch_namespaces, &gate, &shutdown)
         .await
         .is_none()
     {
@@ -67,21 +67,24 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, shutdown: Shutdown)
     let cluster = Cluster { kube, recorder };
     let elector = elector(&args.lease, &cluster, &metrics);
     let release = Arc::new(release(args));
-    let standing_by = stand_by(stores.clone(), metrics.clone());
+    let standing_by = stand_by(connections.clone(), metrics.clone());
     let leading = elector.lead(&shutdown, |term| {
         let (workloads_sender, workloads) = watch::channel(Arc::new(Workloads::default()));
         let (servers_sender, servers) = watch::channel(None);
+        let (statuses, due_statuses) = StatusQueue::new();
         let context = Context {
-            stores: stores.clone(),
+            connections: connections.clone(),
             cluster: cluster.clone(),
             release: release.clone(),
             observations: ReleaseObservations { workloads, servers },
             cache: Arc::default(),
             metrics: metrics.clone(),
-            clock: Clock::system(),
+            statuses: Arc::new(statuses),
+            rebuilds: Arc::new(Semaphore::new(MAX_CONCURRENT_REBUILDS)),
+            clock: clock.clone(),
             term,
         };
-        run_sales(Arc::new(context), workloads_sender, servers_sender)
+        run_sales(Arc::new(context), workloads_sender, servers_sender, due_statuses)
     });
     tokio::select! {
         result = leading => result,
@@ -89,33 +92,22 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, shutdown: Shutdown)
     }
 }
 
-/// Latched: a blip of a server must not make the operator unready.
-struct Gates {
-    mysql: Gate,
-    kafka: Gate,
-    redis: Gate,
-    kube: Gate,
-}
-
-impl Gates {
-    fn new(health: &Health) -> Self {
-        Gates {
-            mysql: health.latched_gate("mysql"),
-            kafka: health.latched_gate("kafka"),
-            redis: health.latched_gate("redis"),
-            kube: health.latched_gate("kubernetes"),
-        }
+/// Connects to the servers in the background.
+fn connections(args: &RunArgs, shutdown: &Shutdown) -> Connections {
+    let (mysql, kafka, redis) = (args.mysql.clone(), connect::log_config(&args.kafka), args.redis.clone());
+    let shutdowns = [shutdown.clone(), shutdown.clone(), shutdown.clone()];
+    let [for_mysql, for_kafka, for_redis] = shutdowns;
+    Connections {
+        ledger: Connecting::start("mysql", |gate| async move {
+            connect::ledger(&mysql, MYSQL_CONNECTIONS, &gate, &for_mysql).await
+        }),
+        log: Connecting::start("kafka", |gate| async move {
+            connect::order_log(&kafka, &gate, &for_kafka).await
+        }),
+        stock: Connecting::start("redis", |gate| async move {
+            connect::stock(&redis, &gate, &for_redis).await
+        }),
     }
-}
-
-async fn connect_stores(args: &RunArgs, gates: &Gates, shutdown: &Shutdown) -> Option<Stores> {
-    let ledger = connect::ledger(&args.mysql, MYSQL_CONNECTIONS, &gates.mysql, shutdown).await?;
-    gates.mysql.ready();
-    let log = connect::order_log(&connect::log_config(&args.kafka), &gates.kafka, shutdown).await?;
-    gates.kafka.ready();
-    let stock = connect::stock(&args.redis, &gates.redis, shutdown).await?;
-    gates.redis.ready();
-    Some(Stores { ledger, log, stock })
 }
 
 /// Waits until the API server serves FlashSales; `None`: shutdown.
@@ -181,6 +173,7 @@ async fn run_sales(
     context: Arc<Context>,
     workloads: watch::Sender<Arc<Workloads>>,
     servers: watch::Sender<Option<Arc<ServerSettings>>>,
+    due_statuses: DueStatuses,
 ) {
     let (sales, controllers) = controllers(&context);
     let (kube, namespaces) = (context.cluster.kube.clone(), context.release.namespaces.clone());
@@ -191,6 +184,7 @@ async fn run_sales(
             futures::future::join_all(controllers),
             orphans::run(context.clone(), sales.clone()),
         );
+        context.statuses.emptied().await;
     };
     let meanwhile = async {
         tokio::join!(
@@ -198,6 +192,7 @@ async fn run_sales(
             sales.clone().note_deletions(kube, namespaces),
             scale::run(context.clone(), sales.clone(), workloads),
             servers::run(context.clone(), servers),
+            write_statuses(context.clone(), due_statuses),
         );
     };
     tokio::select! {
@@ -208,7 +203,7 @@ async fn run_sales(
 
 /// Checks the servers now and then while another operator leads: a connection that broke meanwhile is replaced before it is
 /// needed. The API server is asked for the lease all the time.
-async fn stand_by(stores: Stores, metrics: Arc<Metrics>) {
+async fn stand_by(connections: Connections, metrics: Arc<Metrics>) {
     let mut ticks = periodic(STANDBY_CHECK_INTERVAL);
     loop {
         ticks.tick().await;
@@ -216,19 +211,13 @@ async fn stand_by(stores: Stores, metrics: Arc<Metrics>) {
             continue;
         }
         let (ledger, log, stock) = tokio::join!(
-            async { stores.ledger.check_schema().await.map_err(ReconcileError::from) },
-            async { stores.log.end_offset(0).await.map(drop).map_err(ReconcileError::from) },
+            async { Ok(connections.ledger()?.check_schema().await?) },
+            async { Ok(connections.log()?.end_offset(0).await.map(drop)?) },
             // Whether there is such a sale does not matter.
-            async {
-                stores
-                    .stock
-                    .probe(SaleId(0))
-                    .await
-                    .map(drop)
-                    .map_err(ReconcileError::from)
-            },
+            async { Ok(connections.stock()?.probe(SaleId(0)).await.map(drop)?) },
         );
-        for error in [ledger, log, stock].into_iter().filter_map(Result::err) {
+        let results: [Result<(), ReconcileError>; 3] = [ledger, log, stock];
+        for error in results.into_iter().filter_map(Result::err) {
             tracing::warn!(%error, "standing by, but a server that the leader needs does not answer");
             metrics.failed(error.label());
         }

@@ -6,7 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -21,6 +21,8 @@ enum Source {
     #[default]
     System,
     Manual(Arc<AtomicU64>),
+    /// Milliseconds ahead of the system's clock.
+    Wrong(Arc<AtomicI64>),
 }
 
 impl Clock {
@@ -33,6 +35,7 @@ impl Clock {
         match &self.0 {
             Source::System => system_time(),
             Source::Manual(now) => now.load(Ordering::SeqCst),
+            Source::Wrong(ahead) => system_time().saturating_add_signed(ahead.load(Ordering::SeqCst)),
         }
     }
 }
@@ -66,6 +69,26 @@ impl ManualClock {
     }
 }
 
+/// A clock for tests that runs, and is wrong by as much as the test says.
+#[derive(Clone, Debug, Default)]
+pub struct WrongClock(Arc<AtomicI64>);
+
+impl WrongClock {
+    /// So many milliseconds ahead of the system's clock; negative: behind.
+    pub fn ahead_by(ms: i64) -> Self {
+        WrongClock(Arc::new(AtomicI64::new(ms)))
+    }
+
+    /// The clock to pass to the code under test. It shows every later change.
+    pub fn clock(&self) -> Clock {
+        Clock(Source::Wrong(self.0.clone()))
+    }
+
+    pub fn set_ahead(&self, ms: i64) {
+        self.0.store(ms, Ordering::SeqCst);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +99,16 @@ mod tests {
         let now = u128::from(Clock::system().now());
         let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         assert!((before..=after).contains(&now));
+    }
+
+    #[test]
+    fn a_wrong_clock_runs_beside_the_right_one() {
+        let wrong = WrongClock::ahead_by(3_600_000);
+        let clock = wrong.clock();
+        let ahead = || clock.now().cast_signed() - Clock::system().now().cast_signed();
+        assert!((3_590_000..=3_600_000).contains(&ahead()));
+        wrong.set_ahead(-3_600_000);
+        assert!((-3_610_000..=-3_600_000).contains(&ahead()));
     }
 
     #[test]

@@ -11,9 +11,11 @@ use crate::error::LedgerError;
 
 /// How long a caller waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A query that takes longer never ends: the host of the server is gone. It also limits how long a rebuild reads a
-/// sale.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A query that takes longer never ends: the host of the server is gone. Whoever waits for it is not needed elsewhere for
+/// long.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a snapshot is read. A rebuild reads all orders of a sale.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A handle on the ledger. Clones share their connections.
 #[derive(Clone)]
@@ -53,8 +55,16 @@ impl Ledger {
         &self,
         run: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
+        self.query_within(QUERY_TIMEOUT, run).await
+    }
+
+    async fn query_within<T>(
+        &self,
+        limit: Duration,
+        run: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
         let mut connection = self.acquire().await?;
-        let answer = within(QUERY_TIMEOUT, run(&mut connection)).await;
+        let answer = within(limit, run(&mut connection)).await;
         connection.clean = answer.is_ok();
         answer
     }
@@ -64,19 +74,24 @@ impl Ledger {
         &self,
         run: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
-        self.query(async |connection| {
-            connection
-                .execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                .await?;
-            connection
-                .execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-                .await?;
+        self.query_within(SNAPSHOT_TIMEOUT, async |connection| {
+            within(QUERY_TIMEOUT, begin_snapshot(connection)).await?;
             let answer = run(connection).await?;
             connection.execute("COMMIT").await?;
             Ok(answer)
         })
         .await
     }
+}
+
+async fn begin_snapshot(connection: &mut MySqlConnection) -> Result<(), LedgerError> {
+    connection
+        .execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        .await?;
+    connection
+        .execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+        .await?;
+    Ok(())
 }
 
 /// A connection that returns to the pool only after success. After an error, a timeout or a dropped caller it is

@@ -25,7 +25,8 @@ macro_rules! select_sales {
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', updated_at) DIV 1000 AS updated_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', settled_at) DIV 1000 AS settled_at_ms, settled_left, \
-             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', freed_at) DIV 1000 AS freed_at_ms FROM sales WHERE ",
+             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', freed_at) DIV 1000 AS freed_at_ms, \
+             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 AS now_ms FROM sales WHERE ",
             $rest
         )
     };
@@ -93,8 +94,29 @@ impl Ledger {
     }
 
     pub async fn sale_by_name(&self, class: &str, namespace: &str, name: &str) -> Result<Option<Sale>, LedgerError> {
+        Ok(self.sale_and_clock(class, namespace, name).await?.map(|(sale, _)| sale))
+    }
+
+    /// A sale, and the time of the server when it read the sale, in Unix ms.
+    pub async fn sale_and_clock(
+        &self,
+        class: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<(Sale, u64)>, LedgerError> {
         self.query(async |connection| by_name(connection, class, namespace, name).await)
             .await
+    }
+
+    /// The time of the server, in Unix ms.
+    pub async fn clock(&self) -> Result<u64, LedgerError> {
+        self.query(async |connection| {
+            let query = sqlx::query_scalar::<_, i64>(
+                "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000",
+            );
+            Ok(unsigned(query.fetch_one(connection).await?))
+        })
+        .await
     }
 
     /// Inserts a sale under a random id. If the name is taken, it returns the existing sale unchanged.
@@ -107,7 +129,7 @@ impl Ledger {
                     Err(e) => return Err(e.into()),
                 }
                 // If no sale has the name, the id was taken.
-                if let Some(sale) = by_name(connection, &new.class, &new.namespace, &new.name).await? {
+                if let Some((sale, _)) = by_name(connection, &new.class, &new.namespace, &new.name).await? {
                     return Ok(sale);
                 }
             }
@@ -300,7 +322,7 @@ async fn by_name(
     class: &str,
     namespace: &str,
     name: &str,
-) -> Result<Option<Sale>, LedgerError> {
+) -> Result<Option<(Sale, u64)>, LedgerError> {
     let query = sqlx::query(select_sales!("class = ? AND namespace = ? AND name = ?"));
     let row = query
         .bind(class)
@@ -308,7 +330,14 @@ async fn by_name(
         .bind(name)
         .fetch_optional(connection)
         .await?;
-    row.map(sale_of).transpose()
+    let Some(row) = row else { return Ok(None) };
+    let now = unsigned(row.try_get("now_ms")?);
+    Ok(Some((sale_of(row)?, now)))
+}
+
+/// A time before 1970 is no time.
+fn unsigned(unix_ms: i64) -> u64 {
+    u64::try_from(unix_ms).unwrap_or_default()
 }
 
 async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> Result<(), sqlx::Error> {

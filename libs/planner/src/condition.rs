@@ -44,6 +44,7 @@ pub enum Reason {
     CeilingReached,
     LeftToAutoscaler,
     ClusterUnknown,
+    ClocksDiffer,
     StockMissing,
     WorkloadsMissing,
     ReadyToSell,

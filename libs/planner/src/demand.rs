@@ -145,12 +145,16 @@ pub fn total_demand(needs: &HashMap<SaleKey, Needs>, any_settling: bool) -> Need
 
 /// A sale needs pods from its lead time until the end of its cool-down, and until it is settled. A sale is settled once
 /// the ledger has read all that the log has of it, so no worker is removed that still has to store its orders.
-pub fn needs_pods(desired: &DesiredSale, standing: Standing, now: Millis) -> bool {
+///
+/// `standing` is unknown before the first reconcile of the sale: then its times decide. `None`: its end has passed, and it
+/// may be settled or not; for such a sale no pod is added, and none is removed.
+pub fn needs_pods(desired: &DesiredSale, standing: Option<Standing>, now: Millis) -> Option<bool> {
     match standing {
-        Standing::Refused => false,
-        _ if now < desired.preheat_at() => false,
-        Standing::Unsettled => true,
-        Standing::Settled => now < desired.cool_down_until(),
+        Some(Standing::Refused) => Some(false),
+        _ if now < desired.preheat_at() => Some(false),
+        Some(Standing::Settled) => Some(now < desired.cool_down_until()),
+        Some(Standing::Unsettled) => Some(true),
+        None => (now < desired.cool_down_until()).then_some(true),
     }
 }
 
@@ -249,22 +253,30 @@ mod tests {
         let mut desired = desired();
         (desired.starts_at, desired.ends_at) = (100_000, 200_000);
         (desired.lead_time_seconds, desired.cool_down_seconds) = (10, 20);
-        let needs = |standing, seconds: u64| needs_pods(&desired, standing, seconds * 1000);
-        assert!(!needs(Standing::Unsettled, 89));
-        assert!(needs(Standing::Unsettled, 90));
-        assert!(needs(Standing::Settled, 219));
-        assert!(!needs(Standing::Settled, 220));
+        let needs = |standing, seconds: u64| needs_pods(&desired, Some(standing), seconds * 1000);
+        assert_eq!(needs(Standing::Unsettled, 89), Some(false));
+        assert_eq!(needs(Standing::Unsettled, 90), Some(true));
+        assert_eq!(needs(Standing::Settled, 219), Some(true));
+        assert_eq!(needs(Standing::Settled, 220), Some(false));
+        // Before its first reconcile, an old sale asks for nothing and removes nothing.
+        let unknown = |seconds: u64| needs_pods(&desired, None, seconds * 1000);
+        assert_eq!(
+            [unknown(89), unknown(219), unknown(220)],
+            [Some(false), Some(true), None]
+        );
     }
 
     #[test]
     fn pods_stay_until_the_sale_is_settled() {
-        assert!(needs_pods(&desired(), Standing::Unsettled, Millis::MAX));
+        let needs = needs_pods(&desired(), Some(Standing::Unsettled), Millis::MAX);
+        assert_eq!(needs, Some(true));
     }
 
     #[test]
     fn a_refused_sale_needs_no_pods() {
         let desired = desired();
-        assert!(!needs_pods(&desired, Standing::Refused, desired.starts_at));
+        let needs = needs_pods(&desired, Some(Standing::Refused), desired.starts_at);
+        assert_eq!(needs, Some(false));
     }
 
     #[test]

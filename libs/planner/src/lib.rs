@@ -5,6 +5,7 @@
 //!
 //! - [`sale`]: the sale that a user wants, and its key
 //! - [`observation`]: everything that was observed of it at one time
+//! - [`clocks`]: by which clocks it opens and ends
 //! - [`mod@plan`]: the next step, and the status report for its readers
 //! - [`condition`]: the vocabulary of that report
 //! - [`balance`]: whether every unit is accounted for while the sale runs
@@ -18,6 +19,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod balance;
+pub mod clocks;
 pub mod condition;
 pub mod demand;
 pub mod election;
@@ -28,6 +30,7 @@ pub mod plan;
 pub mod preflight;
 pub mod sale;
 
+pub use clocks::Clocks;
 pub use condition::{Condition, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
 pub use observation::{Observation, ObservedIndex};
 pub use plan::{Plan, Step, plan};

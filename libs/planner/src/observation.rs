@@ -1,5 +1,6 @@
 //! Everything that is known of a sale at one time. Data only; what could not be read is unknown, never zero.
 use std::sync::Arc;
+use std::time::Duration;
 
 use seckill_protocol::Epoch;
 use seckill_protocol::index::{IndexState, Millis, SaleState};
@@ -7,6 +8,7 @@ use seckill_protocol::install::InstallRefused;
 use seckill_protocol::sale::Sale;
 
 use crate::balance::BalanceCheck;
+use crate::clocks::Clocks;
 use crate::condition::Blocker;
 use crate::demand::Workloads;
 use crate::pacing::RebuildDelay;
@@ -19,14 +21,16 @@ pub struct Observation {
     pub key: SaleKey,
     /// The class of the release.
     pub class: String,
-    /// Partitions of the order log.
-    pub partitions: u32,
-    pub now: Millis,
+    /// Partitions of the order log; `None`: Kafka has not answered yet.
+    pub partitions: Option<u32>,
+    pub clocks: Clocks,
     /// `None`: the FlashSale is gone, and that is certain.
     pub desired: Option<DesiredSale>,
     /// `None`: the ledger does not know the sale.
     pub sale: Option<Sale>,
     pub index: ObservedIndex,
+    /// How long the index has been unknown, one reconcile after the other.
+    pub index_unknown_for: Duration,
     pub workloads: Arc<Workloads>,
     /// `None`: the servers were not checked yet.
     pub servers: Option<Arc<ServerSettings>>,
@@ -97,6 +101,11 @@ pub fn cannot_install(refused: InstallRefused) -> String {
 }
 
 impl Observation {
+    /// The time by which plans are made, see [`Clocks::now`].
+    pub fn now(&self) -> Millis {
+        self.clocks.now()
+    }
+
     /// The preflight of a sale that has not ended; `None`: nothing was checked yet.
     pub fn preflight(&self) -> Option<Preflight> {
         let (sale, desired) = (self.sale.as_ref()?, self.desired.as_ref()?);
@@ -106,7 +115,7 @@ impl Observation {
             &self.workloads,
             desired,
             sale.partition,
-            self.now,
+            self.now(),
         ))
     }
 }
@@ -114,5 +123,5 @@ impl Observation {
 /// Whether Redis may hold an index of the sale, so that it is worth a probe.
 pub fn may_have_index(now: Millis, desired: Option<&DesiredSale>, sale: &Sale) -> bool {
     let due = desired.is_none_or(|desired| now >= desired.preheat_at());
-    sale.settled_at_ms.is_none() && (due || sale.live_epoch.is_some() || sale.state == SaleState::Closed)
+    sale.freed_at_ms.is_none() && (due || sale.live_epoch.is_some() || sale.state == SaleState::Closed)
 }

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 use seckill_protocol::Offset;
 use seckill_protocol::index::Millis;
 
+use crate::clocks::ClockDifference;
 use crate::demand::Workloads;
 use crate::sale::DesiredSale;
 
 /// Records that have been in the log for longer, and are not in the ledger, are late.
 const WORKER_LAG_LIMIT: Duration = Duration::from_secs(30);
-/// A sale opens and ends by the clock of Redis, and its pods are started by the operator's.
-const CLOCK_DIFFERENCE_LIMIT_MS: u64 = 500;
 /// The log is kept at least this long after the end of a sale: a ledger restored from a backup reads it again.
 const RETENTION_AFTER_END: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -26,6 +25,8 @@ pub struct ServerSettings {
     pub ledger: Result<Option<String>, String>,
     /// The partitions whose records are late in the ledger.
     pub late_partitions: Result<Vec<u32>, String>,
+    /// `None`: it can't be read, which `ledger` says.
+    pub mysql_clock: Option<ClockDifference>,
     pub expected: ExpectedTopic,
 }
 
@@ -41,9 +42,7 @@ pub struct RedisSettings {
     /// The last snapshot, or the last write of the append-only file, failed.
     pub persistence_fails: bool,
     pub append_only_file: bool,
-    /// How far the clock of Redis is ahead of the operator's, give or take half of the round trip.
-    pub clock_ahead_ms: i64,
-    pub round_trip_ms: u64,
+    pub clock: ClockDifference,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +73,8 @@ pub struct Preflight {
     pub problems: Vec<String>,
     /// What could not be checked, or is not ready yet, and why.
     pub unknown: Vec<String>,
+    /// What puts the sale at risk, but never holds it back.
+    pub warnings: Vec<String>,
     /// What is worth knowing, and puts nothing at risk.
     pub advice: Vec<String>,
 }
@@ -106,6 +107,13 @@ pub fn check(
     if let Err(why) = &servers.late_partitions {
         unknown("the lag of order-worker", why);
     }
+    let redis_clock = servers
+        .redis
+        .as_ref()
+        .ok()
+        .and_then(|redis| redis.clock.warning("Redis"));
+    let mysql_clock = servers.mysql_clock.and_then(|clock| clock.warning("MySQL"));
+    preflight.warnings.extend(redis_clock.into_iter().chain(mysql_clock));
     if let Ok(redis) = &servers.redis {
         check_redis(&mut preflight, redis, desired, now);
     }
@@ -176,18 +184,6 @@ fn check_redis(preflight: &mut Preflight, redis: &RedisSettings, desired: &Desir
              index is rebuilt from the log sooner"
                 .to_owned(),
         );
-    }
-    // The measurement may be wrong by the round trip.
-    let apart = redis.clock_ahead_ms.unsigned_abs();
-    if apart > CLOCK_DIFFERENCE_LIMIT_MS + redis.round_trip_ms {
-        let (seconds, side) = (
-            apart.div_ceil(1000),
-            if redis.clock_ahead_ms > 0 { "ahead of" } else { "behind" },
-        );
-        preflight.problems.push(format!(
-            "the clock of Redis, by which sales open and end, is up to {seconds} s {side} the operator's: synchronize \
-             both with NTP"
-        ));
     }
 }
 
@@ -295,8 +291,10 @@ pub mod tests {
                 bytes_per_unit: 320,
                 persistence_fails: false,
                 append_only_file: false,
-                clock_ahead_ms: -3,
-                round_trip_ms: 1,
+                clock: ClockDifference {
+                    ahead_ms: -3,
+                    round_trip_ms: 1,
+                },
             }),
             topic: Ok(TopicSettings {
                 partitions: 8,
@@ -309,6 +307,10 @@ pub mod tests {
             }),
             ledger: Ok(None),
             late_partitions: Ok(Vec::new()),
+            mysql_clock: Some(ClockDifference {
+                ahead_ms: 2,
+                round_trip_ms: 1,
+            }),
             expected: ExpectedTopic {
                 replication: 3,
                 min_insync: 2,
@@ -384,13 +386,23 @@ pub mod tests {
         });
         assert_problem(&["1000000 orders", "maxmemory"], |s| redis(s).max_memory = 200 << 20);
         assert_problem(&["appendonly no"], |s| redis(s).persistence_fails = true);
-        assert_problem(&["up to 2 s ahead", "NTP"], |s| redis(s).clock_ahead_ms = 1300);
-        assert_problem(&["up to 1 s behind"], |s| redis(s).clock_ahead_ms = -600);
-        // Within what the measurement may be mistaken by.
-        let slow = check_of(|s| (redis(s).clock_ahead_ms, redis(s).round_trip_ms) = (600, 150));
-        assert!(slow.passed(), "{slow:?}");
         let roomy = check_of(|s| redis(s).max_memory = 1 << 30);
         assert!(roomy.passed(), "{roomy:?}");
+    }
+
+    #[test]
+    fn a_difference_between_clocks_is_a_warning_that_passes() {
+        let hour = ClockDifference {
+            ahead_ms: 3_600_000,
+            round_trip_ms: 1,
+        };
+        let redis = check_of(|s| redis(s).clock = hour);
+        let mysql = check_of(|s| s.mysql_clock = Some(hour));
+        for (server, preflight) in [("Redis", redis), ("MySQL", mysql)] {
+            assert!(preflight.passed(), "{preflight:?}");
+            assert!(matches!(preflight.warnings.as_slice(), [warning] if warning.contains(server)));
+        }
+        assert_eq!(check_of(|s| s.mysql_clock = None).warnings, [""; 0]);
     }
 
     #[test]

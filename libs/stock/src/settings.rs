@@ -17,13 +17,14 @@ pub struct ServerSettings {
     pub persistence_fails: bool,
     /// The append-only file is enabled: after a restart the server reads it before it answers.
     pub append_only_file: bool,
-    /// Difference between its clock and the local one in milliseconds, within half of the round trip.
+    /// Difference between its clock and the caller's one in milliseconds, within half of the round trip.
     pub clock_ahead_ms: i64,
     pub round_trip_ms: u64,
 }
 
 impl StockClient {
-    pub async fn settings(&self) -> Result<ServerSettings, StockError> {
+    /// `clock` is the caller's own clock.
+    pub async fn settings(&self, clock: &Clock) -> Result<ServerSettings, StockError> {
         let mut connection = self.administration.clone();
         let (memory, persistence): (String, String) = redis::pipe()
             .cmd("INFO")
@@ -33,7 +34,6 @@ impl StockClient {
             .query_async(&mut connection)
             .await?;
         // A separate call, so that the time that INFO takes does not look like a late clock.
-        let clock = Clock::system();
         let asked = clock.now();
         let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
         let answered = clock.now();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use common::{connect, install, new_sale, redis_url};
 use futures::FutureExt as _;
+use seckill_clock::Clock;
 use seckill_protocol::index::{Decision, Fenced, Holding, Request, SaleState, Terms};
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash};
 use seckill_stock::{Applied, BYTES_A_UNIT, BatchSink, Batcher, Install, Installed, PurchaseError};
@@ -363,7 +364,7 @@ async fn a_sold_unit_takes_the_estimated_memory() {
 
 #[tokio::test]
 async fn settings_describe_the_server() {
-    let settings = connect().await.settings().await.expect("answers");
+    let settings = connect().await.settings(&Clock::system()).await.expect("answers");
     assert_eq!((settings.eviction.as_str(), settings.max_memory), ("noeviction", 0));
     assert!(settings.used_memory > 0 && !settings.persistence_fails);
     // Redis runs on this machine.

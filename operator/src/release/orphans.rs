@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject};
 use seckill_crds::FlashSale;
-use seckill_ledger::{LedgerError, Sale};
+use seckill_ledger::Sale;
 use seckill_planner::orphan::{LiveAnswer, MissingSince, is_gone};
 use seckill_planner::plan::{Step, plan};
 use seckill_planner::sale::SaleKey;
@@ -46,9 +46,9 @@ fn forget_deleted(context: &Context, sales: &FlashSales) {
     context.metrics.keep(&present);
 }
 
-async fn end_orphans(context: &Context, sales: &FlashSales, missing: &mut MissingSince) -> Result<(), LedgerError> {
+async fn end_orphans(context: &Context, sales: &FlashSales, missing: &mut MissingSince) -> Result<(), ReconcileError> {
     let release = &context.release;
-    let unfinished = context.stores.ledger.unfinished_sales(&release.class).await?;
+    let unfinished = context.connections.ledger()?.unfinished_sales(&release.class).await?;
     let any_ending = unfinished.iter().any(|sale| sale.state == SaleState::Closed);
     context.cache.note_any_ending(any_ending);
     let orphaned = |sale: &Sale| {
@@ -89,7 +89,7 @@ async fn end_if_gone(context: &Context, sales: &FlashSales, key: &SaleKey) -> Re
         if step == Step::Nothing {
             return Ok(());
         }
-        act(&context.stores, &context.cache, &step).await?;
+        act(&context.connections, &context.cache, &step).await?;
     }
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, ResourceExt as _};
-use seckill_planner::Standing;
+use seckill_order_log::OrderLog;
 use seckill_planner::demand::{Workload, Workloads, needs, needs_pods, total_demand};
 use seckill_service::periodic;
 use tokio::sync::watch;
@@ -25,7 +25,6 @@ const KEDA_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs until the leadership term ends.
 pub async fn run(context: Arc<Context>, sales: FlashSales, observed: watch::Sender<Arc<Workloads>>) {
-    let partitions = i32::try_from(context.stores.log.partitions()).unwrap_or(i32::MAX);
     let (mut keda, mut keda_at): (Keda, Option<Instant>) = (Keda::default(), None);
     let mut ticks = periodic(SCALE_INTERVAL);
     loop {
@@ -37,7 +36,7 @@ pub async fn run(context: Arc<Context>, sales: FlashSales, observed: watch::Send
             keda = Keda::list(&context.cluster.kube, &context.release.api.name.namespace).await;
             keda_at = Some(Instant::now());
         }
-        let workloads = scale(&context, &sales, partitions, &keda).await;
+        let workloads = scale(&context, &sales, &keda).await;
         observed.send_if_modified(|last| {
             let changed = **last != workloads;
             if changed {
@@ -54,23 +53,30 @@ pub async fn run(context: Arc<Context>, sales: FlashSales, observed: watch::Send
     }
 }
 
-async fn scale(context: &Context, sales: &FlashSales, partitions: i32, keda: &Keda) -> Workloads {
+async fn scale(context: &Context, sales: &FlashSales, keda: &Keda) -> Workloads {
     let Context {
         release,
         cluster,
         cache,
         ..
     } = context;
-    let now = context.clock.now();
-    let may_shrink = sales.all_known();
-    let needing = sales.all(&release.class).into_iter().filter_map(|object| {
+    let now = context.now();
+    let any_ending = cache.any_ending();
+    let mut may_shrink = sales.all_known() && any_ending.is_some();
+    let mut needing = Vec::new();
+    for object in sales.all(&release.class) {
         let (key, desired) = (sale_key(&object), desired_sale(&object));
-        // Before the first reconcile of a sale its times alone decide.
-        let standing = cache.standing(&key).unwrap_or(Standing::Unsettled);
-        needs_pods(&desired, standing, now).then_some((key, desired))
-    });
-    let needs = needs(needing.collect(), partitions);
-    let demand = total_demand(&needs, cache.any_ending());
+        match needs_pods(&desired, cache.standing(&key), now) {
+            Some(true) => needing.push((key, desired)),
+            Some(false) => {}
+            None => may_shrink = false,
+        }
+    }
+    // As long as the partitions are unknown they limit nothing.
+    let partitions = context.connections.log().ok().map(OrderLog::partitions);
+    let partitions = partitions.and_then(|partitions| i32::try_from(partitions).ok());
+    let needs = needs(needing, partitions.unwrap_or(i32::MAX));
+    let demand = total_demand(&needs, any_ending.unwrap_or_default());
     context.metrics.demand(demand);
     let (api, worker) = tokio::join!(
         apply(&cluster.kube, &release.api, demand.api, may_shrink, keda),

@@ -5,22 +5,26 @@ use std::time::{Duration, Instant};
 
 use seckill_ledger::LedgerError;
 use seckill_order_log::TopicFacts;
+use seckill_planner::clocks::ClockDifference;
 use seckill_planner::preflight::{Backlog, ExpectedTopic, RedisSettings, ServerSettings, TopicSettings};
 use seckill_protocol::Offset;
+use seckill_service::log_once::FailureLog;
 use seckill_service::periodic;
 use seckill_stock::BYTES_A_UNIT;
 use tokio::sync::watch;
 
-use crate::context::{Context, Stores};
+use crate::context::{Connections, Context};
 use crate::error::ReconcileError;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the first check waits for connections.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// How long the last answer of a server counts while the server does not answer.
 const LAST_ANSWER_VALID: Duration = Duration::from_secs(60);
 
 /// Runs until the leadership term ends.
 pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<ServerSettings>>>) {
-    let stores = &context.stores;
+    let connections = &context.connections;
     let topic_args = &context.release.topic;
     let expected = ExpectedTopic {
         replication: topic_args.topic_replication,
@@ -28,28 +32,42 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
     };
     let (mut redis, mut topic) = (LastAnswer::new(), LastAnswer::new());
     let (mut ledger, mut late_partitions) = (LastAnswer::new(), LastAnswer::new());
+    let mut mysql_clock = LastAnswer::new();
+    let mut clock_warnings = FailureLog::changes();
     let mut backlog = Backlog::default();
+    // A connection that is being made says nothing about its server.
+    let _ = tokio::time::timeout(CONNECT_WAIT, connections.connected()).await;
     let mut ticks = periodic(CHECK_INTERVAL);
     loop {
         ticks.tick().await;
         let answers = tokio::join!(
-            redis_settings(stores),
-            topic_settings(stores),
-            ledger_problem(stores),
-            partitions_behind(stores, &mut backlog),
+            redis_settings(&context),
+            topic_settings(connections),
+            ledger_problem(connections),
+            clock_of_mysql(&context),
+            partitions_behind(connections, &mut backlog),
+        );
+        let redis = redis.or_last(answers.0);
+        let mysql_clock = mysql_clock.or_last(answers.3).ok();
+        warn_of_clocks(
+            &context,
+            &mut clock_warnings,
+            redis.as_ref().ok().map(|r| r.clock),
+            mysql_clock,
         );
         observed.send_replace(Some(Arc::new(ServerSettings {
-            redis: redis.or_last(answers.0),
+            redis,
             topic: topic.or_last(answers.1),
             ledger: ledger.or_last(answers.2),
-            late_partitions: late_partitions.or_last(answers.3),
+            late_partitions: late_partitions.or_last(answers.4),
+            mysql_clock,
             expected,
         })));
     }
 }
 
-async fn redis_settings(stores: &Stores) -> Result<RedisSettings, ReconcileError> {
-    let settings = stores.stock.settings().await?;
+async fn redis_settings(context: &Context) -> Result<RedisSettings, ReconcileError> {
+    let settings = context.connections.stock()?.settings(&context.clock).await?;
     Ok(RedisSettings {
         eviction: settings.eviction,
         max_memory: settings.max_memory,
@@ -57,12 +75,14 @@ async fn redis_settings(stores: &Stores) -> Result<RedisSettings, ReconcileError
         bytes_per_unit: BYTES_A_UNIT,
         persistence_fails: settings.persistence_fails,
         append_only_file: settings.append_only_file,
-        clock_ahead_ms: settings.clock_ahead_ms,
-        round_trip_ms: settings.round_trip_ms,
+        clock: ClockDifference {
+            ahead_ms: settings.clock_ahead_ms,
+            round_trip_ms: settings.round_trip_ms,
+        },
     })
 }
 
-async fn topic_settings(stores: &Stores) -> Result<TopicSettings, ReconcileError> {
+async fn topic_settings(connections: &Connections) -> Result<TopicSettings, ReconcileError> {
     let TopicFacts {
         partitions,
         replication,
@@ -71,7 +91,7 @@ async fn topic_settings(stores: &Stores) -> Result<TopicSettings, ReconcileError
         retention_bytes,
         cleanup_policy,
         unclean_election,
-    } = stores.log.topic_facts().await?;
+    } = connections.log()?.topic_facts().await?;
     Ok(TopicSettings {
         partitions,
         replication,
@@ -83,8 +103,8 @@ async fn topic_settings(stores: &Stores) -> Result<TopicSettings, ReconcileError
     })
 }
 
-async fn ledger_problem(stores: &Stores) -> Result<Option<String>, ReconcileError> {
-    let ledger = &stores.ledger;
+async fn ledger_problem(connections: &Connections) -> Result<Option<String>, ReconcileError> {
+    let ledger = connections.ledger()?;
     for checked in [ledger.check_schema().await, ledger.check_writable().await] {
         match checked {
             Ok(()) => {}
@@ -101,12 +121,37 @@ async fn ledger_problem(stores: &Stores) -> Result<Option<String>, ReconcileErro
     Ok(None)
 }
 
-async fn partitions_behind(stores: &Stores, backlog: &mut Backlog) -> Result<Vec<u32>, ReconcileError> {
-    let mut ends = Vec::new();
-    for partition in 0..stores.log.partitions() {
-        ends.push((partition, stores.log.end_offset(partition).await?));
+async fn clock_of_mysql(context: &Context) -> Result<ClockDifference, ReconcileError> {
+    let asked = context.clock.now();
+    let theirs = context.connections.ledger()?.clock().await?;
+    Ok(ClockDifference::of(theirs, asked, context.clock.now()))
+}
+
+/// Says in the log and in the metrics how far the clocks differ.
+fn warn_of_clocks(
+    context: &Context,
+    warnings: &mut FailureLog,
+    redis: Option<ClockDifference>,
+    mysql: Option<ClockDifference>,
+) {
+    let mut texts = Vec::new();
+    for (label, server, difference) in [("redis", "Redis", redis), ("mysql", "MySQL", mysql)] {
+        context.metrics.clock_difference(label, difference);
+        texts.extend(difference.and_then(|difference| difference.warning(server)));
     }
-    let positions: HashMap<u32, Offset> = stores.ledger.positions().await?.into_iter().collect();
+    if texts.is_empty() {
+        warnings.succeeded();
+    } else if warnings.failed(&texts.join("; ")) {
+        tracing::warn!(clocks = texts.join("; "), "clocks differ");
+    }
+}
+
+async fn partitions_behind(connections: &Connections, backlog: &mut Backlog) -> Result<Vec<u32>, ReconcileError> {
+    let (log, mut ends) = (connections.log()?, Vec::new());
+    for partition in 0..log.partitions() {
+        ends.push((partition, log.end_offset(partition).await?));
+    }
+    let positions: HashMap<u32, Offset> = connections.ledger()?.positions().await?.into_iter().collect();
     let now = Instant::now();
     ends.retain(|(partition, end)| {
         let position = positions.get(partition).copied().unwrap_or_default();

@@ -4,36 +4,48 @@ use seckill_planner::plan::{FinalBalance, RebuildCause, Step};
 use seckill_protocol::{Record, SaleId};
 
 use crate::cluster::events::Note;
-use crate::context::Stores;
+use crate::context::Connections;
 use crate::error::ReconcileError;
 use crate::reconcile_cache::ReconcileCache;
 use crate::sale::rebuild::{Rebuilt, rebuild};
 
 /// Returns what is worth an event.
-pub async fn act(stores: &Stores, cache: &ReconcileCache, step: &Step) -> Result<Option<Note>, ReconcileError> {
-    let Stores { ledger, log, stock } = stores;
+pub async fn act(
+    connections: &Connections,
+    cache: &ReconcileCache,
+    step: &Step,
+) -> Result<Option<Note>, ReconcileError> {
     match step {
         Step::Nothing => {}
         Step::Create(new) => {
-            let sale = ledger.create_sale(new).await?;
+            let sale = connections.ledger()?.create_sale(new).await?;
             let message = format!("added to the ledger as sale {}", sale.id);
             return Ok(Some(Note::normal("Accepted", message)));
         }
         Step::UpdateOffer { sale, offer } => {
-            ledger.update_offer(sale.id, sale.version, offer).await?;
+            connections.ledger()?.update_offer(sale.id, sale.version, offer).await?;
         }
         Step::UpdateTerms { sale, terms } => {
-            ledger.update_terms(sale.id, sale.version, terms).await?;
+            connections.ledger()?.update_terms(sale.id, sale.version, terms).await?;
         }
         Step::RaiseOffer { sale, units } => {
-            ledger.raise_offered(sale.id, sale.version, *units).await?;
+            connections
+                .ledger()?
+                .raise_offered(sale.id, sale.version, *units)
+                .await?;
         }
         Step::Renumber { sale, version } => {
-            ledger.renumber_terms(sale.id, sale.version, *version).await?;
+            connections
+                .ledger()?
+                .renumber_terms(sale.id, sale.version, *version)
+                .await?;
         }
         Step::AppendTotal { sale, partition, total } => {
             let (sale, total) = (*sale, *total);
-            let offset = log.append(*partition, &Record::Total { sale, total }).await?;
+            let offset = connections
+                .log()?
+                .append(*partition, &Record::Total { sale, total })
+                .await?;
             cache.remember_total(sale, total);
             tracing::info!(%sale, total, offset, "raised the total");
             return Ok(Some(Note::normal(
@@ -42,7 +54,7 @@ pub async fn act(stores: &Stores, cache: &ReconcileCache, step: &Step) -> Result
             )));
         }
         Step::Rebuild { sale, cause } => {
-            let rebuilt = rebuild(stores, sale).await?;
+            let rebuilt = rebuild(&connections.stores()?, sale).await?;
             let in_a_row = cache.note_rebuild(&SaleKey::new(&sale.namespace, &sale.name));
             if in_a_row > 1 {
                 tracing::warn!(sale = %sale.id, in_a_row, ?cause, "rebuilt an index again, soon after the last rebuild");
@@ -50,27 +62,30 @@ pub async fn act(stores: &Stores, cache: &ReconcileCache, step: &Step) -> Result
             return Ok(Some(rebuilt_note(&rebuilt, *cause, in_a_row)));
         }
         Step::Publish { sale, epoch } => {
-            ledger.set_live_epoch(*sale, *epoch).await?;
-            stock.drop_epochs_before(*sale, *epoch).await?;
+            connections.ledger()?.set_live_epoch(*sale, *epoch).await?;
+            connections.stock()?.drop_epochs_before(*sale, *epoch).await?;
         }
         Step::ApplyTerms { sale, epoch, terms } => {
             // If that index is not in force any more, the next observation shows what is needed.
-            stock.apply(*sale, *epoch, terms).await?;
+            connections.stock()?.apply(*sale, *epoch, terms).await?;
         }
         Step::Close { sale, partition } => {
-            let offset = log.append(*partition, &Record::Close { sale: *sale }).await?;
+            let offset = connections
+                .log()?
+                .append(*partition, &Record::Close { sale: *sale })
+                .await?;
             cache.remember_close(*sale);
             tracing::info!(%sale, offset, "closed the sale");
         }
         Step::Settle { sale, balance } => {
             // A second coordinator keeps to what the first one found.
-            if ledger.set_settled(*sale, balance.index_left).await? {
+            if connections.ledger()?.set_settled(*sale, balance.index_left).await? {
                 return Ok(Some(settled_note(*sale, balance)));
             }
         }
         Step::Free { sale } => {
-            stock.drop_sale(*sale).await?;
-            ledger.set_freed(*sale).await?;
+            connections.stock()?.drop_sale(*sale).await?;
+            connections.ledger()?.set_freed(*sale).await?;
             cache.forget_appended(*sale);
         }
     }

@@ -1,7 +1,8 @@
 //! Observes a sale: everything that is known of it, read before anything is decided.
 use seckill_ledger::Sale;
-use seckill_order_log::LogError;
+use seckill_order_log::OrderLog;
 use seckill_planner::balance::{BalanceCheck, BalanceHistory, IndexSample};
+use seckill_planner::clocks::Clocks;
 use seckill_planner::observation::may_have_index;
 use seckill_planner::plan::index_need;
 use seckill_planner::{DesiredSale, Observation, ObservedIndex, SaleKey};
@@ -9,8 +10,9 @@ use seckill_protocol::index::{IndexState, Millis, SaleState};
 use seckill_protocol::install::takes_an_index;
 use seckill_protocol::recovery::Need;
 use seckill_protocol::{Epoch, Record};
+use seckill_stock::Probe;
 
-use crate::context::{Context, Stores};
+use crate::context::{Connections, Context};
 use crate::error::ReconcileError;
 use crate::reconcile_cache::ReconcileCache;
 
@@ -20,36 +22,67 @@ pub async fn observe(
     key: &SaleKey,
     desired: Option<DesiredSale>,
 ) -> Result<Observation, ReconcileError> {
-    let (stores, cache, class) = (&context.stores, &*context.cache, &context.release.class);
+    let (connections, cache, class) = (&context.connections, &*context.cache, &context.release.class);
     // The ledger first: what is sold meanwhile is then in flight, and never in the ledger without being taken.
-    let sale = stores.ledger.sale_by_name(class, &key.namespace, &key.name).await?;
+    let read = connections
+        .ledger()?
+        .sale_and_clock(class, &key.namespace, &key.name)
+        .await?;
+    let mysql = read.as_ref().map(|(_, now)| Reading::of(*now, context));
+    let sale = read.map(|(sale, _)| sale);
     let adjustments_pending = match &sale {
-        Some(sale) => adjustments_pending(stores, sale).await?,
+        Some(sale) => adjustments_pending(connections, sale).await?,
         None => false,
     };
-    let now = context.clock.now();
-    let index = match &sale {
-        Some(sale) if may_have_index(now, desired.as_ref(), sale) => observe_index(stores, sale).await?,
-        _ => ObservedIndex::NotAsked,
+    // As long as the sale is not due and Redis not asked, its clock at the last check of the servers does.
+    let operator = context.clock.now();
+    let servers = context.observations.servers.borrow().clone();
+    let redis = servers.as_ref().and_then(|servers| servers.redis.as_ref().ok());
+    let mut clocks = Clocks {
+        operator,
+        redis: redis.map(|redis| operator.saturating_add_signed(redis.clock.ahead_ms)),
+        mysql: mysql.map(|mysql| mysql.at(context)),
     };
+    let mut index = ObservedIndex::NotAsked;
+    if let Some(sale) = &sale
+        && may_have_index(clocks.latest_without_redis(), desired.as_ref(), sale)
+    {
+        let probe = probe(connections, sale).await;
+        let redis = probe.as_ref().ok().map(|probe| Reading::of(probe.server.now, context));
+        index = observe_index(connections, sale, probe).await?;
+        clocks = Clocks {
+            operator: context.clock.now(),
+            redis: redis.map(|redis| redis.at(context)),
+            mysql: mysql.map(|mysql| mysql.at(context)),
+        };
+    }
+    let index_unknown_for = cache.index_unknown_for(key, index.unavailable().is_some());
+    cache.set_clock_correction(&clocks);
+    let now = clocks.now();
     let mut balance = None;
     if let Some(sale) = sale.as_ref().filter(|sale| sale.state != SaleState::Closed) {
         // An index that still has to apply adjustments is no sample of anything.
         let sampled = index.in_force().filter(|_| !adjustments_pending);
-        balance = check_balance(stores, cache, key, now, sale, sampled).await?;
+        balance = check_balance(connections, cache, key, now, sale, sampled).await?;
     }
+    let partitions = match &sale {
+        // Without them a new sale has no partition.
+        None => Some(connections.log()?.partitions()),
+        Some(_) => connections.log().ok().map(OrderLog::partitions),
+    };
     let appended = |appended: &dyn Fn(&Sale) -> bool| sale.as_ref().is_some_and(appended);
     Ok(Observation {
         key: key.clone(),
         class: class.clone(),
-        partitions: stores.log.partitions(),
-        now,
+        partitions,
+        clocks,
         close_appended: appended(&|sale| cache.close_appended(sale.id)),
         total_appended: appended(&|sale| cache.total_appended(sale.id, sale.offered)),
         desired,
         index,
+        index_unknown_for,
         workloads: context.observations.workloads.borrow().clone(),
-        servers: context.observations.servers.borrow().clone(),
+        servers,
         balance,
         adjustments_pending,
         blocker: cache.blocker(key),
@@ -58,22 +91,54 @@ pub async fn observe(
     })
 }
 
+/// A time that a server showed, and the operator's own clock when the answer was here. Whatever the way of the answer took,
+/// a reading is never later than the clock.
+#[derive(Clone, Copy)]
+struct Reading {
+    theirs: Millis,
+    ours: Millis,
+}
+
+impl Reading {
+    fn of(theirs: Millis, context: &Context) -> Self {
+        let ours = context.clock.now();
+        Reading { theirs, ours }
+    }
+
+    /// What that clock shows by now.
+    fn at(self, context: &Context) -> Millis {
+        self.theirs + context.clock.now().saturating_sub(self.ours)
+    }
+}
+
 /// At the end a raised total may be pending, too; before the end that shows in the totals.
-async fn adjustments_pending(stores: &Stores, sale: &Sale) -> Result<bool, ReconcileError> {
+async fn adjustments_pending(connections: &Connections, sale: &Sale) -> Result<bool, ReconcileError> {
     let possible = sale.returned > 0 || sale.state == SaleState::Closed;
     if sale.settled_at_ms.is_some() || !possible {
         return Ok(false);
     }
-    Ok(stores.ledger.has_pending_adjustments(sale.id).await?)
+    Ok(connections.ledger()?.has_pending_adjustments(sale.id).await?)
 }
 
-async fn observe_index(stores: &Stores, sale: &Sale) -> Result<ObservedIndex, ReconcileError> {
-    let probe = match stores.stock.probe(sale.id).await {
+async fn probe(connections: &Connections, sale: &Sale) -> Result<Probe, ReconcileError> {
+    Ok(connections.stock()?.probe(sale.id).await?)
+}
+
+async fn observe_index(
+    connections: &Connections,
+    sale: &Sale,
+    probe: Result<Probe, ReconcileError>,
+) -> Result<ObservedIndex, ReconcileError> {
+    let probe = match probe {
         Ok(probe) => probe,
         Err(error) => return Ok(ObservedIndex::Unknown(error.to_string())),
     };
     if let Err(refused) = takes_an_index(&probe.server) {
         return Ok(ObservedIndex::NoServer(refused));
+    }
+    if sale.settled_at_ms.is_some() {
+        // Its units were compared. Only whether its keys can be deleted matters.
+        return Ok(ObservedIndex::Missing);
     }
     let Some(index) = probe.valid().cloned() else {
         return Ok(ObservedIndex::Missing);
@@ -82,7 +147,9 @@ async fn observe_index(stores: &Stores, sale: &Sale) -> Result<ObservedIndex, Re
         None => index_need(&index, sale) == Need::Rebuild,
         // After CLOSE the ledger does not tell which epoch was the last. That matters only if the figures differ, so this
         // part of the log is read only in that rare case.
-        Some(closed) => index.left != sale.left_at_rest() && barrier_between(stores, sale, index.epoch, closed).await?,
+        Some(closed) => {
+            index.left != sale.left_at_rest() && barrier_between(connections, sale, index.epoch, closed).await?
+        }
     };
     Ok(match outdated {
         true => ObservedIndex::Outdated(index.epoch),
@@ -90,10 +157,15 @@ async fn observe_index(stores: &Stores, sale: &Sale) -> Result<ObservedIndex, Re
     })
 }
 
-async fn barrier_between(stores: &Stores, sale: &Sale, epoch: Epoch, closed: i64) -> Result<bool, LogError> {
+async fn barrier_between(
+    connections: &Connections,
+    sale: &Sale,
+    epoch: Epoch,
+    closed: i64,
+) -> Result<bool, ReconcileError> {
     let mut found = false;
-    stores
-        .log
+    connections
+        .log()?
         .read(sale.partition, epoch.0 + 1, closed, |entry| {
             found |= matches!(entry.record, Ok(Record::Barrier { sale: of, .. }) if of == sale.id);
         })
@@ -103,7 +175,7 @@ async fn barrier_between(stores: &Stores, sale: &Sale, epoch: Epoch, closed: i64
 
 /// Checks the index as it is now, or as it was at an earlier reconcile whose orders were in flight then.
 async fn check_balance(
-    stores: &Stores,
+    connections: &Connections,
     cache: &ReconcileCache,
     key: &SaleKey,
     now: Millis,
@@ -116,11 +188,11 @@ async fn check_balance(
         return Ok(history.reported);
     };
     let caught_up = match sample.is_overdue(now) {
-        true => Some(ledger_caught_up(stores, sale.partition).await?),
+        true => Some(ledger_caught_up(connections, sale.partition).await?),
         false => None,
     };
     // After that, so that the units contain what was read of the log.
-    let check = match stores.ledger.units(sale.id, sample.epoch, sample.seq).await? {
+    let check = match connections.ledger()?.units(sale.id, sample.epoch, sample.seq).await? {
         Some(units) => sample.check(now, &units, sale.cut, caught_up),
         None => BalanceCheck::Superseded,
     };
@@ -131,9 +203,9 @@ async fn check_balance(
 }
 
 /// Whether the ledger has read all that a partition holds now.
-async fn ledger_caught_up(stores: &Stores, partition: u32) -> Result<bool, ReconcileError> {
-    let end = stores.log.end_offset(partition).await?;
-    let positions = stores.ledger.positions().await?;
+async fn ledger_caught_up(connections: &Connections, partition: u32) -> Result<bool, ReconcileError> {
+    let end = connections.log()?.end_offset(partition).await?;
+    let positions = connections.ledger()?.positions().await?;
     Ok(positions
         .iter()
         .any(|(of, position)| *of == partition && *position >= end))

@@ -6,10 +6,9 @@ use futures::StreamExt as _;
 use kube::runtime::controller::{self, Action, Controller};
 use seckill_crds::FlashSale;
 use seckill_planner::pacing::requeue_after;
-use seckill_planner::plan::plan;
+use seckill_planner::plan::{Step, plan};
 
 use crate::cluster::convert::{desired_sale, sale_key};
-use crate::cluster::events;
 use crate::cluster::watch::{self, FlashSales, Guarded, RETRY_DELAY_MIN, WatchBackoff};
 use crate::context::Context;
 use crate::error::ReconcileError;
@@ -17,7 +16,17 @@ use crate::sale::act::act;
 use crate::sale::observe::observe;
 use crate::sale::status;
 
-const MAX_CONCURRENT_RECONCILES: u16 = 16;
+/// No bound: a reconcile waits for servers nearly all of its time, and sales whose servers don't answer must not hold up the
+/// others. Each sale has one reconcile at a time, each call of a server its own time limit, and MySQL its pool.
+const MAX_CONCURRENT_RECONCILES: u16 = 0;
+/// Rebuilds need memory, so they have a bound.
+pub const MAX_CONCURRENT_REBUILDS: usize = 16;
+/// How long a sale waits for its turn to be rebuilt before it is observed again.
+const REBUILD_TURN_TIMEOUT: Duration = Duration::from_secs(3);
+/// A sale is reconciled again after this time if its status could not be written by then.
+const STATUS_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Of the failed reconciles of a sale in a row, the first is logged, and then each of this many.
+const LOG_EVERY_NTH_FAILURE: u32 = 10;
 
 /// One controller for each watched namespace, or one for all. They run until the leadership term is told to end.
 pub fn controllers(context: &Arc<Context>) -> (FlashSales, Vec<impl Future<Output = ()> + Send + 'static>) {
@@ -54,7 +63,7 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
     let object = match &object.0 {
         Ok(object) => object,
         Err(invalid) => {
-            status::refuse(&context.cluster, &context.release.class, context.clock.now(), invalid).await?;
+            status::refuse(&context.cluster, &context.release.class, context.now(), invalid).await?;
             return Ok(Action::await_change());
         }
     };
@@ -68,17 +77,15 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
         Ok(_) => context.cache.succeeded(&key),
         Err(error) => {
             context.cache.failed(&key, error.blocker());
-            if let Some(blocker) = context.cache.blocker(&key)
-                && let Err(error) = status::report_blocker(&context, object, &blocker).await
-            {
-                tracing::warn!(sale = %key, %error, "failed to write the status");
+            if let Some(blocker) = context.cache.blocker(&key) {
+                status::report_blocker(&context, object, &blocker);
             }
         }
     }
     result
 }
 
-/// Observes, plans, reports, and carries out one step.
+/// Observes, plans, carries out one step, and has it reported.
 async fn reconcile_sale(object: &FlashSale, context: &Context) -> Result<Action, ReconcileError> {
     let key = sale_key(object);
     // A FlashSale that is being deleted, but has a foreign finalizer, is still served. It counts as gone.
@@ -95,18 +102,48 @@ async fn reconcile_sale(object: &FlashSale, context: &Context) -> Result<Action,
         // The process was paused during the observation; another one leads by now.
         return Ok(Action::await_change());
     }
-    // The status names a step before it is carried out. A sale goes on even if its status can't be written.
-    let reported = status::report(context, object, &observed, &plan).await;
-    let note = act(&context.stores, &context.cache, &plan.step).await?;
-    events::publish(&context.cluster.recorder, object, note).await;
-    reported?;
-    Ok(requeue_after(&plan).map_or_else(Action::await_change, Action::requeue))
+    // Only noted here, and written beside: the step does not wait for the API server.
+    status::report(context, object, &observed, &plan);
+    if !carry_out(context, object, &plan.step).await? {
+        return Ok(Action::requeue(RETRY_DELAY_MIN));
+    }
+    let pending = context.statuses.is_pending(&key).then_some(STATUS_CHECK_INTERVAL);
+    let requeue = requeue_after(&plan).into_iter().chain(pending).min();
+    Ok(requeue.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// False: the step has to wait for its turn, and may not be needed any more by then.
+async fn carry_out(context: &Context, object: &FlashSale, step: &Step) -> Result<bool, ReconcileError> {
+    let turn = match step {
+        Step::Rebuild { sale, .. } => {
+            // A partition that does not answer must not take turns from others.
+            context.connections.log()?.end_offset(sale.partition).await?;
+            match context.rebuilds.try_acquire() {
+                Ok(turn) => Some(turn),
+                Err(_) => {
+                    // The turn is used after the next observation.
+                    let _ = tokio::time::timeout(REBUILD_TURN_TIMEOUT, context.rebuilds.acquire()).await;
+                    return Ok(false);
+                }
+            }
+        }
+        _ => None,
+    };
+    let note = act(&context.connections, &context.cache, step).await?;
+    drop(turn);
+    if let Some(note) = note {
+        context.statuses.push_note(object, note);
+    }
+    Ok(true)
 }
 
 fn after_failure(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let key = sale_key(&*object);
-    tracing::warn!(sale = %key, %error, "reconcile failed");
+    let failures = context.cache.failures(&key);
+    if failures == 1 || failures.is_multiple_of(LOG_EVERY_NTH_FAILURE) {
+        tracing::warn!(sale = %key, %error, failures, "reconcile failed");
+    }
     context.metrics.failed(error.label());
-    let jitter: Duration = seckill_service::retry::full_jitter(context.cache.failures(&key));
+    let jitter: Duration = seckill_service::retry::full_jitter(failures);
     Action::requeue(RETRY_DELAY_MIN + jitter)
 }

@@ -6,41 +6,43 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use seckill_crds::{FlashSale, FlashSaleStatus, LedgerStatus};
 use seckill_planner::condition::Blocker;
+use seckill_planner::plan::imbalance;
 use seckill_planner::{ConditionStatus, ConditionType, Observation, Phase, Plan, Reason, StatusReport};
 use seckill_protocol::index::Millis;
 
 use crate::cluster::convert::{self, to_time};
-use crate::cluster::events::{self, Note};
+use crate::cluster::events::Note;
 use crate::context::{Cluster, Context};
 
 /// One field manager for each concern; this one is of the status.
 const FIELD_MANAGER: &str = "seckill-operator/status";
 
-/// Writes the status if it changed, figures alone only now and then, and what changed for its reader as events.
-pub async fn report(
-    context: &Context,
-    object: &FlashSale,
-    observed: &Observation,
-    plan: &Plan,
-) -> Result<(), kube::Error> {
-    let Some(report) = &plan.report else { return Ok(()) };
+/// Has the status written if it changed, figures alone only now and then, and what changed for its reader as events.
+pub fn report(context: &Context, object: &FlashSale, observed: &Observation, plan: &Plan) {
+    let Some(report) = &plan.report else { return };
     let old = context.cache.status(object);
     let new = next_status(object.metadata.generation, &old, observed, report);
     let lead = ready_lead(&new, observed);
     if let Some(seconds) = lead {
         context.metrics.ready_lead(&observed.key, seconds);
     }
+    let imbalanced = new
+        .conditions
+        .iter()
+        .any(|c| c.type_ == "LedgerBalanced" && c.status == "False");
+    context
+        .metrics
+        .balance(&observed.key, imbalanced, imbalance(observed).filter(|_| imbalanced));
     if new == old {
-        return Ok(());
+        return;
     }
     let only_figures = FlashSaleStatus {
         ledger: old.ledger.clone(),
         ..new.clone()
     } == old;
     if only_figures && !context.cache.may_write_figures(&observed.key) {
-        return Ok(());
+        return;
     }
-    write(context, object, &new).await?;
     let mut notes = Vec::new();
     if new.phase != old.phase {
         notes.extend(report.phase.and_then(phase_note));
@@ -49,12 +51,12 @@ pub async fn report(
         notes.extend(lead.and_then(|lead| ready_late(lead, observed)));
     }
     notes.extend(turned_bad(&old, &new));
-    events::publish(&context.cluster.recorder, object, notes).await;
-    Ok(())
+    context.cache.wrote(object, new.clone());
+    context.statuses.push_status(object, new, notes);
 }
 
 /// Says why the reconciles of a sale fail; the rest of the status stays as it is.
-pub async fn report_blocker(context: &Context, object: &FlashSale, blocker: &Blocker) -> Result<(), kube::Error> {
+pub fn report_blocker(context: &Context, object: &FlashSale, blocker: &Blocker) {
     let old = context.cache.status(object);
     let stalled = seckill_planner::Condition::new(
         ConditionType::Stalled,
@@ -62,20 +64,20 @@ pub async fn report_blocker(context: &Context, object: &FlashSale, blocker: &Blo
         blocker.reason,
         blocker.message.clone(),
     );
-    let now = to_time(context.clock.now());
+    let now = to_time(context.now());
     let stalled = condition(&old.conditions, &stalled, object.metadata.generation, &now);
     // The same reason in other words, such as an attempt's number, is no news.
     let known = |c: &Condition| c.type_ == stalled.type_ && c.status == stalled.status && c.reason == stalled.reason;
     if old.conditions.iter().any(known) {
-        return Ok(());
+        return;
     }
     let mut new = old.clone();
     new.conditions.retain(|c| c.type_ != stalled.type_);
     new.conditions.push(stalled);
     new.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
-    write(context, object, &new).await?;
-    events::publish(&context.cluster.recorder, object, turned_bad(&old, &new)).await;
-    Ok(())
+    let notes = turned_bad(&old, &new);
+    context.cache.wrote(object, new.clone());
+    context.statuses.push_status(object, new, notes);
 }
 
 /// Refuses a FlashSale that can't be parsed, for example because a newer version wrote it. It affects no other object.
@@ -114,14 +116,10 @@ pub async fn refuse(cluster: &Cluster, class: &str, now: Millis, invalid: &Inval
     sales.patch_status(&name, &params(), &patch(&status)).await.map(drop)
 }
 
-async fn write(context: &Context, object: &FlashSale, status: &FlashSaleStatus) -> Result<(), kube::Error> {
-    let kube: Client = context.cluster.kube.clone();
-    let sales: Api<FlashSale> = Api::namespaced(kube, &object.namespace().unwrap_or_default());
-    sales
-        .patch_status(&object.name_any(), &params(), &patch(status))
-        .await?;
-    context.cache.wrote(object, status.clone());
-    Ok(())
+pub async fn write(kube: &Client, object: &FlashSale, status: &FlashSaleStatus) -> Result<(), kube::Error> {
+    let sales: Api<FlashSale> = Api::namespaced(kube.clone(), &object.namespace().unwrap_or_default());
+    let written = sales.patch_status(&object.name_any(), &params(), &patch(status)).await;
+    written.map(drop)
 }
 
 fn params() -> PatchParams {
@@ -144,7 +142,7 @@ fn next_status(
     observed: &Observation,
     report: &StatusReport,
 ) -> FlashSaleStatus {
-    let now = to_time(observed.now);
+    let now = to_time(observed.now());
     let index = observed.index.in_force();
     let sale = observed.sale.as_ref();
     let ready = report.condition(ConditionType::Ready);
@@ -269,7 +267,8 @@ fn phase_note(phase: Phase) -> Option<Note> {
 /// A warning for each condition that turned bad.
 fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Vec<Note> {
     let bad = |c: &&Condition| match c.type_.as_str() {
-        "LedgerBalanced" | "Accepted" | "Preflight" => c.status == "False",
+        "Preflight" => c.status == "False" || c.reason == "ClocksDiffer",
+        "LedgerBalanced" | "Accepted" => c.status == "False",
         "Stalled" => c.status == "True",
         "WorkloadsScaled" => c.status == "False" && (c.reason == "CeilingReached" || c.reason == "LeftToAutoscaler"),
         _ => false,
@@ -283,6 +282,7 @@ fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Vec<Note> {
         "LedgerBalanced" => "Imbalanced",
         "Accepted" => "NotAccepted",
         "Stalled" => "Stalled",
+        "Preflight" if c.reason == "ClocksDiffer" => "ClocksDiffer",
         "Preflight" => "PreflightFailed",
         _ => "NotScaled",
     };

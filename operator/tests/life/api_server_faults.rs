@@ -359,3 +359,52 @@ async fn sales_of_a_namespace_no_longer_watched_stay_unchanged() {
     worker.stop().await;
     harness.drop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_writes_without_an_answer_delay_no_sale() {
+    let harness = Harness::new().await;
+    let mut proxy = Proxy::start(upstream().await).await;
+    let (operator, worker) = (operator_behind(&harness, &proxy).await, harness.worker());
+    harness.apply("open", -1, 3600, json!({})).await;
+    harness.until_phase("open", Phase::Open).await;
+    assert_eq!(harness.buy("open", &["a"]).await, 1);
+    let before = harness.sale("open").await;
+
+    proxy.set(Fault::SilentWrites).await;
+    harness.stock.drop_sale(before.id).await.expect("Redis");
+    harness.apply("new", -1, 3600, json!({})).await;
+    harness
+        .eventually("the index is rebuilt", async || {
+            harness.sale("open").await.live_epoch > before.live_epoch
+        })
+        .await;
+    harness
+        .eventually("the new sale is sold", async || {
+            let sales = harness.ledger.unfinished_sales(&harness.name).await.expect("MySQL");
+            sales.len() == 2 && sales.iter().all(|sale| sale.live_epoch.is_some())
+        })
+        .await;
+    // Nobody waited for a status: no write has got an answer or was given up.
+    let (silent, abandoned) = proxy.silent_writes();
+    assert!(silent > 0 && abandoned == 0, "{silent} writes, {abandoned} given up");
+    assert_eq!(harness.buy("new", &["a"]).await, 1);
+    harness.end_in("open", 1).await;
+    harness
+        .eventually("the end is settled", async || {
+            harness.sale("open").await.settled_at_ms.is_some()
+        })
+        .await;
+
+    proxy.set(Fault::None).await;
+    harness.until_phase("new", Phase::Open).await;
+    let settled = harness.until_phase("open", Phase::Settled).await;
+    assert_eq!(settled.ledger.as_ref().map(|l| (l.total, l.sold)), Some((10, 1)));
+    harness
+        .eventually("the events are written", async || {
+            harness.events("open").await.contains(&"Settled".to_owned())
+        })
+        .await;
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}

@@ -162,6 +162,12 @@ async fn a_difference_between_index_and_ledger_is_reported_and_not_repaired() {
     let message = &condition.expect("the condition").message;
     assert!(message.contains("0 sold") && message.contains("9 left"), "{message}");
     assert!(harness.events("uneven").await.contains(&"Imbalanced".to_owned()));
+    // The alert and its number follow the condition.
+    assert_eq!(operator.metric_of("seckill_sale_imbalanced", "uneven").await, Some(1.0));
+    assert_eq!(
+        operator.metric_of("seckill_sale_imbalance_units", "uneven").await,
+        Some(1.0)
+    );
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;
@@ -189,6 +195,11 @@ async fn the_next_operator_reports_the_stored_result_of_a_settlement() {
     let settled = harness.until_phase("found", Phase::Settled).await;
     assert_eq!(status_and_reason(&settled, "LedgerBalanced"), ("False", "Imbalanced"));
     assert!(!harness.has_index("found").await);
+    assert_eq!(second.metric_of("seckill_sale_imbalanced", "found").await, Some(1.0));
+    assert_eq!(
+        second.metric_of("seckill_sale_imbalance_units", "found").await,
+        Some(2.0)
+    );
     second.stop().await;
     worker.stop().await;
     harness.drop().await;

@@ -23,6 +23,7 @@ use seckill_order_log::{LogConfig, OrderLog};
 use seckill_protocol::index::{Decision, Request};
 use seckill_protocol::{Batch, Buyer, KeyHash, Record, SaleId};
 use seckill_service::args::parse_from;
+use seckill_service::clock::{Clock, WrongClock};
 use seckill_service::shutdown::Shutdown;
 use seckill_stock::StockClient;
 use serde_json::{Value, json};
@@ -110,6 +111,16 @@ impl RunningProgram {
     pub async fn has_metrics_of(&self, name: &str) -> bool {
         let text = get(&self.admin, "/metrics").await.expect("an answer");
         text.contains(&format!("name=\"{name}\""))
+    }
+
+    /// The value of a metric of a sale; `None`: it is not exported.
+    pub async fn metric_of(&self, metric: &str, name: &str) -> Option<f64> {
+        let text = get(&self.admin, "/metrics").await.unwrap_or_default();
+        let of_sale = format!("name=\"{name}\"}} ");
+        let line = text
+            .lines()
+            .find(|l| l.starts_with(&format!("{metric}{{")) && l.contains(&of_sale))?;
+        line.rsplit_once(' ')?.1.parse().ok()
     }
 
     /// The sum of the values of a metric with this reason.
@@ -302,8 +313,17 @@ impl Harness {
         self.operator_with_client(&self.kube, self.operator_args(lease, seconds))
     }
 
+    /// Starts an operator whose own clock is another one.
+    pub fn operator_with_clock(&self, clock: &WrongClock) -> RunningProgram {
+        self.operator_with(&self.kube, self.operator_args("operator", 15), clock.clock())
+    }
+
     /// Starts an operator with another client or other arguments.
-    pub fn operator_with_client(&self, kube: &Client, mut args: Vec<String>) -> RunningProgram {
+    pub fn operator_with_client(&self, kube: &Client, args: Vec<String>) -> RunningProgram {
+        self.operator_with(kube, args, Clock::system())
+    }
+
+    fn operator_with(&self, kube: &Client, mut args: Vec<String>, clock: Clock) -> RunningProgram {
         let admin = free_address();
         set_flag(&mut args, "--admin-listen", &admin);
         let Command::Run(args) = parse_from::<Args>(args).expect("valid arguments").command else {
@@ -313,6 +333,7 @@ impl Harness {
         let task = tokio::spawn(seckill_operator::run::run_until_shutdown(
             *args,
             kube.clone(),
+            clock,
             shutdown.clone(),
         ));
         RunningProgram {
@@ -603,4 +624,11 @@ async fn kubelet(kube: Client, namespace: String, pods_become_ready: Arc<AtomicB
             }
         }
     }
+}
+
+pub async fn until_redis_answers(url: &str) {
+    eventually("Redis answers", Duration::from_millis(50), async || {
+        StockClient::connect(url).await.is_ok()
+    })
+    .await;
 }

@@ -1,6 +1,7 @@
 //! Sales from creation to settlement, against a real Kubernetes API server, Kafka, MySQL and Redis. The operator and
 //! order-worker run in the test process.
 mod api_server_faults;
+mod clocks;
 mod edits;
 mod ends;
 mod handover;
@@ -9,7 +10,10 @@ mod many_sales;
 mod preflight;
 mod proxy;
 mod recovery;
+mod redis_server;
 mod running;
 mod scaling;
+mod servers_away;
 mod start;
 mod switchover;
+mod tcp_proxy;

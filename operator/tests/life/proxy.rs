@@ -27,6 +27,8 @@ pub enum Fault {
     Busy,
     /// Each request is delayed.
     Slow(Duration),
+    /// Statuses and events that are written get no answer.
+    SilentWrites,
     /// A watch of FlashSales ends with an event 410 Expired.
     ExpiredEvent,
     /// A watch of FlashSales gets the answer 410 Expired. A version that has expired stays expired.
@@ -46,6 +48,8 @@ struct Server {
     fault: Mutex<Fault>,
     requests: AtomicU64,
     dead_watches: AtomicU64,
+    silent_writes: AtomicU64,
+    abandoned_writes: AtomicU64,
     /// Expired versions, as `resourceVersion=N` in the query of a watch.
     expired: Mutex<HashSet<String>>,
 }
@@ -66,6 +70,8 @@ impl Proxy {
                 fault: Mutex::new(Fault::None),
                 requests: AtomicU64::default(),
                 dead_watches: AtomicU64::default(),
+                silent_writes: AtomicU64::default(),
+                abandoned_writes: AtomicU64::default(),
                 expired: Mutex::default(),
             }),
             listening: None,
@@ -111,6 +117,15 @@ impl Proxy {
         self.server.dead_watches.load(Ordering::Relaxed)
     }
 
+    /// Writes that got no answer, and those of them that the client gave up.
+    pub fn silent_writes(&self) -> (u64, u64) {
+        let server = &self.server;
+        (
+            server.silent_writes.load(Ordering::SeqCst),
+            server.abandoned_writes.load(Ordering::SeqCst),
+        )
+    }
+
     /// Closes all connections and refuses new ones.
     pub async fn refuse(&mut self) {
         if let Some(listening) = self.listening.take() {
@@ -122,6 +137,15 @@ impl Proxy {
     pub async fn accept(&mut self) {
         let listener = TcpListener::bind(&self.address).await.expect("the same port");
         self.listen(listener);
+    }
+}
+
+/// Counts requests whose client has gone.
+struct CountOnDrop<'a>(&'a AtomicU64);
+
+impl Drop for CountOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -138,7 +162,13 @@ impl Server {
         let version: String = parameters
             .filter(|parameter| watch && parameter.starts_with("resourceVersion="))
             .collect();
+        let writes = path.ends_with("/status") || path.contains("/events");
         match fault {
+            Fault::SilentWrites if writes && request.method() != http::Method::GET => {
+                self.silent_writes.fetch_add(1, Ordering::SeqCst);
+                let _abandoned = CountOnDrop(&self.abandoned_writes);
+                std::future::pending().await
+            }
             Fault::Busy if !nth.is_multiple_of(3) => {
                 let mut busy = failure(429, "TooManyRequests");
                 busy.headers_mut()

@@ -374,6 +374,21 @@ async fn units_that_are_unaccounted_for_are_reported_with_numbers() {
         "{message}"
     );
     assert!(harness.events("odd").await.contains(&"Imbalanced".to_owned()));
+    assert_eq!(operator.metric_of("seckill_sale_imbalanced", "odd").await, Some(1.0));
+    assert_eq!(
+        operator.metric_of("seckill_sale_imbalance_units", "odd").await,
+        Some(-2.0)
+    );
+    // It is repaired before the end, so the settlement finds nothing.
+    harness.add_units_to_index("odd", -2).await;
+    harness.end_in("odd", 1).await;
+    let settled = harness.until_phase("odd", Phase::Settled).await;
+    assert_eq!(status_and_reason(&settled, "LedgerBalanced"), ("True", "Balanced"));
+    assert_eq!(operator.metric_of("seckill_sale_imbalanced", "odd").await, Some(0.0));
+    assert_eq!(
+        operator.metric_of("seckill_sale_imbalance_units", "odd").await,
+        Some(0.0)
+    );
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;

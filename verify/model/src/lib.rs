@@ -19,13 +19,14 @@
 //!   loses its tail: position, rows, `live_epoch`, terms and pending adjustments together
 //! - cancels, totals, suspending and resuming, the end up to the settlement
 //! - two workers on one partition, and a reader that starts at the ledger's position ([`workers`])
+//! - three clocks, one of them wrong, at the start and the end of a sale ([`clocks`], with `libs/planner`)
 //!
 //! Each rule of the protocol can be broken ([`Rule`]). A broken rule passes other arguments to the product's functions or
 //! undoes what they did; the product has no code for it.
 //!
 //! # What is left out
 //!
-//! Quantities above one, tiers, clocks and windows (suspending and ending are state, not time), PAID, quarantine, several
+//! Quantities above one, tiers, windows (in the protocol's model suspending and ending are state, not time), PAID, quarantine, several
 //! sales in a partition, a log that loses acknowledged records, timeouts (a process that gives up is one that crashes),
 //! the trimming of the outbox, and differences between a pure function and its script, which the tests of `libs/stock`
 //! compare. The checker identifies a state by a hash of 64 bits: among ten million states a collision is improbable (about
@@ -48,6 +49,7 @@
 //! - [`state`], [`log`](mod@log): a state, and the log with its folds
 //! - [`protocol`]: the actions; `model` dispatches them to `buying`, `storing`, `recovering`, `ending` and `failing`
 //! - [`property`], [`properties`]: the names of the properties, and their checks
+pub mod clocks;
 pub mod configuration;
 pub mod log;
 pub mod properties;
@@ -63,6 +65,7 @@ mod model;
 mod recovering;
 mod storing;
 
+pub use clocks::SaleClocks;
 pub use configuration::{Configuration, Rule};
 pub use protocol::Protocol;
 pub use workers::Workers;

@@ -33,6 +33,23 @@ async fn creating_a_sale_twice_returns_the_same_sale() {
 }
 
 #[tokio::test]
+async fn a_sale_is_read_with_the_clock_of_the_server() {
+    let db = Database::new().await;
+    let new = new_sale(2);
+    let sale = db.ledger.create_sale(&new).await.expect("created");
+    let read = db.ledger.sale_and_clock(&new.class, &new.namespace, &new.name);
+    let (found, with_sale) = read.await.expect("read").expect("the sale");
+    assert_eq!(found, sale);
+    let alone = db.ledger.clock().await.expect("read");
+    // The server runs on this machine, and its session may have any time zone.
+    let ours = jiff::Timestamp::now().as_millisecond();
+    for theirs in [with_sale, alone] {
+        assert!((theirs.cast_signed() - ours).abs() < 600_000, "{theirs} {ours}");
+    }
+    db.drop().await;
+}
+
+#[tokio::test]
 async fn terms_change_only_from_the_version_that_was_read() {
     let db = Database::new().await;
     let sale = db.ledger.create_sale(&new_sale(0)).await.expect("created");

@@ -14,6 +14,10 @@ use crate::observation::Observation;
 /// People wait for the settlement.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How long the end of a sale waits for a Redis that does not answer. The index could still be in force if only the
+/// connection was lost; a server that restarted or failed over holds none. After that the sale is settled from the log.
+const REDIS_WAIT: Duration = Duration::from_secs(30);
+
 /// Ends a sale now. The ledger keeps when it ended, not when it would have.
 pub(super) fn begin(sale: &Sale, now: Millis) -> Plan {
     let present = sale.sale_terms();
@@ -28,9 +32,15 @@ pub(super) fn begin(sale: &Sale, now: Millis) -> Plan {
 }
 
 pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
-    // The index may hold batches that buyers wait for, and its units have to be compared, so there is no hurry.
-    if let Some(why) = observed.index.unavailable() {
-        let message = format!("the units in Redis can't be compared with the ledger: {why}");
+    // The index may hold batches that buyers wait for, and its units have to be compared.
+    if let Some(why) = observed.index.unavailable()
+        && observed.index_unknown_for < REDIS_WAIT
+    {
+        let message = format!(
+            "Redis does not answer, so its units can't be compared with the ledger; without an answer within {} s the sale \
+             is settled from the log: {why}",
+            REDIS_WAIT.as_secs()
+        );
         return waiting(observed, sale, Step::Nothing, Reason::RedisUnavailable, message);
     }
     match sale.cut.closed {
@@ -39,7 +49,7 @@ pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
     }
 }
 
-/// A lost or outdated index is not rebuilt for the end: what the log holds before CLOSE counts, and what was not published
+/// A lost, unreachable or outdated index is not rebuilt for the end: what the log holds before CLOSE counts, and what was not published
 /// was promised to nobody.
 fn before_close(observed: &Observation, sale: &Sale) -> Plan {
     match observed.index.in_force() {

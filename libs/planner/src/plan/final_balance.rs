@@ -2,6 +2,9 @@
 use seckill_protocol::sale::Sale;
 use seckill_protocol::settlement::{Closing, Settlement, settle};
 
+use crate::balance::BalanceCheck;
+use crate::observation::Observation;
+
 /// The units of a sale at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FinalBalance {
@@ -30,6 +33,21 @@ impl FinalBalance {
 
     pub fn remaining(&self) -> u64 {
         self.total.saturating_sub(self.sold)
+    }
+}
+
+/// Units that the index sold minus units that the ledger has, where the two were compared and differ: at the settlement, and
+/// before the end.
+pub fn imbalance(observed: &Observation) -> Option<i64> {
+    let difference = |index: u64, ledger: u64| index.cast_signed().saturating_sub(ledger.cast_signed());
+    let sale = observed.sale.as_ref()?;
+    if sale.settled_at_ms.is_some() {
+        let (live, left) = FinalBalance::of(sale, sale.settled_left).mismatch?;
+        return Some(difference(sale.total.saturating_sub(left), live));
+    }
+    match observed.balance {
+        Some(BalanceCheck::Imbalanced(units)) => Some(difference(units.index, units.ledger)),
+        _ => None,
     }
 }
 

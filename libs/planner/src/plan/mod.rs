@@ -20,19 +20,19 @@ use seckill_protocol::index::SaleState;
 
 use crate::observation::Observation;
 
-pub use final_balance::FinalBalance;
+pub use final_balance::{FinalBalance, imbalance};
 pub use index_need::index_need;
 pub use step::{Plan, RebuildCause, SaleVersion, Step};
 
 /// Decides what to do about a sale.
 pub fn plan(observed: &Observation) -> Plan {
     let Some(sale) = &observed.sale else {
-        return match &observed.desired {
-            Some(desired) => {
-                let new = desired.new_sale(&observed.class, &observed.key, observed.partitions);
+        return match (&observed.desired, observed.partitions) {
+            (Some(desired), Some(partitions)) => {
+                let new = desired.new_sale(&observed.class, &observed.key, partitions);
                 Plan::without_report(Step::Create(Box::new(new)))
             }
-            None => Plan::without_report(Step::Nothing),
+            _ => Plan::without_report(Step::Nothing),
         };
     };
     if let Some(desired) = &observed.desired
@@ -49,6 +49,6 @@ pub fn plan(observed: &Observation) -> Plan {
     match &observed.desired {
         Some(desired) => running::plan(observed, desired, sale),
         // The FlashSale was deleted in mid-sale: the sale ends now.
-        None => ending::begin(sale, observed.now),
+        None => ending::begin(sale, observed.now()),
     }
 }

@@ -1,7 +1,7 @@
 //! Builds the status report of a plan: conditions that several phases of a sale share.
 use std::time::Duration;
 
-use seckill_protocol::index::Millis;
+use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::sale::Sale;
 
 use super::step::{Plan, Step};
@@ -68,8 +68,9 @@ impl Plan {
         if let Some(report) = &mut self.report {
             report.next_transition_at = Some(transition_at);
         }
-        let left = Duration::from_millis(transition_at.saturating_sub(now).max(1));
-        self.requeue_after = Some(left.min(most));
+        // A transition that is due and not made waits for something else.
+        let left = (transition_at > now).then(|| Duration::from_millis(transition_at - now));
+        self.requeue_after = Some(left.map_or(most, |left| left.min(most)));
         self
     }
 }
@@ -110,10 +111,21 @@ fn ignored_fields(desired: &DesiredSale, sale: &Sale) -> Vec<String> {
 }
 
 pub(super) fn stalled(observed: &Observation) -> Condition {
-    let (status, reason, message) = match (&observed.blocker, observed.index.unavailable()) {
-        (Some(blocker), _) => (ConditionStatus::True, blocker.reason, blocker.message.clone()),
-        (None, Some(why)) => (ConditionStatus::True, Reason::RedisUnavailable, why),
-        (None, None) => (
+    let overdue = observed
+        .desired
+        .as_ref()
+        .filter(|_| {
+            observed
+                .sale
+                .as_ref()
+                .is_some_and(|sale| sale.state != SaleState::Closed)
+        })
+        .and_then(|desired| observed.clocks.close_overdue(desired.ends_at));
+    let (status, reason, message) = match (&observed.blocker, overdue, observed.index.unavailable()) {
+        (Some(blocker), ..) => (ConditionStatus::True, blocker.reason, blocker.message.clone()),
+        (None, Some(overdue), _) => (ConditionStatus::True, Reason::ClocksDiffer, overdue),
+        (None, None, Some(why)) => (ConditionStatus::True, Reason::RedisUnavailable, why),
+        (None, None, None) => (
             ConditionStatus::False,
             Reason::Progressing,
             "nothing blocks the sale".to_owned(),

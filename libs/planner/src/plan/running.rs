@@ -25,13 +25,14 @@ const PROBE_INTERVAL_UNKNOWN: Duration = Duration::from_millis(200);
 const RECONCILE_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -> Plan {
-    let now = observed.now;
-    if now >= desired.ends_at {
+    let now = observed.now();
+    if observed.clocks.have_reached(desired.ends_at) {
         return ending::begin(sale, now);
     }
     let preflight = observed.preflight();
     let held = is_held(preflight.as_ref(), desired, sale, now);
-    if let Some(step) = ledger_step(desired, sale, held) {
+    let held_by_clocks = is_held_by_clocks(observed, desired, sale);
+    if let Some(step) = ledger_step(desired, sale, held || held_by_clocks) {
         return Plan::without_report(step);
     }
     let preflight = preflight_condition(preflight);
@@ -142,7 +143,7 @@ fn scheduled(observed: &Observation, desired: &DesiredSale, sale: &Sale, preflig
         .with(balance(None, sale))
         .with(not_yet(ConditionType::Settled, "the sale has not started"))
         .with(stalled(observed))
-        .until(observed.now, desired.preheat_at(), most)
+        .until(observed.now(), desired.preheat_at(), most)
 }
 
 /// Whether buyers can buy, or could if the sale had started.
@@ -154,7 +155,8 @@ fn ready(
     [stock, pods, preflight]: [&Condition; 3],
 ) -> Condition {
     use ConditionStatus::{False, True};
-    let opened = observed.now >= sale.opens_at;
+    let opened = observed.now() >= sale.opens_at;
+    let refusal = observed.clocks.refusal_of_redis(sale.opens_at, sale.closes_at);
     let sold_out = observed.index.in_force().is_some_and(|index| index.left == 0);
     let (status, reason, message) = match stock.status {
         True if !opened && pods.status != True => (False, Reason::WorkloadsMissing, pods.message.clone()),
@@ -163,12 +165,20 @@ fn ready(
             Reason::HeldByPreflight,
             format!("held back by spec.preflight=Require: {}", preflight.message),
         ),
+        True if !opened && !desired.suspended && sale.state == SaleState::Suspended => (
+            True,
+            Reason::ReadyToSell,
+            "stock and pods are ready; the clock of Redis is ahead, so the index is opened when two clocks have reached \
+             spec.startsAt"
+                .to_owned(),
+        ),
         True if sale.state == SaleState::Suspended => (
             False,
             Reason::Suspended,
             "suspended by spec.suspend or the annotation seckill.dev/suspend".to_owned(),
         ),
         True if !opened => (True, Reason::ReadyToSell, "stock and pods are ready".to_owned()),
+        True if refusal.is_some() => (False, Reason::ClocksDiffer, refusal.unwrap_or_default()),
         True if sold_out => (True, Reason::SoldOut, "every unit is sold".to_owned()),
         True => (True, Reason::Selling, "buyers can buy".to_owned()),
         missing => (missing, Reason::StockMissing, stock.message.clone()),
@@ -179,7 +189,7 @@ fn ready(
 /// The phase that goes with the reason of the condition Ready.
 fn phase(ready: Reason) -> Phase {
     match ready {
-        Reason::Suspended | Reason::HeldByPreflight => Phase::Suspended,
+        Reason::Suspended | Reason::HeldByPreflight | Reason::ClocksDiffer => Phase::Suspended,
         Reason::ReadyToSell => Phase::Ready,
         Reason::SoldOut => Phase::SoldOut,
         Reason::Selling => Phase::Open,
@@ -197,6 +207,19 @@ fn is_held(preflight: Option<&Preflight>, desired: &DesiredSale, sale: &Sale, no
     preflight.map_or(sale.state == SaleState::Suspended, |preflight| !preflight.passed())
 }
 
+/// Whether the index of a sale that may have one must not open by itself, because the clock of Redis is ahead.
+fn is_held_by_clocks(observed: &Observation, desired: &DesiredSale, sale: &Sale) -> bool {
+    let due = observed.now() >= desired.preheat_at() || sale.is_counted();
+    let opens_at = if sale.is_counted() {
+        sale.opens_at
+    } else {
+        desired.starts_at
+    };
+    due && observed
+        .clocks
+        .hold_opening(opens_at, sale.state == SaleState::Suspended)
+}
+
 fn preflight_condition(preflight: Option<Preflight>) -> Condition {
     let Some(preflight) = preflight else {
         return Condition::new(
@@ -209,11 +232,15 @@ fn preflight_condition(preflight: Option<Preflight>) -> Condition {
     let (status, reason) = match (preflight.problems.is_empty(), preflight.unknown.is_empty()) {
         (false, _) => (ConditionStatus::False, Reason::ProblemsFound),
         (true, false) => (ConditionStatus::Unknown, Reason::NotChecked),
+        (true, true) if !preflight.warnings.is_empty() => (ConditionStatus::True, Reason::ClocksDiffer),
         (true, true) => (ConditionStatus::True, Reason::Passed),
     };
     let mut parts = [preflight.problems, preflight.unknown].concat();
     if parts.is_empty() {
         parts.push("no problem was found".to_owned());
+    }
+    if !preflight.warnings.is_empty() {
+        parts.push(format!("warning: {}", preflight.warnings.join("; ")));
     }
     if !preflight.advice.is_empty() {
         parts.push(format!("advice: {}", preflight.advice.join("; ")));

@@ -1,4 +1,7 @@
-//! After the settlement: delete what Redis holds, and report the result.
+//! After the settlement: delete what Redis holds, and report the result. A Redis that is gone for good does not hold up the
+//! result.
+use std::time::Duration;
+
 use seckill_protocol::sale::Sale;
 
 use super::final_balance::FinalBalance;
@@ -8,21 +11,29 @@ use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason}
 use crate::observation::Observation;
 use crate::sale::Standing;
 
+/// How often a Redis is asked that does not answer and may hold keys of the sale.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
 pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
     let balance = FinalBalance::of(sale, sale.settled_left);
     let freed = sale.freed_at_ms.is_some();
-    let (step, phase, status, reason, message) = match freed {
+    let unreachable = observed.index.unavailable().is_some();
+    let mut result = format!(
+        "{} units: {} sold, {} left",
+        balance.total,
+        balance.sold,
+        balance.remaining()
+    );
+    if !freed && unreachable {
+        result.push_str("; its keys in Redis are deleted when Redis answers");
+    }
+    let (step, phase, status, reason, message) = match freed || unreachable {
         true => (
             Step::Nothing,
             Phase::Settled,
             ConditionStatus::True,
             Reason::Settled,
-            format!(
-                "{} units: {} sold, {} left",
-                balance.total,
-                balance.sold,
-                balance.remaining()
-            ),
+            result,
         ),
         false => (
             Step::Free { sale: sale.id },
@@ -38,8 +49,11 @@ pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
         .with(balanced(&balance))
         .with_condition(ConditionType::Settled, status, reason, message)
         .with(stalled(observed));
-    if freed {
+    if freed || unreachable {
         plan.standing = Standing::Settled;
+    }
+    if !freed && unreachable {
+        plan.requeue_after = Some(PROBE_INTERVAL);
     }
     plan
 }
@@ -61,10 +75,18 @@ fn balanced(balance: &FinalBalance) -> Condition {
             Reason::Balanced,
             format!("{total} units: {sold} sold, {remaining} left; the ledger and Redis agree"),
         ),
-        (None, None) => (
+        (None, None) if *total == 0 => (
             ConditionStatus::True,
             Reason::ComparedWithoutIndex,
-            format!("{total} units: {sold} sold, {remaining} left; Redis held no index to compare with"),
+            "no unit was offered".to_owned(),
+        ),
+        (None, None) => (
+            ConditionStatus::Unknown,
+            Reason::ComparedWithoutIndex,
+            format!(
+                "{total} units: {sold} sold, {remaining} left according to the log; there was no index to compare with, \
+                 because Redis did not answer or had lost it"
+            ),
         ),
     };
     Condition::new(ConditionType::LedgerBalanced, status, reason, message)

@@ -8,6 +8,7 @@ use seckill_protocol::{Epoch, SaleCut, SaleId};
 
 use super::*;
 use crate::balance::{BalanceCheck, Imbalance};
+use crate::clocks::{ClockDifference, Clocks};
 use crate::condition::{Blocker, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
 use crate::demand::{Needs, ReplicaBounds, Workload, Workloads};
 use crate::observation::ObservedIndex;
@@ -75,11 +76,12 @@ fn scheduled(now: Millis) -> Observation {
     Observation {
         key: SaleKey::new("shop", "sale"),
         class: "default".into(),
-        partitions: 8,
-        now,
+        partitions: Some(8),
+        clocks: Clocks::all_at(now),
         desired: Some(desired),
         sale: Some(sale),
         index: ObservedIndex::NotAsked,
+        index_unknown_for: Duration::ZERO,
         workloads: workloads(1, 1),
         servers: Some(Arc::new(right())),
         balance: None,
@@ -263,10 +265,8 @@ fn missing_pods_delay_ready_before_the_start_only() {
         reason(&before, ConditionType::WorkloadsScaled),
         (ConditionStatus::False, Reason::Scaling)
     );
-    assert_eq!(
-        report(&plan(&Observation { now: START, ..observed })).phase,
-        Some(Phase::Open)
-    );
+    observed.clocks = Clocks::all_at(START);
+    assert_eq!(report(&plan(&observed)).phase, Some(Phase::Open));
 }
 
 #[test]
@@ -412,7 +412,11 @@ fn a_difference_at_the_end_is_reported() {
         observed.sale().freed_at_ms = freed;
         let told = reason(&plan(&observed), ConditionType::LedgerBalanced);
         assert_eq!(told, (ConditionStatus::False, Reason::Imbalanced));
+        // Eight units are gone from the index, and the ledger has seven.
+        assert_eq!(imbalance(&observed), Some(1));
     }
+    observed.sale().settled_left = Some(3);
+    assert_eq!(imbalance(&observed), None);
 }
 
 #[test]
@@ -632,6 +636,134 @@ fn every_report_of_an_accepted_sale_has_each_condition() {
         ];
         assert_eq!(types, all, "{plan:?}");
     }
+}
+
+/// With a clock of Redis that is so far ahead.
+fn redis_ahead(mut observed: Observation, ms: i64) -> Observation {
+    let redis = observed.now().saturating_add_signed(ms);
+    observed.clocks.redis = Some(redis);
+    let difference = ClockDifference {
+        ahead_ms: ms,
+        round_trip_ms: 1,
+    };
+    let mut servers = right();
+    servers.redis.as_mut().expect("known").clock = difference;
+    observed.servers = Some(Arc::new(servers));
+    observed
+}
+
+const HOUR_MS: i64 = 3_600_000;
+
+#[test]
+fn one_clock_past_the_end_closes_nothing() {
+    let mut observed = redis_ahead(preheated(END - 1, 3), HOUR_MS);
+    assert_eq!(plan(&observed).step.name(), "Nothing");
+    observed.clocks = Clocks {
+        operator: END,
+        redis: None,
+        mysql: None,
+    };
+    let alone = plan(&observed);
+    assert_eq!(alone.step.name(), "Nothing");
+    assert!(alone.requeue_after >= Some(Duration::from_millis(200)), "{alone:?}");
+    observed.clocks.mysql = Some(END);
+    assert_eq!(plan(&observed).step.name(), "UpdateTerms");
+}
+
+#[test]
+fn a_slow_operator_closes_a_sale_on_time() {
+    let mut observed = preheated(END, 3);
+    observed.clocks.operator = END - 3_600_000;
+    assert_eq!(plan(&observed).step.name(), "UpdateTerms");
+}
+
+#[test]
+fn an_index_is_suspended_while_the_clock_of_redis_is_ahead() {
+    // Already for the installation, and for an index that is in force.
+    for observed in [scheduled(START - LEAD), preheated(START - 1, 10)] {
+        let held = plan(&redis_ahead(observed, HOUR_MS));
+        assert!(matches!(held.step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Suspended));
+    }
+    let mut held = redis_ahead(preheated(START - 1, 10), HOUR_MS);
+    held.sale().state = SaleState::Suspended;
+    held.index().terms.state = SaleState::Suspended;
+    let waiting = plan(&held);
+    assert_eq!(step_and_phase(&waiting), ("Nothing", Some(Phase::Ready)));
+    assert_eq!(
+        reason(&waiting, ConditionType::Ready),
+        (ConditionStatus::True, Reason::ReadyToSell)
+    );
+    assert_eq!(waiting.requeue_after, Some(Duration::from_millis(1)));
+    held.clocks = Clocks {
+        redis: held.clocks.redis,
+        ..Clocks::all_at(START)
+    };
+    assert!(matches!(plan(&held).step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Open));
+}
+
+#[test]
+fn a_difference_between_clocks_is_reported_and_holds_no_sale_back() {
+    let differs = plan(&requiring(redis_ahead(preheated(START, 10), HOUR_MS)));
+    assert_eq!(
+        reason(&differs, ConditionType::Preflight),
+        (ConditionStatus::True, Reason::ClocksDiffer)
+    );
+    // This clock has passed the end, so the index refuses.
+    assert_eq!(
+        reason(&differs, ConditionType::Ready),
+        (ConditionStatus::False, Reason::ClocksDiffer)
+    );
+    let slow = plan(&redis_ahead(preheated(START, 10), -HOUR_MS));
+    assert_eq!(
+        reason(&slow, ConditionType::Ready),
+        (ConditionStatus::False, Reason::ClocksDiffer)
+    );
+    assert_eq!(
+        reason(&slow, ConditionType::Stalled),
+        (ConditionStatus::False, Reason::Progressing)
+    );
+}
+
+#[test]
+fn a_close_that_two_clocks_dispute_is_stalled_after_a_minute() {
+    let mut observed = preheated(END - 1, 3);
+    observed.index = ObservedIndex::Unknown("refused".into());
+    observed.clocks = Clocks {
+        operator: END + 60_000,
+        redis: None,
+        mysql: Some(END - 1),
+    };
+    let disputed = plan(&observed);
+    assert_eq!(
+        reason(&disputed, ConditionType::Stalled),
+        (ConditionStatus::True, Reason::ClocksDiffer)
+    );
+    assert_eq!(disputed.step.name(), "Nothing");
+}
+
+#[test]
+fn a_redis_that_is_gone_for_good_delays_the_end_by_seconds() {
+    let mut observed = over(3);
+    observed.index = ObservedIndex::Unknown("refused".into());
+    assert_eq!(plan(&observed).step.name(), "Nothing");
+    observed.index_unknown_for = Duration::from_secs(30);
+    assert_eq!(plan(&observed).step.name(), "Close");
+    observed.sale().cut = SaleCut {
+        current_epoch: Some(9),
+        closed: Some(9),
+    };
+    assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left.is_none()));
+    observed.sale().settled_at_ms = Some(1);
+    let settled = plan(&observed);
+    assert_eq!(step_and_phase(&settled), ("Nothing", Some(Phase::Settled)));
+    assert_eq!(
+        reason(&settled, ConditionType::LedgerBalanced),
+        (ConditionStatus::Unknown, Reason::ComparedWithoutIndex)
+    );
+    // Its keys are deleted when it answers.
+    assert!(settled.requeue_after.is_some());
+    observed.index = ObservedIndex::Missing;
+    assert_eq!(plan(&observed).step.name(), "Free");
 }
 
 fn requiring(mut observed: Observation) -> Observation {

@@ -1,4 +1,5 @@
 //! Explores the model: configurations that must hold, broken rules that must be found, and random walks.
+mod clocks;
 mod configurations;
 mod explore;
 mod mutants;
@@ -8,6 +9,11 @@ use libtest_mimic::Arguments;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let trials = [configurations::trials(), mutants::trials(), walks::trials()];
+    let trials = [
+        configurations::trials(),
+        mutants::trials(),
+        walks::trials(),
+        clocks::trials(),
+    ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

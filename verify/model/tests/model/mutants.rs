@@ -522,7 +522,7 @@ fn check_survives(name: &str, configuration: &Configuration) -> Result<(), Faile
 }
 
 /// The model must find a violation of the property.
-fn check_refuted<M: SizedModel>(name: &str, model: M, property: &'static str) -> Result<(), Failed> {
+pub fn check_refuted<M: SizedModel>(name: &str, model: M, property: &'static str) -> Result<(), Failed> {
     let checker = model.checker().finish_when(HasDiscoveries::AnyFailures);
     let (checker, seconds) = explore(checker);
     let states = with_commas(checker.unique_state_count());
