@@ -40,6 +40,10 @@ pub enum RebuildError {
          replaced or truncated; restore it before selling"
     )]
     LedgerAhead { new: Epoch, position: i64 },
+    #[error(
+        "the ledger, read up to offset {position}, is more than {most} orders behind the order log; waiting for order-worker"
+    )]
+    LedgerBehind { position: i64, most: usize },
     #[error("{sold} units are sold, but only {total} are offered; selling stays stopped until someone investigates")]
     Oversold { sold: u64, total: u64 },
     #[error("Redis refused the index: {0}; retrying")]
@@ -63,7 +67,10 @@ impl ReconcileError {
     /// What the readers of the FlashSale are told; `None`: nothing that they need to know, or they can't be told.
     pub fn blocker(&self) -> Option<Blocker> {
         let reason = match self {
-            ReconcileError::Ledger(_) | ReconcileError::Rebuild(RebuildError::Ledger(_)) => Reason::LedgerUnavailable,
+            ReconcileError::Ledger(_)
+            | ReconcileError::Rebuild(RebuildError::Ledger(_) | RebuildError::LedgerBehind { .. }) => {
+                Reason::LedgerUnavailable
+            }
             ReconcileError::Log(_) | ReconcileError::Rebuild(RebuildError::Log(_)) => Reason::LogUnavailable,
             ReconcileError::Stock(_) | ReconcileError::Rebuild(RebuildError::Stock(_)) => Reason::RedisUnavailable,
             ReconcileError::Rebuild(

@@ -11,9 +11,13 @@ use crate::error::LedgerError;
 
 /// How long a caller waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A query that takes longer never ends: the host of the server is gone. It also limits how long a rebuild reads a
-/// sale.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A query that takes longer never ends: the host of the server is gone.
+pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// The statements after which all queries see the ledger at one instant.
+pub(crate) const START_SNAPSHOT: [&str; 2] = [
+    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+    "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+];
 
 /// A handle on the ledger. Clones share their connections.
 #[derive(Clone)]
@@ -65,12 +69,9 @@ impl Ledger {
         run: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         self.query(async |connection| {
-            connection
-                .execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                .await?;
-            connection
-                .execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-                .await?;
+            for statement in START_SNAPSHOT {
+                connection.execute(statement).await?;
+            }
             let answer = run(connection).await?;
             connection.execute("COMMIT").await?;
             Ok(answer)

@@ -206,14 +206,20 @@ async fn store_one_by_one(ledger: &Ledger, log: &mut crate::common::Log, sale: S
     };
     let reader = async {
         loop {
-            let start = ledger.fold_start(sale).await.expect("read");
-            assert_eq!(start.orders.len() as i64, (start.position - begins) * 10);
-            assert_eq!((start.total, start.cut.current_epoch), (100_000, Some(log.epoch.0)));
+            let start = ledger.sale_snapshot(sale).await.expect("read");
+            let (position, cut) = (start.position, start.cut);
+            assert_eq!((start.total, cut.current_epoch), (100_000, Some(log.epoch.0)));
+            // Orders that are stored meanwhile do not appear in the snapshot.
+            while position < log.end() && ledger.reader_start(2).await.expect("read")[1].1 == position {
+                tokio::task::yield_now().await;
+            }
+            let orders = start.all_orders().await.expect("read");
+            assert_eq!(orders.len() as i64, (position - begins) * 10);
             let readers = ledger.reader_start(2).await.expect("read");
             assert_eq!((readers[0].0, readers[0].1), (0, 0));
-            assert_eq!((readers[1].0, readers[1].2.cut(sale)), (1, start.cut));
-            assert!(readers[1].1 >= start.position);
-            if start.position == log.end() {
+            assert_eq!((readers[1].0, readers[1].2.cut(sale)), (1, cut));
+            assert!(readers[1].1 >= position);
+            if position == log.end() {
                 break;
             }
         }
@@ -225,7 +231,7 @@ async fn store_one_by_one(ledger: &Ledger, log: &mut crate::common::Log, sale: S
 async fn an_unknown_sale_can_t_be_folded() {
     let db = Database::new().await;
     assert!(matches!(
-        db.ledger.fold_start(SaleId(1)).await,
+        db.ledger.sale_snapshot(SaleId(1)).await.map(drop),
         Err(LedgerError::NoSale(SaleId(1)))
     ));
     db.drop().await;
@@ -295,7 +301,8 @@ async fn an_unreachable_server_is_named_in_the_error() {
 fn what_the_ledger_returns_can_be_awaited_on_any_thread(ledger: &'static Ledger, buyer: &'static Buyer) {
     fn send<T: Send>(_: T) {}
     send(ledger.store(0, 0, 0, &[]));
-    send(ledger.fold_start(SaleId(1)));
+    send(ledger.sale_snapshot(SaleId(1)));
+    send(async { ledger.sale_snapshot(SaleId(1)).await?.all_orders().await });
     send(ledger.reader_start(1));
     send(ledger.unfinished_sales(""));
     send(ledger.order_by_key(SaleId(1), buyer, KeyHash(1)));
