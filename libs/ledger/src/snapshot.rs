@@ -12,7 +12,7 @@ use crate::connection::{Ledger, LedgerConnection, QUERY_TIMEOUT, START_SNAPSHOT,
 use crate::error::LedgerError;
 use crate::rows;
 
-/// The index gives the rows in order, so the first one is there at once. A server that sends no row for this time is gone.
+/// A key has the rows in order, so the first one is there at once. A server that sends no row for this time is gone.
 const ROW_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bounds what a reader of [`SaleSnapshot::orders`] holds in memory.
 const ORDERS_PER_CHUNK: usize = 5000;
@@ -64,8 +64,7 @@ impl SaleSnapshot {
     /// the connection.
     pub fn orders(&mut self) -> impl Stream<Item = Result<Vec<(OrderId, FoldedOrder)>, LedgerError>> + Send {
         let sale = self.sale;
-        // The key ends with the primary key, so it has this order. Without the hint the server would sort all orders in a
-        // temporary file. It also reads columns by index, and only those that it needs.
+        // This key has the order and all columns. With another one the server would sort the orders in a temporary file.
         let query = sqlx::query(
             "SELECT epoch, seq, buyer, quantity, key_hash, status FROM orders FORCE INDEX (buyer) WHERE sale = ? \
              ORDER BY buyer, epoch, seq",

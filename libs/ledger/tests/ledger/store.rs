@@ -160,6 +160,7 @@ async fn a_snapshot_streams_orders_by_buyer() {
     store_all(&db.ledger, &log).await;
     let mut snapshot = db.ledger.sale_snapshot(sale.id).await.expect("read");
     let chunks: Vec<_> = snapshot.orders().try_collect().await.expect("read");
+    drop(snapshot); // it would keep the database from being dropped
     assert!(chunks.len() > 1, "{} chunks", chunks.len());
     let orders: Vec<_> = chunks
         .into_iter()

@@ -262,13 +262,14 @@ pub const MUTANTS: &[Mutant] = &[
         },
         NUMBER,
     ),
+    // INSTALL deletes the counts, so a second one is refused by them too, unless there are no orders.
     (
         "install_retried_without_epoch",
         Configuration {
             copies: 1,
             coordinators: 2,
             log: 7,
-            broken: &[Rule::InstallOnce, Rule::InstallNewerOnly],
+            broken: &[Rule::InstallOnce, Rule::InstallNewerOnly, Rule::InstallCountsOrders],
             ..CANCELS
         },
         BALANCE,
