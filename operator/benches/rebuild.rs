@@ -1,8 +1,12 @@
-//! How long a sale with a million orders stops selling after Redis is killed: `cargo xtask bench rebuild`.
+//! How long a sale with a million orders stops selling after Redis is killed, and how much memory the operator needs for
+//! rebuilds: `cargo xtask bench rebuild`.
 //!
 //! The benchmark kills Redis and restarts it immediately, alternately without persistence, as the documentation
 //! recommends, and with an append-only file. For comparison it measures the raw costs of the same data: to read the
 //! rows from MySQL, and to write the buyers into Redis.
+//!
+//! The operator is a process of its own, so its peak memory is that of the pod. It must stay below the memory limit of the
+//! chart, for a million orders, for three million, and for 16 sales of 150,000 orders that are rebuilt at the same time.
 #[path = "../tests/life/harness.rs"]
 #[allow(dead_code, reason = "only the tests use all of it")]
 mod harness;
@@ -11,31 +15,44 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::Harness;
+use harness::{Harness, RunningProgram};
 use seckill_crds::Phase;
+use seckill_ledger::Sale;
+use seckill_protocol::Record;
 use seckill_protocol::index::{Decision, Request};
-use seckill_protocol::{Batch, Buyer, KeyHash, Record};
+use seckill_protocol::{Buyer, KeyHash};
 use serde_json::json;
-use sqlx::{Connection, Executor, MySqlConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 
 const ROUNDS: usize = 3;
+const CHART_VALUES: &str = include_str!("../../helm/seckill/values.yaml");
 const PASSWORD: &str = "bench";
 
 fn main() {
     let orders = std::env::var("SECKILL_BENCH_ORDERS").map_or(1_000_000, |n| n.parse().expect("a number of orders"));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(bench(orders));
+    runtime.block_on(async {
+        downtimes(orders).await;
+        let limit = memory_limit();
+        let mut exceeded = false;
+        for (sales, orders) in [(1, orders), (1, 3 * orders), (16, 3 * orders / 20)] {
+            let (peak, took) = peak_memory(sales, orders).await;
+            println!(
+                "memory of the operator, {sales} x {orders} orders rebuilt in {took:.1?}: {:.1} of {:.0} MiB (limit of the chart)",
+                mib(peak),
+                mib(limit)
+            );
+            exceeded |= peak > limit;
+        }
+        assert!(!exceeded, "the operator would be killed");
+    });
 }
 
-async fn bench(orders: u64) {
+async fn downtimes(orders: u64) {
     let mut redis = Redis::start();
     let harness = Harness::with_redis(redis.url()).await;
     let (operator, worker) = (harness.operator(), harness.worker());
-    harness
-        .apply("million", -1, 3600, json!({"stock": orders + 1000}))
-        .await;
-    harness.until_phase("million", Phase::Open).await;
-    fill(&harness, orders).await;
+    open_sale(&harness, "million", orders).await;
     let sale = harness.sale("million").await;
 
     let mut raw = Vec::new();
@@ -77,7 +94,7 @@ async fn bench(orders: u64) {
         }
     }
 
-    let orders = harness.orders("million").await;
+    let orders = harness.sale("million").await.sold;
     println!("\n{orders} orders, {ROUNDS} rounds, medians (minimum to maximum):");
     let read = raw.iter().map(|r| r.0).collect();
     let written = raw.iter().map(|r| r.1).collect();
@@ -93,8 +110,7 @@ async fn bench(orders: u64) {
         println!("  restarted {data}: the sale sells after   {}", spread(sells));
     }
     operator.stop().await;
-    worker.stop().await;
-    harness.drop().await;
+    end(worker, harness).await;
 }
 
 /// Whether a new buyer can buy a unit under the live epoch of the ledger.
@@ -131,26 +147,123 @@ fn spread(mut times: Vec<Duration>) -> String {
     )
 }
 
-/// Sells one unit each to new buyers, until the ledger has `orders` orders.
-async fn fill(harness: &Harness, orders: u64) {
-    let sale = harness.sale("million").await;
-    let epoch = sale.live_epoch.expect("a live epoch");
-    let mut sold = 0;
-    while sold < orders {
-        let until = orders.min(sold + Batch::MAX_ORDERS as u64);
-        let requests: Vec<Request> = (sold..until).map(|n| request(&n.to_string())).collect();
-        let decided = harness.stock.purchase(sale.id, epoch, &requests).await.expect("Redis");
-        let (_, batch) = decided.expect("not fenced");
-        let record = Record::Batch(batch.expect("reserved orders"));
-        while harness.log.append_now(sale.partition, &record).is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+/// The highest memory of an operator process that rebuilds this many sales with so many orders each at the same time, and
+/// the time until all of them sell.
+async fn peak_memory(sales: usize, orders: u64) -> (u64, Duration) {
+    let mut redis = Redis::start();
+    let harness = Harness::with_redis(redis.url()).await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    let names: Vec<String> = (0..sales).map(|n| format!("sale-{n}")).collect();
+    for name in &names {
+        open_sale(&harness, name, orders).await;
+    }
+    operator.stop().await;
+    // An operator that has done nothing else, so that its peak is that of the rebuilds.
+    let mut operator = OperatorProcess::start(&harness);
+    let before = live_epochs(&harness, &names).await;
+    redis.kill();
+    let killed = Instant::now();
+    redis.restart(false);
+    while live_epochs(&harness, &names)
+        .await
+        .iter()
+        .zip(&before)
+        .any(|(now, before)| now <= before)
+    {
+        assert!(operator.0.try_wait().expect("waits").is_none(), "the operator died");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (took, peak) = (killed.elapsed(), operator.peak_memory());
+    drop(operator);
+    end(worker, harness).await;
+    (peak, took)
+}
+
+async fn live_epochs(harness: &Harness, names: &[String]) -> Vec<Option<i64>> {
+    let mut epochs = Vec::new();
+    for name in names {
+        epochs.push(harness.sale(name).await.live_epoch.map(|epoch| epoch.0));
+    }
+    epochs
+}
+
+async fn end(worker: RunningProgram, harness: Harness) {
+    worker.stop().await;
+    harness.drop().await;
+}
+
+/// The operator as the chart runs it. It is killed on drop.
+struct OperatorProcess(Child);
+
+impl OperatorProcess {
+    fn start(harness: &Harness) -> Self {
+        let kubeconfig = harness::required_env("SECKILL_TEST_KUBECONFIG");
+        let child = Command::new(env!("CARGO_BIN_EXE_operator"))
+            .args(&harness.operator_args("measured", 15)[1..])
+            .env("KUBECONFIG", kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        OperatorProcess(child.expect("the operator starts"))
+    }
+
+    /// The highest resident memory since its start, in bytes.
+    fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.expect("a number of kB") * 1024
+    }
+}
+
+impl Drop for OperatorProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The memory limit of the operator in the chart, in bytes.
+fn memory_limit() -> u64 {
+    let values: serde_yaml::Value = serde_yaml::from_str(CHART_VALUES).expect("YAML");
+    let limit = values["operator"]["resources"]["limits"]["memory"]
+        .as_str()
+        .expect("a limit");
+    let mib = limit.strip_suffix("Mi").expect("in Mi");
+    mib.parse::<u64>().expect("a number") << 20
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Opens a sale and writes orders of one unit each into the ledger.
+async fn open_sale(harness: &Harness, name: &str, orders: u64) {
+    harness.apply(name, -1, 3600, json!({"stock": orders + 1000})).await;
+    harness.until_phase(name, Phase::Open).await;
+    fill(harness, &harness.sale(name).await, orders).await;
+}
+
+/// Writes rows as the worker would, without the way through Redis and Kafka. They are of the epoch of the sale's barrier
+/// before the first purchase.
+async fn fill(harness: &Harness, sale: &Sale, orders: u64) {
+    let mut mysql = MySqlConnection::connect(&harness.database).await.expect("MySQL");
+    let (id, epoch) = (sale.id.0, sale.live_epoch.expect("a live epoch").0);
+    for first in (1..=orders).step_by(100_000) {
+        let last = orders.min(first + 99_999);
+        for statement in [
+            "SET SESSION cte_max_recursion_depth = 1000000".to_owned(),
+            format!(
+                "INSERT INTO orders (sale, epoch, seq, buyer, tier, key_hash, quantity, price, status, created_at) \
+                 WITH RECURSIVE n (i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last}) \
+                 SELECT {id}, {epoch}, i, CONCAT('a:', LEFT(SHA2(i, 256), 32)), 0, i, 1, 9.9, 'placed', NOW(3) FROM n"
+            ),
+        ] {
+            mysql.execute(AssertSqlSafe(statement)).await.expect("written");
         }
-        sold = until;
     }
-    harness.log.flush(Duration::from_secs(60)).await.expect("Kafka");
-    while harness.sale("million").await.sold < orders {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    let units = format!("UPDATE sales SET sold = {orders}, taken = {orders} WHERE id = {id}");
+    mysql.execute(AssertSqlSafe(units)).await.expect("written");
 }
 
 /// The times to read all orders from MySQL, and to write as many holdings into Redis.
@@ -158,7 +271,7 @@ async fn raw_costs(harness: &Harness, redis: &Redis, sale: u32) -> (Duration, Du
     let mut mysql = MySqlConnection::connect(&harness.database).await.expect("MySQL");
     let started = Instant::now();
     let rows = mysql
-        .fetch_all(sqlx::AssertSqlSafe(format!(
+        .fetch_all(AssertSqlSafe(format!(
             "SELECT epoch, seq, buyer, quantity, key_hash, status FROM orders WHERE sale = {sale}"
         )))
         .await

@@ -117,7 +117,7 @@ pub struct Context {
     pub cache: Arc<ReconcileCache>,
     pub metrics: Arc<Metrics>,
     pub statuses: Arc<StatusQueue>,
-    /// The rebuilds that may run at once: each holds the orders of its sale in memory.
+    /// The rebuilds that may run at once: each holds some chunks of orders in memory.
     pub rebuilds: Arc<Semaphore>,
     /// The operator's own clock. One clock alone decides nothing final, see [`seckill_planner::clocks`].
     pub clock: Clock,

@@ -53,6 +53,10 @@ pub enum RebuildError {
          replaced or truncated; restore it before selling"
     )]
     LedgerAhead { new: Epoch, position: i64 },
+    #[error(
+        "the ledger, read up to offset {position}, is more than {most} orders behind the order log; waiting for order-worker"
+    )]
+    LedgerBehind { position: i64, most: usize },
     #[error("{sold} units are sold, but only {total} are offered; selling stays stopped until someone investigates")]
     Oversold { sold: u64, total: u64 },
     /// No barrier was appended, or its index was not installed.
@@ -89,7 +93,10 @@ impl ReconcileError {
                 Server::Kafka => Reason::LogUnavailable,
                 Server::Redis => Reason::RedisUnavailable,
             },
-            ReconcileError::Ledger(_) | ReconcileError::Rebuild(RebuildError::Ledger(_)) => Reason::LedgerUnavailable,
+            ReconcileError::Ledger(_)
+            | ReconcileError::Rebuild(RebuildError::Ledger(_) | RebuildError::LedgerBehind { .. }) => {
+                Reason::LedgerUnavailable
+            }
             ReconcileError::Log(_) | ReconcileError::Rebuild(RebuildError::Log(_)) => Reason::LogUnavailable,
             ReconcileError::Stock(_) | ReconcileError::Rebuild(RebuildError::Stock(_) | RebuildError::NoServer(_)) => {
                 Reason::RedisUnavailable

@@ -13,9 +13,14 @@ use crate::error::LedgerError;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A query that takes longer never ends: the host of the server is gone. Whoever waits for it is not needed elsewhere for
 /// long.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a snapshot is read. A rebuild reads all orders of a sale.
+pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a snapshot is read.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// The statements after which all queries see the ledger at one instant.
+pub(crate) const START_SNAPSHOT: [&str; 2] = [
+    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+    "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+];
 
 /// A handle on the ledger. Clones share their connections.
 #[derive(Clone)]
@@ -85,12 +90,9 @@ impl Ledger {
 }
 
 async fn begin_snapshot(connection: &mut MySqlConnection) -> Result<(), LedgerError> {
-    connection
-        .execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        .await?;
-    connection
-        .execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-        .await?;
+    for statement in START_SNAPSHOT {
+        connection.execute(statement).await?;
+    }
     Ok(())
 }
 

@@ -160,7 +160,7 @@ pub(crate) fn named_orders(judged: &[Judged<'_>]) -> BTreeSet<OrderId> {
     for Judged { judgement, .. } in judged {
         match judgement {
             Judgement::Counts(Record::Batch(batch)) => ids.extend(batch.iter().map(|(id, _)| id)),
-            Judgement::Counts(record) => ids.extend(changed_order(record)),
+            Judgement::Counts(record) => ids.extend(record.changed_order()),
             _ => {}
         }
     }
@@ -180,16 +180,6 @@ pub(crate) fn ranges(ids: &BTreeSet<OrderId>) -> Vec<(SaleId, Epoch, Seq, Seq)> 
         }
     }
     ranges
-}
-
-/// The order whose status a record changes.
-fn changed_order(record: &Record) -> Option<OrderId> {
-    match *record {
-        Record::Cancel { sale, epoch, seq, .. } | Record::Paid { sale, epoch, seq, .. } => {
-            Some(OrderId { sale, epoch, seq })
-        }
-        _ => None,
-    }
 }
 
 /// Folds judged records. `known` holds those of the [`named_orders`] that are in the ledger.
@@ -306,7 +296,10 @@ impl<'a> LedgerFold<'_, 'a> {
         cut: SaleCut,
         change: impl FnOnce(OrderStatus) -> Option<OrderStatus>,
     ) {
-        let Some((id, known)) = changed_order(record).and_then(|id| Some((id, self.known.get_mut(&id)?))) else {
+        let Some((id, known)) = record
+            .changed_order()
+            .and_then(|id| Some((id, self.known.get_mut(&id)?)))
+        else {
             self.quarantine(entry, "changes an order that is not in the ledger".into(), None);
             return;
         };

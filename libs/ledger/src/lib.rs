@@ -3,6 +3,7 @@
 //! - [`store`]: the transaction that folds records of the log into tables, exactly once
 //! - `fold`: decides the rows that it writes, as plain code
 //! - [`position`]: the offset up to which the log was folded, and where readers of the log start
+//! - [`snapshot`]: one sale at one instant, for a rebuild of its index
 //! - [`adjustments`]: pending stock adjustments for the indexes
 //! - [`quarantine`]: records that could not be folded, and their replay
 //! - [`orders`], [`sales`]: queries, and updates of a sale
@@ -20,6 +21,7 @@ pub mod quarantine;
 mod rows;
 pub mod sales;
 pub mod schema;
+pub mod snapshot;
 pub mod store;
 
 pub use adjustments::StoredAdjustment;
@@ -27,8 +29,8 @@ pub use connection::Ledger;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};
 pub use orders::{MAX_KEYS, StoredOrder};
-pub use position::FoldStart;
 pub use quarantine::{QuarantinedRecord, ReplayError};
 pub use schema::migrate;
 pub use seckill_protocol::OrderStatus;
 pub use seckill_protocol::sale::{LedgerUnits, NewSale, Offer, Sale, SaleTerms};
+pub use snapshot::SaleSnapshot;

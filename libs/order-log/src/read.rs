@@ -1,3 +1,4 @@
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -38,8 +39,10 @@ impl Entry {
     }
 }
 
-/// Entries between the reading thread and the caller.
-const MAX_QUEUED: usize = 256;
+/// Entries between the reading thread and the caller. Each may have some 30 kB.
+const MAX_QUEUED: usize = 32;
+/// Kilobytes that the client reads ahead. Several ranges may be read at once, by an operator with little memory.
+const MAX_READ_AHEAD: &str = "2048";
 const POLL: Duration = Duration::from_millis(100);
 /// A read without a new entry for this time fails.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,8 +57,24 @@ impl OrderLog {
         to: Offset,
         mut each: impl FnMut(Entry),
     ) -> Result<(), LogError> {
+        let all = |entry| {
+            each(entry);
+            ControlFlow::Continue(())
+        };
+        self.read_while(partition, from, to, all).await
+    }
+
+    /// The same, until `each` breaks.
+    pub async fn read_while(
+        &self,
+        partition: u32,
+        from: Offset,
+        to: Offset,
+        mut each: impl FnMut(Entry) -> ControlFlow<()>,
+    ) -> Result<(), LogError> {
         self.check_part(partition)?;
-        let config = self.config().consumer()?;
+        let mut config = self.config().consumer()?;
+        config.set("queued.max.messages.kbytes", MAX_READ_AHEAD);
         let topic = self.config().topic.clone();
         let (sender, mut receiver) = mpsc::channel(MAX_QUEUED);
         let reading = tokio::spawn(kafka::blocking("reading", move || {
@@ -68,7 +87,10 @@ impl OrderLog {
             range.read(&config, sender)
         }));
         while let Some(entry) = receiver.recv().await {
-            each(entry);
+            if each(entry).is_break() {
+                // The reading thread ends when it finds the channel closed.
+                return Ok(());
+            }
         }
         match reading.await {
             Ok(result) => result,

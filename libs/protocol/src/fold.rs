@@ -1,10 +1,9 @@
 //! The fold of the log over one sale. Every view of the sale agrees with it.
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{BuildHasher as _, RandomState};
+use std::collections::BTreeMap;
 
 use crate::acceptance::{Acceptance, RecordVerdict, SaleCut};
-use crate::ids::{Buyer, Epoch, KeyHash, Offset, OrderId, Quantity, SaleId, Seq};
-use crate::index::Holding;
+use crate::ids::{Buyer, KeyHash, Offset, OrderId, Quantity, SaleId};
+use crate::index::{Holding, Holdings};
 use crate::record::Record;
 use crate::status::OrderStatus;
 
@@ -15,6 +14,19 @@ pub struct FoldedOrder {
     pub quantity: Quantity,
     pub key: KeyHash,
     pub status: OrderStatus,
+}
+
+impl FoldedOrder {
+    /// The holding of its buyer. A cancelled order has one too, because its key is used.
+    pub(crate) fn holding(&self, id: OrderId) -> Holding {
+        Holding {
+            epoch: id.epoch,
+            seq: id.seq,
+            quantity: self.quantity,
+            key: self.key,
+            cancelled: !self.status.is_live(),
+        }
+    }
 }
 
 /// One sale: from a view of the log up to some offset, if there is one, and from the log after it.
@@ -48,10 +60,10 @@ impl Fold {
         Self::starting_from(sale, SaleCut::default(), 0, [])
     }
 
-    /// Reads the next record of the sale's partition.
-    pub fn read(&mut self, offset: Offset, record: &Record) {
+    /// Reads the next record of the sale's partition. A record of another sale is void here.
+    pub fn read(&mut self, offset: Offset, record: &Record) -> RecordVerdict {
         if record.sale() != self.sale || self.acceptance.judge(offset, record) == RecordVerdict::Void {
-            return;
+            return RecordVerdict::Void;
         }
         match record {
             Record::Batch(batch) => {
@@ -66,20 +78,15 @@ impl Fold {
                 }
             }
             Record::Total { total, .. } => self.total = self.total.max(*total),
-            Record::Cancel { epoch, seq, reason, .. } => {
-                self.change_status(*epoch, *seq, |status| status.cancelled(reason))
+            Record::Cancel { .. } | Record::Paid { .. } => {
+                // The first change in the log that the status allows wins, as in the ledger.
+                if let Some(order) = record.changed_order().and_then(|id| self.orders.get_mut(&id)) {
+                    order.status = order.status.after(record);
+                }
             }
-            Record::Paid { epoch, seq, .. } => self.change_status(*epoch, *seq, OrderStatus::paid),
             Record::Barrier { .. } | Record::Close { .. } => {}
         }
-    }
-
-    /// The first change in the log that the status allows wins, as in the ledger.
-    fn change_status(&mut self, epoch: Epoch, seq: Seq, into: impl Fn(OrderStatus) -> Option<OrderStatus>) {
-        let sale = self.sale;
-        if let Some(order) = self.orders.get_mut(&OrderId { sale, epoch, seq }) {
-            order.status = into(order.status).unwrap_or(order.status);
-        }
+        RecordVerdict::Accepted
     }
 
     pub fn cut(&self) -> SaleCut {
@@ -102,32 +109,16 @@ impl Fold {
         live.map(|order| u64::from(order.quantity)).sum()
     }
 
-    /// The holdings of an index made from this fold, by buyer. They include cancelled orders, because their keys are
-    /// used.
-    pub fn into_holdings(self) -> Vec<(Buyer, Vec<Holding>)> {
-        // The sale does not sell until this ends. Most buyers have one order, so only the other buyers are grouped.
-        let hasher = RandomState::new();
-        let hashes: Vec<u64> = self.orders.values().map(|o| hasher.hash_one(&o.buyer)).collect();
-        let mut seen = HashSet::with_capacity(hashes.len());
-        let several: HashSet<u64> = hashes.iter().copied().filter(|hash| !seen.insert(*hash)).collect();
-        let mut holdings: Vec<(Buyer, Vec<Holding>)> = Vec::with_capacity(hashes.len());
-        let mut places: HashMap<Buyer, usize> = HashMap::new();
-        for ((id, order), hash) in self.orders.into_iter().zip(hashes) {
-            let holding = Holding {
-                epoch: id.epoch,
-                seq: id.seq,
-                quantity: order.quantity,
-                key: order.key,
-                cancelled: !order.status.is_live(),
-            };
-            let place = match several.contains(&hash) {
-                true => *places.entry(order.buyer.clone()).or_insert(holdings.len()),
-                false => holdings.len(),
-            };
-            match holdings.get_mut(place) {
-                Some((_, held)) => held.push(holding),
-                None => holdings.push((order.buyer, vec![holding])),
-            }
+    pub fn into_orders(self) -> BTreeMap<OrderId, FoldedOrder> {
+        self.orders
+    }
+
+    /// The holdings of an index made from this fold. They include cancelled orders, because their keys are used.
+    pub fn into_holdings(self) -> Holdings {
+        let mut holdings = Holdings::new();
+        for (id, order) in self.orders {
+            let holding = order.holding(id);
+            holdings.entry(order.buyer).or_default().push(holding);
         }
         holdings
     }
@@ -135,6 +126,7 @@ impl Fold {
 
 #[cfg(test)]
 mod tests {
+    use crate::ids::{Epoch, Seq};
     use crate::record::{Batch, Order};
 
     use super::*;
@@ -196,9 +188,7 @@ mod tests {
         // A late copy of its record does not bring it back.
         fold.read(8, &batch(5, 1, &["a"]));
         assert_eq!(fold.live(), 0);
-        let holdings = fold.into_holdings();
-        assert_eq!(holdings[0].0, Buyer::anonymous("a"));
-        assert!(holdings[0].1[0].cancelled);
+        assert!(fold.into_holdings()[&Buyer::anonymous("a")][0].cancelled);
     }
 
     #[test]

@@ -1,6 +1,35 @@
-//! Installs an index and changes its terms.
+//! Writes an index, installs it and changes its terms.
 use crate::ids::{Epoch, SaleId};
 use crate::index::{Holdings, Index, Server, Terms};
+use crate::rebuild::{BuyerHoldings, HoldingCounts};
+
+/// The holdings of an index that is not in force yet, and what the calls that wrote them counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct WrittenHoldings {
+    pub holdings: Holdings,
+    pub orders: u64,
+    pub units: u64,
+}
+
+/// A buyer was written before. The index can't be installed any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrittenTwice;
+
+/// Writes buyers with all their holdings and counts them, all or nothing. Each buyer is written once: a call with a buyer
+/// that is there is not counted, so [`install`] refuses. `write.lua` does the same inside Redis.
+pub fn write(written: &mut WrittenHoldings, buyers: &[BuyerHoldings]) -> Result<(), WrittenTwice> {
+    let (mut counts, mut twice) = (HoldingCounts::default(), false);
+    for (buyer, held) in buyers {
+        counts.add(held);
+        twice |= written.holdings.insert(buyer.clone(), held.clone()).is_some();
+    }
+    if twice {
+        return Err(WrittenTwice);
+    }
+    written.orders += counts.orders;
+    written.units += counts.units;
+    Ok(())
+}
 
 /// The data of a new index without its holdings, which were written before under their own key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +39,8 @@ pub struct Install {
     pub left: u64,
     /// Number of buyers that were written.
     pub holders: u64,
+    /// Number of their orders, of every status. Their live orders have `total - left` units.
+    pub orders: u64,
     pub terms: Terms,
 }
 
@@ -21,9 +52,7 @@ pub enum InstallRefused {
     /// An index of this epoch or a newer one is or was in force.
     Newer(Epoch),
     /// The written holdings are gone or incomplete: the server restarted or failed over in between.
-    Incomplete {
-        found: u64,
-    },
+    Incomplete(HoldingCounts),
 }
 
 /// Whether a server takes an index at all. A barrier is appended only after a server was reached that does.
@@ -40,22 +69,27 @@ pub fn takes_an_index(server: &Server) -> Result<(), InstallRefused> {
 /// Puts an index in force. It runs at most once for an epoch. A caller that does not know whether it ran starts again
 /// with a new barrier.
 ///
-/// `holdings` is the current content of the key of the epoch. `install.lua` does the same inside Redis.
+/// `written` is the current content of the keys of the epoch. `install.lua` does the same inside Redis.
 pub fn install(
     current: Option<&Index>,
     server: &Server,
     sale: SaleId,
     install: &Install,
-    holdings: Holdings,
+    written: WrittenHoldings,
 ) -> Result<Index, InstallRefused> {
     takes_an_index(server)?;
     if let Some(current) = current.filter(|current| current.epoch >= install.epoch) {
         return Err(InstallRefused::Newer(current.epoch));
     }
-    if holdings.len() as u64 != install.holders {
-        return Err(InstallRefused::Incomplete {
-            found: holdings.len() as u64,
-        });
+    let found = HoldingCounts {
+        holders: written.holdings.len() as u64,
+        orders: written.orders,
+        units: written.units,
+    };
+    if (found.holders, found.orders) != (install.holders, install.orders)
+        || install.left.checked_add(found.units) != Some(install.total)
+    {
+        return Err(InstallRefused::Incomplete(found));
     }
     Ok(Index {
         sale,
@@ -65,7 +99,7 @@ pub fn install(
         total: install.total,
         left: install.left,
         seq: 0,
-        holdings,
+        holdings: written.holdings,
     })
 }
 
@@ -109,7 +143,8 @@ pub fn apply(index: Option<&mut Index>, server: &Server, epoch: Epoch, terms: &T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::SaleState;
+    use crate::ids::{Buyer, KeyHash};
+    use crate::index::{Holding, SaleState};
 
     fn server() -> Server {
         Server {
@@ -129,20 +164,37 @@ mod tests {
         }
     }
 
-    fn install_one(
+    fn install_one(current: Option<&Index>, server: &Server, epoch: i64, orders: u64) -> Result<Index, InstallRefused> {
+        install_written(current, server, epoch, orders, WrittenHoldings::default())
+    }
+
+    /// Each expected order is of one unit and one buyer.
+    fn install_written(
         current: Option<&Index>,
         server: &Server,
         epoch: i64,
-        holders: u64,
+        orders: u64,
+        written: WrittenHoldings,
     ) -> Result<Index, InstallRefused> {
         let what = Install {
             epoch: Epoch(epoch),
             total: 5,
-            left: 5,
-            holders,
+            left: 5 - orders,
+            holders: orders,
+            orders,
             terms: terms(1),
         };
-        install(current, server, SaleId(1), &what, Holdings::new())
+        install(current, server, SaleId(1), &what, written)
+    }
+
+    fn holding(seq: u64) -> Holding {
+        Holding {
+            epoch: Epoch(1),
+            seq,
+            quantity: 1,
+            key: KeyHash(seq),
+            cancelled: false,
+        }
     }
 
     #[test]
@@ -158,7 +210,33 @@ mod tests {
     #[test]
     fn an_index_without_its_holdings_is_refused() {
         let refused = install_one(None, &server(), 5, 1);
-        assert_eq!(refused, Err(InstallRefused::Incomplete { found: 0 }));
+        assert_eq!(refused, Err(InstallRefused::Incomplete(HoldingCounts::default())));
+    }
+
+    #[test]
+    fn a_buyer_that_was_written_twice_prevents_the_install() {
+        let (mut written, a) = (WrittenHoldings::default(), Buyer::anonymous("a"));
+        assert_eq!(write(&mut written, &[(a.clone(), vec![holding(1)])]), Ok(()));
+        let again = write(&mut written, &[(a, vec![holding(2)])]);
+        assert_eq!(again, Err(WrittenTwice));
+        let refused = install_written(None, &server(), 5, 2, written);
+        assert!(matches!(refused, Err(InstallRefused::Incomplete(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn an_index_with_other_orders_or_units_is_refused() {
+        let mut written = WrittenHoldings::default();
+        write(&mut written, &[(Buyer::anonymous("a"), vec![holding(1)])]).expect("once");
+        assert!(install_written(None, &server(), 5, 1, written.clone()).is_ok());
+        for (orders, units) in [(2, 1), (0, 1), (1, 2), (1, 0)] {
+            let miscounted = WrittenHoldings {
+                orders,
+                units,
+                ..written.clone()
+            };
+            let refused = install_written(None, &server(), 5, 1, miscounted);
+            assert!(matches!(refused, Err(InstallRefused::Incomplete(_))), "{refused:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! - [`status`]: the status of an order
 //! - [`fold`](mod@fold): the fold of the log over one sale
 //! - [`index`]: decides purchases on the index of a sale, as a plain function; the Lua script does the same
+//! - [`rebuild`]: the same fold for a new index, order by order
 //! - [`install`](mod@install): installs an index; [`adjustment`]: applies later changes of the log to it
 //! - [`recovery`]: decides what the index of a sale needs; [`settlement`]: the comparison at the end of a sale
 //! - [`sale`]: a sale as the ledger stores it
@@ -21,6 +22,7 @@ pub mod ids;
 pub mod index;
 pub mod install;
 pub mod order_no;
+pub mod rebuild;
 pub mod record;
 pub mod recovery;
 pub mod sale;

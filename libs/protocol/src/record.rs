@@ -191,6 +191,16 @@ impl Record {
         }
     }
 
+    /// The order whose status the record changes.
+    pub fn changed_order(&self) -> Option<OrderId> {
+        match *self {
+            Record::Cancel { sale, epoch, seq, .. } | Record::Paid { sale, epoch, seq, .. } => {
+                Some(OrderId { sale, epoch, seq })
+            }
+            _ => None,
+        }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         // to_vec fails only for a map with keys that are not strings or a failing Serialize. Neither exists here.
         serde_json::to_vec(self).unwrap_or_default()

@@ -1,4 +1,5 @@
 //! The status of an order.
+use crate::record::Record;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OrderStatus {
@@ -52,6 +53,37 @@ impl OrderStatus {
             OrderStatus::Placed | OrderStatus::PendingPayment => Some(OrderStatus::Paid),
             _ => None,
         }
+    }
+
+    /// The status after a record of the order. A change that is not allowed is none.
+    pub fn after(self, record: &Record) -> Self {
+        match record {
+            Record::Cancel { reason, .. } => self.cancelled(reason).unwrap_or(self),
+            Record::Paid { .. } => self.paid().unwrap_or(self),
+            _ => self,
+        }
+    }
+}
+
+/// What a number of records, one after the other, does to an order whose status is not known yet. Its size does not
+/// depend on the number of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusChanges([OrderStatus; OrderStatus::ALL.len()]);
+
+impl Default for StatusChanges {
+    fn default() -> Self {
+        StatusChanges(OrderStatus::ALL)
+    }
+}
+
+impl StatusChanges {
+    pub fn add(&mut self, record: &Record) {
+        self.0 = self.0.map(|status| status.after(record));
+    }
+
+    pub fn apply(&self, status: OrderStatus) -> OrderStatus {
+        let before = OrderStatus::ALL.iter().position(|known| *known == status);
+        before.map_or(status, |at| self.0[at])
     }
 }
 

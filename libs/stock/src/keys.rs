@@ -15,6 +15,15 @@ pub fn holdings_prefix(sale: SaleId) -> String {
     format!("{{{sale}}}:u:")
 }
 
+/// A hash with the numbers of orders and live units that were written under [`holdings`], until the index is installed.
+pub fn written(sale: SaleId, epoch: Epoch) -> String {
+    format!("{}{epoch}", written_prefix(sale))
+}
+
+fn written_prefix(sale: SaleId) -> String {
+    format!("{{{sale}}}:w:")
+}
+
 /// The outbox, a stream with an entry for each batch.
 pub fn outbox(sale: SaleId, epoch: Epoch) -> String {
     format!("{}{epoch}", outbox_prefix(sale))
@@ -29,10 +38,11 @@ pub fn all(sale: SaleId) -> String {
     format!("{{{sale}}}:*")
 }
 
-/// The epoch in the name of a holdings or outbox key of the sale.
+/// The epoch in the name of a key of the sale.
 pub fn epoch_of(sale: SaleId, key: &str) -> Option<Epoch> {
     let epoch = key
         .strip_prefix(&holdings_prefix(sale))
+        .or_else(|| key.strip_prefix(&written_prefix(sale)))
         .or_else(|| key.strip_prefix(&outbox_prefix(sale)))?;
     epoch.parse().ok().map(Epoch)
 }
@@ -46,6 +56,7 @@ mod tests {
         let (sale, epoch) = (SaleId(0xab), Epoch(17));
         assert_eq!(figures(sale), "{000000ab}:m");
         assert_eq!(epoch_of(sale, &holdings(sale, epoch)), Some(epoch));
+        assert_eq!(epoch_of(sale, &written(sale, epoch)), Some(epoch));
         assert_eq!(epoch_of(sale, &outbox(sale, epoch)), Some(epoch));
         assert_eq!(epoch_of(sale, &figures(sale)), None);
         assert_eq!(epoch_of(SaleId(1), &outbox(sale, epoch)), None);

@@ -30,6 +30,6 @@ pub use batcher::{BatchSink, Batcher, PurchaseError};
 pub use client::{StockClient, StockError};
 pub use outbox::OutboxEntry;
 pub use probe::Probe;
-pub use rebuild::{Applied, Install, Installed};
+pub use rebuild::{Applied, HoldingsWriter, Install, Installed};
 pub use seckill_protocol::index::IndexState;
 pub use settings::{BYTES_A_UNIT, ServerSettings};

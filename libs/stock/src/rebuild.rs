@@ -1,20 +1,25 @@
 //! Writes an index, installs it, changes its terms, drops it. Preheating is the rebuild of an index that never existed.
 use std::sync::LazyLock;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use redis::Script;
-use seckill_protocol::index::{Holding, Terms};
+use redis::{Pipeline, Script};
+use seckill_protocol::index::Terms;
 pub use seckill_protocol::install::{Applied, Install};
-use seckill_protocol::{Buyer, Epoch, SaleId};
+use seckill_protocol::rebuild::{BuyerHoldings, HoldingCounts};
+use seckill_protocol::{Epoch, SaleId};
+use tokio::task::JoinSet;
 
 use crate::client::{StockClient, StockError, call};
+use crate::connection::Connection;
 use crate::{holdings, keys};
 
+static WRITE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/write.lua")));
 static INSTALL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/install.lua")));
 static APPLY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/apply.lua")));
 
-const BUYERS_PER_HSET: usize = 500;
-const HSETS_PER_ROUND_TRIP: usize = 20;
+/// One call of the script keeps other callers of Redis waiting for less than a millisecond. Lua can pass about 8,000
+/// values to a command.
+const BUYERS_PER_CALL: usize = 500;
+const CALLS_PER_ROUND_TRIP: usize = 10;
 const MAX_CONCURRENT_ROUND_TRIPS: usize = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,42 +32,30 @@ pub enum Installed {
 }
 
 impl StockClient {
-    /// Writes holdings of an index that is not in force yet. Several calls may write one part each.
-    pub async fn write_holdings(
-        &self,
-        sale: SaleId,
-        epoch: Epoch,
-        buyers: &[(Buyer, Vec<Holding>)],
-    ) -> Result<(), StockError> {
-        let key = &keys::holdings(sale, epoch);
-        let round_trip = |buyers: &[(Buyer, Vec<Holding>)]| {
-            let mut pipeline = redis::pipe();
-            for command in buyers.chunks(BUYERS_PER_HSET) {
-                let hset = pipeline.cmd("HSET").arg(key);
-                for (buyer, held) in command {
-                    hset.arg(buyer.as_str()).arg(holdings::to_text(held));
-                }
-                hset.ignore();
-            }
-            let mut connection = self.holdings.clone();
-            async move { pipeline.query_async::<()>(&mut connection).await }
-        };
-        // The next round trip is prepared while Redis works on the current one.
-        stream::iter(buyers.chunks(BUYERS_PER_HSET * HSETS_PER_ROUND_TRIP))
-            .map(round_trip)
-            .buffer_unordered(MAX_CONCURRENT_ROUND_TRIPS)
-            .try_collect::<()>()
-            .await?;
-        Ok(())
+    /// Begins to write the holdings of an index that is not in force yet.
+    pub async fn write_holdings(&self, sale: SaleId, epoch: Epoch) -> Result<HoldingsWriter, StockError> {
+        let mut connection = self.holdings.clone();
+        // Pipelined calls can't load the script when it is missing.
+        WRITE.load_async(&mut connection).await?;
+        Ok(HoldingsWriter {
+            connection,
+            keys: [keys::holdings(sale, epoch), keys::written(sale, epoch)],
+            round_trips: JoinSet::new(),
+        })
     }
 
     /// Puts an index in force. It must be called at most once for an epoch. An error means an unknown outcome: start
     /// again with a new barrier.
     pub async fn install(&self, sale: SaleId, index: &Install) -> Result<Installed, StockError> {
-        let keys = [keys::figures(sale), keys::holdings(sale, index.epoch)];
+        let keys = [
+            keys::figures(sale),
+            keys::holdings(sale, index.epoch),
+            keys::written(sale, index.epoch),
+        ];
         let mut args = vec![
             index.epoch.to_string(),
             index.holders.to_string(),
+            index.orders.to_string(),
             index.total.to_string(),
             index.left.to_string(),
         ];
@@ -87,6 +80,13 @@ impl StockClient {
             "replica" => Ok(Applied::Replica),
             _ => Err(StockError::Reply(reply)),
         }
+    }
+
+    /// Frees the keys of an epoch whose index was not installed and will not be.
+    pub async fn drop_written(&self, sale: SaleId, epoch: Epoch) -> Result<(), StockError> {
+        let keys = [keys::holdings(sale, epoch), keys::written(sale, epoch)];
+        let mut connection = self.administration.clone();
+        Ok(redis::cmd("UNLINK").arg(&keys).query_async(&mut connection).await?)
     }
 
     /// Frees the keys of earlier epochs of the sale, complete or not.
@@ -125,6 +125,70 @@ impl StockClient {
             }
             cursor = next;
         }
+    }
+}
+
+/// Writes holdings in chunks while the caller prepares the next ones. Dropping it stops it.
+pub struct HoldingsWriter {
+    connection: Connection,
+    keys: [String; 2],
+    round_trips: JoinSet<Result<(), StockError>>,
+}
+
+impl HoldingsWriter {
+    /// Sends buyers that were not sent before, with all their holdings. It waits while enough round trips are under way,
+    /// so that memory stays bounded. After an error nothing more may be sent: begin again with a new barrier.
+    pub async fn write(&mut self, buyers: &[BuyerHoldings]) -> Result<(), StockError> {
+        for chunk in buyers.chunks(BUYERS_PER_CALL * CALLS_PER_ROUND_TRIP) {
+            while self.round_trips.len() >= MAX_CONCURRENT_ROUND_TRIPS {
+                self.end_of_a_round_trip().await?;
+            }
+            let (calls, mut connection) = (self.calls(chunk), self.connection.clone());
+            self.round_trips.spawn(async move {
+                let replies: Vec<String> = calls.query_async(&mut connection).await?;
+                match replies.into_iter().find(|reply| reply != "ok") {
+                    None => Ok(()),
+                    Some(reply) => Err(StockError::Reply(format!("{reply} to the holdings of buyers"))),
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits until all is written.
+    pub async fn finish(mut self) -> Result<(), StockError> {
+        while !self.round_trips.is_empty() {
+            self.end_of_a_round_trip().await?;
+        }
+        Ok(())
+    }
+
+    async fn end_of_a_round_trip(&mut self) -> Result<(), StockError> {
+        match self.round_trips.join_next().await {
+            Some(Err(error)) => Err(StockError::Reply(format!("a task ended early: {error}"))),
+            Some(Ok(result)) => result,
+            None => Ok(()),
+        }
+    }
+
+    fn calls(&self, buyers: &[BuyerHoldings]) -> Pipeline {
+        let mut calls = redis::pipe();
+        for buyers in buyers.chunks(BUYERS_PER_CALL) {
+            let mut counts = HoldingCounts::default();
+            for (_, held) in buyers {
+                counts.add(held);
+            }
+            let call = calls
+                .cmd("EVALSHA")
+                .arg(WRITE.get_hash())
+                .arg(self.keys.len())
+                .arg(&self.keys);
+            call.arg(counts.orders).arg(counts.units);
+            for (buyer, held) in buyers {
+                call.arg(buyer.as_str()).arg(holdings::to_text(held));
+            }
+        }
+        calls
     }
 }
 

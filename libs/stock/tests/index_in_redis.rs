@@ -5,10 +5,11 @@ mod switchover;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use common::{connect, install, new_sale, redis_url};
+use common::{connect, install, new_sale, redis_url, write};
 use futures::FutureExt as _;
 use seckill_clock::Clock;
 use seckill_protocol::index::{Decision, Fenced, Holding, Request, SaleState, Terms};
+use seckill_protocol::rebuild::BuyerHoldings;
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash};
 use seckill_stock::{Applied, BYTES_A_UNIT, BatchSink, Batcher, Install, Installed, PurchaseError};
 use tokio::sync::watch;
@@ -53,6 +54,7 @@ async fn an_index_is_installed_once_and_never_over_a_newer_one() {
             total: 3,
             left: 3,
             holders: 0,
+            orders: 0,
             terms: open_terms(),
         };
         assert!(
@@ -66,33 +68,56 @@ async fn an_index_is_installed_once_and_never_over_a_newer_one() {
     client.drop_sale(sale).await.expect("answers");
 }
 
-#[tokio::test]
-async fn an_index_with_missing_holdings_is_refused() {
-    let (client, sale) = (connect().await, new_sale());
-    let holding = Holding {
+fn holding(key: &str) -> Holding {
+    Holding {
         epoch: Epoch(1),
         seq: 1,
         quantity: 1,
-        key: KeyHash::of("k"),
+        key: KeyHash::of(key),
         cancelled: false,
-    };
-    let buyers: Vec<_> = (0..1234)
-        .map(|i| (Buyer::anonymous(&i.to_string()), vec![holding]))
-        .collect();
-    client.write_holdings(sale, Epoch(5), &buyers).await.expect("answers");
-    let index = |holders| Install {
+    }
+}
+
+/// Buyers `0` to `count`, each with a holding of one unit.
+fn buyers(count: u64) -> Vec<BuyerHoldings> {
+    let one = |i: u64| (Buyer::anonymous(&i.to_string()), vec![holding("k")]);
+    (0..count).map(one).collect()
+}
+
+/// Epoch 5 with holdings of one unit each, one for a buyer.
+fn index_of(holders: u64) -> Install {
+    Install {
         epoch: Epoch(5),
-        total: 3,
+        total: holders + 3,
         left: 3,
         holders,
+        orders: holders,
         terms: open_terms(),
+    }
+}
+
+#[tokio::test]
+async fn an_index_with_missing_holdings_is_refused() {
+    let (client, sale) = (connect().await, new_sale());
+    write(&client, sale, Epoch(5), &buyers(1234)).await.expect("answers");
+    let refused = client.install(sale, &index_of(1235)).await.expect("answers");
+    let counts = "1234 of 1235 buyers, 1234 of 1235 orders and 1234 of 1235 live units are there";
+    assert_eq!(refused, Installed::Refused(counts.into()));
+    // An order or a unit more or fewer than was written.
+    let other_orders = Install {
+        orders: 1235,
+        ..index_of(1234)
     };
-    let refused = client.install(sale, &index(1235)).await.expect("answers");
-    assert_eq!(refused, Installed::Refused("only 1234 of 1235 buyers are there".into()));
-    assert_eq!(
-        client.install(sale, &index(1234)).await.expect("answers"),
-        Installed::Done
-    );
+    let other_units = Install {
+        left: 4,
+        ..index_of(1234)
+    };
+    for index in [other_orders, other_units] {
+        let refused = client.install(sale, &index).await.expect("answers");
+        assert!(matches!(refused, Installed::Refused(_)), "{refused:?}");
+    }
+    let installed = client.install(sale, &index_of(1234)).await;
+    assert_eq!(installed.expect("answers"), Installed::Done);
     // A retry gets the holding that was written.
     let (answers, sold) = client
         .purchase(
@@ -106,7 +131,28 @@ async fn an_index_with_missing_holdings_is_refused() {
         .await
         .expect("answers")
         .expect("in force");
-    assert_eq!((answers, sold), (vec![Decision::AlreadyReserved(holding)], None));
+    assert_eq!((answers, sold), (vec![Decision::AlreadyReserved(holding("k"))], None));
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn a_buyer_who_is_written_twice_prevents_the_install() {
+    let (client, sale) = (connect().await, new_sale());
+    write(&client, sale, Epoch(5), &buyers(700)).await.expect("answers");
+    // The same holdings again, as a client that retries would send them, and one order of a buyer after the other.
+    assert!(write(&client, sale, Epoch(5), &buyers(1)).await.is_err());
+    let second = [(Buyer::anonymous("0"), vec![holding("other")])];
+    assert!(write(&client, sale, Epoch(5), &second).await.is_err());
+    let two_orders = Install {
+        total: 704,
+        orders: 701,
+        ..index_of(700)
+    };
+    let refused = client.install(sale, &two_orders).await.expect("answers");
+    assert!(matches!(refused, Installed::Refused(_)), "{refused:?}");
+    client.drop_written(sale, Epoch(5)).await.expect("answers");
+    let installed = client.install(sale, &index_of(0)).await;
+    assert_eq!(installed.expect("answers"), Installed::Done);
     client.drop_sale(sale).await.expect("answers");
 }
 
@@ -221,15 +267,13 @@ async fn keys_of_earlier_epochs_are_freed() {
         .await
         .expect("answers")
         .expect("in force");
-    client
-        .write_holdings(sale, Epoch(9), &[(Buyer::anonymous("a"), vec![])])
-        .await
-        .expect("answers");
+    write(&client, sale, Epoch(9), &buyers(1)).await.expect("answers");
     let index = Install {
         epoch: Epoch(9),
         total: 9,
         left: 8,
         holders: 1,
+        orders: 1,
         terms: open_terms(),
     };
     assert_eq!(client.install(sale, &index).await.expect("answers"), Installed::Done);

@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use seckill_protocol::adjustment::apply_adjustment;
 use seckill_protocol::index::{self, Holding, Index, Request, SaleState, Server, Terms};
-use seckill_protocol::install::apply;
+use seckill_protocol::install::{self, Install, WrittenHoldings, apply};
+use seckill_protocol::rebuild::{BuyerHoldings, HoldingCounts};
 use seckill_protocol::{Buyer, Epoch, KeyHash, StockAdjustment};
-use seckill_stock::StockClient;
+use seckill_stock::{Installed, StockClient};
 
 /// One call on an index.
 #[derive(Debug, Clone)]
@@ -179,6 +180,66 @@ fn the_scripts_match_the_pure_functions() {
                 Ok(())
             })
         })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// Calls that write buyers. There are few buyers, so that some are written twice.
+fn written_calls() -> impl Strategy<Value = Vec<Vec<BuyerHoldings>>> {
+    let holding = (0..EPOCH, 1..99u64, 1..4u32, any::<u64>(), any::<bool>());
+    let holding = holding.prop_map(|(epoch, seq, quantity, key, cancelled)| Holding {
+        epoch: Epoch(epoch),
+        seq,
+        quantity,
+        key: KeyHash(key),
+        cancelled,
+    });
+    let held = (0..30u8, prop::collection::vec(holding, 1..4)).prop_map(|(number, held)| (buyer(number), held));
+    prop::collection::vec(prop::collection::vec(held, 1..6), 0..4)
+}
+
+#[test]
+fn writing_and_installing_match_the_pure_functions() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = runtime.block_on(connect());
+    let server = runtime.block_on(client.probe(new_sale())).expect("answers").server;
+    let wrong_by = prop_oneof![8 => Just([0u64; 3]), 1 => Just([1, 0, 0]), 1 => Just([0, 1, 0]), 1 => Just([0, 0, 1])];
+    let config = ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..Default::default()
+    };
+    TestRunner::new(config)
+        .run(
+            &(written_calls(), wrong_by, terms(server.now)),
+            |(calls, wrong_by, terms)| {
+                runtime.block_on(async {
+                    let (sale, epoch) = (new_sale(), Epoch(EPOCH));
+                    let (mut written, mut counts) = (WrittenHoldings::default(), HoldingCounts::default());
+                    for call in &calls {
+                        let by_script = common::write(&client, sale, epoch, call).await.is_ok();
+                        let by_function = install::write(&mut written, call).is_ok();
+                        prop_assert_eq!(by_script, by_function);
+                        call.iter().for_each(|(_, held)| counts.add(held));
+                    }
+                    let index = Install {
+                        epoch,
+                        total: counts.units + wrong_by[2] + 7,
+                        left: 7,
+                        holders: counts.holders + wrong_by[0],
+                        orders: counts.orders + wrong_by[1],
+                        terms,
+                    };
+                    let by_script = client.install(sale, &index).await.expect("answers");
+                    let by_function = install::install(None, &server, sale, &index, written);
+                    prop_assert_eq!(by_script == Installed::Done, by_function.is_ok(), "{:?}", by_script);
+                    if let Ok(index) = by_function {
+                        same_data(&client, &index).await?;
+                    }
+                    client.drop_sale(sale).await.expect("answers");
+                    Ok(())
+                })
+            },
+        )
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 

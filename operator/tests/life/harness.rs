@@ -532,7 +532,8 @@ impl Harness {
 
     pub async fn orders(&self, name: &str) -> usize {
         let sale = self.sale(name).await;
-        self.ledger.fold_start(sale.id).await.expect("MySQL").orders.len()
+        let snapshot = self.ledger.sale_snapshot(sale.id).await.expect("MySQL");
+        snapshot.all_orders().await.expect("MySQL").len()
     }
 
     /// Makes the index wrong: adds units that the log does not have.

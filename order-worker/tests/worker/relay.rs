@@ -16,6 +16,7 @@ pub async fn install(harness: &Harness, stock: &StockClient, sale: &Sale, epoch:
         total,
         left: total,
         holders: 0,
+        orders: 0,
         terms: sale.terms(),
     };
     let installed = stock.install(sale.id, &install).await.expect("Redis");
@@ -56,7 +57,8 @@ async fn orphaned_outbox_entries_are_published_stored_and_trimmed() {
     let worker = harness.worker();
     harness.wait_for_orders(3).await;
     wait_until_trimmed(&stock, &sale, epoch).await;
-    let orders = harness.ledger.fold_start(sale.id).await.expect("read").orders;
+    let snapshot = harness.ledger.sale_snapshot(sale.id).await.expect("read");
+    let orders = snapshot.all_orders().await.expect("read");
     let keys: HashMap<u64, KeyHash> = orders.into_iter().map(|(id, o)| (id.seq, o.key)).collect();
     assert_eq!(
         keys,

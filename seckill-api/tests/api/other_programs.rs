@@ -1,10 +1,8 @@
 //! The parts of the operator and of order-worker that the tests need.
-use std::collections::HashMap;
-
+use futures::TryStreamExt as _;
 use seckill_ledger::{LogEntry, NewSale, Offer, Sale, SaleTerms};
 use seckill_order_log::Entry;
-use seckill_protocol::index::Holding;
-use seckill_protocol::{Acceptance, Buyer, Epoch, Offset, OrderId, Record, RecordVerdict};
+use seckill_protocol::{Epoch, Offset, Record};
 use seckill_stock::{Install, Installed};
 use serde_json::json;
 use uuid::Uuid;
@@ -93,6 +91,7 @@ impl Harness {
             total: sale.offered,
             left: sale.offered,
             holders: 0,
+            orders: 0,
             terms: sale.terms(),
         };
         self.install_index(sale, &index).await;
@@ -108,63 +107,31 @@ impl Harness {
     /// A rebuild by the operator: a barrier, and a new index from all records before it.
     pub async fn rebuild(&self, sale: &Sale) {
         let epoch = self.barrier(sale).await;
-        let (total, holders, sold) = self.fold(sale, epoch).await;
-        self.stock
-            .write_holdings(sale.id, epoch, &holders)
+        let mut snapshot = self.ledger.sale_snapshot(sale.id).await.expect("MySQL answers");
+        let (mut delta, position) = (snapshot.delta(), snapshot.position);
+        let each = |entry: Entry| delta.read(entry.offset, &entry.record.expect("a record"));
+        self.log
+            .read(PART, position, epoch.0, each)
             .await
-            .expect("Redis answers");
+            .expect("Kafka answers");
+        let (total, mut merge, mut holders) = (delta.total(), delta.merge(), Vec::new());
+        let stored: Vec<_> = snapshot.orders().try_concat().await.expect("MySQL answers");
+        for (id, order) in stored {
+            merge.stored(id, order, &mut holders);
+        }
+        let counts = merge.finish(&mut holders);
+        let mut writer = self.stock.write_holdings(sale.id, epoch).await.expect("Redis answers");
+        writer.write(&holders).await.expect("Redis answers");
+        writer.finish().await.expect("Redis answers");
         let index = Install {
             epoch,
             total,
-            left: total.checked_sub(sold).expect("no oversell"),
-            holders: holders.len() as u64,
+            left: total.checked_sub(counts.units).expect("no oversell"),
+            holders: counts.holders,
+            orders: counts.orders,
             terms: sale.terms(),
         };
         self.install_index(sale, &index).await;
-    }
-
-    /// The total, the holdings and the units sold, from the ledger and the log up to the barrier of this epoch.
-    async fn fold(&self, sale: &Sale, epoch: Epoch) -> (u64, Vec<(Buyer, Vec<Holding>)>, u64) {
-        let start = self.ledger.fold_start(sale.id).await.expect("MySQL answers");
-        let mut acceptance = Acceptance::starting_from([(sale.id, start.cut)]);
-        let mut total = start.total;
-        let mut orders: HashMap<OrderId, (Buyer, Holding)> = HashMap::new();
-        let mut hold = |id: OrderId, buyer: Buyer, quantity, key| {
-            let holding = Holding {
-                epoch: id.epoch,
-                seq: id.seq,
-                quantity,
-                key,
-                cancelled: false,
-            };
-            orders.entry(id).or_insert((buyer, holding));
-        };
-        for (id, order) in start.orders {
-            hold(id, order.buyer, order.quantity, order.key);
-        }
-        let each = |entry: Entry| {
-            let record = entry.record.expect("a record");
-            if record.sale() != sale.id || acceptance.judge(entry.offset, &record) == RecordVerdict::Void {
-                return;
-            }
-            match record {
-                Record::Batch(batch) => batch
-                    .iter()
-                    .for_each(|(id, order)| hold(id, order.buyer.clone(), order.quantity, order.key)),
-                Record::Total { total: offered, .. } => total = total.max(offered),
-                _ => {}
-            }
-        };
-        self.log
-            .read(PART, start.position, epoch.0, each)
-            .await
-            .expect("Kafka answers");
-        let sold: u64 = orders.values().map(|(_, holding)| u64::from(holding.quantity)).sum();
-        let mut holders: HashMap<Buyer, Vec<Holding>> = HashMap::new();
-        for (buyer, holding) in orders.into_values() {
-            holders.entry(buyer).or_default().push(holding);
-        }
-        (total, holders.into_iter().collect(), sold)
     }
 
     /// The operator applies a changed FlashSale.

@@ -219,6 +219,7 @@ impl Harness {
             total: units,
             left: units,
             holders: 0,
+            orders: 0,
             terms: sale.terms(),
         };
         let installed = self.stock.install(sale.id, &index).await?;

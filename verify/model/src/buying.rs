@@ -94,7 +94,7 @@ impl Protocol {
                 .index
                 .iter()
                 .map(|index| &index.holdings)
-                .chain(data.written.values());
+                .chain(data.written.values().map(|written| &written.holdings));
             for (buyer, held) in holdings.flatten() {
                 for holding in held {
                     trace(buyer, holding.key);

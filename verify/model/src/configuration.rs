@@ -51,8 +51,16 @@ pub enum Rule {
     OwnBarrier,
     /// INSTALL refuses an epoch that is not newer than the one in force.
     InstallNewerOnly,
+    /// R3 applies the changes that the log makes to orders of the ledger.
+    DeltaChangesStored,
+    /// R3 reads the orders of the ledger in the snapshot that gave R2 its position.
+    OrdersOfTheSnapshot,
+    /// R3 writes each buyer once, with all orders.
+    BuyersWrittenWhole,
     /// INSTALL counts the buyers in the written index.
     InstallCountsHolders,
+    /// INSTALL counts the orders and the units that R3 wrote.
+    InstallCountsOrders,
     /// INSTALL runs at most once for an epoch.
     InstallOnce,
     /// APPLY refuses terms that are not newer.
@@ -178,6 +186,16 @@ impl Configuration {
 
     pub fn breaks(&self, rule: Rule) -> bool {
         self.broken.contains(&rule)
+    }
+
+    /// Whether the way of R3 is broken, so that what it writes has to be computed again from the ledger's position.
+    pub fn breaks_writing(&self) -> bool {
+        let rules = [
+            Rule::DeltaChangesStored,
+            Rule::OrdersOfTheSnapshot,
+            Rule::BuyersWrittenWhole,
+        ];
+        rules.into_iter().any(|rule| self.breaks(rule))
     }
 
     /// Whether the terms of the sale ever change.

@@ -304,7 +304,9 @@ fn read(fold: &mut Fold, log: &Log, record: &Record, config: &Configuration) -> 
         Record::Total { total, .. } if config.breaks(Rule::TotalOnlyRises) && verdict == RecordVerdict::Accepted => {
             *fold = Fold::starting_from(SALE, cut, *total, fold.orders().clone());
         }
-        _ => fold.read(offset, record),
+        _ => {
+            fold.read(offset, record);
+        }
     }
     verdict
 }

@@ -187,6 +187,7 @@ fn start(config: &Configuration) -> State {
         total: config.total,
         left: config.total,
         holders: 0,
+        orders: 0,
         terms: row.terms(config.limit),
     };
     let index = install(None, &redis.server(), SALE, &new, Default::default());

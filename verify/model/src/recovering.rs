@@ -1,14 +1,25 @@
 //! Coordinators, which put an index in force: R0 to R5. Each step is atomic.
-use seckill_protocol::index::{Holdings, Index};
-use seckill_protocol::install::{Applied, Install, apply, install};
+use seckill_protocol::fold::FoldedOrder;
+use seckill_protocol::index::Index;
+use seckill_protocol::install::{Applied, Install, WrittenHoldings, apply, install, write};
+use seckill_protocol::rebuild::{BuyerHoldings, Delta, HoldingCounts};
 use seckill_protocol::recovery::Need;
-use seckill_protocol::{Epoch, Fold};
+use seckill_protocol::{Epoch, Offset, OrderId, SaleCut};
 
 use crate::configuration::Rule;
-use crate::log::{SALE, View};
+use crate::log::{Log, SALE, View};
 use crate::property;
 use crate::protocol::{Action, Protocol, barrier};
 use crate::state::{Coordinator, RedisData, RedisServer, Side, State, TermsRow};
+
+/// What R2 and R3 make of the ledger and the log.
+#[derive(PartialEq)]
+struct Streamed {
+    cut: SaleCut,
+    total: u64,
+    counts: HoldingCounts,
+    buyers: Vec<BuyerHoldings>,
+}
 
 impl Protocol {
     pub(crate) fn recoveries(&self, state: &State, actions: &mut Vec<Action>) {
@@ -106,67 +117,151 @@ impl Protocol {
         let Coordinator::Fold { epoch, row } = state.coordinators[coordinator] else {
             return None;
         };
-        let ledger = state.ledger();
-        let orders = ledger.fold.orders().iter().map(|(id, order)| (*id, order.clone()));
-        let mut fold = Fold::starting_from(SALE, ledger.fold.cut(), ledger.fold.total(), orders);
-        let mut length = state.mysql.position;
-        if !self.config.breaks(Rule::FoldToTheBarrier) {
-            while (length as i64) <= epoch.0 {
-                fold.read(length as i64, state.log.record(length)?);
-                length += 1;
+        let position = state.mysql.position;
+        let fold = match self.config.breaks(Rule::FoldToTheBarrier) {
+            true => position,
+            false => position.max(epoch.0 as usize + 1),
+        };
+        let expected = state.log.up_to(fold);
+        if self.config.broken.is_empty() || self.config.breaks(Rule::DeltaChangesStored) {
+            let streamed = self.streamed(&state.log, position, position, fold)?;
+            let buyers = holdings_of(expected);
+            let expected = Streamed {
+                cut: expected.fold.cut(),
+                total: expected.fold.total(),
+                counts: counts_of(&buyers),
+                buyers,
+            };
+            if streamed != expected {
+                state.violated = Some(property::FOLD);
             }
         }
-        let expected = &state.log.up_to(length).fold;
-        let same = (fold.cut(), fold.total(), fold.orders()) == (expected.cut(), expected.total(), expected.orders());
-        if !same && self.config.broken.is_empty() {
-            state.violated = Some(property::FOLD);
-        }
-        state.coordinators[coordinator] = match expected.cut().closed {
+        state.coordinators[coordinator] = match expected.fold.cut().closed {
             Some(_) => Coordinator::Idle,
             None => Coordinator::Write {
                 epoch,
-                fold: length,
+                fold,
+                position: self.config.breaks_writing().then_some(position),
                 row,
             },
         };
         Some(())
     }
 
-    fn holdings(&self, view: &View) -> Holdings {
-        let mut holdings = view.holdings.clone();
+    /// What R3 streams: the orders of the ledger up to the record `stored`, with the log from `position` to `end` applied.
+    fn streamed(&self, log: &Log, position: usize, stored: usize, end: usize) -> Option<Streamed> {
+        let ledger = &log.up_to(position).fold;
+        let stored = log.up_to(stored).fold.orders();
+        let mut delta = Delta::starting_from(SALE, ledger.cut(), ledger.total(), []);
+        for offset in position..end {
+            let record = log.record(offset)?;
+            let changes_stored = record.changed_order().is_some_and(|id| stored.contains_key(&id));
+            if !(changes_stored && self.config.breaks(Rule::DeltaChangesStored)) {
+                delta.read(offset as Offset, record);
+            }
+        }
+        let mut rows: Vec<(OrderId, FoldedOrder)> = stored.iter().map(|(id, order)| (*id, order.clone())).collect();
+        rows.sort_by(|(a, order), (b, other)| (&order.buyer, a).cmp(&(&other.buyer, b)));
+        let (cut, total) = (delta.cut(), delta.total());
+        let (mut merge, mut buyers) = (delta.merge(), Vec::new());
+        for (id, order) in rows {
+            merge.stored(id, order, &mut buyers);
+        }
+        let counts = merge.finish(&mut buyers);
+        Some(Streamed {
+            cut,
+            total,
+            counts,
+            buyers,
+        })
+    }
+
+    /// What R3 writes and counts if the way of writing is as it should be: the fold.
+    fn folded(&self, view: &View) -> (Vec<BuyerHoldings>, HoldingCounts) {
+        let mut holdings = holdings_of(view);
         if self.config.breaks(Rule::RebuildKeepsCancelled) {
-            for held in holdings.values_mut() {
+            for (_, held) in &mut holdings {
                 held.retain(|holding| !holding.cancelled);
             }
-            holdings.retain(|_, held| !held.is_empty());
+            holdings.retain(|(_, held)| !held.is_empty());
         }
-        holdings
+        let counts = counts_of(&holdings);
+        (holdings, counts)
     }
 
     /// R3.
     pub(crate) fn write(&self, state: &mut State, coordinator: usize, on: Side) -> Option<()> {
-        let Coordinator::Write { epoch, fold, row } = state.coordinators[coordinator] else {
+        let Coordinator::Write {
+            epoch,
+            fold,
+            position,
+            row,
+        } = state.coordinators[coordinator]
+        else {
             return None;
         };
-        let holdings = self.holdings(state.log.up_to(fold));
+        let (buyers, counts) = match position {
+            None => self.folded(state.log.up_to(fold)),
+            Some(position) => {
+                let stored = match self.config.breaks(Rule::OrdersOfTheSnapshot) {
+                    true => state.mysql.position,
+                    false => position,
+                };
+                let streamed = self.streamed(&state.log, position, stored, fold)?;
+                (streamed.buyers, streamed.counts)
+            }
+        };
         let data = state.server_mut(on)?.data_mut();
-        match &mut data.index {
-            Some(index) if index.epoch == epoch => index.holdings = holdings,
-            _ => {
-                data.written.insert(epoch, holdings);
+        let written = match &mut data.index {
+            // Only the barrier of another coordinator can have an index already.
+            Some(index) if index.epoch == epoch => {
+                let mut written = uncounted(index);
+                let result = self.write_calls(&mut written, &buyers);
+                index.holdings = written.holdings;
+                result
+            }
+            _ => self.write_calls(data.written.entry(epoch).or_default(), &buyers),
+        };
+        state.coordinators[coordinator] = match written {
+            Some(()) => Coordinator::Install {
+                epoch,
+                fold,
+                counts,
+                row,
+            },
+            None => Coordinator::Idle,
+        };
+        Some(())
+    }
+
+    /// None if a buyer was written twice.
+    fn write_calls(&self, written: &mut WrittenHoldings, buyers: &[BuyerHoldings]) -> Option<()> {
+        if !self.config.breaks(Rule::BuyersWrittenWhole) {
+            return write(written, buyers).ok();
+        }
+        // A call for each order. The replies are ignored, so only INSTALL can find the missing orders.
+        for (buyer, held) in buyers {
+            for holding in held {
+                let _ = write(written, &[(buyer.clone(), vec![*holding])]);
             }
         }
-        state.coordinators[coordinator] = Coordinator::Install { epoch, fold, row };
         Some(())
     }
 
     /// R4.
     pub(crate) fn install(&self, state: &mut State, coordinator: usize, on: Side, replied: bool) -> Option<()> {
-        let Coordinator::Install { epoch, fold, row } = state.coordinators[coordinator] else {
+        let Coordinator::Install {
+            epoch,
+            fold,
+            counts,
+            row,
+        } = state.coordinators[coordinator]
+        else {
             return None;
         };
         let server = state.server(on)?;
-        let installed = self.installed(state.log.up_to(fold), server, epoch, row);
+        let total = state.log.up_to(fold).fold.total();
+        let installed = self.installed(total, counts, server, epoch, row);
         let next = if installed.is_some() && self.config.terms_change() {
             Coordinator::ReadTerms { epoch }
         } else if installed.is_some() {
@@ -188,29 +283,36 @@ impl Protocol {
     }
 
     /// The index that the server has after INSTALL, None if it refuses.
-    fn installed(&self, view: &View, server: &RedisServer, epoch: Epoch, row: TermsRow) -> Option<Index> {
-        let (total, live) = (view.fold.total(), view.live);
-        if live > total {
-            return None;
-        }
+    fn installed(
+        &self,
+        total: u64,
+        counts: HoldingCounts,
+        server: &RedisServer,
+        epoch: Epoch,
+        row: TermsRow,
+    ) -> Option<Index> {
         let mut current = server.data.index.as_ref();
         let mut found = match current {
-            Some(index) if index.epoch == epoch => index.holdings.clone(),
+            Some(index) if index.epoch == epoch => uncounted(index),
             _ => server.data.written.get(&epoch).cloned().unwrap_or_default(),
         };
         let mut new = Install {
             epoch,
             total,
-            left: total.saturating_sub(live),
-            holders: self.holdings(view).len() as u64,
+            left: total.checked_sub(counts.units)?,
+            holders: counts.holders,
+            orders: counts.orders,
             terms: row.terms(self.config.limit),
         };
-        if self.config.breaks(Rule::InstallCountsHolders) {
-            new.holders = found.len() as u64;
+        let in_force = current.filter(|_| self.config.breaks(Rule::RebuildFromLog));
+        if let Some(index) = in_force {
+            (new.total, new.left, found) = (index.total, index.left, uncounted(index));
         }
-        if let Some(index) = current.filter(|_| self.config.breaks(Rule::RebuildFromLog)) {
-            (new.total, new.left, found) = (index.total, index.left, index.holdings.clone());
-            new.holders = found.len() as u64;
+        if in_force.is_some() || self.config.breaks(Rule::InstallCountsHolders) {
+            new.holders = found.holdings.len() as u64;
+        }
+        if in_force.is_some() || self.config.breaks(Rule::InstallCountsOrders) {
+            (found.orders, found.units) = (new.orders, new.total.saturating_sub(new.left));
         }
         if self.config.breaks(Rule::InstallNewerOnly) {
             current = None;
@@ -274,5 +376,26 @@ impl Protocol {
         }
         state.coordinators[coordinator] = Coordinator::Idle;
         Some(())
+    }
+}
+
+fn holdings_of(view: &View) -> Vec<BuyerHoldings> {
+    let holdings = view.holdings.iter().map(|(buyer, held)| (buyer.clone(), held.clone()));
+    holdings.collect()
+}
+
+fn counts_of(buyers: &[BuyerHoldings]) -> HoldingCounts {
+    let mut counts = HoldingCounts::default();
+    for (_, held) in buyers {
+        counts.add(held);
+    }
+    counts
+}
+
+/// The keys of an index in force. INSTALL deletes the counts.
+fn uncounted(index: &Index) -> WrittenHoldings {
+    WrittenHoldings {
+        holdings: index.holdings.clone(),
+        ..WrittenHoldings::default()
     }
 }

@@ -2,7 +2,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use seckill_protocol::index::{Holdings, Index, SaleState, Server, Terms};
+use seckill_protocol::index::{Index, SaleState, Server, Terms};
+use seckill_protocol::install::WrittenHoldings;
+use seckill_protocol::rebuild::HoldingCounts;
 use seckill_protocol::recovery::FoundIndex;
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, PendingAdjustment};
 
@@ -67,8 +69,8 @@ pub struct RedisServer {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct RedisData {
     pub index: Option<Index>,
-    /// `u:<epoch>` of epochs that are not in force.
-    pub written: BTreeMap<Epoch, Holdings>,
+    /// `u:<epoch>` and `w:<epoch>` of epochs that are not in force.
+    pub written: BTreeMap<Epoch, WrittenHoldings>,
     /// `l:<epoch>` of the index.
     pub outbox: Vec<Batch>,
 }
@@ -104,16 +106,19 @@ pub enum Coordinator {
         epoch: Epoch,
         row: TermsRow,
     },
-    /// R2 has the fold of so many records.
+    /// R2 has the log up to so many records. `position` is where its snapshot of the ledger ends, if that has an
+    /// influence: not unless a rule is broken.
     Write {
         epoch: Epoch,
         fold: usize,
+        position: Option<usize>,
         row: TermsRow,
     },
     /// R3 has written the holdings.
     Install {
         epoch: Epoch,
         fold: usize,
+        counts: HoldingCounts,
         row: TermsRow,
     },
     /// R4 has put the index in force.

@@ -1,7 +1,9 @@
 //! The transaction that stores the log, against a real server.
 
 use crate::common::{Database, Log, order};
+use futures::TryStreamExt as _;
 use seckill_ledger::{Ledger, OrderStatus, ReplayError, Sale, StoreError, Stored};
+use seckill_protocol::fold::FoldedOrder;
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, Record, SaleId, StockAdjustment};
 
 async fn store_all(ledger: &Ledger, log: &Log) -> Stored {
@@ -17,6 +19,11 @@ async fn store_from(ledger: &Ledger, log: &Log, from: i64) -> Stored {
 
 async fn now(ledger: &Ledger, sale: SaleId) -> Sale {
     ledger.sale(sale).await.expect("read").expect("there")
+}
+
+async fn all_orders(ledger: &Ledger, sale: SaleId) -> Vec<(OrderId, FoldedOrder)> {
+    let snapshot = ledger.sale_snapshot(sale).await.expect("read");
+    snapshot.all_orders().await.expect("read")
 }
 
 #[tokio::test]
@@ -141,6 +148,31 @@ async fn void_and_duplicate_records_are_not_stored() {
 }
 
 #[tokio::test]
+async fn a_snapshot_streams_orders_by_buyer() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10_000).await;
+    for i in 0..50 {
+        log.batch(1 + i * 100, 100);
+    }
+    // A second order of the first buyers.
+    log.barrier();
+    log.batch(1, 100);
+    store_all(&db.ledger, &log).await;
+    let mut snapshot = db.ledger.sale_snapshot(sale.id).await.expect("read");
+    let chunks: Vec<_> = snapshot.orders().try_collect().await.expect("read");
+    drop(snapshot); // it would keep the database from being dropped
+    assert!(chunks.len() > 1, "{} chunks", chunks.len());
+    let orders: Vec<_> = chunks
+        .into_iter()
+        .flatten()
+        .map(|(id, order)| (order.buyer, id))
+        .collect();
+    assert_eq!(orders.len(), 5100);
+    assert!(orders.is_sorted(), "a buyer's orders are not together");
+    db.drop().await;
+}
+
+#[tokio::test]
 async fn an_oversold_batch_is_quarantined_and_smaller_ones_are_stored() {
     let db = Database::new().await;
     let (sale, mut log) = db.sale(0, 10).await;
@@ -168,7 +200,7 @@ async fn an_oversold_batch_is_quarantined_and_smaller_ones_are_stored() {
     assert!(!db.ledger.is_quarantined(id(8)).await.expect("read"));
     assert!(!db.ledger.is_quarantined(id(12)).await.expect("read"));
     // These orders were promised: a rebuild has to count them, and the relay must not publish them again.
-    assert_eq!(db.ledger.fold_start(sale.id).await.expect("read").orders.len(), 13);
+    assert_eq!(all_orders(&db.ledger, sale.id).await.len(), 13);
     assert_eq!(
         db.ledger.folded_seqs(sale.id, log.epoch, 7, 11).await.expect("read"),
         [7, 8, 9, 10, 11]
@@ -423,7 +455,7 @@ async fn the_first_of_cancel_and_paid_in_the_log_wins() {
     log.paid(3);
     log.paid(4);
     store_from(&db.ledger, &log, middle).await;
-    let orders = db.ledger.fold_start(sale.id).await.expect("read").orders;
+    let orders = all_orders(&db.ledger, sale.id).await;
     let statuses: Vec<OrderStatus> = orders.iter().map(|(_, o)| o.status).collect();
     use OrderStatus::*;
     assert_eq!(statuses, [Cancelled, Paid, Cancelled, Paid]);

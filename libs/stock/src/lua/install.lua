@@ -1,8 +1,8 @@
 -- Puts an index in force whose holdings were written under u:<epoch>. It runs at most once for an epoch. A caller that
 -- does not know whether it ran starts again with a new barrier.
 --
--- KEYS  the sale's m, u:<epoch>
--- ARGV  epoch, number of buyers in u, total, left, version, state, opens, closes, limit
+-- KEYS  the sale's m, u:<epoch>, w:<epoch>
+-- ARGV  epoch, number of buyers in u, of their orders, total, left, version, state, opens, closes, limit
 -- Reply 'ok' | 'replica' | the reason of the refusal
 local replication = redis.call('INFO', 'replication')
 if not string.find(replication, 'role:master', 1, true) then return 'replica' end
@@ -10,9 +10,14 @@ local rid = string.match(replication, 'master_replid:(%x+)')
 if not rid or string.match(rid, '^0*$') then return 'this server has no replication id' end
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch and tonumber(epoch) >= tonumber(ARGV[1]) then return 'an index of epoch ' .. epoch .. ' is in force' end
-local holders = redis.call('HLEN', KEYS[2])
 -- The written holdings are gone or incomplete: the server restarted or failed over in between.
-if holders ~= tonumber(ARGV[2]) then return 'only ' .. holders .. ' of ' .. ARGV[2] .. ' buyers are there' end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'rid', rid, 'total', ARGV[3], 'left', ARGV[4], 'seq', '0',
-  'version', ARGV[5], 'state', ARGV[6], 'opens', ARGV[7], 'closes', ARGV[8], 'limit', ARGV[9])
+local holders, written = redis.call('HLEN', KEYS[2]), redis.call('HMGET', KEYS[3], 'orders', 'units')
+local orders, units, live = tonumber(written[1] or 0), tonumber(written[2] or 0), tonumber(ARGV[4]) - tonumber(ARGV[5])
+if holders ~= tonumber(ARGV[2]) or orders ~= tonumber(ARGV[3]) or units ~= live then
+  local counts = '%.0f of %s buyers, %.0f of %s orders and %.0f of %.0f live units are there'
+  return string.format(counts, holders, ARGV[2], orders, ARGV[3], units, live)
+end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'rid', rid, 'total', ARGV[4], 'left', ARGV[5], 'seq', '0',
+  'version', ARGV[6], 'state', ARGV[7], 'opens', ARGV[8], 'closes', ARGV[9], 'limit', ARGV[10])
+redis.call('DEL', KEYS[3])
 return 'ok'

@@ -1,7 +1,8 @@
 //! Support of the tests that need a real Redis.
 use seckill_protocol::index::{Index, Terms};
+use seckill_protocol::rebuild::BuyerHoldings;
 use seckill_protocol::{Epoch, SaleId};
-use seckill_stock::{Install, Installed, StockClient};
+use seckill_stock::{Install, Installed, StockClient, StockError};
 
 /// The address from `cargo xtask test integration`.
 pub fn redis_url() -> String {
@@ -17,6 +18,18 @@ pub fn new_sale() -> SaleId {
     SaleId(rand::random())
 }
 
+/// Writes holdings of an index that is not in force yet.
+pub async fn write(
+    client: &StockClient,
+    sale: SaleId,
+    epoch: Epoch,
+    buyers: &[BuyerHoldings],
+) -> Result<(), StockError> {
+    let mut writer = client.write_holdings(sale, epoch).await?;
+    writer.write(buyers).await?;
+    writer.finish().await
+}
+
 /// Installs an index without holdings and returns the same one as plain data.
 pub async fn install(client: &StockClient, sale: SaleId, epoch: Epoch, total: u64, terms: Terms) -> Index {
     let index = Install {
@@ -24,6 +37,7 @@ pub async fn install(client: &StockClient, sale: SaleId, epoch: Epoch, total: u6
         total,
         left: total,
         holders: 0,
+        orders: 0,
         terms: terms.clone(),
     };
     assert_eq!(

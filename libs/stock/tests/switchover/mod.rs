@@ -8,7 +8,7 @@ use seckill_protocol::{AdjustmentOutcome, Buyer, Epoch, KeyHash, SaleId, StockAd
 use seckill_stock::{Install, Installed, StockClient, StockError};
 use seckill_test_redis::{Address, RedisServer};
 
-use crate::common::{install, new_sale};
+use crate::common::{install, new_sale, write};
 
 /// Far longer than a replacement takes.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -103,6 +103,7 @@ async fn every_script_answers_replica_on_a_replica() {
             total: 3,
             left: 3,
             holders: 0,
+            orders: 0,
             terms: terms(),
         };
         let refused = seckill_protocol::install::install(known.as_deref(), &server, sale, &what, Holdings::new());
@@ -126,7 +127,7 @@ async fn every_connection_follows_a_switchover_that_cuts_nothing() {
     assert!(is_reserved(&buy(&client, sale, Epoch(5), "a").await));
     assert_eq!(client.outbox(sale, Epoch(5), 0, 9).await.expect("answers").len(), 1);
     let holding = [(Buyer::anonymous("h"), Vec::new())];
-    client.write_holdings(sale, Epoch(6), &holding).await.expect("answers");
+    write(&client, sale, Epoch(6), &holding).await.expect("answers");
 
     switch_over(&address, &old, &new).await;
     eventually("purchases reach the new primary", async || {
@@ -144,7 +145,7 @@ async fn every_connection_follows_a_switchover_that_cuts_nothing() {
     assert_eq!(client.trim_outbox(sale, Epoch(5), 1).await.expect("answers"), 1);
     // Only the error READONLY tells this connection.
     eventually("holdings are written to the new primary", async || {
-        client.write_holdings(sale, Epoch(7), &holding).await.is_ok()
+        write(&client, sale, Epoch(7), &holding).await.is_ok()
     })
     .await;
     install(&client, sale, Epoch(8), 9, terms()).await;

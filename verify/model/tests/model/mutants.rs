@@ -28,6 +28,14 @@ const END: Configuration = Configuration {
     refusals: true,
     ..RECOVERY
 };
+/// A buyer with two orders and a unit that is left.
+const SEVERAL_ORDERS: Configuration = Configuration {
+    total: 3,
+    buyers: 1,
+    keys: 2,
+    limit: 3,
+    ..RECOVERY
+};
 
 pub const MUTANTS: &[Mutant] = &[
     (
@@ -211,10 +219,36 @@ pub const MUTANTS: &[Mutant] = &[
         "install_without_count",
         Configuration {
             redis_losses: 2,
-            broken: &[Rule::InstallCountsHolders],
+            broken: &[Rule::InstallCountsHolders, Rule::InstallCountsOrders],
             ..RECOVERY
         },
         INDEX,
+    ),
+    (
+        "written_order_by_order_without_count",
+        Configuration {
+            broken: &[Rule::BuyersWrittenWhole, Rule::InstallCountsOrders],
+            ..SEVERAL_ORDERS
+        },
+        KEY,
+    ),
+    (
+        "orders_of_another_snapshot",
+        Configuration {
+            mysql_losses: 1,
+            broken: &[Rule::OrdersOfTheSnapshot],
+            ..RECOVERY
+        },
+        OVERSOLD,
+    ),
+    // The worker tells the index later of a cancel that the rebuild missed, so the harm is transient.
+    (
+        "cancel_of_a_stored_order_missed",
+        Configuration {
+            broken: &[Rule::DeltaChangesStored],
+            ..CANCELS
+        },
+        FOLD,
     ),
     (
         "install_retried",
@@ -228,13 +262,14 @@ pub const MUTANTS: &[Mutant] = &[
         },
         NUMBER,
     ),
+    // INSTALL deletes the counts, so a second one is refused by them too, unless there are no orders.
     (
         "install_retried_without_epoch",
         Configuration {
             copies: 1,
             coordinators: 2,
             log: 7,
-            broken: &[Rule::InstallOnce, Rule::InstallNewerOnly],
+            broken: &[Rule::InstallOnce, Rule::InstallNewerOnly, Rule::InstallCountsOrders],
             ..CANCELS
         },
         BALANCE,
@@ -450,6 +485,25 @@ const NOT_NEEDED_HERE: &[(&str, Configuration)] = &[
             log: 7,
             broken: &[Rule::InstallNewerOnly],
             ..RECOVERY
+        },
+    ),
+    // A call that wrote too little has written too few buyers, because each buyer is in one call. The rule stays: it finds a
+    // coordinator that does not keep to that (written_order_by_order_without_count).
+    (
+        "install_without_count_of_orders",
+        Configuration {
+            redis_losses: 2,
+            broken: &[Rule::InstallCountsOrders],
+            ..SEVERAL_ORDERS
+        },
+    ),
+    // INSTALL refuses, so the sale stays stopped.
+    (
+        "written_order_by_order",
+        Configuration {
+            redis_losses: 2,
+            broken: &[Rule::BuyersWrittenWhole],
+            ..SEVERAL_ORDERS
         },
     ),
     // Purchases under an older epoch are refused or void, and R0 observes that the newer epoch is not published. The rule
