@@ -89,7 +89,10 @@ async fn a_sale_gets_ready_opens_sells_out_ends_and_settles() {
     ];
     harness
         .eventually("the events are written", async || {
-            harness.events("life").await == reasons
+            let mut events = harness.events("life").await;
+            // How long the pods take depends on the machine.
+            events.retain(|event| event != "ReadyLate");
+            events == reasons
         })
         .await;
 
