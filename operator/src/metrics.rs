@@ -43,6 +43,7 @@ pub struct Metrics {
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
     preflight_problems: Family<SaleLabels, Gauge>,
     demand: Family<WorkloadLabel, Gauge>,
+    without_flash_sale: Gauge,
     leader: Gauge,
     terms: Counter,
     lease_failures: Counter,
@@ -62,6 +63,7 @@ impl Default for Metrics {
             ready_lead: Family::default(),
             preflight_problems: Family::default(),
             demand: Family::default(),
+            without_flash_sale: Gauge::default(),
             leader: Gauge::default(),
             terms: Counter::default(),
             lease_failures: Counter::default(),
@@ -118,6 +120,11 @@ impl Metrics {
             self.demand.clone(),
         );
         registry.register(
+            "seckill_operator_sales_without_flash_sale",
+            "Running sales of this cluster whose FlashSale is missing without a confirmed deletion",
+            self.without_flash_sale.clone(),
+        );
+        registry.register(
             "seckill_operator_leader",
             "1: this operator is the leader; 0: it stands by",
             self.leader.clone(),
@@ -143,6 +150,7 @@ impl Metrics {
     pub fn lost_leadership(&self) {
         self.leader.set(0);
         self.demand.clear();
+        self.without_flash_sale.set(0);
         self.keep(&HashSet::new());
     }
 
@@ -180,6 +188,10 @@ impl Metrics {
         for (workload, pods) in [("api", demand.api), ("worker", demand.worker)] {
             self.demand.get_or_create(&WorkloadLabel { workload }).set(pods.into());
         }
+    }
+
+    pub fn sales_without_flash_sale(&self, sales: usize) {
+        self.without_flash_sale.set(i64::try_from(sales).unwrap_or(i64::MAX));
     }
 
     /// The figures of a sale. Those of its index are removed when it has none.

@@ -9,6 +9,7 @@ use kube::{Api, Client};
 use seckill_crds::FlashSale;
 use seckill_planner::demand::{ReplicaBounds, Workloads};
 use seckill_planner::election::ElectionTimes;
+use seckill_planner::ownership;
 use seckill_planner::preflight::ServerSettings;
 use seckill_protocol::SaleId;
 use seckill_service::clock::Clock;
@@ -21,8 +22,9 @@ use tokio::sync::watch;
 
 use crate::args::{LeaseArgs, Namespaces, RunArgs};
 use crate::cluster::client::with_timeouts;
+use crate::cluster::identity;
 use crate::cluster::lease::Elector;
-use crate::context::{Cluster, Context, Release, ReleaseObservations, ScaledDeployment, Stores};
+use crate::context::{Cluster, Context, LeaseName, Release, ReleaseObservations, ScaledDeployment, Stores};
 use crate::error::ReconcileError;
 use crate::metrics::Metrics;
 use crate::release::{orphans, scale, servers};
@@ -53,6 +55,9 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, shutdown: Shutdown)
     let Some(stores) = connect_stores(&args, &gates, &shutdown).await else {
         return Ok(());
     };
+    let Some(identity) = identity::of_cluster(&args.ownership, &kube, &gates.kube, &shutdown).await else {
+        return Ok(());
+    };
     if wait_for_crd(&kube, &args.watch_namespaces, &gates.kube, &shutdown)
         .await
         .is_none()
@@ -66,7 +71,11 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, shutdown: Shutdown)
     let recorder = Recorder::new(kube.clone(), reporter);
     let cluster = Cluster { kube, recorder };
     let elector = elector(&args.lease, &cluster, &metrics);
-    let release = Arc::new(release(args));
+    let lease = LeaseName {
+        namespace: lease_namespace(&args.lease, &cluster.kube).to_owned(),
+        name: args.lease.lease_name.0.clone(),
+    };
+    let release = Arc::new(release(args, identity, lease));
     let standing_by = stand_by(stores.clone(), metrics.clone());
     let leading = elector.lead(&shutdown, |term| {
         let (workloads_sender, workloads) = watch::channel(Arc::new(Workloads::default()));
@@ -141,11 +150,10 @@ async fn list_one(api: Api<FlashSale>) -> Result<(), kube::Error> {
 }
 
 fn elector(args: &LeaseArgs, cluster: &Cluster, metrics: &Arc<Metrics>) -> Elector {
-    let namespace = args.lease_namespace.as_ref().map(|name| name.0.as_str());
     let pod = args.pod_name.as_ref().map_or("operator", |name| &name.0);
     let kube = &cluster.kube;
     Elector {
-        leases: Api::namespaced(kube.clone(), namespace.unwrap_or(kube.default_namespace())),
+        leases: Api::namespaced(kube.clone(), lease_namespace(args, kube)),
         name: args.lease_name.0.clone(),
         identity: format!("{pod}_{:08x}", rand::random::<u32>()),
         times: ElectionTimes::of(Duration::from_secs(args.lease_seconds.into())),
@@ -154,8 +162,19 @@ fn elector(args: &LeaseArgs, cluster: &Cluster, metrics: &Arc<Metrics>) -> Elect
     }
 }
 
-fn release(args: RunArgs) -> Release {
+fn lease_namespace<'a>(args: &'a LeaseArgs, kube: &'a Client) -> &'a str {
+    let namespace = args.lease_namespace.as_ref();
+    namespace.map_or(kube.default_namespace(), |name| &name.0)
+}
+
+fn release(args: RunArgs, identity: String, lease: LeaseName) -> Release {
     Release {
+        cluster: ownership::Cluster {
+            identity,
+            take_over_from: args.ownership.take_over_from.map(|identity| identity.0),
+        },
+        deletion_grace: u64::from(args.ownership.deletion_grace_seconds) * 1000,
+        lease,
         class: args.class,
         namespaces: args.watch_namespaces,
         api: ScaledDeployment {
@@ -184,7 +203,11 @@ async fn run_sales(
 ) {
     let (sales, controllers) = controllers(&context);
     let (kube, namespaces) = (context.cluster.kube.clone(), context.release.namespaces.clone());
-    tracing::info!(class = context.release.class, "reconciling FlashSales");
+    tracing::info!(
+        class = context.release.class,
+        cluster = context.release.cluster.identity,
+        "reconciling FlashSales"
+    );
     let until_shutdown = async {
         // Reconciles in progress are finished.
         tokio::join!(

@@ -8,6 +8,8 @@ use seckill_protocol::sale::Sale;
 use crate::balance::BalanceCheck;
 use crate::condition::Blocker;
 use crate::demand::Workloads;
+use crate::orphan::Absence;
+use crate::ownership::{Cluster, Ownership};
 use crate::preflight::{self, Preflight, ServerSettings};
 use crate::sale::{DesiredSale, SaleKey};
 
@@ -17,11 +19,14 @@ pub struct Observation {
     pub key: SaleKey,
     /// The class of the release.
     pub class: String,
+    /// The cluster of this operator.
+    pub cluster: Cluster,
     /// Partitions of the order log.
     pub partitions: u32,
     pub now: Millis,
-    /// `None`: the FlashSale is gone, and that is certain.
+    /// `None`: there is no FlashSale, as far as the watch shows. [`Self::absence`] has what is known of that.
     pub desired: Option<DesiredSale>,
+    pub absence: Absence,
     /// `None`: the ledger does not know the sale.
     pub sale: Option<Sale>,
     pub index: ObservedIndex,
@@ -64,9 +69,15 @@ impl ObservedIndex {
 }
 
 impl Observation {
+    /// The sale, if it belongs to the cluster of this operator.
+    pub fn own_sale(&self) -> Option<&Sale> {
+        let is_ours = |sale: &&Sale| self.cluster.ownership(sale.cluster.as_deref()) == Ownership::Ours;
+        self.sale.as_ref().filter(is_ours)
+    }
+
     /// The preflight of a sale that has not ended; `None`: nothing was checked yet.
     pub fn preflight(&self) -> Option<Preflight> {
-        let (sale, desired) = (self.sale.as_ref()?, self.desired.as_ref()?);
+        let (sale, desired) = (self.own_sale()?, self.desired.as_ref()?);
         let servers = self.servers.as_ref().filter(|_| sale.state != SaleState::Closed)?;
         Some(preflight::check(
             servers,

@@ -62,7 +62,7 @@ async fn scale(context: &Context, sales: &FlashSales, partitions: i32, keda: &Ke
         ..
     } = context;
     let now = context.clock.now();
-    let may_shrink = sales.all_known();
+    let may_shrink = sales.all_known() && !cache.any_selling_orphan();
     let needing = sales.all(&release.class).into_iter().filter_map(|object| {
         let (key, desired) = (sale_key(&object), desired_sale(&object));
         // Before the first reconcile of a sale its times alone decide.

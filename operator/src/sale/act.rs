@@ -18,6 +18,23 @@ pub async fn act(stores: &Stores, cache: &ReconcileCache, step: &Step) -> Result
             let message = format!("added to the ledger as sale {}", sale.id);
             return Ok(Some(Note::normal("Accepted", message)));
         }
+        Step::Claim { sale, from, cluster } => {
+            if ledger.claim_sale(*sale, from.as_deref(), cluster).await? {
+                let from = from.as_deref().unwrap_or("no cluster");
+                tracing::info!(%sale, from, cluster, "claimed a sale");
+                return Ok(Some(Note::normal("Claimed", format!("taken over from {from}"))));
+            }
+        }
+        Step::RecordDeletion { sale, at } => {
+            if ledger.record_deletion(*sale, *at).await? {
+                tracing::info!(%sale, "the FlashSale was deleted; suspending the sale");
+            }
+        }
+        Step::ForgetDeletion { sale } => {
+            if ledger.forget_deletion(*sale).await? {
+                tracing::info!(%sale, "the deletion of the FlashSale no longer counts");
+            }
+        }
         Step::UpdateOffer { sale, offer } => {
             ledger.update_offer(sale.id, sale.version, offer).await?;
         }

@@ -3,6 +3,8 @@ use seckill_ledger::Sale;
 use seckill_order_log::LogError;
 use seckill_planner::balance::{BalanceCheck, BalanceHistory, IndexSample};
 use seckill_planner::observation::may_have_index;
+use seckill_planner::orphan::Absence;
+use seckill_planner::ownership::Ownership;
 use seckill_planner::plan::index_need;
 use seckill_planner::{DesiredSale, Observation, ObservedIndex, SaleKey};
 use seckill_protocol::index::{IndexState, Millis, SaleState};
@@ -18,21 +20,26 @@ pub async fn observe(
     context: &Context,
     key: &SaleKey,
     desired: Option<DesiredSale>,
+    absence: Absence,
 ) -> Result<Observation, ReconcileError> {
-    let (stores, cache, class) = (&context.stores, &*context.cache, &context.release.class);
+    let (stores, cache, release) = (&context.stores, &*context.cache, &context.release);
+    let class = &release.class;
     // The ledger first: what is sold meanwhile is then in flight, and never in the ledger without being taken.
     let sale = stores.ledger.sale_by_name(class, &key.namespace, &key.name).await?;
-    let adjustments_pending = match &sale {
+    // A sale of another cluster is not looked at any further.
+    let is_ours = |sale: &&Sale| release.cluster.ownership(sale.cluster.as_deref()) == Ownership::Ours;
+    let own_sale = sale.as_ref().filter(is_ours);
+    let adjustments_pending = match own_sale {
         Some(sale) => adjustments_pending(stores, sale).await?,
         None => false,
     };
     let now = context.clock.now();
-    let index = match &sale {
+    let index = match own_sale {
         Some(sale) if may_have_index(now, desired.as_ref(), sale) => observe_index(stores, sale).await?,
         _ => ObservedIndex::NotAsked,
     };
     let mut balance = None;
-    if let Some(sale) = sale.as_ref().filter(|sale| sale.state != SaleState::Closed) {
+    if let Some(sale) = own_sale.filter(|sale| sale.state != SaleState::Closed) {
         // An index that still has to apply adjustments is no sample of anything.
         let sampled = index.in_force().filter(|_| !adjustments_pending);
         balance = check_balance(stores, cache, key, now, sale, sampled).await?;
@@ -41,11 +48,13 @@ pub async fn observe(
     Ok(Observation {
         key: key.clone(),
         class: class.clone(),
+        cluster: release.cluster.clone(),
         partitions: stores.log.partitions(),
         now,
         close_appended: appended(&|sale| cache.close_appended(sale.id)),
         total_appended: appended(&|sale| cache.total_appended(sale.id, sale.offered)),
         desired,
+        absence,
         index,
         workloads: context.observations.workloads.borrow().clone(),
         servers: context.observations.servers.borrow().clone(),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use kube::runtime::controller::{self, Action, Controller};
 use seckill_crds::FlashSale;
+use seckill_planner::orphan::Absence;
 use seckill_planner::pacing::requeue_after;
 use seckill_planner::plan::plan;
 
@@ -18,6 +19,8 @@ use crate::sale::observe::observe;
 use crate::sale::status;
 
 const MAX_CONCURRENT_RECONCILES: u16 = 16;
+/// How often the status of a FlashSale that is being deleted is updated.
+const TERMINATING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One controller for each watched namespace, or one for all. They run until the leadership term is told to end.
 pub fn controllers(context: &Arc<Context>) -> (FlashSales, Vec<impl Future<Output = ()> + Send + 'static>) {
@@ -81,13 +84,11 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
 /// Observes, plans, reports, and carries out one step.
 async fn reconcile_sale(object: &FlashSale, context: &Context) -> Result<Action, ReconcileError> {
     let key = sale_key(object);
-    // A FlashSale that is being deleted, but has a foreign finalizer, is still served. It counts as gone.
-    let desired = object
-        .metadata
-        .deletion_timestamp
-        .is_none()
-        .then(|| desired_sale(object));
-    let observed = observe(context, &key, desired).await?;
+    // A FlashSale that is being deleted, but has a foreign finalizer, is still served. It counts as deleted: the loop over
+    // sales without a FlashSale carries out the steps, and this one only reports.
+    let is_terminating = object.metadata.deletion_timestamp.is_some();
+    let desired = (!is_terminating).then(|| desired_sale(object));
+    let observed = observe(context, &key, desired, Absence::default()).await?;
     let plan = plan(&observed);
     context.cache.set_standing(&key, plan.standing);
     context.metrics.observed(&observed);
@@ -97,6 +98,10 @@ async fn reconcile_sale(object: &FlashSale, context: &Context) -> Result<Action,
     }
     // The status names a step before it is carried out. A sale goes on even if its status can't be written.
     let reported = status::report(context, object, &observed, &plan).await;
+    if is_terminating {
+        reported?;
+        return Ok(Action::requeue(TERMINATING_INTERVAL));
+    }
     let note = act(&context.stores, &context.cache, &plan.step).await?;
     events::publish(&context.cluster.recorder, object, note).await;
     reported?;

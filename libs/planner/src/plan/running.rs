@@ -29,6 +29,9 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
     if now >= desired.ends_at {
         return ending::begin(sale, now);
     }
+    if sale.missing_since_ms.is_some() {
+        return Plan::without_report(Step::ForgetDeletion { sale: sale.id });
+    }
     let preflight = observed.preflight();
     let held = is_held(preflight.as_ref(), desired, sale, now);
     if let Some(step) = ledger_step(desired, sale, held) {
@@ -96,7 +99,7 @@ fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
 }
 
 /// What an index in force has to learn from the ledger.
-fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
+pub(super) fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
     let index = observed.index.in_force()?;
     match index_need(index, sale) {
         Need::Apply => {
@@ -217,7 +220,7 @@ fn preflight_condition(preflight: Option<Preflight>) -> Condition {
 }
 
 /// What has to be done about the index of a running sale.
-fn stock(index: &ObservedIndex, sale: &Sale) -> (Step, Condition) {
+pub(super) fn stock(index: &ObservedIndex, sale: &Sale) -> (Step, Condition) {
     let rebuild = |cause: fn(Epoch) -> RebuildCause| Step::Rebuild {
         sale: Box::new(sale.clone()),
         cause: sale.live_epoch.map_or(RebuildCause::Preheat, cause),
