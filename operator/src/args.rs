@@ -227,7 +227,10 @@ mod tests {
     fn only_valid_identities_are_accepted() {
         let uid = "0b6f4c1e-8a53-4d0e-9d0c-6f0d3f1f2a11";
         for right in [uid, "production", "eu.Prod_1", "7", &"a".repeat(253)] {
-            assert_eq!(right.parse::<ClusterIdentity>().map(|name| name.0).as_deref(), Ok(right));
+            assert_eq!(
+                right.parse::<ClusterIdentity>().map(|name| name.0).as_deref(),
+                Ok(right)
+            );
         }
         for wrong in ["", " ", "a b", "-a", "a-", "a/b", "ä", &"a".repeat(254)] {
             assert!(wrong.parse::<ClusterIdentity>().is_err(), "{wrong}");

@@ -302,10 +302,7 @@ mod tests {
         assert_eq!(fate(&sale, &gone, START + 5_000 + GRACE - 1), OrphanFate::AwaitGrace);
         assert_eq!(fate(&sale, &gone, START + 5_000 + GRACE), OrphanFate::End);
         let unconfirmed = seen(LiveAnswer::Inconclusive);
-        assert_eq!(
-            fate(&sale, &unconfirmed, START + 5_000 + GRACE),
-            OrphanFate::AwaitGrace
-        );
+        assert_eq!(fate(&sale, &unconfirmed, START + 5_000 + GRACE), OrphanFate::AwaitGrace);
     }
 
     #[test]

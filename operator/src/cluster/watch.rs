@@ -149,7 +149,10 @@ impl FlashSales {
     fn find(&self, class: &str, key: &SaleKey) -> Option<Arc<Guarded>> {
         let reference = ObjectRef::new(&key.name).within(&key.namespace);
         let is_of_class = |sale: &Arc<Guarded>| sale.0.as_ref().map_or(true, |sale| sale.spec.class_name == class);
-        let mut found = self.namespaces.iter().filter_map(|watched| watched.store.get(&reference));
+        let mut found = self
+            .namespaces
+            .iter()
+            .filter_map(|watched| watched.store.get(&reference));
         found.find(is_of_class)
     }
 

@@ -12,7 +12,9 @@ use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource as _, ResourceExt as _};
 use seckill_crds::FlashSale;
 use seckill_ledger::Sale;
-use seckill_planner::orphan::{Absence, Deletion, LiveAnswer, MassDeletion, MissingSale, SeenDeletions, needs_live_answer};
+use seckill_planner::orphan::{
+    Absence, Deletion, LiveAnswer, MassDeletion, MissingSale, SeenDeletions, needs_live_answer,
+};
 use seckill_planner::ownership::Ownership;
 use seckill_planner::plan::{Step, plan};
 use seckill_planner::sale::SaleKey;
@@ -159,7 +161,11 @@ impl Orphans {
         self.lease_read_at = Some(Instant::now());
         let confirmation = lease.annotations().get(CONFIRMATION_ANNOTATION);
         if confirmation.is_some_and(|token| self.deletions.confirm(token)) {
-            tracing::info!(token = held.token, sales = held.sales.len(), "a mass deletion was confirmed");
+            tracing::info!(
+                token = held.token,
+                sales = held.sales.len(),
+                "a mass deletion was confirmed"
+            );
             return;
         }
         if is_news {

@@ -148,7 +148,9 @@ impl Server {
                 return busy;
             }
             Fault::Slow(by) => tokio::time::sleep(by).await,
-            Fault::ExpiredEvent | Fault::EmptyLists | Fault::EmptyCluster if watch && version != "resourceVersion=1" => {
+            Fault::ExpiredEvent | Fault::EmptyLists | Fault::EmptyCluster
+                if watch && version != "resourceVersion=1" =>
+            {
                 let event = json!({"type": "ERROR", "object": status(410, "Expired")});
                 return json_answer(200, &event);
             }

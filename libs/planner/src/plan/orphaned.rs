@@ -38,4 +38,3 @@ fn keep_index(observed: &Observation, sale: &Sale) -> Step {
     }
     running::index_step(observed, sale).unwrap_or_else(|| running::stock(&observed.index, sale).0)
 }
-
