@@ -139,10 +139,11 @@ impl Ledger {
         .await
     }
 
-    /// Makes a sale one of `cluster`. False if it is not one of `from` any more; `None` is no cluster.
+    /// Makes a sale one of `cluster`, where its FlashSale was not deleted. False if it is not one of `from` any more; `None`
+    /// is no cluster.
     pub async fn claim_sale(&self, id: SaleId, from: Option<&str>, cluster: &str) -> Result<bool, LedgerError> {
         self.updates_one_row(
-            sqlx::query("UPDATE sales SET cluster = ? WHERE id = ? AND cluster <=> ?")
+            sqlx::query("UPDATE sales SET cluster = ?, missing_since = NULL WHERE id = ? AND cluster <=> ?")
                 .bind(cluster)
                 .bind(id.0)
                 .bind(from),

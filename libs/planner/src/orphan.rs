@@ -97,9 +97,10 @@ pub struct MassDeletion {
 impl SeenDeletions {
     /// `missing` are all running sales without a FlashSale, of `running` sales in all.
     pub fn update(&mut self, missing: &[MissingSale], running: usize, now: Millis) {
-        let still_missing: BTreeSet<SaleId> = missing.iter().map(|missing| missing.sale).collect();
-        self.0.retain(|sale, _| still_missing.contains(sale));
-        for missing in missing.iter().filter(|missing| missing.deletion_seen) {
+        let deleted: Vec<&MissingSale> = missing.iter().filter(|missing| missing.deletion_seen).collect();
+        let still_deleted: BTreeSet<SaleId> = deleted.iter().map(|missing| missing.sale).collect();
+        self.0.retain(|sale, _| still_deleted.contains(sale));
+        for missing in deleted {
             let seen = self.0.entry(missing.sale).or_insert(SeenDeletion {
                 at: now,
                 namespace_ends: false,
@@ -377,6 +378,10 @@ mod tests {
         only_missing.iter_mut().for_each(|m| m.deletion_seen = false);
         let mut deletions = SeenDeletions::default();
         deletions.update(&only_missing, 9, 0);
+        assert_eq!(deletions, SeenDeletions::default());
+        // They came back, and were lost in another way.
+        deletions.update(&all_missing(9), 9, 1);
+        deletions.update(&only_missing, 9, 2);
         assert_eq!(deletions, SeenDeletions::default());
     }
 

@@ -80,9 +80,11 @@ async fn a_sale_is_claimed_once_from_its_present_cluster() {
     assert!(claim(None, "old").await);
     assert!(!claim(None, "new").await);
     assert!(!claim(Some("Old"), "new").await);
+    // It was deleted in the old cluster, not in the new one.
+    assert!(db.ledger.record_deletion(sale, 7).await.expect("asked"));
     assert!(claim(Some("old"), "new").await);
     let sale = db.ledger.sale(sale).await.expect("read").expect("there");
-    assert_eq!(sale.cluster.as_deref(), Some("new"));
+    assert_eq!((sale.cluster.as_deref(), sale.missing_since_ms), (Some("new"), None));
     db.drop().await;
 }
 
