@@ -24,6 +24,7 @@
 {{- end -}}
 {{- if not (regexMatch "^$|^[0-9a-z]:[0-9a-fA-F]{32}(,[0-9a-z]:[0-9a-fA-F]{32})*$" $v.orderNumberKeys.keys) }}{{ fail "orderNumberKeys.keys: expected <version>:<32 hexadecimal digits>, separated by commas, such as 1:00112233445566778899aabbccddeeff" }}{{ end -}}
 {{- if regexMatch "[:/ ]" $v.ingress.host }}{{ fail (printf "ingress.host: expected a host name without scheme, port and path, such as shop.example.com, not %s" $v.ingress.host) }}{{ end -}}
+{{- if and $v.takeOverFrom (eq $v.takeOverFrom $v.clusterIdentity) }}{{ fail "takeOverFrom is the clusterIdentity of this release itself: unset it" }}{{ end -}}
 {{- range $name := list "api" "worker" -}}
   {{- $program := index $v $name -}}
   {{- if gt (int $program.minReplicas) (int $program.maxReplicas) }}{{ fail (printf "%s.minReplicas is %d, more than %s.maxReplicas, %d" $name (int $program.minReplicas) $name (int $program.maxReplicas)) }}{{ end -}}

@@ -135,6 +135,14 @@ fn the_chart_refuses_wrong_values(release: &Release) -> Result<()> {
         ("ingress.enabled=maybe", "enabled"),
         ("ingress.host=http://shop", "ingress.host: expected"),
         ("kafka.brokers=kafka", "kafka.brokers: expected host:port"),
+        // Without cluster-wide rights the operator can't read the identity of the cluster.
+        ("watchNamespaces={shop}", "clusterIdentity"),
+        ("clusterIdentity=a b", "clusterIdentity"),
+        ("deletionGraceSeconds=-1", "deletionGraceSeconds"),
+        (
+            "takeOverFrom=old,clusterIdentity=old",
+            "takeOverFrom is the clusterIdentity",
+        ),
     ] {
         match release
             .cluster
