@@ -45,6 +45,8 @@ pub struct RunArgs {
     )]
     pub watch_namespaces: Namespaces,
     #[command(flatten)]
+    pub ownership: OwnershipArgs,
+    #[command(flatten)]
     pub api: ApiArgs,
     #[command(flatten)]
     pub worker: WorkerArgs,
@@ -52,6 +54,22 @@ pub struct RunArgs {
     pub topic: TopicArgs,
     #[command(flatten)]
     pub lease: LeaseArgs,
+}
+
+/// Whose sales this operator runs, and when it ends one whose FlashSale was deleted.
+#[derive(Debug, clap::Args)]
+pub struct OwnershipArgs {
+    /// The identity of this Kubernetes cluster among those that share the database; default: the UID of the namespace
+    /// kube-system
+    #[arg(long, env = "SECKILL_CLUSTER_IDENTITY", value_name = "production-eu")]
+    pub cluster_identity: Option<ClusterIdentity>,
+    /// The identity of a cluster that is gone for good, whose sales this one takes over
+    #[arg(long, env = "SECKILL_TAKE_OVER_FROM", value_name = "production-old")]
+    pub take_over_from: Option<ClusterIdentity>,
+    /// Seconds from the confirmed deletion of a FlashSale, which suspends its sale, to the end of the sale
+    #[arg(long, env = "SECKILL_DELETION_GRACE_SECONDS", value_name = "300", default_value_t = 300,
+        value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub deletion_grace_seconds: u32,
 }
 
 /// The settings of the order log that the preflight expects.
@@ -158,6 +176,26 @@ impl FromStr for ObjectName {
     }
 }
 
+/// The name of a cluster in the ledger, such as a UID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterIdentity(pub String);
+
+impl FromStr for ClusterIdentity {
+    type Err = Expected;
+    fn from_str(s: &str) -> Result<Self, Expected> {
+        let inside = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        let at_its_ends = |c: char| c.is_ascii_alphanumeric();
+        if s.len() <= 253 && s.chars().all(inside) && s.starts_with(at_its_ends) && s.ends_with(at_its_ends) {
+            Ok(ClusterIdentity(s.to_owned()))
+        } else {
+            Err(Expected::new(
+                "the identity of a cluster: at most 253 letters, digits, hyphens, dots and underscores, with a letter or \
+                 digit at both ends",
+            ))
+        }
+    }
+}
+
 /// A list of namespaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespaces(pub Vec<String>);
@@ -184,6 +222,20 @@ impl Namespaces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_valid_identities_are_accepted() {
+        let uid = "0b6f4c1e-8a53-4d0e-9d0c-6f0d3f1f2a11";
+        for right in [uid, "production", "eu.Prod_1", "7", &"a".repeat(253)] {
+            assert_eq!(
+                right.parse::<ClusterIdentity>().map(|name| name.0).as_deref(),
+                Ok(right)
+            );
+        }
+        for wrong in ["", " ", "a b", "-a", "a-", "a/b", "ä", &"a".repeat(254)] {
+            assert!(wrong.parse::<ClusterIdentity>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn only_valid_kubernetes_names_are_accepted() {

@@ -7,6 +7,7 @@ use kube::runtime::events::Recorder;
 use seckill_ledger::Ledger;
 use seckill_order_log::OrderLog;
 use seckill_planner::demand::{ReplicaBounds, Workloads};
+use seckill_planner::ownership;
 use seckill_planner::preflight::ServerSettings;
 use seckill_protocol::index::Millis;
 use seckill_service::clock::Clock;
@@ -87,10 +88,22 @@ pub struct Cluster {
 pub struct Release {
     pub class: String,
     pub namespaces: Namespaces,
+    /// The cluster whose sales the release runs.
+    pub cluster: ownership::Cluster,
+    /// From the confirmed deletion of a FlashSale to the end of its sale, in ms.
+    pub deletion_grace: Millis,
+    /// The Lease of the leader election. A person confirms a mass deletion on it.
+    pub lease: LeaseName,
     pub api: ScaledDeployment,
     pub worker: ScaledDeployment,
     /// The expected settings of the order log.
     pub topic: TopicArgs,
+}
+
+#[derive(Debug, Clone)]
+pub struct LeaseName {
+    pub namespace: String,
+    pub name: String,
 }
 
 /// A Deployment that the operator scales, and the replicas that it may have.

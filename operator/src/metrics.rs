@@ -50,6 +50,7 @@ pub struct Metrics {
     preflight_problems: Family<SaleLabels, Gauge>,
     demand: Family<WorkloadLabel, Gauge>,
     clock_difference: Family<ServerLabel, Gauge<f64, AtomicU64>>,
+    without_flash_sale: Gauge,
     leader: Gauge,
     terms: Counter,
     lease_failures: Counter,
@@ -71,6 +72,7 @@ impl Default for Metrics {
             preflight_problems: Family::default(),
             demand: Family::default(),
             clock_difference: Family::default(),
+            without_flash_sale: Gauge::default(),
             leader: Gauge::default(),
             terms: Counter::default(),
             lease_failures: Counter::default(),
@@ -137,6 +139,11 @@ impl Metrics {
             self.clock_difference.clone(),
         );
         registry.register(
+            "seckill_operator_sales_without_flash_sale",
+            "Running sales of this cluster whose FlashSale is missing without a confirmed deletion",
+            self.without_flash_sale.clone(),
+        );
+        registry.register(
             "seckill_operator_leader",
             "1: this operator is the leader; 0: it stands by",
             self.leader.clone(),
@@ -163,6 +170,7 @@ impl Metrics {
         self.leader.set(0);
         self.demand.clear();
         self.clock_difference.clear();
+        self.without_flash_sale.set(0);
         self.keep(&HashSet::new());
     }
 
@@ -212,6 +220,10 @@ impl Metrics {
             }
             None => drop(self.clock_difference.remove(&labels)),
         }
+    }
+
+    pub fn sales_without_flash_sale(&self, sales: usize) {
+        self.without_flash_sale.set(i64::try_from(sales).unwrap_or(i64::MAX));
     }
 
     /// The figures of a sale. Those of its index are removed when it has none.

@@ -26,6 +26,7 @@ struct Entries {
     closes: HashMap<SaleId, Instant>,
     totals: HashMap<SaleId, (u64, Instant)>,
     any_ending: Option<bool>,
+    any_selling_orphan: bool,
     budget: StatusBudget,
     /// How many ms the agreed time is ahead of the operator's own clock.
     clock_correction: i64,
@@ -199,6 +200,15 @@ impl ReconcileCache {
 
     pub fn note_any_ending(&self, any: bool) {
         self.lock().any_ending = Some(any);
+    }
+
+    /// Whether any sale sells without a FlashSale, so that its demand is unknown.
+    pub fn any_selling_orphan(&self) -> bool {
+        self.lock().any_selling_orphan
+    }
+
+    pub fn note_any_selling_orphan(&self, any: bool) {
+        self.lock().any_selling_orphan = any;
     }
 
     /// Forgets the FlashSales that are gone.

@@ -9,6 +9,7 @@ use kube::{Api, Client};
 use seckill_crds::FlashSale;
 use seckill_planner::demand::{ReplicaBounds, Workloads};
 use seckill_planner::election::ElectionTimes;
+use seckill_planner::ownership;
 use seckill_planner::preflight::ServerSettings;
 use seckill_protocol::SaleId;
 use seckill_service::clock::Clock;
@@ -21,8 +22,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::args::{LeaseArgs, Namespaces, RunArgs};
 use crate::cluster::client::with_timeouts;
+use crate::cluster::identity;
 use crate::cluster::lease::Elector;
-use crate::context::{Cluster, Connections, Context, Release, ReleaseObservations, ScaledDeployment};
+use crate::context::{Cluster, Connections, Context, LeaseName, Release, ReleaseObservations, ScaledDeployment};
 use crate::error::ReconcileError;
 use crate::metrics::Metrics;
 use crate::release::{orphans, scale, servers};
@@ -52,6 +54,9 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutd
     metrics.register(&mut registry);
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
 
+    let Some(identity) = identity::of_cluster(&args.ownership, &kube, &gate, &shutdown).await else {
+        return Ok(());
+    };
     let connections = connections(&args, &shutdown);
     if wait_for_crd(&kube, &args.watch_namespaces, &gate, &shutdown)
         .await
@@ -66,7 +71,11 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutd
     let recorder = Recorder::new(kube.clone(), reporter);
     let cluster = Cluster { kube, recorder };
     let elector = elector(&args.lease, &cluster, &metrics);
-    let release = Arc::new(release(args));
+    let lease = LeaseName {
+        namespace: lease_namespace(&args.lease, &cluster.kube).to_owned(),
+        name: args.lease.lease_name.0.clone(),
+    };
+    let release = Arc::new(release(args, identity, lease));
     let standing_by = stand_by(connections.clone(), metrics.clone());
     let leading = elector.lead(&shutdown, |term| {
         let (workloads_sender, workloads) = watch::channel(Arc::new(Workloads::default()));
@@ -133,11 +142,10 @@ async fn list_one(api: Api<FlashSale>) -> Result<(), kube::Error> {
 }
 
 fn elector(args: &LeaseArgs, cluster: &Cluster, metrics: &Arc<Metrics>) -> Elector {
-    let namespace = args.lease_namespace.as_ref().map(|name| name.0.as_str());
     let pod = args.pod_name.as_ref().map_or("operator", |name| &name.0);
     let kube = &cluster.kube;
     Elector {
-        leases: Api::namespaced(kube.clone(), namespace.unwrap_or(kube.default_namespace())),
+        leases: Api::namespaced(kube.clone(), lease_namespace(args, kube)),
         name: args.lease_name.0.clone(),
         identity: format!("{pod}_{:08x}", rand::random::<u32>()),
         times: ElectionTimes::of(Duration::from_secs(args.lease_seconds.into())),
@@ -146,8 +154,19 @@ fn elector(args: &LeaseArgs, cluster: &Cluster, metrics: &Arc<Metrics>) -> Elect
     }
 }
 
-fn release(args: RunArgs) -> Release {
+fn lease_namespace<'a>(args: &'a LeaseArgs, kube: &'a Client) -> &'a str {
+    let namespace = args.lease_namespace.as_ref();
+    namespace.map_or(kube.default_namespace(), |name| &name.0)
+}
+
+fn release(args: RunArgs, identity: String, lease: LeaseName) -> Release {
     Release {
+        cluster: ownership::Cluster {
+            identity,
+            take_over_from: args.ownership.take_over_from.map(|identity| identity.0),
+        },
+        deletion_grace: u64::from(args.ownership.deletion_grace_seconds) * 1000,
+        lease,
         class: args.class,
         namespaces: args.watch_namespaces,
         api: ScaledDeployment {
@@ -177,7 +196,11 @@ async fn run_sales(
 ) {
     let (sales, controllers) = controllers(&context);
     let (kube, namespaces) = (context.cluster.kube.clone(), context.release.namespaces.clone());
-    tracing::info!(class = context.release.class, "reconciling FlashSales");
+    tracing::info!(
+        class = context.release.class,
+        cluster = context.release.cluster.identity,
+        "reconciling FlashSales"
+    );
     let until_shutdown = async {
         // Reconciles in progress are finished.
         tokio::join!(

@@ -30,6 +30,7 @@
   {{- if ne (int $undated) 1 }}{{ fail "orderNumberKeys.keys: exactly one key has no time; a further key is followed by @ and the start of the first sale that uses it, such as @2030-01-01T00:00:00Z" }}{{ end -}}
 {{- end -}}
 {{- if regexMatch "[:/ ]" $v.ingress.host }}{{ fail (printf "ingress.host: expected a host name without scheme, port and path, such as shop.example.com, not %s" $v.ingress.host) }}{{ end -}}
+{{- if and $v.takeOverFrom (eq $v.takeOverFrom $v.clusterIdentity) }}{{ fail "takeOverFrom is the clusterIdentity of this release itself: unset it" }}{{ end -}}
 {{- range $name := list "api" "worker" -}}
   {{- $program := index $v $name -}}
   {{- if gt (int $program.minReplicas) (int $program.maxReplicas) }}{{ fail (printf "%s.minReplicas is %d, more than %s.maxReplicas, %d" $name (int $program.minReplicas) $name (int $program.maxReplicas)) }}{{ end -}}

@@ -161,6 +161,38 @@ impl Ledger {
         .await
     }
 
+    /// Makes a sale one of `cluster`, where its FlashSale was not deleted. False if it is not one of `from` any more; `None`
+    /// is no cluster.
+    pub async fn claim_sale(&self, id: SaleId, from: Option<&str>, cluster: &str) -> Result<bool, LedgerError> {
+        self.updates_one_row(
+            sqlx::query("UPDATE sales SET cluster = ?, missing_since = NULL WHERE id = ? AND cluster <=> ?")
+                .bind(cluster)
+                .bind(id.0)
+                .bind(from),
+        )
+        .await
+    }
+
+    /// Keeps since when the FlashSale is deleted, in unix ms. False if that is known already, or the sale has ended.
+    pub async fn record_deletion(&self, id: SaleId, since: u64) -> Result<bool, LedgerError> {
+        self.updates_one_row(
+            sqlx::query(
+                "UPDATE sales SET missing_since = ? WHERE id = ? AND missing_since IS NULL AND state <> 'closed'",
+            )
+            .bind(since)
+            .bind(id.0),
+        )
+        .await
+    }
+
+    /// The FlashSale is not deleted, or its deletion does not count. False if the sale has ended.
+    pub async fn forget_deletion(&self, id: SaleId) -> Result<bool, LedgerError> {
+        self.updates_one_row(
+            sqlx::query("UPDATE sales SET missing_since = NULL WHERE id = ? AND state <> 'closed'").bind(id.0),
+        )
+        .await
+    }
+
     /// False if the version has changed. Stored orders keep their price.
     pub async fn update_offer(&self, id: SaleId, expected_version: u64, offer: &Offer) -> Result<bool, LedgerError> {
         self.updates_one_row(

@@ -27,6 +27,7 @@ pub enum Reason {
     Invalid,
     Adopted,
     NameUsed,
+    OtherCluster,
     NotYetDue,
     Passed,
     ProblemsFound,

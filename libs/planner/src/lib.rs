@@ -11,7 +11,8 @@
 //! - [`balance`]: whether every unit is accounted for while the sale runs
 //! - [`preflight`]: which settings of the servers put a sale at risk
 //! - [`demand`]: how many pods the sales need together, and what one of them lacks
-//! - [`orphan`]: when a sale without a FlashSale is ended
+//! - [`ownership`]: whether a sale belongs to the operator's cluster
+//! - [`orphan`]: what becomes of a sale without a FlashSale
 //! - [`pacing`]: how often a status is written, and when a sale is reconciled again
 //! - [`election`]: when an operator may take the lease
 //!
@@ -25,6 +26,7 @@ pub mod demand;
 pub mod election;
 pub mod observation;
 pub mod orphan;
+pub mod ownership;
 pub mod pacing;
 pub mod plan;
 pub mod preflight;

@@ -11,6 +11,8 @@ use crate::balance::BalanceCheck;
 use crate::clocks::Clocks;
 use crate::condition::Blocker;
 use crate::demand::Workloads;
+use crate::orphan::Absence;
+use crate::ownership::{Cluster, Ownership};
 use crate::pacing::RebuildDelay;
 use crate::preflight::{self, Preflight, ServerSettings};
 use crate::sale::{DesiredSale, SaleKey};
@@ -21,11 +23,14 @@ pub struct Observation {
     pub key: SaleKey,
     /// The class of the release.
     pub class: String,
+    /// The cluster of this operator.
+    pub cluster: Cluster,
     /// Partitions of the order log; `None`: Kafka has not answered yet.
     pub partitions: Option<u32>,
     pub clocks: Clocks,
-    /// `None`: the FlashSale is gone, and that is certain.
+    /// `None`: there is no FlashSale, as far as the watch shows. [`Self::absence`] has what is known of that.
     pub desired: Option<DesiredSale>,
+    pub absence: Absence,
     /// `None`: the ledger does not know the sale.
     pub sale: Option<Sale>,
     pub index: ObservedIndex,
@@ -106,9 +111,15 @@ impl Observation {
         self.clocks.now()
     }
 
+    /// The sale, if it belongs to the cluster of this operator.
+    pub fn own_sale(&self) -> Option<&Sale> {
+        let is_ours = |sale: &&Sale| self.cluster.ownership(sale.cluster.as_deref()) == Ownership::Ours;
+        self.sale.as_ref().filter(is_ours)
+    }
+
     /// The preflight of a sale that has not ended; `None`: nothing was checked yet.
     pub fn preflight(&self) -> Option<Preflight> {
-        let (sale, desired) = (self.sale.as_ref()?, self.desired.as_ref()?);
+        let (sale, desired) = (self.own_sale()?, self.desired.as_ref()?);
         let servers = self.servers.as_ref().filter(|_| sale.state != SaleState::Closed)?;
         Some(preflight::check(
             servers,

@@ -79,13 +79,13 @@ impl DesiredSale {
     }
 
     /// The first entry in the ledger. A sale that requires its preflight starts suspended, until a plan releases it.
-    pub fn new_sale(&self, class: &str, key: &SaleKey, partitions: u32) -> NewSale {
+    pub fn new_sale(&self, class: &str, cluster: &str, key: &SaleKey, partitions: u32) -> NewSale {
         let mut terms = self.terms();
         if self.preflight_required {
             terms.state = SaleState::Suspended;
         }
         NewSale {
-            cluster: None,
+            cluster: Some(cluster.to_owned()),
             class: class.to_owned(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),
@@ -139,7 +139,7 @@ pub mod tests {
     #[test]
     fn a_new_sale_that_requires_its_preflight_starts_suspended() {
         let key = SaleKey::new("shop", "sale");
-        let state = |desired: DesiredSale| desired.new_sale("default", &key, 8).terms.state;
+        let state = |desired: DesiredSale| desired.new_sale("default", "cluster", &key, 8).terms.state;
         assert_eq!(state(desired()), SaleState::Open);
         let requiring = DesiredSale {
             preflight_required: true,

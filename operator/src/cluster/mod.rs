@@ -2,5 +2,6 @@
 pub mod client;
 pub mod convert;
 pub mod events;
+pub mod identity;
 pub mod lease;
 pub mod watch;

@@ -1,5 +1,5 @@
 //! The FlashSales of the watched namespaces, and the retries of a watch that fails.
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use futures::future::join_all;
 use kube::api::ListParams;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::reflector::Store;
+use kube::core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta};
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -29,6 +29,8 @@ const WATCH_STABLE: Duration = Duration::from_secs(60);
 /// How long to wait before a list is compared with the store again, and after one failed.
 const SYNC_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 const SYNC_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a deletion is remembered that is no sale's.
+const DELETION_MEMORY: Duration = Duration::from_secs(600);
 /// The shortest wait after a failed reconcile or watch; the longest is some seconds more.
 pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 
@@ -36,7 +38,20 @@ pub const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 #[derive(Clone, Default)]
 pub struct FlashSales {
     namespaces: Vec<WatchedNamespaces>,
-    deleted: Arc<Mutex<HashSet<SaleKey>>>,
+    deleted: Arc<Mutex<HashMap<SaleKey, DeletedObject>>>,
+}
+
+/// A FlashSale whose deletion was seen happen.
+struct DeletedObject {
+    uid: Option<String>,
+    at: Instant,
+}
+
+/// A FlashSale that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// An event told that it was deleted. Otherwise it may never have been here, or a list has lost it.
+    pub deletion_seen: bool,
 }
 
 /// The FlashSales of one namespace, or of all.
@@ -74,20 +89,18 @@ impl FlashSales {
         self.namespaces.iter().all(WatchedNamespaces::is_known)
     }
 
-    /// Remembers the deletions that the API server reports, where the right to ask for an object may go with its namespace.
-    /// Ends only if no namespace is named.
+    /// Remembers the deletions that the API server reports. Only an event of a watch counts: a list that lacks an object,
+    /// at the start or after a watch has expired, causes none.
     pub async fn note_deletions(self, kube: Client, namespaces: Namespaces) {
-        let watched = namespaces.0.iter().map(|namespace| {
-            let api: Api<PartialObjectMeta<FlashSale>> = Api::namespaced(kube.clone(), namespace);
+        let watched = apis::<PartialObjectMeta<FlashSale>>(&kube, &namespaces).into_iter();
+        let watched = watched.map(|(_, api)| {
             let deleted = self.deleted.clone();
             // Failures are counted where the same namespace is watched for the controller.
             let events = watcher(api, config()).backoff(WatchBackoff::default());
             events.for_each(move |event| {
-                let mut deleted = locked(&deleted);
-                match event {
-                    Ok(Event::Delete(object)) => _ = deleted.insert(sale_key(&object)),
-                    Ok(Event::Apply(object) | Event::InitApply(object)) => _ = deleted.remove(&sale_key(&object)),
-                    Ok(Event::Init | Event::InitDone) | Err(_) => {}
+                if let Ok(Event::Delete(object)) = event {
+                    let (uid, at) = (object.uid(), Instant::now());
+                    locked(&deleted).insert(sale_key(&object), DeletedObject { uid, at });
                 }
                 std::future::ready(())
             })
@@ -97,7 +110,30 @@ impl FlashSales {
     }
 
     pub fn saw_deletion(&self, key: &SaleKey) -> bool {
-        locked(&self.deleted).contains(key)
+        locked(&self.deleted).contains_key(key)
+    }
+
+    /// Whether a FlashSale is missing; `None`: it is there. A new object of the same name ends the deletion of the last one.
+    pub fn missing(&self, class: &str, key: &SaleKey) -> Option<Missing> {
+        let object = self.find(class, key);
+        let mut deleted = locked(&self.deleted);
+        let Some(object) = object else {
+            let deletion_seen = deleted.contains_key(key);
+            return Some(Missing { deletion_seen });
+        };
+        let is_that_one = |deleted: &DeletedObject| deleted.uid == object.uid();
+        if object.meta().deletion_timestamp.is_some() || deleted.get(key).is_some_and(is_that_one) {
+            return Some(Missing { deletion_seen: true });
+        }
+        deleted.remove(key);
+        None
+    }
+
+    /// Forgets deletions that are no sale's. A sale may be entered into the ledger just after its FlashSale was deleted.
+    pub fn forget_deletions(&self, unfinished: &HashSet<SaleKey>) {
+        let keep =
+            |key: &SaleKey, deleted: &DeletedObject| unfinished.contains(key) || deleted.at.elapsed() < DELETION_MEMORY;
+        locked(&self.deleted).retain(|key, deleted| keep(key, deleted));
     }
 
     fn stores(&self) -> impl Iterator<Item = Arc<Guarded>> {
@@ -110,10 +146,14 @@ impl FlashSales {
     }
 
     /// A FlashSale that can't be parsed may be of any class.
-    pub fn has(&self, class: &str, namespace: &str, name: &str) -> bool {
-        let is_of_class = |sale: &Guarded| sale.0.as_ref().map_or(true, |sale| sale.spec.class_name == class);
-        self.stores()
-            .any(|sale| sale.namespace().as_deref() == Some(namespace) && sale.name_any() == name && is_of_class(&sale))
+    fn find(&self, class: &str, key: &SaleKey) -> Option<Arc<Guarded>> {
+        let reference = ObjectRef::new(&key.name).within(&key.namespace);
+        let is_of_class = |sale: &Arc<Guarded>| sale.0.as_ref().map_or(true, |sale| sale.spec.class_name == class);
+        let mut found = self
+            .namespaces
+            .iter()
+            .filter_map(|watched| watched.store.get(&reference));
+        found.find(is_of_class)
     }
 
     pub fn keys(&self) -> HashSet<SaleKey> {
@@ -122,8 +162,8 @@ impl FlashSales {
 }
 
 /// Single insertions and removals: a panic elsewhere leaves it whole.
-fn locked(keys: &Mutex<HashSet<SaleKey>>) -> MutexGuard<'_, HashSet<SaleKey>> {
-    keys.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl WatchedNamespaces {
@@ -154,7 +194,10 @@ impl WatchedNamespaces {
 }
 
 /// The watched namespaces; `None`: all of them at once.
-pub fn apis(kube: &Client, namespaces: &Namespaces) -> Vec<(Option<String>, Api<Guarded>)> {
+pub fn apis<K>(kube: &Client, namespaces: &Namespaces) -> Vec<(Option<String>, Api<K>)>
+where
+    K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
     let namespaces = &namespaces.0;
     if namespaces.is_empty() {
         return vec![(None, Api::all(kube.clone()))];

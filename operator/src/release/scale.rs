@@ -62,7 +62,7 @@ async fn scale(context: &Context, sales: &FlashSales, keda: &Keda) -> Workloads 
     } = context;
     let now = context.now();
     let any_ending = cache.any_ending();
-    let mut may_shrink = sales.all_known() && any_ending.is_some();
+    let mut may_shrink = sales.all_known() && any_ending.is_some() && !cache.any_selling_orphan();
     let mut needing = Vec::new();
     for object in sales.all(&release.class) {
         let (key, desired) = (sale_key(&object), desired_sale(&object));

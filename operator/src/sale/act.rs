@@ -22,6 +22,27 @@ pub async fn act(
             let message = format!("added to the ledger as sale {}", sale.id);
             return Ok(Some(Note::normal("Accepted", message)));
         }
+        Step::Claim { sale, from, cluster } => {
+            if connections
+                .ledger()?
+                .claim_sale(*sale, from.as_deref(), cluster)
+                .await?
+            {
+                let from = from.as_deref().unwrap_or("no cluster");
+                tracing::info!(%sale, from, cluster, "claimed a sale");
+                return Ok(Some(Note::normal("Claimed", format!("taken over from {from}"))));
+            }
+        }
+        Step::RecordDeletion { sale, at } => {
+            if connections.ledger()?.record_deletion(*sale, *at).await? {
+                tracing::info!(%sale, "the FlashSale was deleted; suspending the sale");
+            }
+        }
+        Step::ForgetDeletion { sale } => {
+            if connections.ledger()?.forget_deletion(*sale).await? {
+                tracing::info!(%sale, "the deletion of the FlashSale no longer counts");
+            }
+        }
         Step::UpdateOffer { sale, offer } => {
             connections.ledger()?.update_offer(sale.id, sale.version, offer).await?;
         }

@@ -4,6 +4,8 @@ use seckill_order_log::OrderLog;
 use seckill_planner::balance::{BalanceCheck, BalanceHistory, IndexSample};
 use seckill_planner::clocks::Clocks;
 use seckill_planner::observation::may_have_index;
+use seckill_planner::orphan::Absence;
+use seckill_planner::ownership::Ownership;
 use seckill_planner::plan::index_need;
 use seckill_planner::{DesiredSale, Observation, ObservedIndex, SaleKey};
 use seckill_protocol::index::{IndexState, Millis, SaleState};
@@ -21,8 +23,10 @@ pub async fn observe(
     context: &Context,
     key: &SaleKey,
     desired: Option<DesiredSale>,
+    absence: Absence,
 ) -> Result<Observation, ReconcileError> {
-    let (connections, cache, class) = (&context.connections, &*context.cache, &context.release.class);
+    let (connections, cache, release) = (&context.connections, &*context.cache, &context.release);
+    let class = &release.class;
     // The ledger first: what is sold meanwhile is then in flight, and never in the ledger without being taken.
     let read = connections
         .ledger()?
@@ -30,7 +34,10 @@ pub async fn observe(
         .await?;
     let mysql = read.as_ref().map(|(_, now)| Reading::of(*now, context));
     let sale = read.map(|(sale, _)| sale);
-    let adjustments_pending = match &sale {
+    // A sale of another cluster is not observed any further.
+    let is_ours = |sale: &&Sale| release.cluster.ownership(sale.cluster.as_deref()) == Ownership::Ours;
+    let own_sale = sale.as_ref().filter(is_ours);
+    let adjustments_pending = match own_sale {
         Some(sale) => adjustments_pending(connections, sale).await?,
         None => false,
     };
@@ -44,7 +51,7 @@ pub async fn observe(
         mysql: mysql.map(|mysql| mysql.at(context)),
     };
     let mut index = ObservedIndex::NotAsked;
-    if let Some(sale) = &sale
+    if let Some(sale) = own_sale
         && may_have_index(clocks.latest_without_redis(), desired.as_ref(), sale)
     {
         let probe = probe(connections, sale).await;
@@ -60,7 +67,7 @@ pub async fn observe(
     cache.set_clock_correction(&clocks);
     let now = clocks.now();
     let mut balance = None;
-    if let Some(sale) = sale.as_ref().filter(|sale| sale.state != SaleState::Closed) {
+    if let Some(sale) = own_sale.filter(|sale| sale.state != SaleState::Closed) {
         // An index that still has to apply adjustments is no sample of anything.
         let sampled = index.in_force().filter(|_| !adjustments_pending);
         balance = check_balance(connections, cache, key, now, sale, sampled).await?;
@@ -74,11 +81,13 @@ pub async fn observe(
     Ok(Observation {
         key: key.clone(),
         class: class.clone(),
+        cluster: release.cluster.clone(),
         partitions,
         clocks,
         close_appended: appended(&|sale| cache.close_appended(sale.id)),
         total_appended: appended(&|sale| cache.total_appended(sale.id, sale.offered)),
         desired,
+        absence,
         index,
         index_unknown_for,
         workloads: context.observations.workloads.borrow().clone(),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use kube::runtime::controller::{self, Action, Controller};
 use seckill_crds::FlashSale;
+use seckill_planner::orphan::Absence;
 use seckill_planner::pacing::requeue_after;
 use seckill_planner::plan::{Step, plan};
 
@@ -19,14 +20,17 @@ use crate::sale::status;
 /// No bound: a reconcile waits for servers nearly all of its time, and sales whose servers don't answer must not hold up the
 /// others. Each sale has one reconcile at a time, each call of a server its own time limit, and MySQL its pool.
 const MAX_CONCURRENT_RECONCILES: u16 = 0;
-/// Rebuilds need memory, so they have a bound.
-pub const MAX_CONCURRENT_REBUILDS: usize = 16;
+/// Rebuilds need memory, so they have a bound. They share the two servers that limit their speed, so more of them at once
+/// would not end sooner.
+pub const MAX_CONCURRENT_REBUILDS: usize = 4;
 /// How long a sale waits for its turn to be rebuilt before it is observed again.
 const REBUILD_TURN_TIMEOUT: Duration = Duration::from_secs(3);
 /// A sale is reconciled again after this time if its status could not be written by then.
 const STATUS_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Of the failed reconciles of a sale in a row, the first is logged, and then each of this many.
 const LOG_EVERY_NTH_FAILURE: u32 = 10;
+/// How often the status of a FlashSale that is being deleted is updated.
+const TERMINATING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One controller for each watched namespace, or one for all. They run until the leadership term is told to end.
 pub fn controllers(context: &Arc<Context>) -> (FlashSales, Vec<impl Future<Output = ()> + Send + 'static>) {
@@ -88,13 +92,11 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
 /// Observes, plans, carries out one step, and has it reported.
 async fn reconcile_sale(object: &FlashSale, context: &Context) -> Result<Action, ReconcileError> {
     let key = sale_key(object);
-    // A FlashSale that is being deleted, but has a foreign finalizer, is still served. It counts as gone.
-    let desired = object
-        .metadata
-        .deletion_timestamp
-        .is_none()
-        .then(|| desired_sale(object));
-    let observed = observe(context, &key, desired).await?;
+    // A FlashSale that is being deleted, but has a foreign finalizer, is still served. It counts as deleted: the loop over
+    // sales without a FlashSale carries out the steps, and this one only reports.
+    let is_terminating = object.metadata.deletion_timestamp.is_some();
+    let desired = (!is_terminating).then(|| desired_sale(object));
+    let observed = observe(context, &key, desired, Absence::default()).await?;
     let plan = plan(&observed);
     context.cache.set_standing(&key, plan.standing);
     context.metrics.observed(&observed);
@@ -104,6 +106,9 @@ async fn reconcile_sale(object: &FlashSale, context: &Context) -> Result<Action,
     }
     // Only noted here, and written beside: the step does not wait for the API server.
     status::report(context, object, &observed, &plan);
+    if is_terminating {
+        return Ok(Action::requeue(TERMINATING_INTERVAL));
+    }
     if !carry_out(context, object, &plan.step).await? {
         return Ok(Action::requeue(RETRY_DELAY_MIN));
     }

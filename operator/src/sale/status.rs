@@ -144,7 +144,7 @@ fn next_status(
 ) -> FlashSaleStatus {
     let now = to_time(observed.now());
     let index = observed.index.in_force();
-    let sale = observed.sale.as_ref();
+    let sale = observed.own_sale();
     let ready = report.condition(ConditionType::Ready);
     let ready = ready.is_some_and(|ready| ready.status == ConditionStatus::True);
     let preheated = index.is_some() || sale.is_some_and(|s| s.live_epoch.is_some());
@@ -169,7 +169,7 @@ fn next_status(
 
 fn ledger_status(observed: &Observation, report: &StatusReport) -> Option<LedgerStatus> {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let sale = observed.sale.as_ref()?;
+    let sale = observed.own_sale()?;
     if let Some(index) = observed.index.in_force() {
         return Some(LedgerStatus {
             total: number(index.total),

@@ -240,7 +240,10 @@ impl Harness {
         let mut helm = Command::new(std::env::var_os("SECKILL_HELM").unwrap_or("helm".into()));
         helm.args(["template", "seckill", folder, "-n", &self.namespace])
             .args(["-f", &format!("{folder}/ci/minimal-values.yaml")])
-            .args(["--set", &format!("watchNamespaces={{{}}}", self.namespace)])
+            .args([
+                "--set",
+                &format!("watchNamespaces={{{}}},clusterIdentity=tests", self.namespace),
+            ])
             .args(
                 templates
                     .iter()

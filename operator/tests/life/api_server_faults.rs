@@ -18,13 +18,6 @@ use crate::proxy::{Fault, Proxy};
 const ORPHAN_WAIT: Duration = Duration::from_secs(8);
 const FAILURES: &str = "seckill_operator_watch_failures_total";
 
-/// A client without retries, so that the proxy forwards each request once.
-async fn upstream() -> Client {
-    let mut config = harness::kube_config().await;
-    config.default_retry = false;
-    Client::try_from(config).expect("a client")
-}
-
 async fn operator_behind(harness: &Harness, proxy: &Proxy) -> RunningProgram {
     harness.operator_with_client(&proxy.client(), harness.operator_args("operator", 15))
 }
@@ -38,7 +31,7 @@ async fn is_open(harness: &Harness, name: &str) -> bool {
 /// fault at the latest, and later edits are applied.
 async fn assert_survives(fault: Fault, counted_as: Option<&str>) {
     let harness = Harness::new().await;
-    let mut proxy = Proxy::start(upstream().await).await;
+    let mut proxy = Proxy::start(harness::upstream().await).await;
     let (operator, worker) = (operator_behind(&harness, &proxy).await, harness.worker());
     harness.apply("open", -1, 3600, json!({})).await;
     harness.apply("later", 3600, 3600, json!({})).await;
@@ -123,7 +116,7 @@ async fn a_list_that_lacks_flash_sales_closes_no_sale() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_that_dies_silently_is_restarted() {
     let harness = Harness::new().await;
-    let mut proxy = Proxy::start(upstream().await).await;
+    let mut proxy = Proxy::start(harness::upstream().await).await;
     let (operator, worker) = (operator_behind(&harness, &proxy).await, harness.worker());
     harness.apply("before", -1, 3600, json!({})).await;
     harness.until_phase("before", Phase::Open).await;
@@ -146,7 +139,7 @@ async fn a_watch_that_dies_silently_is_restarted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_server_outage_beyond_the_lease_closes_no_sale() {
     let harness = Harness::new().await;
-    let mut proxy = Proxy::start(upstream().await).await;
+    let mut proxy = Proxy::start(harness::upstream().await).await;
     let operator = harness.operator_with_client(&proxy.client(), harness.operator_args("operator", 3));
     let worker = harness.worker();
     harness.apply("open", -1, 3600, json!({})).await;
@@ -306,7 +299,7 @@ async fn an_unreadable_namespace_does_not_block_other_namespaces() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_counts_only_if_the_answer_names_the_flash_sale() {
     let harness = Harness::new().await;
-    let mut proxy = Proxy::start(upstream().await).await;
+    let mut proxy = Proxy::start(harness::upstream().await).await;
     let (operator, worker) = (operator_behind(&harness, &proxy).await, harness.worker());
     harness.apply("deleted", -1, 3600, json!({})).await;
     harness.until_phase("deleted", Phase::Open).await;
@@ -363,7 +356,7 @@ async fn sales_of_a_namespace_no_longer_watched_stay_unchanged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_writes_without_an_answer_delay_no_sale() {
     let harness = Harness::new().await;
-    let mut proxy = Proxy::start(upstream().await).await;
+    let mut proxy = Proxy::start(harness::upstream().await).await;
     let (operator, worker) = (operator_behind(&harness, &proxy).await, harness.worker());
     harness.apply("open", -1, 3600, json!({})).await;
     harness.until_phase("open", Phase::Open).await;

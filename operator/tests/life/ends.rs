@@ -111,10 +111,12 @@ async fn a_sale_that_ended_without_an_operator_is_settled_later() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("unseen", -1, 3600, json!({})).await;
-    harness.apply("deleted", -1, 3600, json!({})).await;
+    // Long enough to open, and no longer than the test can wait.
+    harness.apply("deleted", -1, 30, json!({})).await;
     harness.until_phase("unseen", Phase::Open).await;
     harness.until_phase("deleted", Phase::Open).await;
     operator.stop().await;
+    let ends_at = harness.sale("deleted").await.closes_at;
     assert_eq!(harness.buy("unseen", &["a"]).await, 1);
     harness.end_in("unseen", 0).await;
     let sales = harness.api::<FlashSale>();
@@ -126,11 +128,13 @@ async fn a_sale_that_ended_without_an_operator_is_settled_later() {
     let operator = harness.operator();
     let settled = harness.until_phase("unseen", Phase::Settled).await;
     assert_eq!(settled.ledger.as_ref().map(|l| (l.sold, l.remaining)), Some((1, 9)));
+    // No operator saw the deletion, so the sale ends when it would have ended anyway.
     harness
         .eventually("the deleted sale is settled", async || {
             harness.sale("deleted").await.settled_at_ms.is_some()
         })
         .await;
+    assert_eq!(harness.sale("deleted").await.closes_at, ends_at);
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;

@@ -19,7 +19,7 @@ use rdkafka::client::DefaultClientContext;
 use seckill_crds::{FlashSale, FlashSaleStatus, Phase};
 use seckill_ledger::{Ledger, Sale};
 use seckill_operator::args::{Args, Command};
-use seckill_order_log::{LogConfig, OrderLog};
+use seckill_order_log::{Entry, LogConfig, OrderLog};
 use seckill_protocol::index::{Decision, Request};
 use seckill_protocol::{Batch, Buyer, KeyHash, Record, SaleId};
 use seckill_service::args::parse_from;
@@ -31,6 +31,9 @@ use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+
+/// The identity of the cluster, by the operators' arguments.
+pub const CLUSTER: &str = "tests";
 
 /// Time limit of a wait. It is far longer than any step of these tests takes.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,6 +47,13 @@ pub async fn kube_config() -> Config {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .expect("a context")
+}
+
+/// A client without retries, so that a proxy forwards each request once.
+pub async fn upstream() -> Client {
+    let mut config = kube_config().await;
+    config.default_retry = false;
+    Client::try_from(config).expect("a client")
 }
 
 async fn client() -> Client {
@@ -121,6 +131,13 @@ impl RunningProgram {
             .lines()
             .find(|l| l.starts_with(&format!("{metric}{{")) && l.contains(&of_sale))?;
         line.rsplit_once(' ')?.1.parse().ok()
+    }
+
+    /// The value of a gauge without labels.
+    pub async fn gauge(&self, name: &str) -> Option<i64> {
+        let text = get(&self.admin, "/metrics").await?;
+        let line = format!("{name} ");
+        text.lines().find_map(|l| l.strip_prefix(&line)?.parse().ok())
     }
 
     /// The sum of the values of a metric with this reason.
@@ -353,6 +370,9 @@ impl Harness {
                 "--watch-namespaces",
                 self.namespaces.lock().expect("nobody panics").join(","),
             ),
+            ("--cluster-identity", CLUSTER.to_owned()),
+            // A deleted sale is settled soon.
+            ("--deletion-grace-seconds", "1".to_owned()),
             ("--api-deployment", format!("{}/api", self.name)),
             ("--worker-deployment", format!("{}/worker", self.name)),
             ("--api-min-replicas", "1".into()),
@@ -434,6 +454,15 @@ impl Harness {
             .delete(name, &DeleteParams::default())
             .await
             .expect("deleted");
+    }
+
+    /// Deletes the namespace of this harness, one of [`Self::another_namespace`].
+    pub async fn delete_namespace(&self) {
+        let namespaces: Api<Namespace> = Api::all(self.kube.clone());
+        let deleted = namespaces.delete(&self.namespace, &DeleteParams::default()).await;
+        deleted.expect("deleted");
+        let mut all = self.namespaces.lock().expect("nobody panics");
+        all.retain(|namespace| *namespace != self.namespace);
     }
 
     pub async fn status(&self, name: &str) -> FlashSaleStatus {
@@ -555,6 +584,15 @@ impl Harness {
         self.stock.probe(SaleId(0)).await.expect("Redis").server.now
     }
 
+    /// The number of records of a sale in its partition from an offset on.
+    pub async fn records_after(&self, partition: u32, from: i64, sale: SaleId) -> usize {
+        let end = self.log.end_offset(partition).await.expect("Kafka");
+        let mut count = 0;
+        let of_sale = |entry: Entry| count += usize::from(entry.record.is_ok_and(|record| record.sale() == sale));
+        self.log.read(partition, from, end, of_sale).await.expect("Kafka");
+        count
+    }
+
     pub async fn has_index(&self, name: &str) -> bool {
         let sale = self.sale(name).await;
         self.stock.probe(sale.id).await.expect("Redis").index.is_some()
@@ -583,6 +621,12 @@ impl Harness {
 pub fn set_flag(args: &mut [String], flag: &str, value: &str) {
     let flag = args.iter().position(|word| word == flag).expect("it exists");
     args[flag + 1] = value.to_owned();
+}
+
+/// Removes a flag and its value.
+pub fn remove_flag(args: &mut Vec<String>, flag: &str) {
+    let flag = args.iter().position(|word| word == flag).expect("it exists");
+    args.drain(flag..flag + 2);
 }
 
 /// Waits until the condition `what` is true.

@@ -2,6 +2,7 @@
 //! order-worker run in the test process.
 mod api_server_faults;
 mod clocks;
+mod deletion;
 mod edits;
 mod ends;
 mod handover;

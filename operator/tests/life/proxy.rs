@@ -40,6 +40,8 @@ pub enum Fault {
     NotServed,
     /// Lists of FlashSales are empty, as from an API server with a stale cache.
     EmptyLists,
+    /// There is no FlashSale: not in a list, and not by its name.
+    EmptyCluster,
 }
 
 /// The state that all connections share.
@@ -176,7 +178,9 @@ impl Server {
                 return busy;
             }
             Fault::Slow(by) => tokio::time::sleep(by).await,
-            Fault::ExpiredEvent | Fault::EmptyLists if watch && version != "resourceVersion=1" => {
+            Fault::ExpiredEvent | Fault::EmptyLists | Fault::EmptyCluster
+                if watch && version != "resourceVersion=1" =>
+            {
                 let event = json!({"type": "ERROR", "object": status(410, "Expired")});
                 return json_answer(200, &event);
             }
@@ -194,7 +198,7 @@ impl Server {
             Fault::NotServed if sales => {
                 return text_answer(404, b"404 page not found\n".to_vec(), "text/plain");
             }
-            Fault::EmptyLists if list => {
+            Fault::EmptyLists | Fault::EmptyCluster if list => {
                 let none = json!({
                     "apiVersion": "seckill.dev/v1alpha1",
                     "kind": "FlashSaleList",
@@ -204,7 +208,13 @@ impl Server {
                 return json_answer(200, &none);
             }
             // A real watch would immediately deliver the sales that the list lacks.
-            Fault::EmptyLists if watch => std::future::pending().await,
+            Fault::EmptyLists | Fault::EmptyCluster if watch => std::future::pending().await,
+            Fault::EmptyCluster if sales => {
+                let (_, name) = path.rsplit_once('/').unwrap_or_default();
+                let mut missing = status(404, "NotFound");
+                missing["details"] = json!({"name": name, "group": "seckill.dev", "kind": "flashsales"});
+                return json_answer(404, &missing);
+            }
             _ => {}
         }
         let (head, body) = request.into_parts();

@@ -159,10 +159,46 @@ impl Release {
         )
     }
 
+    /// The Lease of the operators: the chart's name for a release whose name does not say seckill.
+    fn lease(&self) -> String {
+        format!("{}-seckill-operator", self.name)
+    }
+
+    /// Confirms the mass deletion that the operator announced last, if any, as the event on its Lease says.
+    pub fn confirm_mass_deletion(&self) -> Result<()> {
+        let of_lease = "reason=MassDeletionHeldBack";
+        let newest = "--sort-by=.metadata.creationTimestamp";
+        let notes = "-o=jsonpath={range .items[*]}{.note}{\"\\n\"}{end}";
+        let kind = "events.events.k8s.io";
+        let args = [
+            "get",
+            kind,
+            "-n",
+            &self.namespace,
+            "--field-selector",
+            of_lease,
+            newest,
+            notes,
+        ];
+        let announced = self.cluster.kubectl(&args)?;
+        let Some((_, confirmation)) = announced.trim_end().rsplit_once("--overwrite ") else {
+            return Ok(());
+        };
+        let args = [
+            "annotate",
+            "lease",
+            &self.lease(),
+            "-n",
+            &self.namespace,
+            "--overwrite",
+            confirmation,
+        ];
+        self.cluster.kubectl(&args).map(|_| ())
+    }
+
     /// `pod/NAME` of the leading operator.
     pub fn leader(&self) -> Result<String> {
-        // The chart's name for a release whose name does not say seckill.
-        let lease = format!("{}-seckill-operator", self.name);
+        let lease = self.lease();
         let holder = "-o=jsonpath={.spec.holderIdentity}";
         let holder = self
             .cluster

@@ -20,6 +20,8 @@
 //! - cancels, totals, suspending and resuming, the end up to the settlement
 //! - two workers on one partition, and a reader that starts at the ledger's position ([`workers`])
 //! - three clocks, one of them wrong, at the start and the end of a sale ([`clocks`], with `libs/planner`)
+//! - FlashSales that go away, in two clusters with one ledger: deletions, mass deletions, a restore of etcd, changes of leader
+//!   ([`deletion`], with the decisions of `libs/planner`)
 //!
 //! Each rule of the protocol can be broken ([`Rule`]). A broken rule passes other arguments to the product's functions or
 //! undoes what they did; the product has no code for it.
@@ -51,6 +53,7 @@
 //! - [`property`], [`properties`]: the names of the properties, and their checks
 pub mod clocks;
 pub mod configuration;
+pub mod deletion;
 pub mod log;
 pub mod properties;
 pub mod property;
@@ -67,5 +70,6 @@ mod storing;
 
 pub use clocks::SaleClocks;
 pub use configuration::{Configuration, Rule};
+pub use deletion::Deletions;
 pub use protocol::Protocol;
 pub use workers::Workers;

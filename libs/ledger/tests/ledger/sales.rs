@@ -87,6 +87,43 @@ async fn terms_change_only_from_the_version_that_was_read() {
 }
 
 #[tokio::test]
+async fn a_sale_is_claimed_once_from_its_present_cluster() {
+    let db = Database::new().await;
+    let mut new = new_sale(0);
+    new.cluster = None;
+    let sale = db.ledger.create_sale(&new).await.expect("created").id;
+    let claim = async |from, to| db.ledger.claim_sale(sale, from, to).await.expect("asked");
+    assert!(!claim(Some("old"), "new").await, "it belongs to none");
+    assert!(claim(None, "old").await);
+    assert!(!claim(None, "new").await);
+    assert!(!claim(Some("Old"), "new").await);
+    // It was deleted in the old cluster, not in the new one.
+    assert!(db.ledger.record_deletion(sale, 7).await.expect("asked"));
+    assert!(claim(Some("old"), "new").await);
+    let sale = db.ledger.sale(sale).await.expect("read").expect("there");
+    assert_eq!((sale.cluster.as_deref(), sale.missing_since_ms), (Some("new"), None));
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn the_first_time_of_a_deletion_is_kept_until_it_is_forgotten() {
+    let db = Database::new().await;
+    let id = db.ledger.create_sale(&new_sale(0)).await.expect("created").id;
+    let record = async |since| db.ledger.record_deletion(id, since).await.expect("asked");
+    let since = async || db.ledger.sale(id).await.expect("read").expect("there").missing_since_ms;
+    assert!(record(7).await);
+    assert!(!record(9).await);
+    assert_eq!(since().await, Some(7));
+    assert!(db.ledger.forget_deletion(id).await.expect("asked"));
+    assert_eq!(since().await, None);
+    assert!(record(9).await);
+    db.execute("UPDATE sales SET state = 'closed'").await;
+    assert!(!db.ledger.forget_deletion(id).await.expect("asked"), "it has ended");
+    assert_eq!(since().await, Some(9));
+    db.drop().await;
+}
+
+#[tokio::test]
 async fn values_too_long_for_a_column_are_refused() {
     let db = Database::new().await;
     let mut new = new_sale(0);

@@ -3,22 +3,25 @@
 //! A plan has at most one step. After the step the sale is observed again, so a step never relies on what another step
 //! changed, and a crash between two steps is nothing special.
 //!
-//! A sale passes through `running`, `ending` and `settled`; `name_used` is a FlashSale whose name belongs to an
-//! earlier sale. `step` has the types of a plan, `report` the parts of a report that several phases share.
+//! A sale passes through `running`, `ending` and `settled`; `orphaned` is a running sale without a FlashSale, `name_used` a
+//! FlashSale whose name belongs to an earlier sale, and `not_ours` a sale that does not belong to this cluster. `step` has the types of a plan, `report` the parts of a report that several phases share.
 mod ending;
 mod final_balance;
 mod index_need;
 mod name_used;
+mod not_ours;
+mod orphaned;
 mod report;
 mod running;
 mod settled;
 mod step;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use seckill_protocol::index::SaleState;
 
 use crate::observation::Observation;
+use crate::ownership::Ownership;
 
 pub use final_balance::{FinalBalance, imbalance};
 pub use index_need::index_need;
@@ -29,12 +32,17 @@ pub fn plan(observed: &Observation) -> Plan {
     let Some(sale) = &observed.sale else {
         return match (&observed.desired, observed.partitions) {
             (Some(desired), Some(partitions)) => {
-                let new = desired.new_sale(&observed.class, &observed.key, partitions);
+                let cluster = &observed.cluster.identity;
+                let new = desired.new_sale(&observed.class, cluster, &observed.key, partitions);
                 Plan::without_report(Step::Create(Box::new(new)))
             }
             _ => Plan::without_report(Step::Nothing),
         };
     };
+    let ownership = observed.cluster.ownership(sale.cluster.as_deref());
+    if ownership != Ownership::Ours {
+        return not_ours::plan(observed, sale, ownership);
+    }
     if let Some(desired) = &observed.desired
         && name_used::is_used(desired, sale)
     {
@@ -48,7 +56,6 @@ pub fn plan(observed: &Observation) -> Plan {
     }
     match &observed.desired {
         Some(desired) => running::plan(observed, desired, sale),
-        // The FlashSale was deleted in mid-sale: the sale ends now.
-        None => ending::begin(sale, observed.now()),
+        None => orphaned::plan(observed, sale),
     }
 }

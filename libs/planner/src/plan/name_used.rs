@@ -2,9 +2,10 @@
 use seckill_protocol::index::SaleState;
 use seckill_protocol::sale::Sale;
 
+use super::report::refusal;
 use super::step::Plan;
 use super::{ending, settled};
-use crate::condition::{Condition, ConditionStatus, ConditionType, Reason, StatusReport};
+use crate::condition::Reason;
 use crate::observation::Observation;
 use crate::sale::{DesiredSale, Standing};
 
@@ -25,16 +26,7 @@ pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
         "metadata.name: a sale named {} has already ended, and a name is used only once; choose another name",
         sale.name
     );
-    let refused = |type_, status| Condition::new(type_, status, Reason::NameUsed, message.clone());
     plan.standing = Standing::Refused;
-    plan.report = Some(StatusReport {
-        phase: None,
-        conditions: vec![
-            refused(ConditionType::Accepted, ConditionStatus::False),
-            refused(ConditionType::Ready, ConditionStatus::False),
-            refused(ConditionType::Stalled, ConditionStatus::True),
-        ],
-        next_transition_at: None,
-    });
+    plan.report = Some(refusal(Reason::NameUsed, &message));
     plan
 }

@@ -75,6 +75,20 @@ impl Plan {
     }
 }
 
+/// The report of a FlashSale that is not accepted, and never will be as it is.
+pub(super) fn refusal(reason: Reason, message: &str) -> StatusReport {
+    let refused = |type_, status| Condition::new(type_, status, reason, message);
+    StatusReport {
+        phase: None,
+        conditions: vec![
+            refused(ConditionType::Accepted, ConditionStatus::False),
+            refused(ConditionType::Ready, ConditionStatus::False),
+            refused(ConditionType::Stalled, ConditionStatus::True),
+        ],
+        next_transition_at: None,
+    }
+}
+
 /// Accepted; names the fields of the FlashSale that have no effect.
 pub(super) fn accepted(desired: Option<&DesiredSale>, sale: &Sale) -> Condition {
     let ignored = desired

@@ -29,6 +29,9 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
     if observed.clocks.have_reached(desired.ends_at) {
         return ending::begin(sale, now);
     }
+    if sale.missing_since_ms.is_some() {
+        return Plan::without_report(Step::ForgetDeletion { sale: sale.id });
+    }
     let preflight = observed.preflight();
     let held = is_held(preflight.as_ref(), desired, sale, now);
     let held_by_clocks = is_held_by_clocks(observed, desired, sale);
@@ -102,7 +105,7 @@ fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
 }
 
 /// What an index in force has to learn from the ledger.
-fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
+pub(super) fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
     let index = observed.index.in_force()?;
     match index_need(index, sale) {
         Need::Apply => {
@@ -249,7 +252,7 @@ fn preflight_condition(preflight: Option<Preflight>) -> Condition {
 }
 
 /// What has to be done about the index of a running sale.
-fn stock(observed: &Observation, sale: &Sale) -> (Step, Condition) {
+pub(super) fn stock(observed: &Observation, sale: &Sale) -> (Step, Condition) {
     let condition =
         |status, reason, message: String| Condition::new(ConditionType::StockPreheated, status, reason, message);
     if let Some(why) = observed.index.unavailable() {

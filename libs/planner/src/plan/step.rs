@@ -1,7 +1,7 @@
 //! What a plan consists of.
 use std::time::Duration;
 
-use seckill_protocol::index::Terms;
+use seckill_protocol::index::{Millis, Terms};
 use seckill_protocol::sale::{NewSale, Offer, Sale, SaleTerms};
 use seckill_protocol::{Epoch, SaleId};
 use strum::IntoStaticStr;
@@ -16,6 +16,21 @@ pub enum Step {
     Nothing,
     /// Enter the sale into the ledger.
     Create(Box<NewSale>),
+    /// Make a sale of no cluster, or of one that is gone for good, a sale of this cluster.
+    Claim {
+        sale: SaleId,
+        from: Option<String>,
+        cluster: String,
+    },
+    /// Keep in the ledger that the FlashSale was deleted, and since when.
+    RecordDeletion {
+        sale: SaleId,
+        at: Millis,
+    },
+    /// The FlashSale is back, or its deletion does not count.
+    ForgetDeletion {
+        sale: SaleId,
+    },
     /// Change what is offered; no unit of it is counted yet.
     UpdateOffer {
         sale: SaleVersion,

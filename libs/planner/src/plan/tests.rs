@@ -12,6 +12,8 @@ use crate::clocks::{ClockDifference, Clocks};
 use crate::condition::{Blocker, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
 use crate::demand::{Needs, ReplicaBounds, Workload, Workloads};
 use crate::observation::ObservedIndex;
+use crate::orphan::{Absence, Deletion, LiveAnswer};
+use crate::ownership::Cluster;
 use crate::pacing::RebuildDelay;
 use crate::preflight::tests::right;
 use crate::sale::tests::{END, LEAD, START, desired};
@@ -71,14 +73,19 @@ fn scheduled(now: Millis) -> Observation {
         freed_at_ms: None,
         missing_since_ms: None,
         identity_at: None,
-        cluster: None,
+        cluster: Some("cluster".into()),
     };
     Observation {
         key: SaleKey::new("shop", "sale"),
         class: "default".into(),
+        cluster: Cluster {
+            identity: "cluster".into(),
+            take_over_from: None,
+        },
         partitions: Some(8),
         clocks: Clocks::all_at(now),
         desired: Some(desired),
+        absence: Absence::default(),
         sale: Some(sale),
         index: ObservedIndex::NotAsked,
         index_unknown_for: Duration::ZERO,
@@ -91,6 +98,11 @@ fn scheduled(now: Millis) -> Observation {
         blocker: None,
         rebuild_delay: None,
     }
+}
+
+/// An open sale that was not preheated yet.
+pub(crate) fn sale() -> Sale {
+    scheduled(START).sale.expect("there is one")
 }
 
 /// The same with an index of 10 units in force, of which some are left.
@@ -153,7 +165,11 @@ fn a_new_sale_is_entered_into_the_ledger() {
         sale: None,
         ..scheduled(START - LEAD - 1)
     });
-    assert!(matches!(&plan.step, Step::Create(new) if new.terms.opens_at == START && new.name == "sale"));
+    let Step::Create(new) = &plan.step else {
+        panic!("{plan:?}")
+    };
+    assert_eq!((new.terms.opens_at, new.name.as_str()), (START, "sale"));
+    assert_eq!(new.cluster.as_deref(), Some("cluster"));
     assert_eq!(plan.report, None);
 }
 
@@ -358,17 +374,130 @@ fn a_recreated_flash_sale_cannot_move_the_start() {
     );
 }
 
+/// An open sale without a FlashSale.
+fn orphaned(now: Millis, deletion: Deletion) -> Observation {
+    let mut observed = preheated(now, 3);
+    observed.desired = None;
+    observed.absence = Absence {
+        live: LiveAnswer::NotFound,
+        deletion,
+        grace: 20_000,
+    };
+    observed
+}
+
 #[test]
-fn a_deleted_sale_is_closed() {
-    let plan = plan(&Observation {
-        desired: None,
-        ..preheated(START + 1, 3)
-    });
-    let Step::UpdateTerms { terms, .. } = plan.step else {
-        panic!("{plan:?}")
+fn a_deleted_sale_is_suspended_and_closed_after_the_grace() {
+    let seen = Deletion::Seen { at: START };
+    assert_eq!(plan(&orphaned(START + 4_999, seen)).step.name(), "Nothing");
+    let mut observed = orphaned(START + 5_000, seen);
+    assert!(matches!(plan(&observed).step, Step::RecordDeletion { at, .. } if at == START + 5_000));
+    observed.sale().missing_since_ms = Some(START + 5_000);
+    let suspend = plan(&observed);
+    assert!(matches!(suspend.step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Suspended));
+    observed.sale().state = SaleState::Suspended;
+    observed.sale().version = 2;
+    assert_eq!(plan(&observed).step.name(), "ApplyTerms");
+    observed.index().terms = observed.sale().terms();
+    assert_eq!(plan(&observed).step, Step::Nothing);
+    observed.clocks = Clocks::all_at(START + 25_000);
+    let closed = plan(&observed);
+    let Step::UpdateTerms { terms, .. } = closed.step else {
+        panic!("{closed:?}")
     };
     // When it ended is kept, not when it would have: an object that is made later is told that the name is used.
-    assert_eq!((terms.state, terms.closes_at), (SaleState::Closed, START + 1));
+    assert_eq!((terms.state, terms.closes_at), (SaleState::Closed, START + 25_000));
+}
+
+#[test]
+fn a_flash_sale_that_comes_back_resumes_its_sale() {
+    let mut observed = preheated(START + 9_000, 3);
+    observed.sale().missing_since_ms = Some(START + 5_000);
+    observed.sale().state = SaleState::Suspended;
+    assert_eq!(plan(&observed).step.name(), "ForgetDeletion");
+    observed.sale().missing_since_ms = None;
+    assert!(matches!(plan(&observed).step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Open));
+}
+
+#[test]
+fn a_missing_flash_sale_without_a_deletion_stops_nothing() {
+    for live in [LiveAnswer::NotFound, LiveAnswer::Inconclusive] {
+        let mut observed = orphaned(END - 1, Deletion::NotSeen);
+        observed.absence.live = live;
+        assert_eq!(plan(&observed).step, Step::Nothing);
+        // Its index is kept.
+        observed.index = ObservedIndex::Missing;
+        assert_eq!(plan(&observed).step.name(), "Rebuild");
+        observed.clocks = Clocks::all_at(END);
+        assert!(matches!(plan(&observed).step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Closed));
+    }
+    let mut scheduled = scheduled(START);
+    (scheduled.desired, scheduled.index) = (None, ObservedIndex::Missing);
+    assert_eq!(plan(&scheduled).step, Step::Nothing);
+}
+
+#[test]
+fn a_sale_of_another_cluster_is_refused_and_never_touched() {
+    let other = |mut observed: Observation| {
+        observed.sale().cluster = Some("another".into());
+        observed
+    };
+    let mut settled = over(3);
+    settled.sale().settled_at_ms = Some(1);
+    let mut past_its_end = preheated(END, 3);
+    past_its_end.sale().missing_since_ms = Some(START);
+    for observed in [scheduled(START), preheated(START, 3), past_its_end, over(3), settled] {
+        let mut observed = other(observed);
+        let refused = plan(&observed);
+        assert_eq!((&refused.step, refused.standing), (&Step::Nothing, Standing::Refused));
+        for type_ in [ConditionType::Accepted, ConditionType::Ready] {
+            assert_eq!(reason(&refused, type_), (ConditionStatus::False, Reason::OtherCluster));
+        }
+        let stalled = reason(&refused, ConditionType::Stalled);
+        assert_eq!(stalled, (ConditionStatus::True, Reason::OtherCluster));
+        observed.desired = None;
+        observed.absence.live = LiveAnswer::NotFound;
+        observed.absence.deletion = Deletion::Seen { at: 0 };
+        let orphan = plan(&observed);
+        assert_eq!((orphan.step, orphan.report), (Step::Nothing, None));
+    }
+}
+
+#[test]
+fn a_sale_is_claimed_from_the_cluster_that_is_named() {
+    let mut observed = preheated(START, 3);
+    observed.sale().cluster = Some("another".into());
+    observed.cluster.take_over_from = Some("another".into());
+    let claim = Step::Claim {
+        sale: SaleId(1),
+        from: Some("another".into()),
+        cluster: "cluster".into(),
+    };
+    assert_eq!(plan(&observed).step, claim);
+    // Without its FlashSale only to settle it.
+    observed.desired = None;
+    assert_eq!(plan(&observed).step, Step::Nothing);
+    observed.clocks = Clocks::all_at(END);
+    assert_eq!(plan(&observed).step, claim);
+}
+
+#[test]
+fn a_sale_of_no_cluster_is_claimed_only_with_its_flash_sale() {
+    let mut observed = preheated(START, 3);
+    observed.sale().cluster = None;
+    assert!(matches!(plan(&observed).step, Step::Claim { from: None, .. }));
+    observed.desired = None;
+    assert_eq!(plan(&observed).step, Step::Nothing);
+    observed.clocks = Clocks::all_at(END);
+    assert_eq!(plan(&observed).step, Step::Nothing);
+    // A FlashSale that is not accepted does not count.
+    let mut used = over(3);
+    used.sale().cluster = None;
+    let desired = used.desired.as_mut().expect("desired");
+    (desired.uid, desired.created_at) = ("another".into(), END + 1000);
+    assert_eq!(step_and_phase(&plan(&used)), ("Nothing", None));
+    let accepted = reason(&plan(&used), ConditionType::Accepted);
+    assert_eq!(accepted, (ConditionStatus::False, Reason::NameUsed));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 use std::time::{Duration, Instant};
 
 use seckill_protocol::adjustment::apply_adjustment;
-use seckill_protocol::index::{BatchDecision, Decision, Fenced, Holdings, Request, SaleState, Server, Terms, purchase};
-use seckill_protocol::install::{InstallRefused, apply};
+use seckill_protocol::index::{BatchDecision, Decision, Fenced, Request, SaleState, Server, Terms, purchase};
+use seckill_protocol::install::{self, InstallRefused, WrittenHoldings, apply};
 use seckill_protocol::{AdjustmentOutcome, Buyer, Epoch, KeyHash, SaleId, StockAdjustment};
 use seckill_stock::{Install, Installed, StockClient, StockError};
 use seckill_test_redis::{Address, RedisServer};
@@ -106,7 +106,7 @@ async fn every_script_answers_replica_on_a_replica() {
             orders: 0,
             terms: terms(),
         };
-        let refused = seckill_protocol::install::install(known.as_deref(), &server, sale, &what, Holdings::new());
+        let refused = install::install(known.as_deref(), &server, sale, &what, WrittenHoldings::default());
         assert_eq!(refused, Err(InstallRefused::NotAPrimary));
         let installed = client.install(sale, &what).await.expect("answers");
         assert_eq!(installed, Installed::Replica);

@@ -33,6 +33,8 @@ pub fn local_values(env: &Environment, tag: &str) -> Result<PathBuf> {
         "api": {"minReplicas": 1, "maxReplicas": 2, "resources": small},
         "worker": {"minReplicas": 1, "maxReplicas": 2, "resources": small},
         "migrate": {"resources": small},
+        // A sale whose FlashSale is deleted ends soon.
+        "deletionGraceSeconds": 1,
         "ingress": {"enabled": true, "className": env.ingress_class},
         "legacy": {"enabled": true},
     });

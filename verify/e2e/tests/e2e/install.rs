@@ -203,7 +203,7 @@ fn a_release_without_rights_on_the_cluster(release: &Release) -> Result<()> {
         // The administrator of the cluster does this once; the owner of the namespaces does the rest.
         let owner = create_owner(admin, &[&admin.namespace, &shop, &games], &foreign)?;
         let tenant = admin.as_user(&owner);
-        let watched = format!("watchNamespaces={{{shop},{games}}},operator.keda=false");
+        let watched = format!("watchNamespaces={{{shop},{games}}},clusterIdentity=e2e,operator.keda=false");
         tenant.upgrade(&["--set", &watched])?;
         tenant.wait_until_reachable()?;
 
@@ -309,6 +309,7 @@ fn check_rights_of_the_manual(tenant: &Release, watched: &[&String], foreign: &s
         "events.events.k8s.io [] [] [create patch]",
         "flashsales.seckill.dev [] [] [get list watch]",
         "flashsales.seckill.dev/status [] [] [patch]",
+        "namespaces [] [] [get]",
     ]);
     for namespace in watched {
         let seen = of_the_operator(namespace)?;

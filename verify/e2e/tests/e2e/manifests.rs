@@ -141,6 +141,14 @@ fn the_chart_refuses_wrong_values(release: &Release) -> Result<()> {
             "orderNumberKeys.keys=1:00112233445566778899aabbccddeeff\\,2:ffeeddccbbaa99887766554433221100",
             "exactly one key has no time",
         ),
+        // Without cluster-wide rights the operator can't read the identity of the cluster.
+        ("watchNamespaces={shop}", "clusterIdentity"),
+        ("clusterIdentity=a b", "clusterIdentity"),
+        ("deletionGraceSeconds=-1", "deletionGraceSeconds"),
+        (
+            "takeOverFrom=old,clusterIdentity=old",
+            "takeOverFrom is the clusterIdentity",
+        ),
     ] {
         match release
             .cluster

@@ -1,6 +1,6 @@
 //! The protocol with all its rules, in several configurations.
 use libtest_mimic::Trial;
-use seckill_model::{Configuration, Protocol, Workers};
+use seckill_model::{Configuration, Deletions, Protocol, Workers};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 
 use crate::explore::{check_all_states, trial};
@@ -430,6 +430,43 @@ const ALL_WORKERS: &[(&str, Configuration)] = &[
     ("extended_two_workers", Configuration { log: 6, ..WORKERS }),
 ];
 
+/// FlashSales that go away.
+const ALL_DELETIONS: &[(&str, Deletions)] = &[
+    ("deletions", Deletions::SMALL),
+    (
+        "deletions_of_unclaimed_sales",
+        Deletions {
+            unclaimed: true,
+            ..Deletions::SMALL
+        },
+    ),
+    (
+        "deletions_after_a_take_over",
+        Deletions {
+            take_over: true,
+            ..Deletions::SMALL
+        },
+    ),
+    (
+        "mass_deletions",
+        Deletions {
+            sales: 2,
+            deletions: 2,
+            creations: 0,
+            losses: 0,
+            ..Deletions::SMALL
+        },
+    ),
+    (
+        "extended_mass_deletions",
+        Deletions {
+            sales: 2,
+            deletions: 2,
+            ..Deletions::SMALL
+        },
+    ),
+];
+
 pub fn trials() -> Vec<Trial> {
     let protocol = ALL
         .iter()
@@ -439,5 +476,9 @@ pub fn trials() -> Vec<Trial> {
             check_all_states(name, Workers { config: config.clone() })
         })
     };
-    protocol.chain(ALL_WORKERS.iter().map(workers)).collect()
+    let deletions = |(name, model): &'static (&str, Deletions)| trial(*name, move || check_all_states(name, *model));
+    protocol
+        .chain(ALL_WORKERS.iter().map(workers))
+        .chain(ALL_DELETIONS.iter().map(deletions))
+        .collect()
 }

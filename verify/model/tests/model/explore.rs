@@ -4,7 +4,7 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use libtest_mimic::{Failed, Trial};
-use seckill_model::{Configuration, Protocol, Workers};
+use seckill_model::{Configuration, Deletions, Protocol, Workers};
 use stateright::{Checker, CheckerBuilder, Expectation, HasDiscoveries, Model};
 
 /// Explores every reachable state. No property may be violated, and what must happen in some state must happen.
@@ -49,6 +49,23 @@ impl SizedModel for Workers {
     fn size(&self) -> String {
         let Configuration { log, mysql_losses, .. } = self.config;
         format!("2 workers, 1 reader, {log} records, MySQL lost {mysql_losses} times")
+    }
+}
+
+impl SizedModel for Deletions {
+    fn size(&self) -> String {
+        let Deletions {
+            sales,
+            deletions,
+            creations,
+            leader_changes,
+            losses,
+            ..
+        } = self;
+        format!(
+            "2 clusters, {sales} sales, {deletions} deletions, {creations} creations, {leader_changes} changes of leader, \
+             {losses} restores or lists"
+        )
     }
 }
 

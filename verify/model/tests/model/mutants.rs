@@ -1,8 +1,9 @@
 //! Mutants: the protocol with one broken rule. The model must find the violation.
 use libtest_mimic::{Failed, Trial};
+use seckill_model::deletion::{DeletionRule, ENDS, JUSTIFIED};
 use seckill_model::property::*;
 use seckill_model::workers::{READER, ROWS};
-use seckill_model::{Configuration, Protocol, Rule, Workers};
+use seckill_model::{Configuration, Deletions, Protocol, Rule, Workers};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
@@ -532,6 +533,38 @@ const NOT_NEEDED_HERE: &[(&str, Configuration)] = &[
     ),
 ];
 
+/// Rules of the end of a sale whose FlashSale goes away.
+const DELETIONS: &[(&str, Deletions, &str)] = &[
+    (
+        "absence_is_a_deletion",
+        without(DeletionRule::AbsenceIsNoDeletion),
+        JUSTIFIED,
+    ),
+    (
+        "event_without_live_answer",
+        without(DeletionRule::LiveAnswer),
+        JUSTIFIED,
+    ),
+    ("any_cluster_ends_a_sale", without(DeletionRule::OwnCluster), JUSTIFIED),
+    ("grace_in_memory", without(DeletionRule::GraceInRow), ENDS),
+    (
+        "no_brake",
+        Deletions {
+            sales: 2,
+            deletions: 2,
+            ..without(DeletionRule::Brake)
+        },
+        JUSTIFIED,
+    ),
+];
+
+const fn without(rule: DeletionRule) -> Deletions {
+    Deletions {
+        broken: Some(rule),
+        ..Deletions::SMALL
+    }
+}
+
 pub fn trials() -> Vec<Trial> {
     let of_the_protocol = |(name, configuration, property): &'static Mutant| {
         let test = move || {
@@ -547,6 +580,9 @@ pub fn trials() -> Vec<Trial> {
         };
         trial(format!("mutant_{name}"), test)
     };
+    let of_deletions = |(name, model, property): &'static (&str, Deletions, &str)| {
+        trial(format!("mutant_{name}"), move || check_refuted(name, *model, property))
+    };
     let survivors = |(name, configuration): &'static (&str, Configuration)| {
         trial(format!("not_needed_{name}"), move || {
             check_survives(name, configuration)
@@ -556,6 +592,7 @@ pub fn trials() -> Vec<Trial> {
         .iter()
         .map(of_the_protocol)
         .chain(WORKERS.iter().map(of_workers))
+        .chain(DELETIONS.iter().map(of_deletions))
         .chain(NOT_NEEDED_HERE.iter().map(survivors))
         .collect()
 }
