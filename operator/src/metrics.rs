@@ -40,6 +40,8 @@ pub struct Metrics {
     remaining: Family<SaleLabels, Gauge>,
     in_flight: Family<SaleLabels, Gauge>,
     imbalance: Family<SaleLabels, Gauge>,
+    orders_ever: Family<SaleLabels, Gauge>,
+    orders_ever_max: Family<SaleLabels, Gauge>,
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
     preflight_problems: Family<SaleLabels, Gauge>,
     demand: Family<WorkloadLabel, Gauge>,
@@ -59,6 +61,8 @@ impl Default for Metrics {
             remaining: Family::default(),
             in_flight: Family::default(),
             imbalance: Family::default(),
+            orders_ever: Family::default(),
+            orders_ever_max: Family::default(),
             ready_lead: Family::default(),
             preflight_problems: Family::default(),
             demand: Family::default(),
@@ -101,6 +105,16 @@ impl Metrics {
             "seckill_sale_imbalance_units",
             "Units sold according to the index minus units sold according to the ledger, once they should agree",
             self.imbalance.clone(),
+        );
+        registry.register(
+            "seckill_sale_orders_ever",
+            "Orders ever made, including cancelled ones",
+            self.orders_ever.clone(),
+        );
+        registry.register(
+            "seckill_sale_orders_ever_max",
+            "Orders at which the sale stops selling; 0: no bound",
+            self.orders_ever_max.clone(),
         );
         registry.register(
             "seckill_sale_ready_lead_seconds",
@@ -205,10 +219,16 @@ impl Metrics {
                     _ => 0,
                 };
                 self.imbalance.get_or_create(&labels).set(imbalance);
+                let ever = index.ever.unwrap_or(sale.orders_ever);
+                self.orders_ever.get_or_create(&labels).set(number(ever));
+                let most = index.terms.bounds.orders_ever_max;
+                self.orders_ever_max.get_or_create(&labels).set(number(most));
             }
             _ => {
                 self.remaining.remove(&labels);
                 self.in_flight.remove(&labels);
+                self.orders_ever.remove(&labels);
+                self.orders_ever_max.remove(&labels);
             }
         }
     }
@@ -223,6 +243,8 @@ impl Metrics {
                 self.remaining.remove(&labels);
                 self.in_flight.remove(&labels);
                 self.imbalance.remove(&labels);
+                self.orders_ever.remove(&labels);
+                self.orders_ever_max.remove(&labels);
                 self.ready_lead.remove(&labels);
                 self.preflight_problems.remove(&labels);
             }

@@ -22,7 +22,7 @@ pub mod sales;
 pub mod schema;
 pub mod store;
 
-pub use adjustments::StoredAdjustment;
+pub use adjustments::SaleWithAdjustments;
 pub use connection::Ledger;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};

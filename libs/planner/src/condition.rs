@@ -49,6 +49,7 @@ pub enum Reason {
     ReadyToSell,
     Selling,
     SoldOut,
+    OrdersExhausted,
     Suspended,
     HeldByPreflight,
     Ended,

@@ -10,6 +10,8 @@ pub struct Install {
     pub left: u64,
     /// Number of buyers that were written.
     pub holders: u64,
+    /// Number of holdings that were written: orders of every status.
+    pub orders: u64,
     pub terms: Terms,
 }
 
@@ -59,6 +61,9 @@ pub fn install(
         total: install.total,
         left: install.left,
         seq: 0,
+        ever: Some(install.orders),
+        // The fold contains every record before the barrier.
+        adjusted: Some(install.epoch.0),
         holdings,
     })
 }
@@ -91,7 +96,7 @@ pub fn apply(index: Option<&mut Index>, server: &Server, epoch: Epoch, terms: &T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::SaleState;
+    use crate::index::{OrderBounds, SaleState};
 
     fn server() -> Server {
         Server {
@@ -108,6 +113,7 @@ mod tests {
             opens: 0,
             closes: 1,
             limit: 0,
+            bounds: OrderBounds::default(),
         }
     }
 
@@ -122,6 +128,7 @@ mod tests {
             total: 5,
             left: 5,
             holders,
+            orders: 7,
             terms: terms(1),
         };
         install(current, server, SaleId(1), &what, Holdings::new())
@@ -135,6 +142,12 @@ mod tests {
             assert_eq!(again, Err(InstallRefused::Newer(Epoch(5))));
         }
         assert!(install_one(Some(&first), &server(), 6, 0).is_ok());
+    }
+
+    #[test]
+    fn an_index_continues_the_count_of_orders_and_contains_all_before_its_barrier() {
+        let index = install_one(None, &server(), 5, 0).expect("installed");
+        assert_eq!((index.ever, index.adjusted), (Some(7), Some(5)));
     }
 
     #[test]

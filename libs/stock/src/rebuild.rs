@@ -63,6 +63,7 @@ impl StockClient {
             index.holders.to_string(),
             index.total.to_string(),
             index.left.to_string(),
+            index.orders.to_string(),
         ];
         args.extend(terms_args(&index.terms));
         let reply: String = call(&self.administration, &INSTALL, &keys, &args[..]).await?;
@@ -122,11 +123,16 @@ impl StockClient {
 }
 
 fn terms_args(terms: &Terms) -> Vec<String> {
+    let bounds = terms.bounds;
     vec![
         terms.version.to_string(),
         terms.state.as_str().to_owned(),
         terms.opens.to_string(),
         terms.closes.to_string(),
         terms.limit.to_string(),
+        bounds.max_per_order.to_string(),
+        bounds.orders_ever_max.to_string(),
+        bounds.buyer_live_max.to_string(),
+        bounds.buyer_ever_max.to_string(),
     ]
 }

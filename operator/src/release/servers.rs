@@ -8,7 +8,7 @@ use seckill_order_log::TopicFacts;
 use seckill_planner::preflight::{Backlog, ExpectedTopic, RedisSettings, ServerSettings, TopicSettings};
 use seckill_protocol::Offset;
 use seckill_service::periodic;
-use seckill_stock::BYTES_A_UNIT;
+use seckill_stock::BYTES_AN_ORDER;
 use tokio::sync::watch;
 
 use crate::context::{Context, Stores};
@@ -26,7 +26,7 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
         replication: topic_args.topic_replication,
         min_insync: topic_args.topic_min_insync,
     };
-    let (mut redis, mut topic) = (LastAnswer::new(), LastAnswer::new());
+    let (mut redis, mut orders_to_come, mut topic) = (LastAnswer::new(), LastAnswer::new(), LastAnswer::new());
     let (mut ledger, mut late_partitions) = (LastAnswer::new(), LastAnswer::new());
     let mut backlog = Backlog::default();
     let mut ticks = periodic(CHECK_INTERVAL);
@@ -34,15 +34,17 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
         ticks.tick().await;
         let answers = tokio::join!(
             redis_settings(stores),
+            orders_to_come_in(stores, &context.release.class),
             topic_settings(stores),
             ledger_problem(stores),
             partitions_behind(stores, &mut backlog),
         );
         observed.send_replace(Some(Arc::new(ServerSettings {
             redis: redis.or_last(answers.0),
-            topic: topic.or_last(answers.1),
-            ledger: ledger.or_last(answers.2),
-            late_partitions: late_partitions.or_last(answers.3),
+            orders_to_come: orders_to_come.or_last(answers.1),
+            topic: topic.or_last(answers.2),
+            ledger: ledger.or_last(answers.3),
+            late_partitions: late_partitions.or_last(answers.4),
             expected,
         })));
     }
@@ -54,12 +56,16 @@ async fn redis_settings(stores: &Stores) -> Result<RedisSettings, ReconcileError
         eviction: settings.eviction,
         max_memory: settings.max_memory,
         used_memory: settings.used_memory,
-        bytes_per_unit: BYTES_A_UNIT,
+        bytes_per_order: BYTES_AN_ORDER,
         persistence_fails: settings.persistence_fails,
         append_only_file: settings.append_only_file,
         clock_ahead_ms: settings.clock_ahead_ms,
         round_trip_ms: settings.round_trip_ms,
     })
+}
+
+async fn orders_to_come_in(stores: &Stores, class: &str) -> Result<u64, ReconcileError> {
+    Ok(stores.ledger.orders_to_come(class).await?)
 }
 
 async fn topic_settings(stores: &Stores) -> Result<TopicSettings, ReconcileError> {

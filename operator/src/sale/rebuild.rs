@@ -58,6 +58,7 @@ pub async fn rebuild(stores: &Stores, sale: &Sale) -> Result<Rebuilt, RebuildErr
         total,
         left,
         holders,
+        orders: orders as u64,
         terms: sale.terms(),
     };
     match stores.stock.install(sale.id, &index).await? {

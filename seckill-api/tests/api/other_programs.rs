@@ -93,6 +93,7 @@ impl Harness {
             total: sale.offered,
             left: sale.offered,
             holders: 0,
+            orders: 0,
             terms: sale.terms(),
         };
         self.install_index(sale, &index).await;
@@ -118,6 +119,7 @@ impl Harness {
             total,
             left: total.checked_sub(sold).expect("no oversell"),
             holders: holders.len() as u64,
+            orders: holders.iter().map(|(_, held)| held.len() as u64).sum(),
             terms: sale.terms(),
         };
         self.install_index(sale, &index).await;
@@ -185,6 +187,26 @@ impl Harness {
         self.store().await;
         assert!(self.ledger.set_settled(sale.id, None).await.expect("MySQL answers"));
         self.stock.drop_sale(sale.id).await.expect("Redis answers");
+    }
+
+    /// Applies the pending stock adjustments of a sale, as order-worker does.
+    pub async fn adjust(&self, sale: &Sale) {
+        let pending = self
+            .ledger
+            .pending_adjustments(PART, sale.id, 100)
+            .await
+            .expect("MySQL answers");
+        if !pending.is_empty() {
+            let applied = self
+                .stock
+                .apply_adjustments(sale.id, &pending)
+                .await
+                .expect("Redis answers");
+            assert!(applied.iter().all(|outcome| outcome.is_final()), "{applied:?}");
+        }
+        let offsets: Vec<Offset> = pending.iter().map(|pending| pending.offset).collect();
+        let deleted = self.ledger.delete_adjustments(PART, &offsets).await;
+        deleted.expect("MySQL answers");
     }
 
     pub async fn row(&self, sale: &Sale) -> Sale {

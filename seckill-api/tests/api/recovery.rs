@@ -91,6 +91,7 @@ async fn a_purchase_follows_a_newer_index() {
         total: 3,
         left: 3,
         holders: 0,
+        orders: 0,
         terms: sale.terms(),
     };
     harness.stock.install(sale.id, &index).await.expect("Redis answers");

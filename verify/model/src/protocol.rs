@@ -187,7 +187,8 @@ fn start(config: &Configuration) -> State {
         total: config.total,
         left: config.total,
         holders: 0,
-        terms: row.terms(config.limit),
+        orders: 0,
+        terms: row.terms(config),
     };
     let index = install(None, &redis.server(), SALE, &new, Default::default());
     redis.data_mut().index = index.ok();

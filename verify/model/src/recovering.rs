@@ -203,8 +203,12 @@ impl Protocol {
             total,
             left: total.saturating_sub(live),
             holders: self.holdings(view).len() as u64,
-            terms: row.terms(self.config.limit),
+            orders: self.holdings(view).values().flatten().count() as u64,
+            terms: row.terms(&self.config),
         };
+        if self.config.breaks(Rule::RebuildCountsOrders) {
+            new.orders = 0;
+        }
         if self.config.breaks(Rule::InstallCountsHolders) {
             new.holders = found.len() as u64;
         }
@@ -255,7 +259,7 @@ impl Protocol {
         if let Some(index) = data.index.as_mut().filter(|_| self.config.breaks(Rule::ApplyNewerOnly)) {
             index.terms.version = 0;
         }
-        let applied = apply(data.index.as_mut(), &server, epoch, &row.terms(self.config.limit));
+        let applied = apply(data.index.as_mut(), &server, epoch, &row.terms(&self.config));
         // Terms take effect only in the current epoch.
         let sells = data.index.as_ref().map(|index| index.epoch) == state.log.view().fold.cut().epoch();
         if applied == Applied::Done && sells && self.config.mysql_losses == 0 {

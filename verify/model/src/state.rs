@@ -2,10 +2,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use seckill_protocol::index::{Holdings, Index, SaleState, Server, Terms};
+use seckill_protocol::index::{Holdings, Index, OrderBounds, SaleState, Server, Terms};
 use seckill_protocol::recovery::FoundIndex;
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, PendingAdjustment};
 
+use crate::configuration::Configuration;
 use crate::log::{Log, View};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -232,13 +233,17 @@ impl RedisServer {
 }
 
 impl TermsRow {
-    pub fn terms(self, limit: u32) -> Terms {
+    pub fn terms(self, config: &Configuration) -> Terms {
         Terms {
             version: self.version,
             state: self.state,
             opens: 0,
             closes: u64::MAX,
-            limit,
+            limit: config.limit,
+            bounds: OrderBounds {
+                orders_ever_max: config.orders_ever_max,
+                ..OrderBounds::default()
+            },
         }
     }
 }

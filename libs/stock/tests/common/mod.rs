@@ -24,6 +24,7 @@ pub async fn install(client: &StockClient, sale: SaleId, epoch: Epoch, total: u6
         total,
         left: total,
         holders: 0,
+        orders: 0,
         terms: terms.clone(),
     };
     assert_eq!(
@@ -39,6 +40,8 @@ pub async fn install(client: &StockClient, sale: SaleId, epoch: Epoch, total: u6
         total,
         left: total,
         seq: 0,
+        ever: Some(0),
+        adjusted: Some(epoch.0),
         holdings: Default::default(),
     }
 }
