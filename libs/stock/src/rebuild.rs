@@ -61,9 +61,9 @@ impl StockClient {
         let mut args = vec![
             index.epoch.to_string(),
             index.holders.to_string(),
+            index.orders.to_string(),
             index.total.to_string(),
             index.left.to_string(),
-            index.orders.to_string(),
         ];
         args.extend(terms_args(&index.terms));
         let reply: String = call(&self.administration, &INSTALL, &keys, &args[..]).await?;
