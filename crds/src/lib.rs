@@ -34,11 +34,13 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.stock == oldSelf.spec.stock").message("spec.stock: it can't change once the sale has ended, because a sale runs once; create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.item == oldSelf.spec.item").message("spec.item: it can't change once the sale is preheated, because buyers may have seen it; create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.startsAt == oldSelf.spec.startsAt").message("spec.startsAt: it can't change once the sale is preheated; use spec.suspend to delay the sale, or create another FlashSale"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.maxPerOrder >= oldSelf.spec.maxPerOrder").message("spec.maxPerOrder: it can only rise once the sale is preheated, because buyers may hold larger orders; create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.endsAt == oldSelf.spec.endsAt").message("spec.endsAt: it can't change once the sale has ended, because a sale runs once; create another FlashSale"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.className == oldSelf.className").message("spec.className: it can't change; create another FlashSale"))]
 #[x_kube(validation = Rule::new("self.endsAt > self.startsAt").message("spec.endsAt: it must be later than spec.startsAt"))]
+#[x_kube(validation = Rule::new("!has(self.ordersEverMax) || self.ordersEverMax > self.stock").message("spec.ordersEverMax: it must be greater than spec.stock, so that every unit can be sold"))]
 #[x_kube(validation = Rule::new("self.endsAt - self.startsAt <= duration('720h')").message("spec.endsAt: it must be at most 30 days after spec.startsAt"))]
 pub struct FlashSaleSpec {
     /// The class of the Seckill release that runs the sale; it works like an ingress class. It can't change.
@@ -53,6 +55,21 @@ pub struct FlashSaleSpec {
     /// sale has ended, it can't change.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub stock: i64,
+
+    /// How many units one order can have, from 1 to 1000. Once the sale is preheated, it can only rise. The default is the
+    /// smallest value, because a value that is too small can be corrected during the sale, and a value that is too large
+    /// can't.
+    #[serde(default = "default_max_per_order")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_per_order: i32,
+
+    /// How many orders the sale can make, including those that are cancelled later. It limits what buyers who buy and
+    /// cancel in a loop can use up in Redis, Kafka and MySQL. At this number the sale stops selling until the field is
+    /// raised, and buyers get the answer "suspended". It must be greater than stock and at most 200,000,000. The default
+    /// is 20 times stock. It can change at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 200_000_000))]
+    pub orders_ever_max: Option<i64>,
 
     /// The time from which buyers can buy, in RFC 3339, such as 2026-11-30T12:00:00Z. If the time is in the past, the
     /// sale opens immediately. It can change until the sale is preheated.
@@ -234,6 +251,10 @@ pub struct LedgerStatus {
 
 fn default_class_name() -> String {
     "default".to_owned()
+}
+
+fn default_max_per_order() -> i32 {
+    1
 }
 
 fn default_seconds() -> i32 {

@@ -46,6 +46,8 @@ pub struct Metrics {
     in_flight: Family<SaleLabels, Gauge>,
     imbalance: Family<SaleLabels, Gauge>,
     imbalanced: Family<SaleLabels, Gauge>,
+    orders_ever: Family<SaleLabels, Gauge>,
+    orders_ever_max: Family<SaleLabels, Gauge>,
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
     preflight_problems: Family<SaleLabels, Gauge>,
     demand: Family<WorkloadLabel, Gauge>,
@@ -68,6 +70,8 @@ impl Default for Metrics {
             in_flight: Family::default(),
             imbalance: Family::default(),
             imbalanced: Family::default(),
+            orders_ever: Family::default(),
+            orders_ever_max: Family::default(),
             ready_lead: Family::default(),
             preflight_problems: Family::default(),
             demand: Family::default(),
@@ -117,6 +121,16 @@ impl Metrics {
             "seckill_sale_imbalanced",
             "1: the condition LedgerBalanced of the sale is False; 0: it is not",
             self.imbalanced.clone(),
+        );
+        registry.register(
+            "seckill_sale_orders_ever",
+            "Orders ever made, including cancelled ones",
+            self.orders_ever.clone(),
+        );
+        registry.register(
+            "seckill_sale_orders_ever_max",
+            "Orders at which the sale stops selling; 0: no bound",
+            self.orders_ever_max.clone(),
         );
         registry.register(
             "seckill_sale_ready_lead_seconds",
@@ -244,10 +258,16 @@ impl Metrics {
                 self.remaining.get_or_create(&labels).set(number(index.left));
                 let in_flight = index.total.saturating_sub(index.left).saturating_sub(sale.out());
                 self.in_flight.get_or_create(&labels).set(number(in_flight));
+                let ever = index.ever.unwrap_or(sale.orders_ever);
+                self.orders_ever.get_or_create(&labels).set(number(ever));
+                let most = index.terms.bounds.orders_ever_max;
+                self.orders_ever_max.get_or_create(&labels).set(number(most));
             }
             _ => {
                 self.remaining.remove(&labels);
                 self.in_flight.remove(&labels);
+                self.orders_ever.remove(&labels);
+                self.orders_ever_max.remove(&labels);
             }
         }
     }
@@ -274,7 +294,8 @@ impl Metrics {
                 self.remaining.remove(&labels);
                 self.in_flight.remove(&labels);
                 self.imbalance.remove(&labels);
-                self.imbalanced.remove(&labels);
+                self.orders_ever.remove(&labels);
+                self.orders_ever_max.remove(&labels);
                 self.ready_lead.remove(&labels);
                 self.preflight_problems.remove(&labels);
             }

@@ -47,6 +47,8 @@ fn valid_manifest(name: &str) -> Value {
             "className": "operator-tests",
             "item": {"sku": "PHONE-1", "id": 1, "name": "Phone One", "price": "1999.00", "currency": "CNY", "description": "Black"},
             "stock": 10,
+            "maxPerOrder": 2,
+            "ordersEverMax": 100,
             "startsAt": "2030-01-01T10:00:00Z",
             "endsAt": "2030-01-01T11:00:00Z",
             "leadTimeSeconds": 60,
@@ -113,6 +115,13 @@ fn invalid_values() -> Vec<(&'static str, Value, &'static str)> {
         ("/stock", json!(10_000_001), "spec.stock"),
         ("/stock", json!("10"), "spec.stock"),
         ("/stock", json!(1.5), "spec.stock"),
+        ("/maxPerOrder", json!(0), "spec.maxPerOrder"),
+        ("/maxPerOrder", json!(1001), "spec.maxPerOrder"),
+        ("/maxPerOrder", json!("2"), "spec.maxPerOrder"),
+        ("/ordersEverMax", json!(0), "spec.ordersEverMax"),
+        ("/ordersEverMax", json!(10), "spec.ordersEverMax"),
+        ("/ordersEverMax", json!(200_000_001), "spec.ordersEverMax"),
+        ("/ordersEverMax", json!("100"), "spec.ordersEverMax"),
         ("/startsAt", Value::Null, "spec.startsAt"),
         ("/startsAt", json!("soon"), "spec.startsAt"),
         ("/startsAt", json!("2030-01-01"), "spec.startsAt"),
@@ -187,6 +196,8 @@ async fn valid_manifests_are_accepted_and_refusals_name_the_invalid_field() {
         "/coolDownSeconds",
         "/demand",
         "/suspend",
+        "/maxPerOrder",
+        "/ordersEverMax",
         "/className",
         "/item/id",
         "/item/description",
@@ -201,6 +212,8 @@ async fn valid_manifests_are_accepted_and_refusals_name_the_invalid_field() {
         ),
         (&json!("default"), &json!(300))
     );
+    assert_eq!(accepted.data["spec"]["maxPerOrder"], json!(1));
+    assert_eq!(accepted.data["spec"]["ordersEverMax"], Value::Null);
 
     let cases = invalid_values();
     assert!(cases.len() >= 60, "{}", cases.len());
@@ -234,7 +247,7 @@ async fn a_name_that_is_too_long_is_refused() {
         .expect("63 characters");
 }
 
-/// After preheating, item and start are fixed and the stock can only rise. Until the end, endsAt can change too.
+/// After preheating, item and start are fixed, and the stock and the units in one order can only rise. Until the end, endsAt can change too.
 /// Demand, cool-down and suspension can always change.
 #[tokio::test]
 async fn after_preheating_only_mutable_fields_can_be_changed() {
@@ -256,6 +269,8 @@ async fn after_preheating_only_mutable_fields_can_be_changed() {
     };
     // Before preheating, all fields but the class can change.
     change("/stock", json!(11)).await.expect("stock");
+    change("/maxPerOrder", json!(1)).await.expect("maxPerOrder");
+    change("/maxPerOrder", json!(2)).await.expect("maxPerOrder");
     change("/startsAt", json!("2030-01-01T10:00:01Z"))
         .await
         .expect("startsAt");
@@ -272,6 +287,18 @@ async fn after_preheating_only_mutable_fields_can_be_changed() {
         .expect("preheated");
     for (pointer, value, field) in [
         ("/stock", json!(10), "spec.stock"),
+        ("/maxPerOrder", json!(1), "spec.maxPerOrder: it can only rise"),
+        ("/maxPerOrder", Value::Null, "spec.maxPerOrder: it can only rise"),
+        (
+            "/ordersEverMax",
+            json!(11),
+            "spec.ordersEverMax: it must be greater than spec.stock",
+        ),
+        (
+            "/stock",
+            json!(100),
+            "spec.ordersEverMax: it must be greater than spec.stock",
+        ),
         ("/startsAt", json!("2030-01-01T10:00:02Z"), "spec.startsAt"),
         ("/item/price", json!("1.00"), "spec.item"),
         ("/item/description", Value::Null, "spec.item"),
@@ -282,6 +309,9 @@ async fn after_preheating_only_mutable_fields_can_be_changed() {
     }
     for (pointer, value) in [
         ("/stock", json!(12)),
+        ("/maxPerOrder", json!(5)),
+        ("/ordersEverMax", json!(13)),
+        ("/ordersEverMax", Value::Null),
         ("/endsAt", json!("2030-01-01T12:00:00Z")),
         ("/suspend", json!(true)),
         ("/demand/apiReplicas", json!(3)),

@@ -85,7 +85,7 @@ impl Metrics {
         );
         registry.register(
             "effects_owed",
-            "Stock adjustments that still wait for an index",
+            "Stock adjustments that wait for an index, up to 256 of each sale",
             metrics.adjustments_pending.clone(),
         );
         registry.register(

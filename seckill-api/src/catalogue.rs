@@ -7,13 +7,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use seckill_ledger::{Ledger, LedgerError, Sale};
 use seckill_protocol::index::{Millis, SaleState};
-use seckill_protocol::{Epoch, SaleId};
+use seckill_protocol::{Epoch, Quantity, SaleId};
 use seckill_service::{FailureLog, Shutdown};
 use seckill_stock::Batcher;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::clock;
+use crate::limits::MAX_QUANTITY;
 
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 /// However many requests ask for a newer snapshot, the ledger is not read more often.
@@ -60,6 +61,14 @@ impl ListedSale {
     /// `namespace/name`
     pub fn name(&self) -> String {
         format!("{}/{}", self.sale.namespace, self.sale.name)
+    }
+
+    /// The most units that an order can have.
+    pub fn max_per_order(&self) -> Quantity {
+        match self.sale.max_per_order {
+            0 => MAX_QUANTITY,
+            most => most.min(MAX_QUANTITY),
+        }
     }
 
     pub fn has_ended(&self) -> bool {
@@ -288,6 +297,8 @@ mod tests {
             opens_at: 0,
             closes_at: u64::MAX,
             limit_per_buyer: 0,
+            max_per_order: 0,
+            orders_ever_max: 0,
             item: serde_json::json!({}),
             item_id: Some(1),
             price: "1.00".into(),
@@ -298,6 +309,7 @@ mod tests {
             sold: 0,
             taken: 0,
             returned: 0,
+            orders_ever: 0,
             cut: SaleCut::default(),
             created_at_ms: i64::from(id),
             updated_at_ms: 0,

@@ -7,8 +7,8 @@ use std::fmt::{self, Display, Formatter};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use seckill_protocol::OrderNo;
 use seckill_protocol::index::Millis;
+use seckill_protocol::{OrderNo, Quantity};
 use serde::{Serialize, Serializer};
 
 use crate::clock;
@@ -24,6 +24,8 @@ pub enum Problem {
     BodyInvalid(String),
     #[error("The quantity {0} is invalid. Send a whole number from 1 to {MAX_QUANTITY}.")]
     QuantityInvalid(String),
+    #[error("The quantity {quantity} is invalid. Send a whole number from 1 to {most}.")]
+    QuantityTooLarge { quantity: Quantity, most: Quantity },
     #[error("The path is invalid: {0}. Send a path of plain or percent-encoded UTF-8.")]
     PathInvalid(String),
     #[error("There is no sale {0}. GET /v1/sales lists all sales.")]
@@ -46,6 +48,8 @@ pub enum Problem {
     SoldOut { left: u64 },
     #[error("You hold as many units as one buyer may buy.")]
     LimitReached { held: Option<OrderNo> },
+    #[error("You have made as many orders in this sale as one buyer may.")]
+    TooManyOrders,
     #[error("The sale has ended.")]
     Ended,
     #[error("A paid order can't be cancelled here. Ask the shop for a refund.")]
@@ -122,7 +126,9 @@ impl Problem {
             Key(KeyError::Missing) => (StatusCode::BAD_REQUEST, "key_missing", "Missing Idempotency-Key"),
             Key(_) => (StatusCode::BAD_REQUEST, "key_invalid", "Invalid Idempotency-Key"),
             BodyInvalid(_) => (StatusCode::BAD_REQUEST, "body_invalid", "Invalid body"),
-            QuantityInvalid(_) => (StatusCode::BAD_REQUEST, "quantity_invalid", "Invalid quantity"),
+            QuantityInvalid(_) | QuantityTooLarge { .. } => {
+                (StatusCode::BAD_REQUEST, "quantity_invalid", "Invalid quantity")
+            }
             PathInvalid(_) => (StatusCode::BAD_REQUEST, "path_invalid", "Invalid path"),
             SaleUnknown(_) => (StatusCode::NOT_FOUND, "sale_unknown", "Sale not found"),
             OrderUnknown => (StatusCode::NOT_FOUND, "order_unknown", "Order not found"),
@@ -137,6 +143,7 @@ impl Problem {
             NotStarted { .. } => (StatusCode::CONFLICT, "not_started", "Not started"),
             SoldOut { .. } => (StatusCode::CONFLICT, "sold_out", "Sold out"),
             LimitReached { .. } => (StatusCode::CONFLICT, "limit_reached", "Limit reached"),
+            TooManyOrders => (StatusCode::CONFLICT, "too_many_orders", "Too many orders"),
             AlreadyPaid => (StatusCode::CONFLICT, "already_paid", "Already paid"),
             Ended => (StatusCode::GONE, "ended", "Sale ended"),
             RouteRemoved(_) => (StatusCode::GONE, "route_removed", "Route removed"),

@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use seckill_ledger::{Sale, StoredOrder};
 use seckill_order_log::ReadBack;
-use seckill_protocol::index::{Decision, Holding, Request};
+use seckill_protocol::index::{Decision, Holding, Millis, Request};
 use seckill_protocol::{
     Batch, Buyer, Epoch, KeyHash, Order, OrderId, OrderNo, Quantity, Record, RecordVerdict, SaleId, Seq, Tier,
 };
@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use crate::api::Api;
 use crate::catalogue::{ActiveSale, ListedSale, REFRESH_TIMEOUT};
 use crate::clock;
+use crate::limits::MAX_QUANTITY;
 use crate::order_lookup::OrderOfKey;
 use crate::problem::Problem;
 
@@ -103,12 +104,28 @@ impl Api {
     /// Buys. A retry of the same purchase gets the same order, whatever happened in between.
     pub async fn purchase(&self, purchase: &Purchase) -> PurchaseResult {
         if let Some(starts_at) = self.catalogue.future_start(purchase.sale) {
-            return Err(Problem::NotStarted { starts_at });
+            return Err(self.refuse_before_start(purchase, starts_at));
         }
         let began = Instant::now();
         let result = self.decide_in_turn(purchase).await;
         self.metrics.purchase_seconds.observe(began.elapsed().as_secs_f64());
         result
+    }
+
+    /// Nobody has bought yet, so the catalogue may refuse the quantity. Later only the index may: it knows the buyers who
+    /// have an order under their key, and the catalogue may be older than a larger bound that they bought by.
+    fn refuse_before_start(&self, purchase: &Purchase, starts_at: Millis) -> Problem {
+        let most = self
+            .catalogue
+            .by_id(purchase.sale)
+            .map_or(MAX_QUANTITY, |listed| listed.max_per_order());
+        match purchase.quantity > most {
+            true => Problem::QuantityTooLarge {
+                quantity: purchase.quantity,
+                most,
+            },
+            false => Problem::NotStarted { starts_at },
+        }
     }
 
     /// The result of an earlier purchase with this key. It waits for a purchase in progress.
@@ -309,7 +326,13 @@ impl Api {
             Decision::Ended => Problem::Ended,
             Decision::Suspended => Problem::Suspended,
             Decision::Unknown => Problem::RequestUnknown,
-            Decision::TooManyOrders => Problem::LimitReached { held: None },
+            Decision::QuantityTooLarge { most } => Problem::QuantityTooLarge {
+                quantity: purchase.quantity,
+                most,
+            },
+            Decision::TooManyOrders => Problem::TooManyOrders,
+            // Not "sold out": units may be left, and the seller may raise the bound.
+            Decision::OrdersExhausted => Problem::Suspended,
             Decision::LimitReached { ref held } => Problem::LimitReached {
                 held: held
                     .as_ref()

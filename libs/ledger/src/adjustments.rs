@@ -1,16 +1,24 @@
 //! Pending stock adjustments. [`store`](crate::store) writes the rows, in the transaction that moves the position.
 use seckill_protocol::{Epoch, Offset, PendingAdjustment, SaleId, Seq, StockAdjustment};
-use sqlx::FromRow;
+use sqlx::{FromRow, MySql, QueryBuilder};
 
 use crate::connection::Ledger;
 use crate::error::LedgerError;
 use crate::rows;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredAdjustment {
+/// [`StockAdjustment::changes_units`] of a row `e`.
+macro_rules! changes_units {
+    () => {
+        "(e.buyer IS NOT NULL OR e.total IS NOT NULL)"
+    };
+}
+pub(crate) use changes_units;
+
+/// A sale with pending adjustments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SaleWithAdjustments {
     pub partition: u32,
     pub sale: SaleId,
-    pub pending: PendingAdjustment,
     /// The sale is settled, so it has no index any more.
     pub settled: bool,
 }
@@ -18,69 +26,100 @@ pub struct StoredAdjustment {
 #[derive(FromRow)]
 struct Row {
     off: i64,
-    sale: u32,
     since: i64,
     buyer: Option<String>,
     epoch: Option<i64>,
     seq: Option<Seq>,
     total: Option<u64>,
-    settled: bool,
 }
 
 impl Ledger {
-    /// The partitions with pending adjustments. Most of the time there are none.
-    pub async fn partitions_with_pending_adjustments(&self) -> Result<Vec<u32>, LedgerError> {
-        self.query(async |connection| {
-            Ok(sqlx::query_scalar("SELECT DISTINCT part FROM effects")
-                .fetch_all(connection)
-                .await?)
-        })
-        .await
+    /// The sales with pending adjustments. Most of the time there are none.
+    pub async fn sales_with_pending_adjustments(&self) -> Result<Vec<SaleWithAdjustments>, LedgerError> {
+        let rows: Vec<(u32, u32, bool)> = self
+            .query(async |connection| {
+                // The inner query skips through the index from sale to sale, however many rows a sale has.
+                let query = sqlx::query_as(
+                    "SELECT s.part, s.id, s.settled_at IS NOT NULL FROM (SELECT DISTINCT sale FROM effects) e \
+                     JOIN sales s ON s.id = e.sale ORDER BY s.id",
+                );
+                Ok(query.fetch_all(connection).await?)
+            })
+            .await?;
+        let sale = |(partition, id, settled)| SaleWithAdjustments {
+            partition,
+            sale: SaleId(id),
+            settled,
+        };
+        Ok(rows.into_iter().map(sale).collect())
     }
 
-    /// The pending adjustments of a partition, in the order of the log, at most `limit`.
-    pub async fn pending_adjustments(&self, partition: u32, limit: u32) -> Result<Vec<StoredAdjustment>, LedgerError> {
+    /// The first pending adjustments of a sale, in the order of the log, at most `limit`.
+    pub async fn pending_adjustments(
+        &self,
+        partition: u32,
+        sale: SaleId,
+        limit: u32,
+    ) -> Result<Vec<PendingAdjustment>, LedgerError> {
         let rows: Vec<Row> = self
             .query(async |connection| {
                 let query = sqlx::query_as(
-                    "SELECT e.off, e.sale, e.since, e.buyer, e.epoch, e.seq, e.total, s.settled_at IS NOT NULL AS settled \
-                     FROM effects e JOIN sales s ON s.id = e.sale WHERE e.part = ? ORDER BY e.off LIMIT ?",
+                    "SELECT off, since, buyer, epoch, seq, total FROM effects WHERE sale = ? AND part = ? \
+                     ORDER BY off LIMIT ?",
                 );
-                Ok(query.bind(partition).bind(limit).fetch_all(connection).await?)
+                let query = query.bind(sale.0).bind(partition).bind(limit);
+                Ok(query.fetch_all(connection).await?)
             })
             .await?;
-        rows.into_iter().map(|row| row.into_adjustment(partition)).collect()
+        rows.into_iter().map(PendingAdjustment::try_from).collect()
     }
 
-    /// Deletes an adjustment that the index has confirmed. If this gets lost, the index gets the adjustment again.
-    pub async fn delete_adjustment(&self, partition: u32, offset: Offset) -> Result<(), LedgerError> {
+    /// Deletes adjustments that the index has confirmed. If this gets lost, the index gets them again.
+    ///
+    /// The offsets are listed one by one: a row between them may be new, written when a quarantined record was replayed.
+    pub async fn delete_adjustments(&self, partition: u32, offsets: &[Offset]) -> Result<(), LedgerError> {
         self.query(async |connection| {
-            let query = sqlx::query("DELETE FROM effects WHERE part = ? AND off = ?");
-            query.bind(partition).bind(offset).execute(connection).await?;
+            for chunk in offsets.chunks(rows::MAX_IN_SIZE) {
+                let mut query: QueryBuilder<MySql> = QueryBuilder::new("DELETE FROM effects WHERE part = ");
+                query.push_bind(partition).push(" AND off IN (");
+                let mut list = query.separated(", ");
+                for offset in rows::padded(chunk) {
+                    list.push_bind(*offset);
+                }
+                query.push(")");
+                query.build().execute(&mut *connection).await?;
+            }
             Ok(())
         })
         .await
     }
 
-    /// Whether the sale has pending adjustments.
+    /// Whether the sale has pending adjustments that change units.
     pub async fn has_pending_adjustments(&self, sale: SaleId) -> Result<bool, LedgerError> {
         self.query(async |connection| {
-            let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM effects WHERE sale = ?)");
+            let query = sqlx::query_scalar(concat!(
+                "SELECT EXISTS (SELECT 1 FROM effects e WHERE e.sale = ? AND ",
+                changes_units!(),
+                ")"
+            ));
             Ok(query.bind(sale.0).fetch_one(connection).await?)
         })
         .await
     }
 }
 
-impl Row {
-    fn into_adjustment(self, partition: u32) -> Result<StoredAdjustment, LedgerError> {
-        let adjustment = match (self.buyer, self.epoch, self.seq, self.total) {
+impl TryFrom<Row> for PendingAdjustment {
+    type Error = LedgerError;
+
+    fn try_from(row: Row) -> Result<Self, LedgerError> {
+        let adjustment = match (row.buyer, row.epoch, row.seq, row.total) {
             (Some(buyer), Some(epoch), Some(seq), None) => StockAdjustment::Return {
                 buyer: rows::buyer(buyer)?,
                 epoch: Epoch(epoch),
                 seq,
             },
             (None, None, None, Some(total)) => StockAdjustment::Raise { total },
+            (None, None, None, None) => StockAdjustment::Pass,
             other => {
                 return Err(LedgerError::Content {
                     column: "effects",
@@ -88,15 +127,10 @@ impl Row {
                 });
             }
         };
-        Ok(StoredAdjustment {
-            partition,
-            sale: SaleId(self.sale),
-            pending: PendingAdjustment {
-                offset: self.off,
-                since: Epoch(self.since),
-                adjustment,
-            },
-            settled: self.settled,
+        Ok(PendingAdjustment {
+            offset: row.off,
+            since: Epoch(row.since),
+            adjustment,
         })
     }
 }

@@ -50,6 +50,7 @@ pub(crate) struct SaleRow {
     pub sold: u64,
     pub taken: u64,
     pub returned: u64,
+    pub orders_ever: u64,
     pub cut: SaleCut,
 }
 
@@ -267,6 +268,7 @@ impl<'a> LedgerFold<'_, 'a> {
         }
         sale.sold += units;
         sale.taken += units;
+        sale.orders_ever += new.len() as u64;
         self.changes.stored.orders += new.len() as u64;
         for (id, order) in new {
             let status = OrderStatus::Placed;
@@ -304,7 +306,9 @@ impl<'a> LedgerFold<'_, 'a> {
             return;
         };
         let Some(status) = change(known.status) else {
-            return; // an earlier CANCEL or PAID won
+            // An earlier CANCEL or PAID won. The index learns that it has reached a CANCEL.
+            self.add_adjustment(entry, record, cut, None);
+            return;
         };
         known.status = status;
         let (buyer, units) = (known.order.buyer.clone(), u64::from(known.order.quantity));

@@ -24,7 +24,7 @@ pub mod schema;
 pub mod snapshot;
 pub mod store;
 
-pub use adjustments::StoredAdjustment;
+pub use adjustments::SaleWithAdjustments;
 pub use connection::Ledger;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};

@@ -3,6 +3,19 @@ use seckill_protocol::{Buyer, OrderStatus};
 
 use crate::error::LedgerError;
 
+/// Numbers of values in an IN list. Each is a statement of its own to the server, so there are few.
+const IN_SIZES: [usize; 3] = [1, 16, 256];
+pub(crate) const MAX_IN_SIZE: usize = IN_SIZES[IN_SIZES.len() - 1];
+
+/// The values of an IN list: at most [`MAX_IN_SIZE`], padded with the last one.
+pub(crate) fn padded<T>(values: &[T]) -> impl Iterator<Item = &T> {
+    let size = IN_SIZES.into_iter().find(|size| *size >= values.len());
+    let missing = size.unwrap_or_default().saturating_sub(values.len());
+    values
+        .iter()
+        .chain(std::iter::repeat_n(values.last(), missing).flatten())
+}
+
 pub(crate) fn buyer(value: String) -> Result<Buyer, LedgerError> {
     Buyer::new(value.as_str()).map_err(|_| LedgerError::Content { column: "buyer", value })
 }
@@ -24,7 +37,15 @@ pub(crate) fn price(value: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::price;
+    use super::{padded, price};
+
+    #[test]
+    fn an_in_list_is_padded_with_its_last_value() {
+        assert_eq!(padded(&[7]).collect::<Vec<_>>(), [&7]);
+        let list: Vec<_> = padded(&[7, 8]).copied().collect();
+        assert_eq!((list.len(), &list[..3]), (16, [7, 8, 8].as_slice()));
+        assert_eq!(padded(&[0; 256]).count(), 256);
+    }
 
     #[test]
     fn prices_keep_two_digits_and_drop_trailing_zeros() {

@@ -1,5 +1,5 @@
-//! Sales. The operator writes all columns of a row except `total`, `sold`, `taken`, `returned`, `current_epoch` and `closed_at`,
-//! which follow the log.
+//! Sales. The operator writes all columns of a row except `total`, `sold`, `taken`, `returned`, `orders_ever`, `cur` and
+//! `closed_at`, which follow the log.
 use std::time::Duration;
 
 use seckill_protocol::index::SaleState;
@@ -8,6 +8,7 @@ use seckill_protocol::{Epoch, Offset, SaleCut, SaleId, Seq};
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySqlConnection, Row};
 
+use crate::adjustments::changes_units;
 use crate::connection::Ledger;
 use crate::error::LedgerError;
 use crate::rows;
@@ -20,8 +21,8 @@ macro_rules! select_sales {
     ($rest:literal) => {
         concat!(
             "SELECT id, class, namespace, name, cluster, uid, part, version, state, opens_at, closes_at, limit_per_buyer, \
-             CAST(item AS CHAR) AS item, item_id, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
-             sold, taken, returned, cur, closed_at, identity_at, missing_since, \
+             max_per_order, orders_ever_max, CAST(item AS CHAR) AS item, item_id, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
+             sold, taken, returned, orders_ever, cur, closed_at, identity_at, missing_since, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', updated_at) DIV 1000 AS updated_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', settled_at) DIV 1000 AS settled_at_ms, settled_left, \
@@ -51,6 +52,8 @@ fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
         opens_at: row.try_get("opens_at")?,
         closes_at: row.try_get("closes_at")?,
         limit_per_buyer: row.try_get("limit_per_buyer")?,
+        max_per_order: row.try_get("max_per_order")?,
+        orders_ever_max: row.try_get("orders_ever_max")?,
         item: serde_json::from_str(&item).map_err(|_| LedgerError::Content {
             column: "sales.item",
             value: item,
@@ -64,6 +67,7 @@ fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
         sold: row.try_get("sold")?,
         taken: row.try_get("taken")?,
         returned: row.try_get("returned")?,
+        orders_ever: row.try_get("orders_ever")?,
         cut: SaleCut {
             current_epoch: row.try_get("cur")?,
             closed: row.try_get("closed_at")?,
@@ -147,13 +151,15 @@ impl Ledger {
     ) -> Result<bool, LedgerError> {
         self.updates_one_row(
             sqlx::query(
-                "UPDATE sales SET state = ?, opens_at = ?, closes_at = ?, limit_per_buyer = ?, version = version + 1 \
-                 WHERE id = ? AND version = ? AND (state <> 'closed' OR ? = 'closed')",
+                "UPDATE sales SET state = ?, opens_at = ?, closes_at = ?, limit_per_buyer = ?, max_per_order = ?, \
+                 orders_ever_max = ?, version = version + 1 WHERE id = ? AND version = ? AND (state <> 'closed' OR ? = 'closed')",
             )
             .bind(terms.state.as_str())
             .bind(terms.opens_at)
             .bind(terms.closes_at)
             .bind(terms.limit_per_buyer)
+            .bind(terms.max_per_order)
+            .bind(terms.orders_ever_max)
             .bind(id.0)
             .bind(expected_version)
             .bind(terms.state.as_str()),
@@ -241,13 +247,14 @@ impl Ledger {
     /// The units of a sale at one instant. [`LedgerUnits::beyond`] counts those of orders after the given one.
     pub async fn units(&self, id: SaleId, epoch: Epoch, seq: Seq) -> Result<Option<LedgerUnits>, LedgerError> {
         self.query(async |connection| {
-            let query = sqlx::query_as::<_, (u64, u64, u64, u64, bool)>(
+            let query = sqlx::query_as::<_, (u64, u64, u64, u64, bool)>(concat!(
                 "SELECT s.total, s.taken, s.returned, \
                  (SELECT CAST(COALESCE(SUM(o.quantity), 0) AS UNSIGNED) FROM orders o \
                   WHERE o.sale = s.id AND (o.epoch > ? OR (o.epoch = ? AND o.seq > ?))) AS beyond, \
-                 EXISTS (SELECT 1 FROM effects e WHERE e.sale = s.id) AS pending \
-                 FROM sales s WHERE s.id = ?",
-            );
+                 EXISTS (SELECT 1 FROM effects e WHERE e.sale = s.id AND ",
+                changes_units!(),
+                ") AS pending FROM sales s WHERE s.id = ?",
+            ));
             let query = query.bind(epoch.0).bind(epoch.0).bind(seq).bind(id.0);
             let row = query.fetch_optional(connection).await?;
             Ok(
@@ -309,6 +316,19 @@ impl Ledger {
             })
             .await?;
         sales_of(rows)
+    }
+
+    /// The most orders that the unfinished sales of a class may still make together.
+    pub async fn orders_to_come(&self, class: &str) -> Result<u64, LedgerError> {
+        self.query(async |connection| {
+            // Columns without a sign must not become negative. A sale without a bound makes an order for each unit.
+            let query = sqlx::query_scalar(
+                "SELECT CAST(COALESCE(SUM(GREATEST(GREATEST(orders_ever_max, offered), orders_ever) - orders_ever), 0) \
+                 AS UNSIGNED) FROM sales WHERE freed_at IS NULL AND state <> 'closed' AND class = ?",
+            );
+            Ok(query.bind(class).fetch_one(connection).await?)
+        })
+        .await
     }
 
     /// Unsettled sales of every class that have an index. The relay reads their outboxes.
@@ -376,7 +396,8 @@ async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> 
     let NewSale { terms, offer, .. } = new;
     sqlx::query(
         "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, version, state, opens_at, closes_at, \
-         limit_per_buyer, item, item_id, price, currency, offered) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         limit_per_buyer, max_per_order, orders_ever_max, item, item_id, price, currency, offered) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id.0)
     .bind(&new.class)
@@ -389,6 +410,8 @@ async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> 
     .bind(terms.opens_at)
     .bind(terms.closes_at)
     .bind(terms.limit_per_buyer)
+    .bind(terms.max_per_order)
+    .bind(terms.orders_ever_max)
     .bind(offer.item.to_string())
     .bind(offer.item_id)
     .bind(&offer.price)

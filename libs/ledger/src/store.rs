@@ -21,8 +21,6 @@ const LOCK_RETRIES: u32 = 5;
 /// one TLS record of 16 KiB with the longest buyers: sqlx leaves Nagle's algorithm on, and a second record would wait
 /// up to 40 ms for the acknowledgement of the first.
 const INSERT_SIZES: [usize; 4] = [64, 16, 4, 1];
-/// Numbers of ids in one IN list. A shorter list is padded with its last id.
-const IN_SIZES: [usize; 3] = [1, 16, 256];
 /// Bytes of a record that quarantine keeps. MySQL refuses larger packets.
 const MAX_QUARANTINED_BYTES: usize = 1 << 20;
 
@@ -203,24 +201,21 @@ pub(crate) async fn read_sales(
         sold: u64,
         taken: u64,
         returned: u64,
+        orders_ever: u64,
         #[sqlx(rename = "cur")]
         current_epoch: Option<i64>,
         closed_at: Option<i64>,
     }
     let ids: Vec<SaleId> = ids.iter().copied().collect();
     let mut sales = BTreeMap::new();
-    for chunk in ids.chunks(IN_SIZES[IN_SIZES.len() - 1]) {
+    for chunk in ids.chunks(rows::MAX_IN_SIZE) {
         let mut query: QueryBuilder<MySql> = QueryBuilder::new(
-            "SELECT id, part, CAST(price AS CHAR) AS price, total, sold, taken, returned, cur, closed_at FROM sales \
-             WHERE id IN (",
+            "SELECT id, part, CAST(price AS CHAR) AS price, total, sold, taken, returned, orders_ever, cur, closed_at \
+             FROM sales WHERE id IN (",
         );
-        let size = IN_SIZES
-            .into_iter()
-            .find(|size| *size >= chunk.len())
-            .unwrap_or(chunk.len());
         let mut list = query.separated(", ");
-        for i in 0..size {
-            list.push_bind(chunk[i.min(chunk.len() - 1)].0);
+        for id in rows::padded(chunk) {
+            list.push_bind(id.0);
         }
         query.push(")");
         let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *connection).await?;
@@ -232,6 +227,7 @@ pub(crate) async fn read_sales(
                 sold: row.sold,
                 taken: row.taken,
                 returned: row.returned,
+                orders_ever: row.orders_ever,
                 cut: SaleCut {
                     current_epoch: row.current_epoch,
                     closed: row.closed_at,
@@ -360,13 +356,14 @@ async fn update_sale(
     after: &SaleRow,
 ) -> Result<(), LedgerError> {
     let updated = sqlx::query(
-        "UPDATE sales SET total = ?, sold = ?, taken = ?, returned = ?, cur = ?, closed_at = ? \
+        "UPDATE sales SET total = ?, sold = ?, taken = ?, returned = ?, orders_ever = ?, cur = ?, closed_at = ? \
          WHERE id = ? AND total = ? AND sold = ?",
     )
     .bind(after.total)
     .bind(after.sold)
     .bind(after.taken)
     .bind(after.returned)
+    .bind(after.orders_ever)
     .bind(after.cut.current_epoch)
     .bind(after.cut.closed)
     .bind(id.0)
@@ -418,6 +415,7 @@ async fn insert_adjustment(
     let (order, total) = match &pending.adjustment {
         StockAdjustment::Return { buyer, epoch, seq } => (Some((buyer.as_str(), epoch.0, *seq)), None),
         StockAdjustment::Raise { total } => (None, Some(*total)),
+        StockAdjustment::Pass => (None, None),
     };
     // A person may have set the position back. An existing row stays.
     sqlx::query(

@@ -51,6 +51,7 @@ pub enum Reason {
     ReadyToSell,
     Selling,
     SoldOut,
+    OrdersExhausted,
     Suspended,
     HeldByPreflight,
     Ended,

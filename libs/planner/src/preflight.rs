@@ -20,6 +20,8 @@ const RETENTION_AFTER_END: Duration = Duration::from_secs(7 * 24 * 3600);
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerSettings {
     pub redis: Result<RedisSettings, String>,
+    /// The most orders that the unfinished sales of the release may still make together.
+    pub orders_to_come: Result<u64, String>,
     pub topic: Result<TopicSettings, String>,
     /// What is wrong with the ledger.
     pub ledger: Result<Option<String>, String>,
@@ -37,8 +39,8 @@ pub struct RedisSettings {
     /// Bytes; 0 = no limit.
     pub max_memory: u64,
     pub used_memory: u64,
-    /// Bytes of one sold unit.
-    pub bytes_per_unit: u64,
+    /// Bytes of one order, which stay until the end of its sale.
+    pub bytes_per_order: u64,
     /// The last snapshot, or the last write of the append-only file, failed.
     pub persistence_fails: bool,
     pub append_only_file: bool,
@@ -114,8 +116,15 @@ pub fn check(
         .and_then(|redis| redis.clock.warning("Redis"));
     let mysql_clock = servers.mysql_clock.and_then(|clock| clock.warning("MySQL"));
     preflight.warnings.extend(redis_clock.into_iter().chain(mysql_clock));
+    if let Err(why) = &servers.orders_to_come {
+        unknown("the memory that the sales need", why);
+    }
     if let Ok(redis) = &servers.redis {
-        check_redis(&mut preflight, redis, desired, now);
+        check_redis(&mut preflight, redis);
+        // Orders use up this memory step by step, so it is checked only before the start.
+        if let (Ok(orders), true) = (&servers.orders_to_come, now < desired.starts_at) {
+            check_memory(&mut preflight, redis, *orders);
+        }
     }
     if let Ok(topic) = &servers.topic {
         check_topic(&mut preflight, topic, servers.expected, desired);
@@ -154,21 +163,25 @@ fn check_pods(preflight: &mut Preflight, workloads: &Workloads, desired: &Desire
     }
 }
 
-fn check_redis(preflight: &mut Preflight, redis: &RedisSettings, desired: &DesiredSale, now: Millis) {
+/// All sales share the memory, and the first that finds it full stops all of them: Redis then refuses every purchase.
+fn check_memory(preflight: &mut Preflight, redis: &RedisSettings, orders: u64) {
+    let needed = orders.saturating_mul(redis.bytes_per_order);
+    let free = redis.max_memory.saturating_sub(redis.used_memory);
+    if redis.max_memory > 0 && free < needed {
+        preflight.problems.push(format!(
+            "Redis has {} MiB of free memory, and the sales of this release that have not ended may need {} MiB for {orders} \
+             more orders, including cancelled ones: raise maxmemory, or lower spec.ordersEverMax",
+            free >> 20,
+            needed.div_ceil(1 << 20)
+        ));
+    }
+}
+
+fn check_redis(preflight: &mut Preflight, redis: &RedisSettings) {
     if redis.eviction != "noeviction" {
         preflight.problems.push(format!(
             "Redis has maxmemory-policy {} and would drop stock when its memory is full: set it to noeviction",
             redis.eviction
-        ));
-    }
-    let units = desired.offer.offered;
-    let needed = units.saturating_mul(redis.bytes_per_unit);
-    let free = redis.max_memory.saturating_sub(redis.used_memory);
-    // Sold units use up this memory step by step, so it is checked only before the start.
-    if redis.max_memory > 0 && free < needed && now < desired.starts_at {
-        preflight.problems.push(format!(
-            "Redis has less free memory than {units} orders need (about {} MiB): raise maxmemory, or offer fewer units",
-            needed.div_ceil(1 << 20)
         ));
     }
     if redis.persistence_fails {
@@ -288,7 +301,7 @@ pub mod tests {
                 eviction: "noeviction".into(),
                 max_memory: 0,
                 used_memory: 1 << 20,
-                bytes_per_unit: 320,
+                bytes_per_order: 320,
                 persistence_fails: false,
                 append_only_file: false,
                 clock: ClockDifference {
@@ -296,6 +309,7 @@ pub mod tests {
                     round_trip_ms: 1,
                 },
             }),
+            orders_to_come: Ok(20_000_000),
             topic: Ok(TopicSettings {
                 partitions: 8,
                 replication: 3,
@@ -384,9 +398,12 @@ pub mod tests {
         assert_problem(&["maxmemory-policy volatile-lru", "noeviction"], |s| {
             redis(s).eviction = "volatile-lru".into();
         });
-        assert_problem(&["1000000 orders", "maxmemory"], |s| redis(s).max_memory = 200 << 20);
+        assert_problem(
+            &["20000000 more orders", "6104 MiB", "maxmemory", "spec.ordersEverMax"],
+            |s| redis(s).max_memory = 5 << 30,
+        );
         assert_problem(&["appendonly no"], |s| redis(s).persistence_fails = true);
-        let roomy = check_of(|s| redis(s).max_memory = 1 << 30);
+        let roomy = check_of(|s| redis(s).max_memory = 7 << 30);
         assert!(roomy.passed(), "{roomy:?}");
     }
 
@@ -440,13 +457,14 @@ pub mod tests {
     fn a_silent_server_is_unknown_and_does_not_pass() {
         let preflight = check_of(|s| {
             s.redis = Err("refused".into());
+            s.orders_to_come = Err("refused".into());
             s.topic = Err("refused".into());
             s.ledger = Err("refused".into());
             s.late_partitions = Err("refused".into());
         });
         assert_eq!(
             (preflight.problems.len(), preflight.unknown.len()),
-            (0, 4),
+            (0, 5),
             "{preflight:?}"
         );
         assert!(!preflight.passed());

@@ -1,6 +1,7 @@
 //! The sale that a user wants.
 use std::fmt;
 
+use seckill_protocol::Quantity;
 use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::sale::{NewSale, Offer, SaleTerms};
 
@@ -33,6 +34,9 @@ impl fmt::Display for SaleKey {
     }
 }
 
+/// Orders of each unit that a sale can make, if the FlashSale names no bound: buyers may cancel and buy again.
+const ORDERS_PER_UNIT: u64 = 20;
+
 /// What a FlashSale asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DesiredSale {
@@ -40,6 +44,10 @@ pub struct DesiredSale {
     /// By the API server's clock, in whole seconds.
     pub created_at: Millis,
     pub offer: Offer,
+    /// Units in one order.
+    pub max_per_order: Quantity,
+    /// Orders of the sale, whatever becomes of them; `None`: a multiple of the stock.
+    pub orders_ever_max: Option<u64>,
     pub starts_at: Millis,
     pub ends_at: Millis,
     pub lead_time_seconds: u32,
@@ -75,7 +83,14 @@ impl DesiredSale {
             opens_at: self.starts_at,
             closes_at: self.ends_at,
             limit_per_buyer: 0,
+            max_per_order: self.max_per_order,
+            orders_ever_max: self.orders_ever_max_of(self.offer.offered),
         }
+    }
+
+    /// The bound on the orders of a sale that offers so many units.
+    pub fn orders_ever_max_of(&self, offered: u64) -> u64 {
+        self.orders_ever_max.unwrap_or(offered.saturating_mul(ORDERS_PER_UNIT))
     }
 
     /// The first entry in the ledger. A sale that requires its preflight starts suspended, until a plan releases it.
@@ -126,6 +141,8 @@ pub mod tests {
                 currency: "EUR".into(),
                 offered: 10,
             },
+            max_per_order: 2,
+            orders_ever_max: None,
             starts_at: START,
             ends_at: END,
             lead_time_seconds: 10,
@@ -146,6 +163,18 @@ pub mod tests {
             ..desired()
         };
         assert_eq!(state(requiring), SaleState::Suspended);
+    }
+
+    #[test]
+    fn a_sale_without_a_bound_makes_20_orders_for_each_unit() {
+        let bound = |orders_ever_max| {
+            let desired = DesiredSale {
+                orders_ever_max,
+                ..desired()
+            };
+            desired.terms().orders_ever_max
+        };
+        assert_eq!((bound(None), bound(Some(11))), (200, 11));
     }
 
     #[test]

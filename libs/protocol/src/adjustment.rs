@@ -4,6 +4,9 @@
 //! The log always comes first, the index after it. The order-worker stores each pending adjustment in the transaction
 //! that moves its position, and deletes it after the index has answered. So an adjustment may be applied any number of
 //! times, also to an index that was rebuilt from a longer part of the log and contains it already.
+//!
+//! The index remembers the offset up to which it contains all adjustments of its sale. So the adjustments of a sale are
+//! applied in the order of the log, and every CANCEL is one, also if it changes nothing.
 use crate::acceptance::SaleCut;
 use crate::ids::{Buyer, Epoch, Offset, Seq};
 use crate::index::{Index, Server};
@@ -15,6 +18,14 @@ pub enum StockAdjustment {
     Return { buyer: Buyer, epoch: Epoch, seq: Seq },
     /// A TOTAL raised the total.
     Raise { total: u64 },
+    /// A CANCEL changed nothing: an earlier CANCEL or PAID won. The index only learns that it has reached the record.
+    Pass,
+}
+
+impl StockAdjustment {
+    pub fn changes_units(&self) -> bool {
+        *self != StockAdjustment::Pass
+    }
 }
 
 /// An adjustment that the index has not confirmed yet.
@@ -34,14 +45,15 @@ impl PendingAdjustment {
     /// After CLOSE there is none: nothing is sold any more, and the index is dropped.
     pub fn of(offset: Offset, record: &Record, cut: SaleCut, ended: Option<&Buyer>) -> Option<PendingAdjustment> {
         let since = cut.epoch()?;
-        let adjustment = match record {
-            Record::Cancel { epoch, seq, .. } => StockAdjustment::Return {
-                buyer: ended?.clone(),
+        let adjustment = match (record, ended) {
+            (Record::Cancel { epoch, seq, .. }, Some(buyer)) => StockAdjustment::Return {
+                buyer: buyer.clone(),
                 epoch: *epoch,
                 seq: *seq,
             },
-            Record::Total { total, .. } => StockAdjustment::Raise { total: *total },
-            Record::Barrier { .. } | Record::Batch(_) | Record::Paid { .. } | Record::Close { .. } => return None,
+            (Record::Cancel { .. }, None) => StockAdjustment::Pass,
+            (Record::Total { total, .. }, _) => StockAdjustment::Raise { total: *total },
+            (Record::Barrier { .. } | Record::Batch(_) | Record::Paid { .. } | Record::Close { .. }, _) => return None,
         };
         Some(PendingAdjustment {
             offset,
@@ -57,33 +69,55 @@ pub enum AdjustmentOutcome {
     Done,
     /// The index had this adjustment, or a greater total, before.
     Already,
-    /// No index in force here has reached the adjustment's offset. A newer index is being made.
-    NotYet,
-    /// The server is a replica, whatever index it holds.
-    Replica,
     /// The index is in force and does not have the order. No fold of the log explains that.
     NoSuchOrder,
+    /// No index in force here has reached the adjustment's offset. A newer index is being made.
+    NotYet,
+    /// This server is a replica.
+    Replica,
 }
 
-/// Applies an adjustment to an index. `since` is the epoch in force at the adjustment's offset. An older index will be
-/// replaced by one that contains the adjustment or still has to get it.
+impl AdjustmentOutcome {
+    /// Whether the index needs the adjustment no more.
+    pub fn is_final(self) -> bool {
+        !matches!(self, AdjustmentOutcome::NotYet | AdjustmentOutcome::Replica)
+    }
+}
+
+/// Applies adjustments of one sale, which must be in the order of the log and begin with the first pending one. It stops
+/// at the first one that is not final; there is an outcome for each one up to there.
 ///
-/// The scripts `return.lua` and `raise.lua` in libs/stock do the same inside Redis.
-pub fn apply_adjustment(
+/// `adjust.lua` in libs/stock does the same inside Redis.
+pub fn apply_adjustments(
     index: Option<&mut Index>,
     server: &Server,
-    since: Epoch,
-    adjustment: &StockAdjustment,
-) -> AdjustmentOutcome {
+    adjustments: &[PendingAdjustment],
+) -> Vec<AdjustmentOutcome> {
     if !server.is_master {
-        return AdjustmentOutcome::Replica;
+        return vec![AdjustmentOutcome::Replica];
     }
-    let Some(index) = index else {
-        return AdjustmentOutcome::NotYet;
+    let Some(index) = index.filter(|index| server.rid == index.rid) else {
+        return vec![AdjustmentOutcome::NotYet];
     };
-    if server.rid != index.rid || index.epoch < since {
-        return AdjustmentOutcome::NotYet;
+    let mut outcomes = Vec::with_capacity(adjustments.len());
+    for PendingAdjustment {
+        offset,
+        since,
+        adjustment,
+    } in adjustments
+    {
+        // An older index will be replaced by one that contains the adjustment or still has to get it.
+        if index.epoch < *since {
+            outcomes.push(AdjustmentOutcome::NotYet);
+            break;
+        }
+        outcomes.push(apply_one(index, adjustment));
+        index.adjusted = index.adjusted.map(|adjusted| adjusted.max(*offset));
     }
+    outcomes
+}
+
+fn apply_one(index: &mut Index, adjustment: &StockAdjustment) -> AdjustmentOutcome {
     match adjustment {
         StockAdjustment::Return { buyer, epoch, seq } => {
             let mut held = index.holdings.get_mut(buyer).into_iter().flatten();
@@ -103,7 +137,7 @@ pub fn apply_adjustment(
             index.total = *total;
             AdjustmentOutcome::Done
         }
-        StockAdjustment::Raise { .. } => AdjustmentOutcome::Already,
+        StockAdjustment::Raise { .. } | StockAdjustment::Pass => AdjustmentOutcome::Already,
     }
 }
 
@@ -111,7 +145,7 @@ pub fn apply_adjustment(
 mod tests {
     use super::*;
     use crate::ids::{KeyHash, SaleId};
-    use crate::index::{Decision, Request, SaleState, Terms, purchase};
+    use crate::index::{Decision, OrderBounds, Request, SaleState, Terms, purchase};
 
     fn server() -> Server {
         Server {
@@ -133,10 +167,13 @@ mod tests {
                 opens: 0,
                 closes: 200,
                 limit: 2,
+                bounds: OrderBounds::default(),
             },
             total: 10,
             left: 10,
             seq: 0,
+            ever: Some(0),
+            adjusted: Some(5),
             holdings: Default::default(),
         };
         assert_eq!(buy(&mut index, 1), Decision::Reserved { seq: 1 });
@@ -167,8 +204,17 @@ mod tests {
         }
     }
 
+    fn pending(offset: Offset, since: i64, adjustment: StockAdjustment) -> PendingAdjustment {
+        PendingAdjustment {
+            offset,
+            since: Epoch(since),
+            adjustment,
+        }
+    }
+
     fn apply(index: &mut Index, since: i64, adjustment: &StockAdjustment) -> AdjustmentOutcome {
-        apply_adjustment(Some(index), &server(), Epoch(since), adjustment)
+        let pending = pending(9, since, adjustment.clone());
+        apply_adjustments(Some(index), &server(), &[pending])[0]
     }
 
     #[test]
@@ -218,8 +264,9 @@ mod tests {
             (pending.offset, pending.since, pending.adjustment),
             (8, Epoch(5), adjustment)
         );
-        // The second CANCEL of an order ends nothing.
-        assert_eq!(PendingAdjustment::of(9, &cancel, open, None), None);
+        // The second CANCEL of an order ends nothing, and the index learns that it has reached it.
+        let second = PendingAdjustment::of(9, &cancel, open, None).expect("pending");
+        assert_eq!((second.offset, second.adjustment), (9, StockAdjustment::Pass));
         assert!(PendingAdjustment::of(9, &total, open, None).is_some());
         let closed = SaleCut {
             current_epoch: Some(7),
@@ -228,6 +275,7 @@ mod tests {
         // Not after CLOSE, and not before the first epoch: the first index will contain it.
         for cut in [closed, SaleCut::default()] {
             assert_eq!(PendingAdjustment::of(9, &cancel, cut, Some(&a())), None);
+            assert_eq!(PendingAdjustment::of(9, &cancel, cut, None), None);
             assert_eq!(PendingAdjustment::of(9, &total, cut, None), None);
         }
     }
@@ -261,21 +309,31 @@ mod tests {
             is_master: false,
             ..server()
         };
-        for (server, expected) in [
-            (other, AdjustmentOutcome::NotYet),
-            (replica.clone(), AdjustmentOutcome::Replica),
-        ] {
-            let outcome = apply_adjustment(Some(&mut index), &server, Epoch(5), &returned());
-            assert_eq!(outcome, expected);
-        }
+        let all = [pending(9, 5, returned())];
+        let mut applied = |server: &Server| apply_adjustments(Some(&mut index), server, &all);
+        assert_eq!(applied(&other), [AdjustmentOutcome::NotYet]);
+        assert_eq!(applied(&replica), [AdjustmentOutcome::Replica]);
+        assert_eq!(apply_adjustments(None, &server(), &all), [AdjustmentOutcome::NotYet]);
+        assert_eq!((index.left, index.adjusted), (8, Some(5)));
+    }
+
+    #[test]
+    fn the_index_remembers_the_offset_up_to_the_first_that_waits() {
+        let mut index = index();
+        let all = [
+            pending(7, 5, returned()),
+            pending(8, 5, StockAdjustment::Pass),
+            pending(9, 6, StockAdjustment::Raise { total: 12 }),
+            pending(10, 5, StockAdjustment::Raise { total: 12 }),
+        ];
+        use AdjustmentOutcome::{Already, Done, NotYet};
         assert_eq!(
-            apply_adjustment(None, &replica, Epoch(5), &returned()),
-            AdjustmentOutcome::Replica
+            apply_adjustments(Some(&mut index), &server(), &all),
+            [Done, Already, NotYet]
         );
-        assert_eq!(
-            apply_adjustment(None, &server(), Epoch(5), &returned()),
-            AdjustmentOutcome::NotYet
-        );
-        assert_eq!(index.left, 8);
+        assert_eq!((index.adjusted, index.left, index.total), (Some(8), 10, 10));
+        // A worker that is late applies the first one again.
+        let again = apply_adjustments(Some(&mut index), &server(), &all[..1]);
+        assert_eq!((again.as_slice(), index.adjusted), ([Already].as_slice(), Some(8)));
     }
 }

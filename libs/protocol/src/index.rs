@@ -4,11 +4,8 @@
 //! all answers and stored data.
 use std::collections::BTreeMap;
 
-use crate::ids::{Buyer, Epoch, KeyHash, Quantity, SaleId, Seq, Tier};
+use crate::ids::{Buyer, Epoch, KeyHash, Offset, Quantity, SaleId, Seq, Tier};
 use crate::record::{Batch, Order};
-
-/// Maximum number of orders that a buyer can hold in one sale. Further purchases are refused, and no order is dropped.
-pub const MAX_HOLDINGS: usize = 32;
 
 /// Unix time in milliseconds, by the clock of the server that holds the index.
 pub type Millis = u64;
@@ -49,6 +46,33 @@ pub struct Terms {
     pub closes: Millis,
     /// Maximum number of units of a buyer; 0 = no limit.
     pub limit: Quantity,
+    pub bounds: OrderBounds,
+}
+
+/// Bounds on the orders of a sale; 0 = no bound. The index holds them, so that all callers have the same ones. Without
+/// them a buyer who buys and cancels in a loop fills Redis, MySQL and the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OrderBounds {
+    /// Units in one order.
+    pub max_per_order: Quantity,
+    /// Orders of all buyers together, whatever became of them.
+    pub orders_ever_max: u64,
+    /// Live orders of one buyer.
+    pub buyer_live_max: u32,
+    /// Orders of one buyer, whatever became of them.
+    pub buyer_ever_max: u32,
+}
+
+impl Default for OrderBounds {
+    /// The bounds of every buyer, and none for the sale.
+    fn default() -> Self {
+        OrderBounds {
+            max_per_order: 0,
+            orders_ever_max: 0,
+            buyer_live_max: 32,
+            buyer_ever_max: 64,
+        }
+    }
 }
 
 /// An order of a buyer in the index. It may be cancelled.
@@ -83,6 +107,11 @@ pub struct Index {
     pub total: u64,
     pub left: u64,
     pub seq: Seq,
+    /// Orders ever made, whatever became of them. `None`: an index of an earlier version, without a bound on them.
+    pub ever: Option<u64>,
+    /// The index contains every stock adjustment of the log up to this offset, if its epoch is the current one. `None`:
+    /// an index of an earlier version.
+    pub adjusted: Option<Offset>,
     pub holdings: Holdings,
 }
 
@@ -95,10 +124,22 @@ pub struct IndexState {
     pub total: u64,
     pub left: u64,
     pub seq: Seq,
+    /// As in [`Index`].
+    pub ever: Option<u64>,
+    /// As in [`Index`].
+    pub adjusted: Option<Offset>,
     /// Buyers with holdings.
     pub holders: u64,
     /// Batches in the outbox.
     pub outbox: u64,
+}
+
+impl IndexState {
+    /// Whether the sale has made as many orders as it may.
+    pub fn is_exhausted(&self) -> bool {
+        self.ever
+            .is_some_and(|ever| exceeds(ever + 1, self.terms.bounds.orders_ever_max))
+    }
 }
 
 /// The server of the index, as it describes itself.
@@ -134,12 +175,18 @@ pub enum Decision {
     },
     Ended,
     Suspended,
+    /// The purchase has more units than one order may have.
+    QuantityTooLarge {
+        most: Quantity,
+    },
     /// The purchase exceeds the limit of the buyer. `held` is a live order of the buyer.
     LimitReached {
         held: Option<Holding>,
     },
-    /// The buyer holds [`MAX_HOLDINGS`] orders.
+    /// The buyer has as many live orders as one buyer may, or has made as many as one buyer may.
     TooManyOrders,
+    /// The sale has made as many orders as it may. It is not sold out: the bound may be raised.
+    OrdersExhausted,
     /// Fewer units are left than requested.
     SoldOut {
         left: u64,
@@ -229,6 +276,13 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Decision {
         return Decision::Unknown;
     }
     let terms = &index.terms;
+    let bounds = terms.bounds;
+    // The quantity stays wrong whatever the time is.
+    if exceeds(request.quantity.into(), bounds.max_per_order.into()) {
+        return Decision::QuantityTooLarge {
+            most: bounds.max_per_order,
+        };
+    }
     if terms.state == SaleState::Closed || now >= terms.closes {
         return Decision::Ended;
     }
@@ -238,11 +292,13 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Decision {
     if terms.state == SaleState::Suspended {
         return Decision::Suspended;
     }
-    if held.len() >= MAX_HOLDINGS {
+    let live = || held.iter().filter(|h| !h.cancelled);
+    if exceeds(live().count() as u64 + 1, bounds.buyer_live_max.into())
+        || exceeds(held.len() as u64 + 1, bounds.buyer_ever_max.into())
+    {
         return Decision::TooManyOrders;
     }
     if terms.limit > 0 {
-        let live = || held.iter().filter(|h| !h.cancelled);
         let units: u64 = live().map(|h| u64::from(h.quantity)).sum();
         if units + u64::from(request.quantity) > u64::from(terms.limit) {
             return Decision::LimitReached {
@@ -250,11 +306,16 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Decision {
             };
         }
     }
+    // Before "sold out": a unit that comes back could not be sold, so that answer would be wrong.
+    if index.ever.is_some_and(|ever| exceeds(ever + 1, bounds.orders_ever_max)) {
+        return Decision::OrdersExhausted;
+    }
     if index.left < u64::from(request.quantity) {
         return Decision::SoldOut { left: index.left };
     }
     index.left -= u64::from(request.quantity);
     index.seq += 1;
+    index.ever = index.ever.map(|ever| ever + 1);
     let holding = Holding {
         epoch: index.epoch,
         seq: index.seq,
@@ -264,6 +325,11 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Decision {
     };
     index.holdings.entry(request.buyer.clone()).or_default().push(holding);
     Decision::Reserved { seq: index.seq }
+}
+
+/// 0 is no bound.
+fn exceeds(number: u64, bound: u64) -> bool {
+    bound > 0 && number > bound
 }
 
 #[cfg(test)]
@@ -277,6 +343,7 @@ mod tests {
             opens: 100,
             closes: 200,
             limit: 2,
+            bounds: OrderBounds::default(),
         };
         Index {
             sale: SaleId(1),
@@ -286,6 +353,8 @@ mod tests {
             total: 3,
             left: 3,
             seq: 0,
+            ever: Some(0),
+            adjusted: Some(5),
             holdings: Holdings::new(),
         }
     }
@@ -365,6 +434,99 @@ mod tests {
             matches!(one(&mut index, 100, request("b", 2, 1)), Decision::LimitReached { held: Some(h) } if h.seq == 1)
         );
         assert_eq!(one(&mut index, 100, request("c", 2, 1)), Decision::Reserved { seq: 2 });
+    }
+
+    /// Cancels all orders, as RETURN does.
+    fn cancel_all(index: &mut Index) {
+        for holding in index.holdings.values_mut().flatten().filter(|held| !held.cancelled) {
+            holding.cancelled = true;
+            index.left += u64::from(holding.quantity);
+        }
+    }
+
+    #[test]
+    fn cancelled_orders_count_for_ever_and_not_as_live() {
+        let mut index = index();
+        index.terms.limit = 0;
+        index.terms.bounds.buyer_live_max = 2;
+        index.terms.bounds.buyer_ever_max = 5;
+        for key in [1, 2] {
+            assert!(matches!(
+                one(&mut index, 100, request("b", key, 1)),
+                Decision::Reserved { .. }
+            ));
+        }
+        assert_eq!(one(&mut index, 100, request("b", 3, 1)), Decision::TooManyOrders);
+        cancel_all(&mut index);
+        for key in [3, 4, 5] {
+            assert!(matches!(
+                one(&mut index, 100, request("b", key, 1)),
+                Decision::Reserved { .. }
+            ));
+            cancel_all(&mut index);
+        }
+        assert_eq!(one(&mut index, 100, request("b", 6, 1)), Decision::TooManyOrders);
+        assert!(matches!(
+            one(&mut index, 100, request("c", 6, 1)),
+            Decision::Reserved { .. }
+        ));
+    }
+
+    #[test]
+    fn orders_of_the_sale_are_bounded_and_it_is_not_sold_out() {
+        let mut index = index();
+        index.terms.bounds.orders_ever_max = 2;
+        for buyer in ["a", "b"] {
+            assert!(matches!(
+                one(&mut index, 100, request(buyer, 1, 1)),
+                Decision::Reserved { .. }
+            ));
+            cancel_all(&mut index);
+        }
+        assert_eq!((index.ever, index.left), (Some(2), 3));
+        assert_eq!(one(&mut index, 100, request("c", 1, 1)), Decision::OrdersExhausted);
+        assert_eq!(
+            one(&mut index, 100, request("c", 1, 9)),
+            Decision::LimitReached { held: None }
+        );
+        index.left = 0;
+        assert_eq!(one(&mut index, 100, request("c", 1, 1)), Decision::OrdersExhausted);
+        assert!(matches!(
+            one(&mut index, 100, request("a", 1, 1)),
+            Decision::AlreadyReserved(_)
+        ));
+        index.terms.bounds.orders_ever_max = 3;
+        assert_eq!(one(&mut index, 100, request("c", 1, 1)), Decision::SoldOut { left: 0 });
+    }
+
+    #[test]
+    fn an_index_without_a_count_has_no_bound() {
+        let mut index = index();
+        index.ever = None;
+        index.terms.bounds.orders_ever_max = 1;
+        for buyer in ["a", "b"] {
+            assert!(matches!(
+                one(&mut index, 100, request(buyer, 1, 1)),
+                Decision::Reserved { .. }
+            ));
+        }
+        assert_eq!(index.ever, None);
+    }
+
+    #[test]
+    fn a_quantity_above_the_bound_is_refused_and_a_retry_is_not() {
+        let mut index = index();
+        index.terms.bounds.max_per_order = 2;
+        for now in [99, 100] {
+            let refused = one(&mut index, now, request("b", 1, 3));
+            assert_eq!(refused, Decision::QuantityTooLarge { most: 2 });
+        }
+        assert_eq!(one(&mut index, 100, request("b", 1, 2)), Decision::Reserved { seq: 1 });
+        index.terms.bounds.max_per_order = 1;
+        assert!(matches!(
+            one(&mut index, 100, request("b", 1, 2)),
+            Decision::AlreadyReserved(_)
+        ));
     }
 
     #[test]

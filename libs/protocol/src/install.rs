@@ -99,6 +99,9 @@ pub fn install(
         total: install.total,
         left: install.left,
         seq: 0,
+        ever: Some(install.orders),
+        // The fold contains every record before the barrier.
+        adjusted: Some(install.epoch.0),
         holdings: written.holdings,
     })
 }
@@ -144,7 +147,7 @@ pub fn apply(index: Option<&mut Index>, server: &Server, epoch: Epoch, terms: &T
 mod tests {
     use super::*;
     use crate::ids::{Buyer, KeyHash};
-    use crate::index::{Holding, SaleState};
+    use crate::index::{Holding, OrderBounds, SaleState};
 
     fn server() -> Server {
         Server {
@@ -161,6 +164,7 @@ mod tests {
             opens: 0,
             closes: 1,
             limit: 0,
+            bounds: OrderBounds::default(),
         }
     }
 
@@ -205,6 +209,15 @@ mod tests {
             assert_eq!(again, Err(InstallRefused::Newer(Epoch(5))));
         }
         assert!(install_one(Some(&first), &server(), 6, 0).is_ok());
+    }
+
+    #[test]
+    fn an_index_continues_the_count_of_orders_and_contains_all_before_its_barrier() {
+        let mut written = WrittenHoldings::default();
+        let buyers = ["a", "b", "c"].map(|buyer| (Buyer::anonymous(buyer), vec![holding(1)]));
+        write(&mut written, &buyers).expect("once");
+        let index = install_written(None, &server(), 5, 3, written).expect("installed");
+        assert_eq!((index.ever, index.adjusted), (Some(3), Some(5)));
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub fn needed(found: Option<FoundIndex<'_>>, server: &Server, known: &LedgerView
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::SaleState;
+    use crate::index::{OrderBounds, SaleState};
 
     fn server() -> Server {
         Server {
@@ -84,6 +84,7 @@ mod tests {
             opens: 0,
             closes: 1,
             limit: 0,
+            bounds: OrderBounds::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A sale as the ledger stores it: data only. The ledger reads and writes these types, and the planner uses them.
 use crate::acceptance::SaleCut;
 use crate::ids::{Epoch, Offset, Quantity, SaleId};
-use crate::index::{SaleState, Terms};
+use crate::index::{OrderBounds, SaleState, Terms};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sale {
@@ -23,6 +23,10 @@ pub struct Sale {
     pub closes_at: u64,
     /// 0 = none.
     pub limit_per_buyer: Quantity,
+    /// Maximum number of units in one order; 0 = none.
+    pub max_per_order: Quantity,
+    /// Maximum number of orders, whatever becomes of them; 0 = none.
+    pub orders_ever_max: u64,
     pub item: serde_json::Value,
     pub item_id: Option<i64>,
     pub price: String,
@@ -37,6 +41,8 @@ pub struct Sale {
     pub taken: u64,
     /// Units of orders that ended before CLOSE. They can be sold again.
     pub returned: u64,
+    /// Orders of every status.
+    pub orders_ever: u64,
     pub cut: SaleCut,
     /// The offset of its IDENTITY record; `None`: the ledger has read none.
     pub identity_at: Option<Offset>,
@@ -61,7 +67,7 @@ pub struct LedgerUnits {
     pub returned: u64,
     /// Units of orders after the given one.
     pub beyond: u64,
-    /// Some stock adjustments are not confirmed by the index yet.
+    /// Some stock adjustments that change units are not confirmed by the index yet.
     pub adjustments_pending: bool,
 }
 
@@ -89,6 +95,8 @@ impl Sale {
             opens_at: self.opens_at,
             closes_at: self.closes_at,
             limit_per_buyer: self.limit_per_buyer,
+            max_per_order: self.max_per_order,
+            orders_ever_max: self.orders_ever_max,
         }
     }
 
@@ -100,6 +108,11 @@ impl Sale {
             opens: self.opens_at,
             closes: self.closes_at,
             limit: self.limit_per_buyer,
+            bounds: OrderBounds {
+                max_per_order: self.max_per_order,
+                orders_ever_max: self.orders_ever_max,
+                ..OrderBounds::default()
+            },
         }
     }
 }
@@ -117,13 +130,15 @@ pub struct NewSale {
     pub offer: Offer,
 }
 
-/// State, time window and limit of a sale.
+/// State, time window, limit and bounds of a sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SaleTerms {
     pub state: SaleState,
     pub opens_at: u64,
     pub closes_at: u64,
     pub limit_per_buyer: Quantity,
+    pub max_per_order: Quantity,
+    pub orders_ever_max: u64,
 }
 
 /// The item for sale.

@@ -2,42 +2,59 @@
 use std::sync::LazyLock;
 
 use redis::Script;
-use seckill_protocol::{AdjustmentOutcome, Epoch, SaleId, StockAdjustment};
+use seckill_protocol::{AdjustmentOutcome, PendingAdjustment, SaleId, StockAdjustment};
 
 use crate::client::{StockClient, StockError, call};
 use crate::keys;
 
-static RETURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/return.lua")));
-static RAISE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/raise.lua")));
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/adjust.lua")));
 
 impl StockClient {
-    /// Applies an adjustment. `since` is the epoch in force at the adjustment's offset. May be repeated.
-    pub async fn apply_adjustment(
+    /// The most adjustments in one call. It bounds the time for which purchases wait.
+    pub const MAX_ADJUSTMENTS: usize = 256;
+
+    /// Applies adjustments of one sale, in the order of the log and beginning with the first pending one. It stops at
+    /// the first one that has to wait: there is an outcome for each one up to there. May be repeated.
+    pub async fn apply_adjustments(
         &self,
         sale: SaleId,
-        since: Epoch,
-        adjustment: &StockAdjustment,
-    ) -> Result<AdjustmentOutcome, StockError> {
-        let keys = [keys::figures(sale)];
-        let since = since.to_string();
-        let reply: String = match adjustment {
-            StockAdjustment::Return { buyer, epoch, seq } => {
-                let order = [buyer.to_string(), epoch.to_string(), seq.to_string()];
-                let args = [vec![since, keys::holdings_prefix(sale)], order.to_vec()].concat();
-                call(&self.administration, &RETURN, &keys, &args[..]).await?
-            }
-            StockAdjustment::Raise { total } => {
-                let args = [since, total.to_string()];
-                call(&self.administration, &RAISE, &keys, &args[..]).await?
-            }
-        };
-        match reply.as_str() {
-            "done" => Ok(AdjustmentOutcome::Done),
-            "already" => Ok(AdjustmentOutcome::Already),
-            "notyet" => Ok(AdjustmentOutcome::NotYet),
-            "replica" => Ok(AdjustmentOutcome::Replica),
-            "nosuchorder" => Ok(AdjustmentOutcome::NoSuchOrder),
-            _ => Err(StockError::Reply(reply)),
+        adjustments: &[PendingAdjustment],
+    ) -> Result<Vec<AdjustmentOutcome>, StockError> {
+        debug_assert!((1..=Self::MAX_ADJUSTMENTS).contains(&adjustments.len()));
+        let mut args = vec![keys::holdings_prefix(sale)];
+        for pending in adjustments {
+            args.extend([pending.offset.to_string(), pending.since.to_string()]);
+            args.extend(arguments(&pending.adjustment));
         }
+        let reply: Vec<String> = call(&self.administration, &SCRIPT, &[keys::figures(sale)], &args[..]).await?;
+        parse_reply(&reply, adjustments.len()).ok_or_else(|| StockError::Reply(format!("{reply:?}")))
     }
+}
+
+fn arguments(adjustment: &StockAdjustment) -> [String; 4] {
+    match adjustment {
+        StockAdjustment::Return { buyer, epoch, seq } => {
+            ["return".into(), buyer.to_string(), epoch.to_string(), seq.to_string()]
+        }
+        StockAdjustment::Raise { total } => ["raise".into(), total.to_string(), String::new(), String::new()],
+        StockAdjustment::Pass => ["pass".into(), String::new(), String::new(), String::new()],
+    }
+}
+
+fn parse_reply(reply: &[String], sent: usize) -> Option<Vec<AdjustmentOutcome>> {
+    let letters = match reply {
+        [replica] if replica == "replica" => return Some(vec![AdjustmentOutcome::Replica]),
+        [ok, letters] if ok == "ok" => letters,
+        _ => return None,
+    };
+    let outcome = |letter| match letter {
+        'd' => Some(AdjustmentOutcome::Done),
+        'a' => Some(AdjustmentOutcome::Already),
+        'u' => Some(AdjustmentOutcome::NoSuchOrder),
+        'w' => Some(AdjustmentOutcome::NotYet),
+        _ => None,
+    };
+    let outcomes: Vec<AdjustmentOutcome> = letters.chars().map(outcome).collect::<Option<_>>()?;
+    let stopped = outcomes.last().is_some_and(|last| !last.is_final());
+    (outcomes.len() == sent || stopped && outcomes.len() < sent).then_some(outcomes)
 }

@@ -32,4 +32,4 @@ pub use outbox::OutboxEntry;
 pub use probe::Probe;
 pub use rebuild::{Applied, HoldingsWriter, Install, Installed};
 pub use seckill_protocol::index::IndexState;
-pub use settings::{BYTES_A_UNIT, ServerSettings};
+pub use settings::{BYTES_AN_ORDER, ServerSettings};

@@ -1,9 +1,10 @@
 //! Reads the state of the server and of the index of a sale at one instant.
+use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::Script;
-use seckill_protocol::index::{IndexState, SaleState, Server, Terms};
+use seckill_protocol::index::{IndexState, OrderBounds, SaleState, Server, Terms};
 use seckill_protocol::{Epoch, SaleId};
 
 use crate::client::{StockClient, StockError, call};
@@ -65,6 +66,12 @@ fn parse_reply(reply: &[String]) -> Option<Probe> {
             opens,
             closes,
             limit,
+            max_per_order,
+            orders_ever_max,
+            buyer_live_max,
+            buyer_ever_max,
+            ever,
+            adjusted,
             holders,
             outbox,
         ] => Some(IndexState {
@@ -76,14 +83,30 @@ fn parse_reply(reply: &[String]) -> Option<Probe> {
                 opens: opens.parse().ok()?,
                 closes: closes.parse().ok()?,
                 limit: limit.parse().ok()?,
+                bounds: OrderBounds {
+                    max_per_order: or_none(max_per_order)?.unwrap_or_default(),
+                    orders_ever_max: or_none(orders_ever_max)?.unwrap_or_default(),
+                    buyer_live_max: or_none(buyer_live_max)?.unwrap_or_default(),
+                    buyer_ever_max: or_none(buyer_ever_max)?.unwrap_or_default(),
+                },
             },
             total: total.parse().ok()?,
             left: left.parse().ok()?,
             seq: seq.parse().ok()?,
+            ever: or_none(ever)?,
+            adjusted: or_none(adjusted)?,
             holders: holders.parse().ok()?,
             outbox: outbox.parse().ok()?,
         }),
         _ => return None,
     };
     Some(Probe { server, index })
+}
+
+/// A field that an index of an earlier version does not have.
+fn or_none<T: FromStr>(field: &str) -> Option<Option<T>> {
+    match field {
+        "" => Some(None),
+        field => field.parse().ok().map(Some),
+    }
 }

@@ -2,7 +2,7 @@
 use std::sync::LazyLock;
 
 use redis::{RedisWrite, Script, ToRedisArgs};
-use seckill_protocol::index::{BatchDecision, Decision, Fenced, MAX_HOLDINGS, Request};
+use seckill_protocol::index::{BatchDecision, Decision, Fenced, Request};
 use seckill_protocol::{Batch, Epoch, Order, SaleId, Seq};
 
 use crate::client::{StockClient, StockError, call};
@@ -54,7 +54,6 @@ pub struct ScriptCall<'a> {
 impl ToRedisArgs for ScriptCall<'_> {
     fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
         self.epoch.0.write_redis_args(out);
-        MAX_HOLDINGS.write_redis_args(out);
         for request in self.requests {
             out.write_arg(request.buyer.as_str().as_bytes());
             request.quantity.write_redis_args(out);
@@ -64,7 +63,7 @@ impl ToRedisArgs for ScriptCall<'_> {
     }
 
     fn num_of_args(&self) -> usize {
-        2 + 4 * self.requests.len()
+        1 + 4 * self.requests.len()
     }
 }
 
@@ -125,6 +124,9 @@ fn parse_answer(text: &str) -> Option<Decision> {
     Some(match letter {
         "h" => Decision::AlreadyReserved(holdings::parse(rest)?),
         "u" => Decision::Unknown,
+        "q" => Decision::QuantityTooLarge {
+            most: rest.parse().ok()?,
+        },
         "n" => Decision::NotStarted {
             opens: rest.parse().ok()?,
         },
@@ -135,6 +137,7 @@ fn parse_answer(text: &str) -> Option<Decision> {
             held: Some(holdings::parse(rest)?),
         },
         "m" => Decision::TooManyOrders,
+        "x" => Decision::OrdersExhausted,
         "o" => Decision::SoldOut {
             left: rest.parse().ok()?,
         },

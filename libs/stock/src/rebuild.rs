@@ -193,11 +193,16 @@ impl HoldingsWriter {
 }
 
 fn terms_args(terms: &Terms) -> Vec<String> {
+    let bounds = terms.bounds;
     vec![
         terms.version.to_string(),
         terms.state.as_str().to_owned(),
         terms.opens.to_string(),
         terms.closes.to_string(),
         terms.limit.to_string(),
+        bounds.max_per_order.to_string(),
+        bounds.orders_ever_max.to_string(),
+        bounds.buyer_live_max.to_string(),
+        bounds.buyer_ever_max.to_string(),
     ]
 }

@@ -3,8 +3,9 @@ use seckill_clock::Clock;
 
 use crate::client::{StockClient, StockError};
 
-/// Memory of one sold unit of a buyer with a single order, including its part of an unpublished outbox.
-pub const BYTES_A_UNIT: u64 = 320;
+/// Memory of the only order of a buyer, including its part of an unpublished outbox. Further orders of a buyer need less.
+/// A cancelled order keeps its memory.
+pub const BYTES_AN_ORDER: u64 = 320;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerSettings {

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use common::{connect, install, new_sale, redis_url, write};
 use futures::FutureExt as _;
 use seckill_clock::Clock;
-use seckill_protocol::index::{Decision, Fenced, Holding, Request, SaleState, Terms};
+use seckill_protocol::index::{Decision, Fenced, Holding, OrderBounds, Request, SaleState, Terms};
 use seckill_protocol::rebuild::BuyerHoldings;
-use seckill_protocol::{Batch, Buyer, Epoch, KeyHash};
-use seckill_stock::{Applied, BYTES_A_UNIT, BatchSink, Batcher, Install, Installed, PurchaseError};
+use seckill_protocol::{AdjustmentOutcome, Batch, Buyer, Epoch, KeyHash, PendingAdjustment, SaleId, StockAdjustment};
+use seckill_stock::{Applied, BYTES_AN_ORDER, BatchSink, Batcher, Install, Installed, PurchaseError, StockClient};
 use tokio::sync::watch;
 
 /// Terms that sell now.
@@ -22,6 +22,7 @@ fn open_terms() -> Terms {
         opens: 0,
         closes: u64::MAX >> 12,
         limit: 0,
+        bounds: OrderBounds::default(),
     }
 }
 
@@ -371,6 +372,175 @@ async fn a_batcher_reports_a_missing_or_older_index() {
     client.drop_sale(sale).await.expect("answers");
 }
 
+/// Buys one unit, as `buyer` with a key of its own.
+async fn buy(client: &StockClient, sale: SaleId, buyer: &str, key: u64) -> Decision {
+    let request = Request {
+        key: KeyHash(key),
+        ..request(buyer, 1)
+    };
+    let decided = client.purchase(sale, EPOCH, &[request]).await.expect("answers");
+    decided.expect("in force").0[0]
+}
+
+const EPOCH: Epoch = Epoch(5);
+
+fn cancel(buyer: &str, offset: i64, seq: u64) -> PendingAdjustment {
+    PendingAdjustment {
+        offset,
+        since: EPOCH,
+        adjustment: StockAdjustment::Return {
+            buyer: Buyer::anonymous(buyer),
+            epoch: EPOCH,
+            seq,
+        },
+    }
+}
+
+/// Buys and cancels in a loop, until a purchase is refused. Returns the number of orders and the refusal.
+async fn buy_and_cancel(client: &StockClient, sale: SaleId, buyer: impl Fn(u64) -> String) -> (u64, Decision) {
+    for n in 1..1000 {
+        match buy(client, sale, &buyer(n), n).await {
+            Decision::Reserved { seq } => {
+                let cancelled = [cancel(&buyer(n), 100 + n as i64, seq)];
+                let outcomes = client.apply_adjustments(sale, &cancelled).await.expect("answers");
+                assert_eq!(outcomes, [AdjustmentOutcome::Done]);
+            }
+            refusal => return (n - 1, refusal),
+        }
+    }
+    panic!("a thousand orders were made");
+}
+
+#[tokio::test]
+async fn a_buyer_who_buys_and_cancels_is_bounded() {
+    let (client, sale) = (connect().await, new_sale());
+    install(&client, sale, EPOCH, 3, open_terms()).await;
+    // 32 cancelled orders lock nobody out.
+    let made = buy_and_cancel(&client, sale, |_| "b".into()).await;
+    assert_eq!(made, (64, Decision::TooManyOrders));
+    assert!(matches!(buy(&client, sale, "c", 1).await, Decision::Reserved { .. }));
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn live_orders_of_a_buyer_are_bounded_until_one_is_cancelled() {
+    let (client, sale) = (connect().await, new_sale());
+    install(&client, sale, EPOCH, 100, open_terms()).await;
+    for key in 1..=32 {
+        assert_eq!(buy(&client, sale, "b", key).await, Decision::Reserved { seq: key });
+    }
+    assert_eq!(buy(&client, sale, "b", 33).await, Decision::TooManyOrders);
+    let cancelled = client.apply_adjustments(sale, &[cancel("b", 9, 7)]).await;
+    assert_eq!(cancelled.expect("answers"), [AdjustmentOutcome::Done]);
+    assert_eq!(buy(&client, sale, "b", 33).await, Decision::Reserved { seq: 33 });
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn orders_of_a_sale_are_bounded_across_buyers_and_rebuilds() {
+    let (client, sale) = (connect().await, new_sale());
+    let mut terms = open_terms();
+    terms.bounds.orders_ever_max = 20;
+    install(&client, sale, EPOCH, 3, terms.clone()).await;
+    let made = buy_and_cancel(&client, sale, |n| format!("buyer-{n}")).await;
+    assert_eq!(made, (20, Decision::OrdersExhausted));
+    // Another epoch begins with all orders of the log.
+    let rebuilt = Install {
+        epoch: Epoch(6),
+        total: 3,
+        left: 3,
+        holders: 0,
+        orders: 20,
+        terms: terms.clone(),
+    };
+    assert_eq!(client.install(sale, &rebuilt).await.expect("answers"), Installed::Done);
+    let refused = client
+        .purchase(sale, Epoch(6), &[request("new", 1)])
+        .await
+        .expect("answers");
+    assert_eq!(refused.expect("in force").0, [Decision::OrdersExhausted]);
+    (terms.version, terms.bounds.orders_ever_max) = (2, 21);
+    assert_eq!(
+        client.apply(sale, Epoch(6), &terms).await.expect("answers"),
+        Applied::Done
+    );
+    let two = [request("new", 1), request("newer", 1)];
+    let decided = client.purchase(sale, Epoch(6), &two).await.expect("answers");
+    let decided = decided.expect("in force").0;
+    assert_eq!(decided, [Decision::Reserved { seq: 1 }, Decision::OrdersExhausted]);
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn an_index_of_an_earlier_version_sells_without_bounds() {
+    let (client, sale) = (connect().await, new_sale());
+    let mut terms = open_terms();
+    (terms.bounds.max_per_order, terms.bounds.orders_ever_max) = (1, 1);
+    install(&client, sale, EPOCH, 9, terms).await;
+    let mut redis = redis::Client::open(redis_url())
+        .expect("a URL")
+        .get_multiplexed_async_connection()
+        .await
+        .expect("Redis");
+    let new = [
+        "max_per_order",
+        "orders_ever_max",
+        "buyer_live_max",
+        "buyer_ever_max",
+        "ever",
+        "adjusted",
+    ];
+    let () = redis::cmd("HDEL")
+        .arg(format!("{{{sale}}}:m"))
+        .arg(&new)
+        .query_async(&mut redis)
+        .await
+        .expect("deleted");
+    let requests = [request("a", 5), request("b", 1)];
+    let decided = client.purchase(sale, EPOCH, &requests).await.expect("answers");
+    let decided = decided.expect("in force").0;
+    assert_eq!(decided, [Decision::Reserved { seq: 1 }, Decision::Reserved { seq: 2 }]);
+    let cancelled = client.apply_adjustments(sale, &[cancel("b", 9, 2)]).await;
+    assert_eq!(cancelled.expect("answers"), [AdjustmentOutcome::Done]);
+    let index = client.probe(sale).await.expect("answers").index.expect("installed");
+    assert_eq!((index.left, index.ever, index.adjusted), (4, None, None));
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn a_quantity_above_the_bound_of_the_index_is_refused() {
+    let (client, sale) = (connect().await, new_sale());
+    let mut terms = open_terms();
+    terms.bounds.max_per_order = 2;
+    install(&client, sale, EPOCH, 1000, terms).await;
+    let requests = [request("a", 900), request("b", 2)];
+    let decided = client.purchase(sale, EPOCH, &requests).await.expect("answers");
+    let decided = decided.expect("in force").0;
+    assert_eq!(
+        decided,
+        [Decision::QuantityTooLarge { most: 2 }, Decision::Reserved { seq: 1 }]
+    );
+    client.drop_sale(sale).await.expect("answers");
+}
+
+#[tokio::test]
+async fn a_full_call_of_adjustments_is_applied_at_once() {
+    const ALL: usize = StockClient::MAX_ADJUSTMENTS;
+    let (client, sale) = (connect().await, new_sale());
+    install(&client, sale, EPOCH, ALL as u64, open_terms()).await;
+    let buyers: Vec<String> = (0..ALL).map(|n| format!("buyer-{n}")).collect();
+    for buyer in &buyers {
+        assert!(matches!(buy(&client, sale, buyer, 1).await, Decision::Reserved { .. }));
+    }
+    let numbered = (1..).zip(&buyers);
+    let pending: Vec<PendingAdjustment> = numbered.map(|(n, buyer)| cancel(buyer, 100 + n, n as u64)).collect();
+    let outcomes = client.apply_adjustments(sale, &pending).await.expect("answers");
+    assert_eq!(outcomes, [AdjustmentOutcome::Done; ALL]);
+    let index = client.probe(sale).await.expect("answers").index.expect("installed");
+    assert_eq!((index.left, index.adjusted), (ALL as u64, Some(100 + ALL as i64)));
+    client.drop_sale(sale).await.expect("answers");
+}
+
 #[tokio::test]
 async fn a_sold_unit_takes_the_estimated_memory() {
     const UNITS: u64 = 20_000;
@@ -402,7 +572,7 @@ async fn a_sold_unit_takes_the_estimated_memory() {
     }
     assert_eq!(keys.len(), 3, "{keys:?}");
     let each = bytes / UNITS;
-    assert!((BYTES_A_UNIT / 2..=BYTES_A_UNIT).contains(&each), "{each} bytes");
+    assert!((BYTES_AN_ORDER / 2..=BYTES_AN_ORDER).contains(&each), "{each} bytes");
     client.drop_sale(sale).await.expect("answers");
 }
 

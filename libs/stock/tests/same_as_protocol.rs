@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use common::{connect, new_sale, redis_url};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use seckill_protocol::adjustment::apply_adjustment;
-use seckill_protocol::index::{self, Holding, Index, Request, SaleState, Server, Terms};
+use seckill_protocol::adjustment::apply_adjustments;
+use seckill_protocol::index::{self, Holding, Index, OrderBounds, Request, SaleState, Server, Terms};
 use seckill_protocol::install::{self, Install, WrittenHoldings, apply};
 use seckill_protocol::rebuild::{BuyerHoldings, HoldingCounts};
-use seckill_protocol::{Buyer, Epoch, KeyHash, StockAdjustment};
+use seckill_protocol::{Buyer, Epoch, KeyHash, PendingAdjustment, StockAdjustment};
 use seckill_stock::{Installed, StockClient};
 
 /// One call on an index.
@@ -19,7 +19,7 @@ use seckill_stock::{Installed, StockClient};
 enum Call {
     Purchase { caller: i64, requests: Vec<Request> },
     Apply { epoch: i64, terms: Terms },
-    Adjust { since: i64, record: AdjustingRecord },
+    Adjust { records: Vec<(i64, AdjustingRecord)> },
 }
 
 const EPOCH: i64 = 40;
@@ -57,6 +57,8 @@ enum AdjustingRecord {
     /// Cancels any order.
     CancelledUnknown(u8, i64, u64),
     Total(u64),
+    /// Cancels an order that had ended.
+    CancelledAgain,
 }
 
 impl AdjustingRecord {
@@ -84,6 +86,7 @@ impl AdjustingRecord {
                 seq,
             },
             AdjustingRecord::Total(total) => StockAdjustment::Raise { total },
+            AdjustingRecord::CancelledAgain => StockAdjustment::Pass,
         }
     }
 }
@@ -93,6 +96,7 @@ fn adjusting_record() -> impl Strategy<Value = AdjustingRecord> {
         6 => (0..4usize).prop_map(AdjustingRecord::Cancelled),
         1 => (0..6u8, EPOCH - 1..EPOCH + 1, 1..12u64).prop_map(|(n, epoch, seq)| AdjustingRecord::CancelledUnknown(n, epoch, seq)),
         1 => (0..60u64).prop_map(AdjustingRecord::Total),
+        1 => Just(AdjustingRecord::CancelledAgain),
     ]
 }
 
@@ -100,20 +104,28 @@ fn terms(now: u64) -> impl Strategy<Value = Terms> {
     let state = prop_oneof![6 => Just(SaleState::Open), 1 => Just(SaleState::Suspended), 1 => Just(SaleState::Closed)];
     let opens = prop_oneof![6 => Just(now - HOUR), 1 => Just(now + HOUR)];
     let closes = prop_oneof![6 => Just(now + 2 * HOUR), 1 => Just(now - HOUR / 2)];
-    (
-        1..8u64,
-        state,
-        opens,
-        closes,
-        prop_oneof![3 => Just(0u32), 2 => 1..6u32],
-    )
-        .prop_map(|(version, state, opens, closes, limit)| Terms {
+    let limit = || prop_oneof![3 => Just(0u32), 2 => 1..6u32];
+    (1..8u64, state, opens, closes, limit(), bounds()).prop_map(|(version, state, opens, closes, limit, bounds)| {
+        Terms {
             version,
             state,
             opens,
             closes,
             limit,
-        })
+            bounds,
+        }
+    })
+}
+
+/// Small ones, so that they are reached.
+fn bounds() -> impl Strategy<Value = OrderBounds> {
+    let bound = |most: u32| prop_oneof![3 => Just(0), 2 => 1..most];
+    (bound(5), bound(30), bound(4), bound(6)).prop_map(|(order, sale, live, ever)| OrderBounds {
+        max_per_order: order,
+        orders_ever_max: sale.into(),
+        buyer_live_max: live,
+        buyer_ever_max: ever,
+    })
 }
 
 fn calls(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Call>)> {
@@ -123,7 +135,7 @@ fn calls(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Call>)> {
     let call = prop_oneof![
         5 => (caller, requests()).prop_map(|(caller, requests)| Call::Purchase { caller, requests }),
         1 => (known, terms(now)).prop_map(|(epoch, terms)| Call::Apply { epoch, terms }),
-        4 => (since, adjusting_record()).prop_map(|(since, record)| Call::Adjust { since, record }),
+        4 => prop::collection::vec((since, adjusting_record()), 1..4).prop_map(|records| Call::Adjust { records }),
     ];
     (0..40u64, terms(now), prop::collection::vec(call, 1..12))
 }
@@ -152,6 +164,8 @@ fn the_scripts_match_the_pure_functions() {
                     rid: index.rid.clone(),
                     now,
                 };
+                // Some records are older than the index.
+                let mut offset = EPOCH - 3;
                 for call in calls {
                     match call {
                         Call::Purchase { caller, requests } => {
@@ -164,13 +178,18 @@ fn the_scripts_match_the_pure_functions() {
                             let by_function = apply(Some(&mut index), &server, Epoch(epoch), &terms);
                             prop_assert_eq!(by_script, by_function);
                         }
-                        Call::Adjust { since, record } => {
-                            let adjustment = record.adjustment(&index);
-                            let by_script = client
-                                .apply_adjustment(sale, Epoch(since), &adjustment)
-                                .await
-                                .expect("answers");
-                            let by_function = apply_adjustment(Some(&mut index), &server, Epoch(since), &adjustment);
+                        Call::Adjust { records } => {
+                            let pending = |(since, record): &(i64, AdjustingRecord)| {
+                                offset += 1;
+                                PendingAdjustment {
+                                    offset,
+                                    since: Epoch(*since),
+                                    adjustment: record.adjustment(&index),
+                                }
+                            };
+                            let pending: Vec<PendingAdjustment> = records.iter().map(pending).collect();
+                            let by_script = client.apply_adjustments(sale, &pending).await.expect("answers");
+                            let by_function = apply_adjustments(Some(&mut index), &server, &pending);
                             prop_assert_eq!(by_script, by_function);
                         }
                     }
@@ -254,6 +273,7 @@ async fn same_data(client: &StockClient, index: &Index) -> Result<(), TestCaseEr
         (stored.left, stored.seq, stored.total),
         (index.left, index.seq, index.total)
     );
+    prop_assert_eq!((stored.ever, stored.adjusted), (index.ever, index.adjusted));
     prop_assert_eq!(&stored.terms, &index.terms);
     prop_assert_eq!(stored.holders, index.holdings.len() as u64);
 

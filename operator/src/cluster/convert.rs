@@ -21,6 +21,8 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
         uid: object.uid().unwrap_or_default(),
         created_at: object.creation_timestamp().as_ref().map(to_millis).unwrap_or_default(),
         offer: offer(object),
+        max_per_order: u32::try_from(spec.max_per_order).unwrap_or_default(),
+        orders_ever_max: spec.orders_ever_max.and_then(|most| u64::try_from(most).ok()),
         starts_at: to_millis(&spec.starts_at),
         ends_at: to_millis(&spec.ends_at),
         lead_time_seconds: u32::try_from(spec.lead_time_seconds).unwrap_or_default(),
@@ -100,6 +102,10 @@ mod tests {
         assert_eq!((desired.offer.offered, desired.offer.price.as_str()), (9, "1.00"));
         assert_eq!(desired.offer.item["sku"], "s");
         assert!(!desired.suspended && !desired.preflight_required);
+        assert_eq!((desired.max_per_order, desired.orders_ever_max), (1, None));
+        let bounded = flash_sale(serde_json::json!({"maxPerOrder": 3, "ordersEverMax": 50}));
+        let desired = desired_sale(&bounded);
+        assert_eq!((desired.max_per_order, desired.orders_ever_max), (3, Some(50)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use seckill_planner::preflight::{Backlog, ExpectedTopic, RedisSettings, ServerSe
 use seckill_protocol::Offset;
 use seckill_service::log_once::FailureLog;
 use seckill_service::periodic;
-use seckill_stock::BYTES_A_UNIT;
+use seckill_stock::BYTES_AN_ORDER;
 use tokio::sync::watch;
 
 use crate::context::{Connections, Context};
@@ -30,7 +30,7 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
         replication: topic_args.topic_replication,
         min_insync: topic_args.topic_min_insync,
     };
-    let (mut redis, mut topic) = (LastAnswer::new(), LastAnswer::new());
+    let (mut redis, mut orders_to_come, mut topic) = (LastAnswer::new(), LastAnswer::new(), LastAnswer::new());
     let (mut ledger, mut late_partitions) = (LastAnswer::new(), LastAnswer::new());
     let mut mysql_clock = LastAnswer::new();
     let mut clock_warnings = FailureLog::changes();
@@ -42,13 +42,14 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
         ticks.tick().await;
         let answers = tokio::join!(
             redis_settings(&context),
+            orders_to_come_in(connections, &context.release.class),
             topic_settings(connections),
             ledger_problem(connections),
             clock_of_mysql(&context),
             partitions_behind(connections, &mut backlog),
         );
         let redis = redis.or_last(answers.0);
-        let mysql_clock = mysql_clock.or_last(answers.3).ok();
+        let mysql_clock = mysql_clock.or_last(answers.4).ok();
         warn_of_clocks(
             &context,
             &mut clock_warnings,
@@ -57,9 +58,10 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
         );
         observed.send_replace(Some(Arc::new(ServerSettings {
             redis,
-            topic: topic.or_last(answers.1),
-            ledger: ledger.or_last(answers.2),
-            late_partitions: late_partitions.or_last(answers.4),
+            orders_to_come: orders_to_come.or_last(answers.1),
+            topic: topic.or_last(answers.2),
+            ledger: ledger.or_last(answers.3),
+            late_partitions: late_partitions.or_last(answers.5),
             mysql_clock,
             expected,
         })));
@@ -72,7 +74,7 @@ async fn redis_settings(context: &Context) -> Result<RedisSettings, ReconcileErr
         eviction: settings.eviction,
         max_memory: settings.max_memory,
         used_memory: settings.used_memory,
-        bytes_per_unit: BYTES_A_UNIT,
+        bytes_per_order: BYTES_AN_ORDER,
         persistence_fails: settings.persistence_fails,
         append_only_file: settings.append_only_file,
         clock: ClockDifference {
@@ -80,6 +82,10 @@ async fn redis_settings(context: &Context) -> Result<RedisSettings, ReconcileErr
             round_trip_ms: settings.round_trip_ms,
         },
     })
+}
+
+async fn orders_to_come_in(connections: &Connections, class: &str) -> Result<u64, ReconcileError> {
+    Ok(connections.ledger()?.orders_to_come(class).await?)
 }
 
 async fn topic_settings(connections: &Connections) -> Result<TopicSettings, ReconcileError> {

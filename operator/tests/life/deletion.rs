@@ -45,6 +45,8 @@ async fn create_row(harness: &Harness, name: &str, cluster: &str, ends_in: Milli
             opens_at: now,
             closes_at: now + ends_in,
             limit_per_buyer: 0,
+            max_per_order: 1,
+            orders_ever_max: 0,
         },
         offer: Offer {
             item: json!({"sku": "s"}),

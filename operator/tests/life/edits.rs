@@ -3,7 +3,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams, PostParams};
 use seckill_crds::{FlashSale, Phase};
-use seckill_ledger::Sale;
+use seckill_ledger::{Sale, SaleTerms};
 use seckill_order_log::Entry;
 use seckill_protocol::Record;
 use seckill_protocol::index::SaleState;
@@ -43,15 +43,8 @@ async fn assert_refused(harness: &Harness, name: &str, spec: Value, message: &st
 }
 
 /// The columns of a sale in the ledger that an edit can change.
-fn editable(sale: &Sale) -> (u64, SaleState, u64, u64, Value, u64) {
-    (
-        sale.version,
-        sale.state,
-        sale.opens_at,
-        sale.closes_at,
-        sale.item.clone(),
-        sale.offered,
-    )
+fn editable(sale: &Sale) -> (u64, SaleTerms, Value, u64) {
+    (sale.version, sale.sale_terms(), sale.item.clone(), sale.offered)
 }
 
 /// The API server accepts the edit, the operator observes it and writes the ledger `writes` times. The same edit again
@@ -108,7 +101,29 @@ async fn assert_edits_until_the_end(harness: &Harness, name: &str) {
     let before = harness.sale(name).await.closes_at;
     let later = json!({"endsAt": in_seconds(9000)});
     assert_applied(harness, name, later, 1, |sale| sale.closes_at > before).await;
-    assert_applied(harness, name, json!({"stock": 12}), 1, |sale| sale.offered == 12).await;
+    // The stock, and the number of orders that goes with it.
+    assert_applied(harness, name, json!({"stock": 12}), 2, |sale| {
+        (sale.offered, sale.orders_ever_max) == (12, 240)
+    })
+    .await;
+    for most in [500, 30] {
+        assert_applied(harness, name, json!({"ordersEverMax": most}), 1, |sale| {
+            sale.orders_ever_max == most
+        })
+        .await;
+    }
+    let too_few = json!({"ordersEverMax": 12});
+    assert_refused(
+        harness,
+        name,
+        too_few,
+        "spec.ordersEverMax: it must be greater than spec.stock",
+    )
+    .await;
+    assert_applied(harness, name, json!({"maxPerOrder": 3}), 1, |sale| {
+        sale.max_per_order == 3
+    })
+    .await;
 }
 
 async fn assert_fixed_after_preheating(harness: &Harness, name: &str) {
@@ -133,6 +148,10 @@ async fn before_preheating_all_fields_but_the_class_can_change() {
     assert_edits_outside_the_ledger(&harness, "early").await;
     assert_edits_until_the_end(&harness, "early").await;
     assert_applied(&harness, "early", json!({"stock": 3}), 1, |sale| sale.offered == 3).await;
+    assert_applied(&harness, "early", json!({"maxPerOrder": 2}), 1, |sale| {
+        sale.max_per_order == 2
+    })
+    .await;
     assert_applied(&harness, "early", json!({"item": {"price": "1.00"}}), 1, |sale| {
         sale.price == "1.00"
     })
@@ -165,6 +184,20 @@ async fn after_preheating_item_and_start_are_fixed_and_stock_rises_once() {
         )
         .await;
         assert_edits_until_the_end(&harness, name).await;
+        let smaller = json!({"maxPerOrder": 2});
+        assert_refused(
+            &harness,
+            name,
+            smaller,
+            "spec.maxPerOrder: it can only rise once the sale is preheated",
+        )
+        .await;
+        harness
+            .eventually("the bounds are in the index", async || {
+                let index = harness.index(name).await;
+                (index.terms.bounds.max_per_order, index.terms.bounds.orders_ever_max) == (3, 30)
+            })
+            .await;
         assert_edits_outside_the_ledger(&harness, name).await;
         harness
             .eventually("the two added units are offered", async || {

@@ -20,7 +20,7 @@ use seckill_crds::{FlashSale, FlashSaleStatus, Phase};
 use seckill_ledger::{Ledger, Sale};
 use seckill_operator::args::{Args, Command};
 use seckill_order_log::{Entry, LogConfig, OrderLog};
-use seckill_protocol::index::{Decision, Request};
+use seckill_protocol::index::{Decision, IndexState, Request};
 use seckill_protocol::{Batch, Buyer, KeyHash, Record, SaleId};
 use seckill_service::args::parse_from;
 use seckill_service::clock::{Clock, WrongClock};
@@ -596,6 +596,12 @@ impl Harness {
     pub async fn has_index(&self, name: &str) -> bool {
         let sale = self.sale(name).await;
         self.stock.probe(sale.id).await.expect("Redis").index.is_some()
+    }
+
+    pub async fn index(&self, name: &str) -> IndexState {
+        let sale = self.sale(name).await;
+        let probe = self.stock.probe(sale.id).await.expect("Redis");
+        probe.index.expect("an index")
     }
 
     pub async fn replicas(&self, deployment: &str) -> i32 {

@@ -107,6 +107,8 @@ impl Harness {
                 opens_at: 1,
                 closes_at: 4_000_000_000_000,
                 limit_per_buyer: 0,
+                max_per_order: 0,
+                orders_ever_max: 0,
             },
             offer: Offer {
                 item: serde_json::json!({"sku": "p1"}),

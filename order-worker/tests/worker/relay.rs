@@ -140,6 +140,20 @@ async fn cancels_and_raised_totals_change_the_stock_once() {
         harness.log.append(0, &record).await.expect("appended");
     }
     wait_until_left(&stock, &sale, 15, 14).await;
+    // The index names the last record that left an adjustment: the second cancel of an order is one too.
+    let adjusted = async || {
+        stock
+            .probe(sale.id)
+            .await
+            .expect("Redis")
+            .index
+            .expect("installed")
+            .adjusted
+    };
+    let again = harness.log.append(0, &cancel(1)).await.expect("appended");
+    while adjusted().await < Some(again) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     // A worker that is killed before it deletes an adjustment applies it again.
     worker.kill();
     harness.execute(&format!(
@@ -186,6 +200,51 @@ async fn an_adjustment_waits_for_an_index_of_its_epoch() {
     // The fold of the new index ends at the barrier, so it needs the adjustment too.
     install(&harness, &stock, &sale, next, 10).await;
     wait_until_left(&stock, &sale, 12, 12).await;
+    drop(worker);
+    stock.drop_sale(sale.id).await.expect("Redis");
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_without_an_index_does_not_delay_adjustments_of_others() {
+    let harness = Harness::new().await;
+    let stock = StockClient::connect(&harness.redis).await.expect("Redis");
+    let (starved, _) = harness.sale(0, 10_000).await;
+    let (sale, epoch) = harness.sale(0, 10).await;
+    install(&harness, &stock, &sale, epoch, 10).await;
+    sell(&stock, &sale, epoch, &["a"]).await;
+    // More than a worker reads at once, all before those of the other sale.
+    let rows: Vec<String> = (1..=2000)
+        .map(|n| format!("(0, -{n}, {}, 1, 'b', 1, {n})", starved.id.0))
+        .collect();
+    harness
+        .execute(&format!(
+            "INSERT INTO effects (part, off, sale, since, buyer, epoch, seq) VALUES {}",
+            rows.join(", ")
+        ))
+        .await;
+    let worker = harness.worker();
+    harness.wait_for_orders(1).await;
+    let cancel = Record::Cancel {
+        sale: sale.id,
+        epoch,
+        seq: 1,
+        reason: "buyer".into(),
+    };
+    harness.log.append(0, &cancel).await.expect("appended");
+    wait_until_left(&stock, &sale, 10, 10).await;
+    let of_starved = format!("SELECT COUNT(*) FROM effects WHERE sale = {}", starved.id.0);
+    assert_eq!(harness.number(&of_starved).await, 2000);
+    // The settlement drops what no index can get any more.
+    harness
+        .execute(&format!(
+            "UPDATE sales SET settled_at = NOW(3) WHERE id = {}",
+            starved.id.0
+        ))
+        .await;
+    while harness.number(&of_starved).await > 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     drop(worker);
     stock.drop_sale(sale.id).await.expect("Redis");
     harness.drop().await;

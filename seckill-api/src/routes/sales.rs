@@ -50,6 +50,8 @@ struct SaleView {
     price: Price,
     starts_at: String,
     ends_at: String,
+    /// The most units that an order can have.
+    max_per_order: u32,
     /// Null if there is no limit.
     limit_per_buyer: Option<u32>,
     state: &'static str,
@@ -67,6 +69,7 @@ impl SaleView {
             price: Price::of_sale(sale),
             starts_at: clock::rfc3339(sale.opens_at),
             ends_at: clock::rfc3339(sale.closes_at),
+            max_per_order: listed.max_per_order(),
             limit_per_buyer: (sale.limit_per_buyer > 0).then_some(sale.limit_per_buyer),
             state: state(sale.state, listed.has_ended(), sale.opens_at, clock::now(), remaining),
             remaining,

@@ -173,6 +173,84 @@ async fn each_refusal_has_its_code() {
 }
 
 #[tokio::test]
+async fn a_quantity_above_the_bound_of_the_sale_is_refused() {
+    let harness = Harness::start().await;
+    let pairs = |terms: SaleTerms| SaleTerms {
+        max_per_order: 2,
+        ..terms
+    };
+    for terms in [pairs(open()), pairs(not_open_yet())] {
+        let sale = harness.sell(1000, terms).await;
+        let refused = harness.buy_several(&sale, &key(), 900).await;
+        refused.is(400, "quantity_invalid");
+        assert!(refused.body["detail"].as_str().expect("text").contains("from 1 to 2"));
+    }
+    let sale = harness.sell(1000, pairs(open())).await;
+    let key = key();
+    assert_eq!(harness.buy_several(&sale, &key, 2).await.status, 201);
+    // A retry gets its order also from a process whose catalogue has a smaller bound than the index had.
+    let single = SaleTerms {
+        max_per_order: 1,
+        ..open()
+    };
+    harness.change(&sale, single).await;
+    assert_eq!(harness.buy_several(&sale, &key, 2).await.status, 201);
+    harness
+        .buy_several(&sale, &crate::harness::key(), 2)
+        .await
+        .is(400, "quantity_invalid");
+}
+
+#[tokio::test]
+async fn a_loop_of_purchases_and_cancels_ends_at_the_bound_of_the_sale() {
+    let harness = Harness::start().await;
+    let bounded = |orders_ever_max| SaleTerms {
+        orders_ever_max,
+        ..open()
+    };
+    let sale = harness.sell(2, bounded(3)).await;
+    for _ in 0..3 {
+        let bought = harness.buy(&sale, &key()).await;
+        assert_eq!(bought.status, 201, "{bought:?}");
+        assert_eq!(harness.cancel(bought.order_no()).await.status, 200);
+        harness.adjust(&sale).await;
+    }
+    let refused = harness.buy(&sale, &key()).await;
+    assert!(refused.is(503, "suspended").headers.contains_key("retry-after"));
+    let cancelled = harness.row(&sale).await;
+    assert_eq!((cancelled.orders_ever, cancelled.sold), (3, 0));
+    harness.change(&sale, bounded(4)).await;
+    assert_eq!(harness.buy(&sale, &key()).await.status, 201);
+    harness.buy(&sale, &key()).await.is(503, "suspended");
+}
+
+#[tokio::test]
+async fn too_many_orders_of_a_buyer_have_a_code_of_their_own() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(100, open()).await;
+    let epoch = harness.row(&sale).await.live_epoch.expect("live");
+    let key = key();
+    // Today a key is a buyer, so the index is asked directly.
+    for n in 0..32 {
+        let request = Request {
+            buyer: Buyer::anonymous(&key),
+            quantity: 1,
+            tier: 0,
+            key: KeyHash(n),
+        };
+        let taken = harness
+            .stock
+            .purchase(sale.id, epoch, &[request])
+            .await
+            .expect("Redis answers");
+        assert!(taken.expect("not fenced").1.is_some());
+    }
+    let refused = harness.buy(&sale, &key).await;
+    refused.is(409, "too_many_orders");
+    assert!(!refused.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
 async fn the_index_is_asked_only_near_the_start() {
     let harness = Harness::start().await;
     let later = harness.sell(5, not_open_yet()).await;

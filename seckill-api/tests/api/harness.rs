@@ -86,6 +86,8 @@ pub fn open() -> SaleTerms {
         opens_at: now() - HOUR,
         closes_at: now() + HOUR,
         limit_per_buyer: 0,
+        max_per_order: 0,
+        orders_ever_max: 0,
     }
 }
 

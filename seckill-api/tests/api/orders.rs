@@ -70,14 +70,11 @@ async fn cancelling_an_order_ends_it_once() {
         assert_eq!((row.sold, row.taken, row.returned), (0, 2, 2));
     }
     // The worker applies the adjustment to the index once.
-    let pending = harness
-        .ledger
-        .pending_adjustments(PART, 10)
-        .await
-        .expect("MySQL answers");
+    let pending = harness.ledger.pending_adjustments(PART, sale.id, 10).await;
+    let pending = pending.expect("MySQL answers");
     let returned = pending
         .iter()
-        .filter(|stored| matches!(stored.pending.adjustment, StockAdjustment::Return { .. }));
+        .filter(|stored| matches!(stored.adjustment, StockAdjustment::Return { .. }));
     assert_eq!(returned.count(), 1);
 }
 

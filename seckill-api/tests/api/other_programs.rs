@@ -154,6 +154,26 @@ impl Harness {
         self.stock.drop_sale(sale.id).await.expect("Redis answers");
     }
 
+    /// Applies the pending stock adjustments of a sale, as order-worker does.
+    pub async fn adjust(&self, sale: &Sale) {
+        let pending = self
+            .ledger
+            .pending_adjustments(PART, sale.id, 100)
+            .await
+            .expect("MySQL answers");
+        if !pending.is_empty() {
+            let applied = self
+                .stock
+                .apply_adjustments(sale.id, &pending)
+                .await
+                .expect("Redis answers");
+            assert!(applied.iter().all(|outcome| outcome.is_final()), "{applied:?}");
+        }
+        let offsets: Vec<Offset> = pending.iter().map(|pending| pending.offset).collect();
+        let deleted = self.ledger.delete_adjustments(PART, &offsets).await;
+        deleted.expect("MySQL answers");
+    }
+
     pub async fn row(&self, sale: &Sale) -> Sale {
         let row = self.ledger.sale(sale.id).await.expect("MySQL answers");
         row.expect("the row exists")

@@ -21,6 +21,13 @@ async fn a_sale_is_shown_with_its_window_state_and_remaining_units() {
     assert_eq!((&body["state"], &body["remaining"]), (&"open".into(), &3.into()));
     assert!(body["starts_at"].as_str() < body["ends_at"].as_str());
     assert_eq!(body["limit_per_buyer"], serde_json::Value::Null);
+    assert_eq!(body["max_per_order"], 1000);
+    let single = SaleTerms {
+        max_per_order: 1,
+        ..open()
+    };
+    let single = harness.announce(5, single).await;
+    assert_eq!(harness.get(&path(&single)).await.body["max_per_order"], 1);
 }
 
 #[tokio::test]

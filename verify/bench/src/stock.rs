@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
 use seckill_protocol::Batch;
-use seckill_protocol::index::{Decision, MAX_HOLDINGS, Request};
+use seckill_protocol::index::{Decision, Request};
 use seckill_stock::{BatchSink, Batcher};
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -144,7 +144,7 @@ fn benchmark_command(
             format!("{{{id}}}:u:{epoch}"),
             format!("{{{id}}}:l:{epoch}"),
         ])
-        .args([epoch.to_string(), MAX_HOLDINGS.to_string()]);
+        .arg(epoch.to_string());
     for n in 0..calls.batch {
         // A buyer as long as an anonymous one, one unit, tier 0, and a key.
         command.args([

@@ -105,6 +105,7 @@ pub async fn indexes_at_rest(mysql: &str, log: &OrderLog, redis: &str) -> Result
             epoch: index.epoch.0,
             total: index.total,
             left: index.left,
+            ever: index.ever,
             outbox: index.outbox,
             holdings,
         };

@@ -93,6 +93,8 @@ pub struct IndexAtRest {
     pub epoch: Offset,
     pub total: u64,
     pub left: u64,
+    /// Orders ever made.
+    pub ever: Option<u64>,
     pub outbox: u64,
     /// Buyer -> holdings, in the text form of Redis.
     pub holdings: HashMap<String, String>,

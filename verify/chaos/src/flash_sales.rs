@@ -57,6 +57,7 @@ impl FlashSales {
                 "className": self.namespace,
                 "item": {"sku": "s", "name": "An item", "price": "9.90", "currency": "EUR"},
                 "stock": stock,
+                "maxPerOrder": 3,
                 "startsAt": in_seconds(starts_in)?,
                 "endsAt": in_seconds(starts_in + lasts)?,
                 "leadTimeSeconds": 5,

@@ -149,7 +149,12 @@ impl Protocol {
         let mut data = (**data).clone();
         let index_epoch = data.index.as_ref()?.epoch;
         let closed = data.index.as_ref()?.terms.state == SaleState::Closed;
+        let bounds = data.index.as_ref()?.terms.bounds;
+        if self.config.breaks(Rule::BoundInTheIndex) {
+            data.index.as_mut()?.terms.bounds = Default::default();
+        }
         let (mut decisions, batch) = purchase(data.index.as_mut(), &seen, caller, &requests).ok()?;
+        data.index.as_mut()?.terms.bounds = bounds;
         if closed && self.config.breaks(Rule::ReplayBeforeState) {
             decisions.fill(Decision::Ended);
         }
@@ -208,8 +213,10 @@ impl Protocol {
             | Decision::NotStarted { .. }
             | Decision::Ended
             | Decision::Suspended
+            | Decision::QuantityTooLarge { .. }
             | Decision::LimitReached { .. }
             | Decision::TooManyOrders
+            | Decision::OrdersExhausted
             | Decision::SoldOut { .. } => self.refuse(state, request, epoch),
         }
     }

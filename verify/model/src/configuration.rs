@@ -86,6 +86,17 @@ pub enum Rule {
     ReturnByEpochAndSeq,
     /// RETURN marks the holding.
     ReturnMarks,
+    /// The adjustments of a sale are applied in the order of the log.
+    AdjustmentsInOrder,
+    /// Every CANCEL before CLOSE leaves an adjustment, also one that changes nothing.
+    EveryCancelIsARow,
+
+    /// Cancelled orders stay in the count of orders ever made.
+    CancelledOrdersCount,
+    /// A rebuilt index continues the count of orders ever made.
+    RebuildCountsOrders,
+    /// The bound on orders is that of the index, not one that the API process brings along.
+    BoundInTheIndex,
 
     /// CLOSE waits until the ledger has the outbox.
     CloseAfterOutbox,
@@ -115,6 +126,8 @@ pub struct Configuration {
     pub keys: u8,
     /// The most units a buyer may hold; each order is of one unit.
     pub limit: u32,
+    /// The most orders ever made; 0 = no bound.
+    pub orders_ever_max: u64,
     pub apis: usize,
     pub coordinators: usize,
     /// The most records in the log. The first two are there at the beginning: the total and the first barrier.
@@ -162,6 +175,7 @@ impl Configuration {
         buyers: 2,
         keys: 1,
         limit: 1,
+        orders_ever_max: 0,
         apis: 1,
         coordinators: 1,
         log: 6,
@@ -223,6 +237,7 @@ impl fmt::Display for Configuration {
         if self.keys > 1 {
             count(usize::from(self.keys), "key each", "keys each");
         }
+        count(self.orders_ever_max as usize, "order at most", "orders at most");
         count(self.apis, "API", "APIs");
         count(self.coordinators, "coordinator", "coordinators");
         count(self.log, "record", "records");

@@ -495,6 +495,7 @@ impl Deletions {
 
     fn sale(&self, sale: usize, row: &Row) -> Sale {
         let desired = desired();
+        let terms = desired.terms();
         Sale {
             id: id(sale),
             class: CLASS.to_owned(),
@@ -508,6 +509,9 @@ impl Deletions {
             opens_at: desired.starts_at,
             closes_at: row.closes_at,
             limit_per_buyer: 0,
+            max_per_order: terms.max_per_order,
+            orders_ever_max: terms.orders_ever_max,
+            orders_ever: 0,
             item: desired.offer.item,
             item_id: None,
             price: desired.offer.price,
@@ -576,6 +580,8 @@ fn desired() -> DesiredSale {
             currency: "EUR".to_owned(),
             offered: 1,
         },
+        max_per_order: 1,
+        orders_ever_max: None,
         starts_at: END - 1,
         ends_at: END,
         lead_time_seconds: 0,

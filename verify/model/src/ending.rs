@@ -90,11 +90,17 @@ impl Protocol {
             true => ledger,
             false => state.log.up_to(closed as usize + 1),
         };
+        let of_units = state
+            .mysql
+            .adjustments
+            .iter()
+            .filter(|row| row.adjustment.changes_units());
+        let pending_adjustments = of_units.count();
         if let Some(index) = state.index_at_the_end() {
             let closing = Closing {
                 total: then.fold.total(),
                 live: then.live,
-                pending_adjustments: state.mysql.adjustments.len(),
+                pending_adjustments,
                 left: index.left,
                 in_flight: match self.config.breaks(Rule::SettledWithInFlight) {
                     true => 0,

@@ -4,7 +4,7 @@
 //! The transitions are the product's own decisions. The model calls the pure functions of `libs/protocol`:
 //! `Acceptance::judge` and `Fold` (the log, the ledger), `Delta` and `Merge` with `write` (a rebuild), `purchase` with its fence (the script in Redis),
 //! `Holding::is_durable` and `SaleCut::lets_refuse` (what an API process may answer), `install` and `apply`, `PendingAdjustment::of`
-//! and `apply_adjustment` (the pending stock adjustments of the worker), `recovery::needed` (R0) and `settlement::settle`.
+//! and `apply_adjustments` (the pending stock adjustments of the worker), `recovery::needed` (R0) and `settlement::settle`.
 //! The model adds what lies between them: which process calls them when, and on which copy of the data.
 //!
 //! # What is covered

@@ -151,7 +151,11 @@ impl View {
         let offset = log.end();
         let mut fold = before.fold.clone();
         let verdict = read(&mut fold, log, record, config);
-        let adjustment = adjustment(offset, record, &before.fold, &fold).filter(|_| verdict == RecordVerdict::Accepted);
+        let is_row = |pending: &PendingAdjustment| {
+            verdict == RecordVerdict::Accepted
+                && (pending.adjustment.changes_units() || !config.breaks(Rule::EveryCancelIsARow))
+        };
+        let adjustment = adjustment(offset, record, &before.fold, &fold).filter(is_row);
         let by_key = fold.orders().iter().map(|(id, o)| ((o.buyer.clone(), o.key), *id));
         let mut view = View {
             record: Some(record.clone()),
@@ -244,6 +248,9 @@ fn violation_of_the_log(
     }
     if held.values().any(|units| *units > config.limit) {
         return Some(property::LIMIT);
+    }
+    if config.orders_ever_max > 0 && orders.len() as u64 > config.orders_ever_max {
+        return Some(property::ORDERS);
     }
     if after.by_key.len() < orders.len() {
         return Some(property::KEY);

@@ -1,7 +1,8 @@
 //! The properties: what must hold in every state, and what must happen in some state, or else the model proves nothing.
-use seckill_protocol::Batch;
+use seckill_protocol::fold::FoldedOrder;
 use seckill_protocol::index::{Index, SaleState};
 use seckill_protocol::recovery::{self, LedgerView, Need};
+use seckill_protocol::{Batch, OrderId, Record};
 use stateright::Property;
 
 use crate::configuration::{Configuration, Rule};
@@ -15,6 +16,7 @@ impl State {
         self.violated
             .or(self.log.view().violated)
             .or_else(|| self.broken_promise())
+            .or_else(|| self.adjusted_too_far(config))
             .or_else(|| self.violation_after_the_end(config))
             .or_else(|| self.violation_at_rest(config))
     }
@@ -28,6 +30,36 @@ impl State {
             !view.has(*id, buyer, *key) && selling != Some(id.epoch)
         };
         self.promised.iter().any(lost).then_some(property::PROMISE)
+    }
+
+    /// An index of the current epoch claims an adjustment of the log that it does not have. (What an outdated index claims
+    /// does not count: the worker may apply one adjustment there and the next one here.)
+    fn adjusted_too_far(&self, config: &Configuration) -> Option<&'static str> {
+        if !config.worker_steps() {
+            return None;
+        }
+        let servers = [Some(&self.redis), self.old.as_ref()];
+        let mut indexes = servers
+            .into_iter()
+            .flatten()
+            .filter_map(|server| server.data.index.as_ref());
+        let current = self.log.view().fold.cut().epoch();
+        let too_far = |index: &Index| {
+            if current != Some(index.epoch) {
+                return false;
+            }
+            let Some(claimed) = index.adjusted else {
+                return true;
+            };
+            let fold = &self.log.up_to(claimed as usize + 1).fold;
+            let marked = |id: &OrderId, order: &FoldedOrder| {
+                let mut held = index.holdings.get(&order.buyer).into_iter().flatten();
+                held.any(|held| (held.epoch, held.seq) == (id.epoch, id.seq) && held.cancelled)
+            };
+            let mut cancelled = fold.orders().iter().filter(|(_, order)| !order.status.is_live());
+            fold.total() > index.total || cancelled.any(|(id, order)| !marked(id, order))
+        };
+        indexes.any(too_far).then_some(property::ADJUSTED)
     }
 
     /// After the end the ledger answers buyers, so it must have every order.
@@ -83,7 +115,17 @@ impl State {
         if index.total != view.fold.total() || index.left + view.live != index.total {
             return Some(property::BALANCE);
         }
-        (index.holdings != view.holdings).then_some(property::INDEX)
+        let orders = view.fold.orders().len() as u64;
+        if index.holdings != view.holdings || index.ever != Some(orders) {
+            return Some(property::INDEX);
+        }
+        let cancels = self
+            .log
+            .records()
+            .enumerate()
+            .filter(|(_, r)| matches!(r, Record::Cancel { .. }));
+        let last = cancels.last().map(|(offset, _)| offset as i64);
+        (index.adjusted < last).then_some(property::REACHED)
     }
 
     /// R0.
@@ -91,7 +133,7 @@ impl State {
         let mut known = LedgerView {
             cut: self.ledger().fold.cut(),
             live_epoch: self.mysql.live_epoch,
-            terms: self.mysql.row.terms(config.limit),
+            terms: self.mysql.row.terms(config),
         };
         let index = self.redis.data.index.as_ref();
         if config.breaks(Rule::NeedSeesBarrier) && known.cut.closed.is_none() {
@@ -140,7 +182,7 @@ pub fn all(config: &Configuration) -> Vec<Property<Protocol>> {
             }));
         )*};
     }
-    always!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    always!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
     properties.push(Property::sometimes("all is sold", |_, state: &State| {
         let view = state.log.view();
         view.live == view.fold.total()
@@ -163,6 +205,14 @@ pub fn all(config: &Configuration) -> Vec<Property<Protocol>> {
             |_, state: &State| {
                 let view = state.log.view();
                 view.live == view.fold.total() && view.fold.orders().values().any(|order| !order.status.is_live())
+            },
+        ));
+    }
+    if config.orders_ever_max > 0 {
+        properties.push(Property::sometimes(
+            "as many orders are made as the bound allows",
+            |model: &Protocol, state: &State| {
+                state.log.view().fold.orders().len() as u64 == model.config.orders_ever_max
             },
         ));
     }

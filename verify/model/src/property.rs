@@ -14,10 +14,13 @@ pub const CLOSED: &str = "after CLOSE no order is added and the total stays";
 pub const SETTLEMENT: &str = "a settlement finds what the index has left";
 pub const STUCK: &str = "I13 nothing waits for ever";
 pub const ADJUSTMENT: &str = "a stock adjustment finds its order";
+pub const ORDERS: &str = "no more orders are ever made than the bound";
+pub const ADJUSTED: &str = "the index has every adjustment up to the offset that it names";
+pub const REACHED: &str = "at rest: the index names the last CANCEL or a later offset";
 pub const FOLD: &str = "I12 the ledger and the log together are the log";
 
 /// All properties that must hold in every state.
-pub const ALWAYS: [&str; 16] = [
+pub const ALWAYS: [&str; 19] = [
     OVERSOLD, PROMISE, STAYS, LIMIT, KEY, NUMBER, BALANCE, INDEX, TERMS, REFUSAL, CLOSED, SETTLEMENT, STUCK,
-    ADJUSTMENT, FOLD, TAKEN_BACK,
+    ADJUSTMENT, FOLD, TAKEN_BACK, ORDERS, ADJUSTED, REACHED,
 ];

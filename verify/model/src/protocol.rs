@@ -188,7 +188,7 @@ fn start(config: &Configuration) -> State {
         left: config.total,
         holders: 0,
         orders: 0,
-        terms: row.terms(config.limit),
+        terms: row.terms(config),
     };
     let index = install(None, &redis.server(), SALE, &new, Default::default());
     redis.data_mut().index = index.ok();

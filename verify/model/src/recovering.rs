@@ -302,8 +302,11 @@ impl Protocol {
             left: total.checked_sub(counts.units)?,
             holders: counts.holders,
             orders: counts.orders,
-            terms: row.terms(self.config.limit),
+            terms: row.terms(&self.config),
         };
+        if self.config.breaks(Rule::RebuildCountsOrders) {
+            (new.orders, found.orders) = (0, 0);
+        }
         let in_force = current.filter(|_| self.config.breaks(Rule::RebuildFromLog));
         if let Some(index) = in_force {
             (new.total, new.left, found) = (index.total, index.left, uncounted(index));
@@ -357,7 +360,7 @@ impl Protocol {
         if let Some(index) = data.index.as_mut().filter(|_| self.config.breaks(Rule::ApplyNewerOnly)) {
             index.terms.version = 0;
         }
-        let applied = apply(data.index.as_mut(), &server, epoch, &row.terms(self.config.limit));
+        let applied = apply(data.index.as_mut(), &server, epoch, &row.terms(&self.config));
         // Terms take effect only in the current epoch.
         let sells = data.index.as_ref().map(|index| index.epoch) == state.log.view().fold.cut().epoch();
         if applied == Applied::Done && sells && self.config.mysql_losses == 0 {

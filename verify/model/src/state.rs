@@ -2,12 +2,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use seckill_protocol::index::{Index, SaleState, Server, Terms};
+use seckill_protocol::index::{Index, OrderBounds, SaleState, Server, Terms};
 use seckill_protocol::install::WrittenHoldings;
 use seckill_protocol::rebuild::HoldingCounts;
 use seckill_protocol::recovery::FoundIndex;
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, PendingAdjustment};
 
+use crate::configuration::Configuration;
 use crate::log::{Log, View};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -237,13 +238,17 @@ impl RedisServer {
 }
 
 impl TermsRow {
-    pub fn terms(self, limit: u32) -> Terms {
+    pub fn terms(self, config: &Configuration) -> Terms {
         Terms {
             version: self.version,
             state: self.state,
             opens: 0,
             closes: u64::MAX,
-            limit,
+            limit: config.limit,
+            bounds: OrderBounds {
+                orders_ever_max: config.orders_ever_max,
+                ..OrderBounds::default()
+            },
         }
     }
 }

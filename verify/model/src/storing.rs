@@ -1,7 +1,7 @@
 //! The worker and its stock adjustments, cancels and totals.
 use std::collections::BTreeSet;
 
-use seckill_protocol::adjustment::{AdjustmentOutcome, StockAdjustment, apply_adjustment};
+use seckill_protocol::adjustment::{AdjustmentOutcome, StockAdjustment, apply_adjustments};
 use seckill_protocol::{Epoch, OrderId, PendingAdjustment, Record};
 
 use crate::configuration::{Configuration, Rule};
@@ -51,7 +51,12 @@ impl Protocol {
         if state.mysql.position < state.log.len() {
             actions.push(Action::Store);
         }
-        for adjustment in 0..self.due_adjustments(state).len() {
+        let due = self.due_adjustments(state).len();
+        let choices = match self.config.breaks(Rule::AdjustmentsInOrder) {
+            true => due,
+            false => due.min(1),
+        };
+        for adjustment in 0..choices {
             for on in state.sides() {
                 actions.push(Action::Adjust { on, adjustment });
             }
@@ -139,8 +144,11 @@ impl Protocol {
             false => pending.since,
         };
         let mut data = (*server.data).clone();
-        let mut adjustment = pending.adjustment.clone();
-        if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&mut adjustment, &data.index)
+        let mut sent = PendingAdjustment {
+            since,
+            ..pending.clone()
+        };
+        if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&mut sent.adjustment, &data.index)
             && self.config.breaks(Rule::ReturnByEpochAndSeq)
         {
             // The first of the buyer's orders with this number, whatever its epoch.
@@ -152,12 +160,16 @@ impl Protocol {
                 .find(|held| held.seq == *seq && !held.cancelled);
             *epoch = held.map_or(*epoch, |held| held.epoch);
         }
-        match apply_adjustment(data.index.as_mut(), &seen, since, &adjustment) {
+        match apply_adjustments(data.index.as_mut(), &seen, std::slice::from_ref(&sent)).first()? {
             AdjustmentOutcome::NotYet | AdjustmentOutcome::Replica => return None,
             AdjustmentOutcome::NoSuchOrder => state.violated = Some(property::ADJUSTMENT),
+            AdjustmentOutcome::Done if self.config.breaks(Rule::CancelledOrdersCount) => {
+                let index = data.index.as_mut()?;
+                index.ever = index.ever.map(|ever| ever.saturating_sub(1));
+            }
             AdjustmentOutcome::Done | AdjustmentOutcome::Already => {}
         }
-        if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&adjustment, &mut data.index)
+        if let (StockAdjustment::Return { buyer, epoch, seq }, Some(index)) = (&sent.adjustment, &mut data.index)
             && self.config.breaks(Rule::ReturnMarks)
         {
             let held = index.holdings.get_mut(buyer).into_iter().flatten();

@@ -75,6 +75,8 @@ pub fn new_sale(partition: u32) -> NewSale {
             opens_at: 1,
             closes_at: 2_000_000_000_000,
             limit_per_buyer: 2,
+            max_per_order: 3,
+            orders_ever_max: 200,
         },
         offer: Offer {
             item: serde_json::json!({"sku": "p1", "name": "Ω phone"}),

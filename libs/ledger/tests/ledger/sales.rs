@@ -58,6 +58,8 @@ async fn terms_change_only_from_the_version_that_was_read() {
         opens_at: 5,
         closes_at: 9,
         limit_per_buyer: 1,
+        max_per_order: 4,
+        orders_ever_max: 300,
     };
     let update = async |version, state| {
         db.ledger
@@ -74,6 +76,9 @@ async fn terms_change_only_from_the_version_that_was_read() {
         (after.terms().version, after.terms().state, after.terms().opens),
         (3, SaleState::Closed, 5)
     );
+    assert_eq!(after.sale_terms(), terms(SaleState::Closed));
+    let bounds = after.terms().bounds;
+    assert_eq!((bounds.max_per_order, bounds.orders_ever_max), (4, 300));
 
     let mut offer = new_sale(0).offer;
     offer.price = "7.125".into();
@@ -120,6 +125,36 @@ async fn the_first_time_of_a_deletion_is_kept_until_it_is_forgotten() {
     db.execute("UPDATE sales SET state = 'closed'").await;
     assert!(!db.ledger.forget_deletion(id).await.expect("asked"), "it has ended");
     assert_eq!(since().await, Some(9));
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn orders_to_come_are_those_of_all_unfinished_sales() {
+    let db = Database::new().await;
+    let to_come = async || db.ledger.orders_to_come("default").await.expect("read");
+    assert_eq!(to_come().await, 0);
+    let mut new = new_sale(0);
+    (new.offer.offered, new.terms.orders_ever_max) = (7, 0);
+    db.ledger.create_sale(&new).await.expect("created");
+    assert_eq!(to_come().await, 7, "without a bound, one for each unit");
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 4);
+    log.cancel(1);
+    db.ledger.store(0, 0, log.end(), &log.entries).await.expect("stored");
+    let row = db.ledger.sale(sale.id).await.expect("read").expect("there");
+    assert_eq!((row.orders_ever, row.sold), (4, 3));
+    assert_eq!(to_come().await, 7 + 196);
+    let closed = SaleTerms {
+        state: SaleState::Closed,
+        ..row.sale_terms()
+    };
+    assert!(
+        db.ledger
+            .update_terms(sale.id, row.version, &closed)
+            .await
+            .expect("asked")
+    );
+    assert_eq!(to_come().await, 7);
     db.drop().await;
 }
 
@@ -289,6 +324,14 @@ async fn an_unknown_sale_can_t_be_folded() {
         Err(LedgerError::NoSale(SaleId(1)))
     ));
     db.drop().await;
+}
+
+/// The highest number of a file in `migrations`.
+fn latest_migration() -> i64 {
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations")).expect("a folder");
+    let number = |name: String| name.split_once('_').and_then(|(number, _)| number.parse().ok());
+    let names = files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned());
+    names.filter_map(number).max().expect("a migration")
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use crate::common::{Database, Log, order};
 use futures::TryStreamExt as _;
-use seckill_ledger::{Ledger, OrderStatus, ReplayError, Sale, StoreError, Stored};
+use seckill_ledger::{Ledger, OrderStatus, ReplayError, Sale, SaleWithAdjustments, StoreError, Stored};
 use seckill_protocol::fold::FoldedOrder;
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, OrderId, Record, SaleId, StockAdjustment};
 
@@ -484,11 +484,15 @@ async fn pending_adjustments_are_stored_once_until_deleted() {
     assert_eq!((row.total, row.sold, row.taken, row.returned), (12, 3, 4, 1));
     assert_eq!(row.left_at_rest(), 9);
 
-    assert_eq!(
-        db.ledger.partitions_with_pending_adjustments().await.expect("read"),
-        [0]
-    );
-    let pending = db.ledger.pending_adjustments(0, 10).await.expect("read");
+    let sales = db.ledger.sales_with_pending_adjustments().await.expect("read");
+    let expected = SaleWithAdjustments {
+        partition: 0,
+        sale: sale.id,
+        settled: false,
+    };
+    assert_eq!(sales, [expected]);
+    let pending = async |limit| db.ledger.pending_adjustments(0, sale.id, limit).await.expect("read");
+    let all = pending(10).await;
     let returned = StockAdjustment::Return {
         buyer: order(2).buyer,
         epoch: log.epoch,
@@ -496,24 +500,55 @@ async fn pending_adjustments_are_stored_once_until_deleted() {
     };
     let expected = [
         (cancelled_at, returned),
+        // The second CANCEL changes nothing.
+        (cancelled_at + 1, StockAdjustment::Pass),
         (raised_at, StockAdjustment::Raise { total: 12 }),
     ];
-    let found: Vec<_> = pending
-        .iter()
-        .map(|e| (e.pending.offset, e.pending.adjustment.clone()))
-        .collect();
+    let found: Vec<_> = all.iter().map(|e| (e.offset, e.adjustment.clone())).collect();
     assert_eq!(found, expected);
-    assert!(
-        pending
-            .iter()
-            .all(|e| e.pending.since == log.epoch && e.sale == sale.id && !e.settled)
-    );
+    assert!(all.iter().all(|pending| pending.since == log.epoch));
+    assert_eq!(pending(2).await, all[..2]);
+    assert_eq!(db.ledger.pending_adjustments(1, sale.id, 10).await.expect("read"), []);
 
-    db.ledger.delete_adjustment(0, cancelled_at).await.expect("forgotten");
-    assert_eq!(db.ledger.pending_adjustments(0, 10).await.expect("read"), pending[1..]);
-    assert!(db.ledger.has_pending_adjustments(sale.id).await.expect("read"));
-    db.ledger.delete_adjustment(0, raised_at).await.expect("forgotten");
-    assert!(!db.ledger.has_pending_adjustments(sale.id).await.expect("read"));
+    let has_pending = async || db.ledger.has_pending_adjustments(sale.id).await.expect("read");
+    let delete = async |offsets: &[i64]| db.ledger.delete_adjustments(0, offsets).await.expect("deleted");
+    delete(&[cancelled_at]).await;
+    assert_eq!(pending(10).await, all[1..]);
+    assert!(has_pending().await);
+    delete(&[raised_at]).await;
+    // What changes no unit holds back neither a comparison of units nor the settlement.
+    assert_eq!(pending(10).await, all[1..2]);
+    assert!(!has_pending().await);
+    let units = db
+        .ledger
+        .units(sale.id, log.epoch, 4)
+        .await
+        .expect("read")
+        .expect("there");
+    assert!(!units.adjustments_pending);
+    delete(&[cancelled_at, cancelled_at + 1, raised_at]).await;
+    assert_eq!(pending(10).await, []);
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_after_a_payment_leaves_an_adjustment_that_changes_nothing() {
+    let db = Database::new().await;
+    let (sale, mut log) = db.sale(0, 10).await;
+    log.batch(1, 1);
+    log.push(Record::Paid {
+        sale: sale.id,
+        epoch: log.epoch,
+        seq: 1,
+        reference: "r".into(),
+    });
+    let cancelled_at = log.end();
+    log.cancel(1);
+    store_all(&db.ledger, &log).await;
+    let pending = db.ledger.pending_adjustments(0, sale.id, 10).await.expect("read");
+    let found: Vec<_> = pending.iter().map(|e| (e.offset, &e.adjustment)).collect();
+    assert_eq!(found, [(cancelled_at, &StockAdjustment::Pass)]);
+    assert_eq!(now(&db.ledger, sale.id).await.sold, 1);
     db.drop().await;
 }
 

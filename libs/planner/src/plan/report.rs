@@ -115,6 +115,12 @@ fn ignored_fields(desired: &DesiredSale, sale: &Sale) -> Vec<String> {
     if desired.offer.offered != sale.offered {
         ignored.push(format!("spec.stock ({} units are offered)", sale.offered));
     }
+    if desired.max_per_order < sale.max_per_order {
+        ignored.push(format!(
+            "spec.maxPerOrder (an order can have {} units)",
+            sale.max_per_order
+        ));
+    }
     if desired.offer.item != sale.item {
         ignored.push("spec.item".to_owned());
     }

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use seckill_protocol::Epoch;
-use seckill_protocol::index::{Millis, SaleState};
+use seckill_protocol::index::{IndexState, Millis, SaleState};
 use seckill_protocol::recovery::Need;
 use seckill_protocol::sale::Sale;
 
@@ -85,6 +85,9 @@ fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
     let mut terms = desired.terms();
     if counted {
         terms.opens_at = sale.opens_at;
+        // Buyers may hold larger orders.
+        terms.max_per_order = terms.max_per_order.max(sale.max_per_order);
+        terms.orders_ever_max = desired.orders_ever_max_of(desired.offer.offered.max(sale.offered));
     }
     if held {
         terms.state = SaleState::Suspended;
@@ -161,6 +164,7 @@ fn ready(
     let opened = observed.now() >= sale.opens_at;
     let refusal = observed.clocks.refusal_of_redis(sale.opens_at, sale.closes_at);
     let sold_out = observed.index.in_force().is_some_and(|index| index.left == 0);
+    let exhausted = observed.index.in_force().is_some_and(IndexState::is_exhausted);
     let (status, reason, message) = match stock.status {
         True if !opened && pods.status != True => (False, Reason::WorkloadsMissing, pods.message.clone()),
         True if held && !desired.suspended => (
@@ -182,6 +186,15 @@ fn ready(
         ),
         True if !opened => (True, Reason::ReadyToSell, "stock and pods are ready".to_owned()),
         True if refusal.is_some() => (False, Reason::ClocksDiffer, refusal.unwrap_or_default()),
+        True if exhausted => (
+            False,
+            Reason::OrdersExhausted,
+            format!(
+                "the sale has made {} orders, as many as spec.ordersEverMax allows, so it sells nothing; raise \
+                 spec.ordersEverMax, after a look at who buys and cancels",
+                sale.orders_ever_max
+            ),
+        ),
         True if sold_out => (True, Reason::SoldOut, "every unit is sold".to_owned()),
         True => (True, Reason::Selling, "buyers can buy".to_owned()),
         missing => (missing, Reason::StockMissing, stock.message.clone()),
@@ -192,7 +205,9 @@ fn ready(
 /// The phase that goes with the reason of the condition Ready.
 fn phase(ready: Reason) -> Phase {
     match ready {
-        Reason::Suspended | Reason::HeldByPreflight | Reason::ClocksDiffer => Phase::Suspended,
+        Reason::Suspended | Reason::HeldByPreflight | Reason::ClocksDiffer | Reason::OrdersExhausted => {
+            Phase::Suspended
+        }
         Reason::ReadyToSell => Phase::Ready,
         Reason::SoldOut => Phase::SoldOut,
         Reason::Selling => Phase::Open,

@@ -55,6 +55,8 @@ fn scheduled(now: Millis) -> Observation {
         opens_at: terms.opens_at,
         closes_at: terms.closes_at,
         limit_per_buyer: 0,
+        max_per_order: terms.max_per_order,
+        orders_ever_max: terms.orders_ever_max,
         item: offer.item,
         item_id: None,
         price: "1.00".into(),
@@ -65,6 +67,7 @@ fn scheduled(now: Millis) -> Observation {
         sold: 0,
         taken: 0,
         returned: 0,
+        orders_ever: 0,
         cut: SaleCut::default(),
         created_at_ms: 0,
         updated_at_ms: 0,
@@ -116,6 +119,8 @@ fn preheated(now: Millis, left: u64) -> Observation {
         total: 10,
         left,
         seq: 10 - left,
+        ever: Some(10 - left),
+        adjusted: Some(4),
         holders: 0,
         outbox: 0,
     });
@@ -571,6 +576,9 @@ fn a_raised_stock_goes_to_the_ledger_then_to_the_log() {
     let mut observed = preheated(START + 1, 0);
     observed.sale().total = 10;
     observed.desired.as_mut().expect("desired").offer.offered = 15;
+    assert!(matches!(plan(&observed).step, Step::UpdateTerms { terms, .. } if terms.orders_ever_max == 300));
+    observed.sale().orders_ever_max = 300;
+    observed.index().terms.bounds.orders_ever_max = 300;
     assert!(matches!(plan(&observed).step, Step::RaiseOffer { units: 15, .. }));
     observed.sale().offered = 15;
     assert_eq!(plan(&observed).step.name(), "AppendTotal");
@@ -977,6 +985,68 @@ fn an_unfinished_preflight_changes_nothing() {
         reason(&plan(&observed), ConditionType::Ready),
         (ConditionStatus::False, Reason::HeldByPreflight)
     );
+}
+
+#[test]
+fn a_sale_that_has_made_all_its_orders_says_so_and_is_not_sold_out() {
+    let mut observed = preheated(START, 0);
+    observed.index().ever = Some(199);
+    assert_eq!(step_and_phase(&plan(&observed)), ("Nothing", Some(Phase::SoldOut)));
+    observed.index().ever = Some(200);
+    let exhausted = plan(&observed);
+    assert_eq!(step_and_phase(&exhausted), ("Nothing", Some(Phase::Suspended)));
+    let ready = report(&exhausted).condition(ConditionType::Ready).expect("reported");
+    assert_eq!(
+        (ready.status, ready.reason),
+        (ConditionStatus::False, Reason::OrdersExhausted)
+    );
+    assert!(ready.message.contains("200 orders") && ready.message.contains("raise spec.ordersEverMax"));
+}
+
+#[test]
+fn bounds_change_live_but_a_counted_sale_never_gets_smaller_orders() {
+    let terms = |observed: &Observation| match plan(observed).step {
+        Step::UpdateTerms { terms, .. } => terms,
+        other => panic!("{other:?}"),
+    };
+    let mut observed = preheated(START, 10);
+    observed.desired.as_mut().expect("wanted").orders_ever_max = Some(50);
+    assert_eq!(terms(&observed).orders_ever_max, 50);
+    observed.desired.as_mut().expect("wanted").max_per_order = 1;
+    assert_eq!(terms(&observed).max_per_order, 2);
+    assert!(accepted_message(&mut observed).contains("spec.maxPerOrder (an order can have 2 units)"));
+    observed.desired.as_mut().expect("wanted").max_per_order = 5;
+    assert_eq!(terms(&observed).max_per_order, 5);
+    // Before the first unit is counted, it may fall too.
+    let mut early = scheduled(START - LEAD - 1);
+    early.desired.as_mut().expect("wanted").max_per_order = 1;
+    assert_eq!(terms(&early).max_per_order, 1);
+}
+
+/// What the condition Accepted says once the ledger has the terms.
+fn accepted_message(observed: &mut Observation) -> String {
+    let mut known = observed.clone();
+    let most = known.desired.as_ref().expect("wanted").orders_ever_max.expect("set");
+    known.sale().orders_ever_max = most;
+    known.index().terms = known.sale().terms();
+    let plan = plan(&known);
+    report(&plan)
+        .condition(ConditionType::Accepted)
+        .expect("reported")
+        .message
+        .clone()
+}
+
+#[test]
+fn more_stock_allows_more_orders() {
+    let mut observed = preheated(START, 10);
+    observed.desired.as_mut().expect("wanted").offer.offered = 12;
+    assert!(matches!(plan(&observed).step, Step::UpdateTerms { terms, .. } if terms.orders_ever_max == 240));
+    observed.sale().orders_ever_max = 240;
+    assert!(matches!(plan(&observed).step, Step::RaiseOffer { units: 12, .. }));
+    // A FlashSale that was created again with less stock.
+    observed.desired.as_mut().expect("wanted").offer.offered = 5;
+    assert!(matches!(plan(&observed).step, Step::UpdateTerms { terms, .. } if terms.orders_ever_max == 200));
 }
 
 /// The report as a reader of `kubectl describe` sees it.

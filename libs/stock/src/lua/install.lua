@@ -2,7 +2,8 @@
 -- does not know whether it ran starts again with a new barrier.
 --
 -- KEYS  the sale's m, u:<epoch>, w:<epoch>
--- ARGV  epoch, number of buyers in u, of their orders, total, left, version, state, opens, closes, limit
+-- ARGV  epoch, number of buyers in u, of their orders, total, left, version, state, opens, closes, limit, max_per_order,
+--       orders_ever_max, buyer_live_max, buyer_ever_max
 -- Reply 'ok' | 'replica' | the reason of the refusal
 local replication = redis.call('INFO', 'replication')
 if not string.find(replication, 'role:master', 1, true) then return 'replica' end
@@ -18,6 +19,8 @@ if holders ~= tonumber(ARGV[2]) or orders ~= tonumber(ARGV[3]) or units ~= live 
   return string.format(counts, holders, ARGV[2], orders, ARGV[3], units, live)
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'rid', rid, 'total', ARGV[4], 'left', ARGV[5], 'seq', '0',
-  'version', ARGV[6], 'state', ARGV[7], 'opens', ARGV[8], 'closes', ARGV[9], 'limit', ARGV[10])
+  'ever', ARGV[3], 'adjusted', ARGV[1],
+  'version', ARGV[6], 'state', ARGV[7], 'opens', ARGV[8], 'closes', ARGV[9], 'limit', ARGV[10],
+  'max_per_order', ARGV[11], 'orders_ever_max', ARGV[12], 'buyer_live_max', ARGV[13], 'buyer_ever_max', ARGV[14])
 redis.call('DEL', KEYS[3])
 return 'ok'

@@ -10,7 +10,8 @@ local reply = {
   string.match(replication, 'master_replid:(%x+)') or '',
   string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)),
 }
-local fields = {'epoch', 'rid', 'version', 'state', 'total', 'left', 'seq', 'opens', 'closes', 'limit'}
+local fields = {'epoch', 'rid', 'version', 'state', 'total', 'left', 'seq', 'opens', 'closes', 'limit',
+  'max_per_order', 'orders_ever_max', 'buyer_live_max', 'buyer_ever_max', 'ever', 'adjusted'}
 local m = redis.call('HMGET', KEYS[1], unpack(fields))
 if not m[1] then return reply end
 for i = 1, #fields do reply[#reply + 1] = m[i] or '' end

@@ -1,12 +1,12 @@
 -- Decides a batch of purchases on the index of one sale, like `purchase` in libs/protocol/src/index.rs.
 --
 -- KEYS  the sale's m, u:<epoch>, l:<epoch>
--- ARGV  epoch of the caller, maximum of holdings of a buyer; for each request: buyer, quantity (0 = lookup), tier, key
+-- ARGV  epoch of the caller; for each request: buyer, quantity (0 = lookup), tier, key
 -- Reply {'replica'} | {'stale'} | {'refresh', epoch} | {'ok', first seq, the answers, separated by commas}
 --
 -- An answer is a letter and its data: 's' reserved, with the next seq; 'h <holding>' already reserved, 'u' unknown,
--- 'n <opens>' not started, 'e' ended, 'p' suspended, 'l <holding or nothing>' limit reached, 'm' too many orders,
--- 'o <left>' sold out.
+-- 'q <most>' quantity too large, 'n <opens>' not started, 'e' ended, 'p' suspended, 'l <holding or nothing>' limit
+-- reached, 'm' too many orders of the buyer, 'x' orders of the sale exhausted, 'o <left>' sold out.
 --
 -- '..' writes a seq exactly, because it is below 10^14: an epoch has at most 2^28 orders. Larger numbers use '%.0f'.
 
@@ -14,7 +14,8 @@
 -- back with an older copy; the replication id does. The role is first: what a replica holds says nothing.
 local replication = redis.call('INFO', 'replication')
 if not string.find(replication, 'role:master', 1, true) then return {'replica'} end
-local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid', 'state', 'left', 'seq', 'opens', 'closes', 'limit')
+local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid', 'state', 'left', 'seq', 'opens', 'closes', 'limit',
+  'max_per_order', 'orders_ever_max', 'buyer_live_max', 'buyer_ever_max', 'ever')
 if not m[1] then return {'stale'} end
 if string.match(replication, 'master_replid:(%x+)') ~= m[2] then return {'stale'} end
 local epoch = m[1]
@@ -25,12 +26,15 @@ end
 
 local state, left, seq = m[3], tonumber(m[4]), tonumber(m[5])
 local opens, closes, limit = tonumber(m[6]), tonumber(m[7]), tonumber(m[8])
-local most = tonumber(ARGV[2])
+-- A bound of 0 is none. An index of an earlier version has no bounds and does not count its orders.
+local max_per_order, orders_ever_max = tonumber(m[9]) or 0, tonumber(m[10]) or 0
+local buyer_live_max, buyer_ever_max = tonumber(m[11]) or 0, tonumber(m[12]) or 0
+local ever = tonumber(m[13])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
 local buyers = {}
-for i = 3, #ARGV, 4 do buyers[#buyers + 1] = ARGV[i] end
+for i = 2, #ARGV, 4 do buyers[#buyers + 1] = ARGV[i] end
 local found = redis.call('HMGET', KEYS[2], unpack(buyers))
 local held, changed = {}, {}
 for i, buyer in ipairs(buyers) do held[buyer] = found[i] or '' end
@@ -40,30 +44,36 @@ local not_started, sold_out = 'n ' .. m[6], nil
 
 local function decide(buyer, wanted, tier, key)
   local holdings, quantity = held[buyer], tonumber(wanted)
-  local count, units, live = 0, 0, nil
+  local count, alive, units, live = 0, 0, 0, nil
   if holdings ~= '' then
     for holding, q, k, x in string.gmatch(holdings, '(%d+%.%d+%.(%d+)%.(%x+)(x?))') do
       -- Check for a retry first: a buyer with an order never gets "ended" or "sold out".
       if k == key then return 'h ' .. holding end
       count = count + 1
       if x == '' then
+        alive = alive + 1
         units = units + tonumber(q)
         live = live or holding
       end
     end
   end
   if quantity == 0 then return 'u' end
+  if max_per_order > 0 and quantity > max_per_order then return 'q ' .. m[9] end
   if state == 'closed' or now >= closes then return 'e' end
   if now < opens then return not_started end
   if state ~= 'open' then return 'p' end
-  if count >= most then return 'm' end
+  if buyer_live_max > 0 and alive >= buyer_live_max then return 'm' end
+  if buyer_ever_max > 0 and count >= buyer_ever_max then return 'm' end
   if limit > 0 and units + quantity > limit then return 'l ' .. (live or '') end
+  -- Before "sold out": a unit that comes back could not be sold.
+  if ever and orders_ever_max > 0 and ever >= orders_ever_max then return 'x' end
   if left < quantity then
     sold_out = sold_out or 'o ' .. string.format('%.0f', left)
     return sold_out
   end
   left, sold_out = left - quantity, nil
   seq = seq + 1
+  if ever then ever = ever + 1 end
   local holding = epoch .. '.' .. seq .. '.' .. wanted .. '.' .. key
   if holdings == '' then held[buyer] = holding else held[buyer] = holdings .. ' ' .. holding end
   changed[buyer] = true
@@ -71,7 +81,7 @@ local function decide(buyer, wanted, tier, key)
   return 's'
 end
 
-for i = 3, #ARGV, 4 do
+for i = 2, #ARGV, 4 do
   reply[#reply + 1] = decide(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
 end
 
@@ -85,6 +95,8 @@ if #orders > 0 then
     fields[#fields + 1] = held[buyer]
   end
   redis.call('HSET', KEYS[2], unpack(fields))
-  redis.call('HSET', KEYS[1], 'left', string.format('%.0f', left), 'seq', string.format('%.0f', seq))
+  local figures = {'left', string.format('%.0f', left), 'seq', string.format('%.0f', seq)}
+  if ever then figures[5], figures[6] = 'ever', string.format('%.0f', ever) end
+  redis.call('HSET', KEYS[1], unpack(figures))
 end
 return {'ok', string.format('%.0f', first), table.concat(reply, ',')}

@@ -53,6 +53,8 @@ pub async fn install(client: &StockClient, sale: SaleId, epoch: Epoch, total: u6
         total,
         left: total,
         seq: 0,
+        ever: Some(0),
+        adjusted: Some(epoch.0),
         holdings: Default::default(),
     }
 }

@@ -57,6 +57,13 @@ fn compare_redis(name: &str, index: &IndexAtRest, fold: Fold, violations: &mut V
         let (epoch, cut) = (index.epoch, fold.cut());
         violations.push(format!("{name}: Redis sells epoch {epoch}, the log is at {cut:?}"));
     }
+    let orders = fold.orders().len() as u64;
+    if index.ever != Some(orders) {
+        let ever = index.ever;
+        violations.push(format!(
+            "{name}: {ever:?} orders were ever made by Redis, {orders} by the log"
+        ));
+    }
     let expected = expected_holdings(fold);
     for (buyer, expected) in &expected {
         let text = index.holdings.get(buyer).map(String::as_str).unwrap_or_default();

@@ -133,6 +133,7 @@ fn valid_run() -> Evidence {
                 epoch: 1,
                 total: 3,
                 left: 0,
+                ever: Some(2),
                 outbox: 0,
                 holdings: [holding(1, 2, "a"), holding(2, 1, "b")].into(),
             }),

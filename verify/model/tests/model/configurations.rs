@@ -169,6 +169,42 @@ pub const ALL: &[(&str, Configuration)] = &[
             ..CANCELS
         },
     ),
+    (
+        "orders_ever",
+        Configuration {
+            buyers: 1,
+            keys: 3,
+            orders_ever_max: 2,
+            cancels: 2,
+            copies: 0,
+            log: 7,
+            ..CANCELS
+        },
+    ),
+    (
+        "orders_ever_two_buyers",
+        Configuration {
+            orders_ever_max: 2,
+            cancels: 2,
+            barriers: 0,
+            redis_losses: 0,
+            log: 7,
+            ..CANCELS
+        },
+    ),
+    (
+        "cancels_and_totals",
+        Configuration {
+            keys: 1,
+            cancels: 2,
+            totals: &[2],
+            redis_losses: 0,
+            needless: true,
+            copies: 0,
+            log: 7,
+            ..CANCELS
+        },
+    ),
     ("totals", TOTALS),
     (
         "totals_twice",

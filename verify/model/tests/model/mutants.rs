@@ -374,6 +374,57 @@ pub const MUTANTS: &[Mutant] = &[
         BALANCE,
     ),
     (
+        "cancelled_orders_not_counted",
+        Configuration {
+            orders_ever_max: 1,
+            broken: &[Rule::CancelledOrdersCount],
+            ..CANCELS
+        },
+        ORDERS,
+    ),
+    (
+        "rebuild_counts_orders_anew",
+        Configuration {
+            total: 2,
+            orders_ever_max: 1,
+            broken: &[Rule::RebuildCountsOrders],
+            ..RECOVERY
+        },
+        ORDERS,
+    ),
+    (
+        "bound_of_the_caller",
+        Configuration {
+            total: 2,
+            orders_ever_max: 1,
+            broken: &[Rule::BoundInTheIndex],
+            ..RECOVERY
+        },
+        ORDERS,
+    ),
+    (
+        "adjustments_in_any_order",
+        Configuration {
+            total: 2,
+            buyers: 2,
+            keys: 1,
+            cancels: 2,
+            broken: &[Rule::AdjustmentsInOrder],
+            ..CANCELS
+        },
+        ADJUSTED,
+    ),
+    (
+        "cancel_without_effect_leaves_no_row",
+        Configuration {
+            keys: 1,
+            cancels: 2,
+            broken: &[Rule::EveryCancelIsARow],
+            ..CANCELS
+        },
+        REACHED,
+    ),
+    (
         "published_before_the_terms",
         Configuration {
             desired_states: &[Suspended],

@@ -14,6 +14,7 @@ const LARGE: Configuration = Configuration {
     total: 2,
     buyers: 3,
     keys: 2,
+    orders_ever_max: 5,
     apis: 2,
     coordinators: 2,
     log: 16,
