@@ -2,6 +2,7 @@
 //!
 //! - [`store`]: the transaction that folds records of the log into tables, exactly once
 //! - `fold`: decides the rows that it writes, as plain code
+//! - `identity`: rows that MySQL has lost, and what the log fixes of a row
 //! - [`position`]: the offset up to which the log was folded, and where readers of the log start
 //! - [`adjustments`]: pending stock adjustments for the indexes
 //! - [`quarantine`]: records that could not be folded, and their replay
@@ -14,6 +15,7 @@ pub mod adjustments;
 pub mod connection;
 mod error;
 mod fold;
+mod identity;
 pub mod orders;
 pub mod position;
 pub mod quarantine;
@@ -26,7 +28,7 @@ pub use adjustments::StoredAdjustment;
 pub use connection::Ledger;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};
-pub use orders::StoredOrder;
+pub use orders::{OrderLookup, StoredOrder};
 pub use position::FoldStart;
 pub use quarantine::{QuarantinedRecord, ReplayError};
 pub use schema::migrate;

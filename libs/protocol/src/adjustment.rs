@@ -41,7 +41,11 @@ impl PendingAdjustment {
                 seq: *seq,
             },
             Record::Total { total, .. } => StockAdjustment::Raise { total: *total },
-            Record::Barrier { .. } | Record::Batch(_) | Record::Paid { .. } | Record::Close { .. } => return None,
+            Record::Identity(_)
+            | Record::Barrier { .. }
+            | Record::Batch(_)
+            | Record::Paid { .. }
+            | Record::Close { .. } => return None,
         };
         Some(PendingAdjustment {
             offset,

@@ -70,7 +70,7 @@ impl Fold {
                 self.change_status(*epoch, *seq, |status| status.cancelled(reason))
             }
             Record::Paid { epoch, seq, .. } => self.change_status(*epoch, *seq, OrderStatus::paid),
-            Record::Barrier { .. } | Record::Close { .. } => {}
+            Record::Identity(_) | Record::Barrier { .. } | Record::Close { .. } => {}
         }
     }
 

@@ -19,6 +19,7 @@
 //!   loses its tail: position, rows, `live_epoch`, terms and pending adjustments together
 //! - cancels, totals, suspending and resuming, the end up to the settlement
 //! - two workers on one partition, and a reader that starts at the ledger's position ([`workers`])
+//! - MySQL that loses the row of a sale, and operators that create the sale meanwhile ([`identity`])
 //!
 //! Each rule of the protocol can be broken ([`Rule`]). A broken rule passes other arguments to the product's functions or
 //! undoes what they did; the product has no code for it.
@@ -49,6 +50,7 @@
 //! - [`protocol`]: the actions; `model` dispatches them to `buying`, `storing`, `recovering`, `ending` and `failing`
 //! - [`property`], [`properties`]: the names of the properties, and their checks
 pub mod configuration;
+pub mod identity;
 pub mod log;
 pub mod properties;
 pub mod property;
@@ -64,5 +66,6 @@ mod recovering;
 mod storing;
 
 pub use configuration::{Configuration, Rule};
+pub use identity::{Identities, IdentityConfig, IdentityRule};
 pub use protocol::Protocol;
 pub use workers::Workers;

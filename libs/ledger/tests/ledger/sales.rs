@@ -234,16 +234,18 @@ async fn an_unknown_sale_can_t_be_folded() {
 #[tokio::test]
 async fn check_schema_requires_migrations_and_accepts_a_newer_schema() {
     let db = Database::new().await;
+    let version = seckill_ledger::migrate(&db.url).await.expect("migrated");
     db.ledger.check_schema().await.expect("migrated");
     db.execute("UPDATE _sqlx_migrations SET version = version + 9999").await;
     db.ledger.check_schema().await.expect("newer");
     db.execute("UPDATE _sqlx_migrations SET success = FALSE").await;
     let error = db.ledger.check_schema().await.expect_err("half applied").to_string();
-    assert_eq!(error, "waiting for migration 3, found 0: run order-worker migrate");
+    let expected = format!("waiting for migration {version}, found 0: run order-worker migrate");
+    assert_eq!(error, expected);
     db.execute("DROP TABLE _sqlx_migrations").await;
     assert!(matches!(
         db.ledger.check_schema().await,
-        Err(LedgerError::SchemaBehind { found: 0, wanted: 3 })
+        Err(LedgerError::SchemaBehind { found: 0, wanted }) if wanted == version
     ));
     db.drop().await;
 }
@@ -275,8 +277,11 @@ async fn check_writable_detects_a_read_only_server() {
 #[tokio::test]
 async fn repeated_and_concurrent_migrations_change_nothing() {
     let db = Database::new().await;
+    let newest = db
+        .number("SELECT CAST(MAX(version) AS SIGNED) FROM _sqlx_migrations")
+        .await;
     let all = futures::future::join_all((0..3).map(|_| seckill_ledger::migrate(&db.url))).await;
-    assert!(all.into_iter().all(|version| version.expect("migrated") == 3));
+    assert!(all.into_iter().all(|version| version.expect("migrated") == newest));
     db.drop().await;
 }
 

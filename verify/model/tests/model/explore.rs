@@ -4,7 +4,7 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use libtest_mimic::{Failed, Trial};
-use seckill_model::{Configuration, Protocol, Workers};
+use seckill_model::{Configuration, Identities, IdentityConfig, Protocol, Workers};
 use stateright::{Checker, CheckerBuilder, Expectation, HasDiscoveries, Model};
 
 /// Explores every reachable state. No property may be violated, and what must happen in some state must happen.
@@ -49,6 +49,15 @@ impl SizedModel for Workers {
     fn size(&self) -> String {
         let Configuration { log, mysql_losses, .. } = self.config;
         format!("2 workers, 1 reader, {log} records, MySQL lost {mysql_losses} times")
+    }
+}
+
+impl SizedModel for Identities {
+    fn size(&self) -> String {
+        let IdentityConfig {
+            operators, log, losses, ..
+        } = self.config;
+        format!("{operators} operators, {log} records, MySQL lost {losses} times")
     }
 }
 
