@@ -3,7 +3,7 @@ use seckill_ledger::LedgerError;
 use seckill_order_log::LogError;
 use seckill_planner::Reason;
 use seckill_planner::condition::Blocker;
-use seckill_protocol::Epoch;
+use seckill_protocol::{Epoch, InvalidIdentity, SaleId};
 use seckill_stock::StockError;
 
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,13 @@ pub enum RebuildError {
          replaced or truncated; restore it before selling"
     )]
     LedgerAhead { new: Epoch, position: i64 },
+    #[error(
+        "sale {sale} can't begin: the log has sale {other} under the same name, which MySQL has lost; order-worker stops at \
+         its record and its log says what to do"
+    )]
+    NameTaken { sale: SaleId, other: SaleId },
+    #[error("the row of the sale can't be written to the log: {0}")]
+    Identity(#[from] InvalidIdentity),
     #[error("{sold} units are sold, but only {total} are offered; selling stays stopped until someone investigates")]
     Oversold { sold: u64, total: u64 },
     #[error("Redis refused the index: {0}; retrying")]
@@ -70,6 +77,9 @@ impl ReconcileError {
                 RebuildError::BarrierLost(_) | RebuildError::LogReplaced { .. } | RebuildError::LedgerAhead { .. },
             ) => Reason::LogReplaced,
             ReconcileError::Rebuild(RebuildError::Oversold { .. }) => Reason::Oversold,
+            ReconcileError::Rebuild(RebuildError::NameTaken { .. } | RebuildError::Identity(_)) => {
+                Reason::IdentityMismatch
+            }
             // Another coordinator was faster, or Redis restarted meanwhile: the next reconcile resolves it.
             ReconcileError::Rebuild(RebuildError::Refused(_) | RebuildError::Ended) | ReconcileError::Kube(_) => {
                 return None;

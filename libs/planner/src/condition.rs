@@ -27,6 +27,8 @@ pub enum Reason {
     Invalid,
     Adopted,
     NameUsed,
+    LedgerBehind,
+    IdentityMismatch,
     NotYetDue,
     Passed,
     ProblemsFound,

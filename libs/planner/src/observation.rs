@@ -24,6 +24,8 @@ pub struct Observation {
     pub desired: Option<DesiredSale>,
     /// `None`: the ledger does not know the sale.
     pub sale: Option<Sale>,
+    /// Of a FlashSale that the ledger does not know: how far the ledger has read the log since.
+    pub absence: Option<Absence>,
     pub index: ObservedIndex,
     pub workloads: Arc<Workloads>,
     /// `None`: the servers were not checked yet.
@@ -38,6 +40,15 @@ pub struct Observation {
     pub total_appended: bool,
     /// Why the last reconciles failed.
     pub blocker: Option<Blocker>,
+}
+
+/// The ledger does not know the name of a FlashSale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absence {
+    /// When the name was not found, before the ends of the partitions were sampled.
+    pub since: Millis,
+    /// The partitions that the ledger has not read to these ends.
+    pub behind: Vec<u32>,
 }
 
 /// The index of the sale in Redis.

@@ -70,7 +70,7 @@ async fn scale(context: &Context, sales: &FlashSales, partitions: i32, keda: &Ke
         needs_pods(&desired, standing, now).then_some((key, desired))
     });
     let needs = needs(needing.collect(), partitions);
-    let demand = total_demand(&needs, cache.any_ending());
+    let demand = total_demand(&needs, cache.any_ending() || cache.any_awaiting_ledger());
     context.metrics.demand(demand);
     let (api, worker) = tokio::join!(
         apply(&cluster.kube, &release.api, demand.api, may_shrink, keda),

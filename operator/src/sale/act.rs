@@ -1,4 +1,5 @@
 //! Carries out the step of a plan. There is nothing left to decide here.
+use seckill_planner::SaleKey;
 use seckill_planner::plan::{FinalBalance, RebuildCause, Step};
 use seckill_protocol::{Record, SaleId};
 
@@ -14,6 +15,8 @@ pub async fn act(stores: &Stores, cache: &ReconcileCache, step: &Step) -> Result
     match step {
         Step::Nothing => {}
         Step::Create(new) => {
+            // What was read of the log for this row allows no second one.
+            cache.forget_absent(&SaleKey::new(&new.namespace, &new.name));
             let sale = ledger.create_sale(new).await?;
             let message = format!("added to the ledger as sale {}", sale.id);
             return Ok(Some(Note::normal("Accepted", message)));

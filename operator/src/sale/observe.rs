@@ -12,6 +12,7 @@ use seckill_protocol::{Epoch, Record};
 use crate::context::{Context, Stores};
 use crate::error::ReconcileError;
 use crate::reconcile_cache::ReconcileCache;
+use crate::sale::identity::observe_absence;
 
 /// An error means that a server does not answer without which nothing can be decided.
 pub async fn observe(
@@ -27,6 +28,13 @@ pub async fn observe(
         None => false,
     };
     let now = context.clock.now();
+    let absence = match (&sale, &desired) {
+        (None, Some(_)) => Some(observe_absence(stores, cache, key, now).await?),
+        _ => None,
+    };
+    if sale.is_some() {
+        cache.forget_absent(key);
+    }
     let index = match &sale {
         Some(sale) if may_have_index(now, desired.as_ref(), sale) => observe_index(stores, sale).await?,
         _ => ObservedIndex::NotAsked,
@@ -46,6 +54,7 @@ pub async fn observe(
         close_appended: appended(&|sale| cache.close_appended(sale.id)),
         total_appended: appended(&|sale| cache.total_appended(sale.id, sale.offered)),
         desired,
+        absence,
         index,
         workloads: context.observations.workloads.borrow().clone(),
         servers: context.observations.servers.borrow().clone(),

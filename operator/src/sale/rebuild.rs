@@ -14,6 +14,7 @@ use seckill_stock::{Applied, Install, Installed};
 
 use crate::context::Stores;
 use crate::error::RebuildError;
+use crate::sale::identity::ensure_identity;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rebuilt {
@@ -33,6 +34,7 @@ pub async fn rebuild(stores: &Stores, sale: &Sale) -> Result<Rebuilt, RebuildErr
     let ledger = &stores.ledger;
     let before = ledger.sale(sale.id).await?.ok_or(LedgerError::NoSale(sale.id))?;
     let previous = stores.stock.probe(sale.id).await?.index;
+    ensure_identity(stores, &before).await?;
 
     // R1: what was sold before the barrier is in the log by now, or will be void.
     let epoch = append_barrier(stores, sale, &before).await?;

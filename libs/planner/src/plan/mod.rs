@@ -4,7 +4,8 @@
 //! changed, and a crash between two steps is nothing special.
 //!
 //! A sale passes through `running`, `ending` and `settled`; `name_used` is a FlashSale whose name belongs to an
-//! earlier sale. `step` has the types of a plan, `report` the parts of a report that several phases share.
+//! earlier sale, `absent` one whose name the ledger does not know. `step` has the types of a plan, `report` the parts of a report that several phases share.
+mod absent;
 mod ending;
 mod final_balance;
 mod index_need;
@@ -28,13 +29,15 @@ pub use step::{Plan, RebuildCause, SaleVersion, Step};
 pub fn plan(observed: &Observation) -> Plan {
     let Some(sale) = &observed.sale else {
         return match &observed.desired {
-            Some(desired) => {
-                let new = desired.new_sale(&observed.class, &observed.key, observed.partitions);
-                Plan::without_report(Step::Create(Box::new(new)))
-            }
+            Some(desired) => absent::plan(observed, desired),
             None => Plan::without_report(Step::Nothing),
         };
     };
+    if let Some(known) = observed.desired.as_ref().and_then(|desired| desired.known_id)
+        && known != sale.id
+    {
+        return absent::other_id(known, sale.id);
+    }
     if let Some(desired) = &observed.desired
         && name_used::is_used(desired, sale)
     {
@@ -47,6 +50,8 @@ pub fn plan(observed: &Observation) -> Plan {
         return ending::plan(observed, sale);
     }
     match &observed.desired {
+        // CLOSE is final. A row that MySQL has lost, or that is older, does not know it.
+        Some(_) if sale.cut.closed.is_some() => ending::begin(sale, observed.now),
         Some(desired) => running::plan(observed, desired, sale),
         // The FlashSale was deleted in mid-sale: the sale ends now.
         None => ending::begin(sale, observed.now),

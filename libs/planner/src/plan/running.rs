@@ -30,7 +30,7 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
         return ending::begin(sale, now);
     }
     let preflight = observed.preflight();
-    let held = is_held(preflight.as_ref(), desired, sale, now);
+    let held = is_held(preflight.as_ref(), desired, sale, &observed.index, now);
     if let Some(step) = ledger_step(desired, sale, held) {
         return Plan::without_report(step);
     }
@@ -183,9 +183,19 @@ fn phase(ready: Reason) -> Phase {
 }
 
 /// Whether a sale that requires its preflight may not sell yet. A sale that has opened is left alone, and as long as
-/// nothing is known, nothing changes.
-fn is_held(preflight: Option<&Preflight>, desired: &DesiredSale, sale: &Sale, now: Millis) -> bool {
-    let has_opened = sale.is_counted() && sale.state == SaleState::Open && now >= sale.opens_at;
+/// nothing is known, nothing changes. A row that was restored from the log is suspended, but the index still sells.
+fn is_held(
+    preflight: Option<&Preflight>,
+    desired: &DesiredSale,
+    sale: &Sale,
+    index: &ObservedIndex,
+    now: Millis,
+) -> bool {
+    let sells = index
+        .in_force()
+        .is_some_and(|index| index.terms.state == SaleState::Open);
+    let open = sale.state == SaleState::Open || sells;
+    let has_opened = sale.is_counted() && open && now >= sale.opens_at;
     if !desired.preflight_required || now < desired.preheat_at() || has_opened {
         return false;
     }
