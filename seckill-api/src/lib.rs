@@ -8,7 +8,7 @@
 //! - `extract`: the arguments of a route, from path, headers and body; `idempotency_key` parses the key
 //! - [`purchase`]: the purchase itself, with `purchase_locks` and `ledger_lookup`
 //! - [`api`]: the state that the routes share
-//! - [`catalogue`]: the sales that this process knows, and the epochs of their indexes
+//! - [`catalogue`]: the sales that this process knows, and the epochs of their indexes; `find_sale` looks one up
 //!
 //! Then the other requests:
 //!
@@ -27,6 +27,7 @@ mod cancel;
 pub mod catalogue;
 mod clock;
 mod extract;
+mod find_sale;
 pub mod idempotency_key;
 mod ledger_lookup;
 mod limits;

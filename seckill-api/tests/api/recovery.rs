@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use seckill_protocol::Record;
 
-use crate::client::Response;
+use crate::client::{Request, Response};
 use crate::harness::*;
 
 #[tokio::test]
@@ -209,4 +209,39 @@ async fn a_sale_on_an_unread_partition_is_not_sold() {
     harness.buy(&sale, &key()).await.is(503, "not_ready");
     let index = harness.stock.probe(sale.id).await.expect("Redis answers").index;
     assert_eq!(index.expect("installed").left, 3);
+}
+
+#[tokio::test]
+async fn a_lost_row_makes_no_order_and_no_sale_unknown() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
+    let key = key();
+    let bought = harness.buy(&sale, &key).await;
+    let number = bought.order_no();
+    harness.store().await;
+    harness.lose_all_rows().await;
+
+    // Nothing is known of the sale until the log is read again, so nothing final is said.
+    let order = format!("/v1/orders/{number}");
+    harness.get(&order).await.is(503, "not_ready");
+    harness
+        .send(Request::new(format!("DELETE {order}"), &[], ""))
+        .await
+        .is(503, "not_ready");
+    harness.get(&path(&sale)).await.is(503, "not_ready");
+    harness.buy(&sale, &key).await.is(503, "not_ready");
+    harness.earlier(&sale, &key).await.is(503, "not_ready");
+    let legacy = harness
+        .legacy(&format!("GET /seckill/query_order?order_id={number}"), "")
+        .await;
+    assert_eq!(legacy.status, 500, "{legacy:?}");
+
+    harness.store().await;
+    harness.refresh().await;
+    let found = harness.get(&order).await;
+    assert_eq!((found.status, &found.body["status"]), (200, &"placed".into()));
+    let shown = harness.get(&path(&sale)).await;
+    assert_eq!((shown.status, &shown.body["state"]), (200, &"suspended".into()));
+    harness.buy(&sale, &key).await.is(503, "not_ready");
+    harness.get("/v1/sales/shop/never-was").await.is(404, "sale_unknown");
 }
