@@ -178,6 +178,12 @@ pub struct FlashSaleStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
 
+    /// The id of the sale in the ledger and in the order log, once the log has it. It is shown, and compared: if the ledger
+    /// has another sale under this name, the operator stops with the reason IdentityMismatch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub sale_id: Option<String>,
+
     /// The state of the sale in detail, by the condition types Accepted, Preflight, StockPreheated, WorkloadsScaled,
     /// Ready, LedgerBalanced, Settled and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -4,8 +4,8 @@ use seckill_order_log::LogError;
 use seckill_planner::Reason;
 use seckill_planner::condition::Blocker;
 use seckill_planner::observation::cannot_install;
-use seckill_protocol::Epoch;
 use seckill_protocol::install::InstallRefused;
+use seckill_protocol::{Epoch, InvalidIdentity, SaleId};
 use seckill_service::connect::NotConnected;
 use seckill_stock::StockError;
 
@@ -57,6 +57,13 @@ pub enum RebuildError {
         "the ledger, read up to offset {position}, is more than {most} orders behind the order log; waiting for order-worker"
     )]
     LedgerBehind { position: i64, most: usize },
+    #[error(
+        "sale {sale} can't begin: the log has sale {other} under the same name, which MySQL has lost; order-worker stops at \
+         its record and its log says what to do"
+    )]
+    NameTaken { sale: SaleId, other: SaleId },
+    #[error("the row of the sale can't be written to the log: {0}")]
+    Identity(#[from] InvalidIdentity),
     #[error("{sold} units are sold, but only {total} are offered; selling stays stopped until someone investigates")]
     Oversold { sold: u64, total: u64 },
     /// No barrier was appended, or its index was not installed.
@@ -105,6 +112,9 @@ impl ReconcileError {
                 RebuildError::BarrierLost(_) | RebuildError::LogReplaced { .. } | RebuildError::LedgerAhead { .. },
             ) => Reason::LogReplaced,
             ReconcileError::Rebuild(RebuildError::Oversold { .. }) => Reason::Oversold,
+            ReconcileError::Rebuild(RebuildError::NameTaken { .. } | RebuildError::Identity(_)) => {
+                Reason::IdentityMismatch
+            }
             // Another coordinator was faster, or Redis restarted meanwhile: the next reconcile resolves it.
             ReconcileError::Rebuild(RebuildError::Refused(_) | RebuildError::Ended) | ReconcileError::Kube(_) => {
                 return None;

@@ -6,6 +6,7 @@
 //! - [`sale::observe`]: everything that is known of it, read at once
 //! - [`mod@seckill_planner::plan`]: the next step, a pure function
 //! - [`sale::act`]: carries out the step; [`sale::rebuild`] is the one step that takes several
+//! - [`sale::identity`]: one sale under one name, even if MySQL loses its row
 //! - [`sale::status`]: the status and the events for the FlashSale's readers; [`sale::status_queue`] writes them beside
 //!
 //! Loops for the whole release, which only apply what the planner decides:

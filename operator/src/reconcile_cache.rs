@@ -1,4 +1,4 @@
-//! What this leadership term did lately. It saves work and noise; no decision depends on it for correctness.
+//! What this leadership term did and read lately. To forget it costs work, noise or a wait, never correctness.
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use seckill_planner::balance::BalanceHistory;
 use seckill_planner::condition::Blocker;
 use seckill_planner::pacing::{RebuildDelay, RebuildHistory, StatusBudget};
 use seckill_planner::{Clocks, SaleKey, Standing};
-use seckill_protocol::SaleId;
 use seckill_protocol::index::Millis;
+use seckill_protocol::{Offset, SaleId};
 
 use crate::cluster::convert::sale_key;
 
@@ -43,6 +43,14 @@ struct SaleEntry {
     balance: BalanceHistory,
     rebuilds: RebuildHistory,
     index_unknown_since: Option<Instant>,
+    absent: Option<AbsentSince>,
+}
+
+/// The ledger did not know a name, and the partitions had these ends after that.
+#[derive(Debug, Clone)]
+pub struct AbsentSince {
+    pub since: Millis,
+    pub ends: Vec<Offset>,
 }
 
 /// A status that was decided, and is written or about to be, when the object was known in this version.
@@ -160,6 +168,26 @@ impl ReconcileCache {
     /// How long the next rebuild has to wait; `None`: it may begin.
     pub fn rebuild_delay(&self, key: &SaleKey) -> Option<RebuildDelay> {
         self.recall(key, |sale| sale.rebuilds.delay(Instant::now())).flatten()
+    }
+
+    pub fn absent_since(&self, key: &SaleKey) -> Option<AbsentSince> {
+        self.recall(key, |sale| sale.absent.clone()).flatten()
+    }
+
+    pub fn set_absent(&self, key: &SaleKey, absent: AbsentSince) {
+        self.note(key, |sale| sale.absent = Some(absent));
+    }
+
+    pub fn forget_absent(&self, key: &SaleKey) {
+        if let Some(sale) = self.lock().sales.get_mut(key) {
+            sale.absent = None;
+        }
+    }
+
+    /// Whether a sale waits until the ledger has read the log.
+    pub fn any_awaiting_ledger(&self) -> bool {
+        let awaiting = |sale: &SaleEntry| sale.standing == Some(Standing::AwaitingLedger);
+        self.lock().sales.values().any(awaiting)
     }
 
     pub fn remember_close(&self, sale: SaleId) {

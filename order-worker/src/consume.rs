@@ -2,7 +2,7 @@
 //!
 //! There is one way to start and to recover from every failure: read the positions from MySQL and assign the partitions
 //! at these offsets. Entries that were read and not stored are dropped; the log still holds them.
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -45,6 +45,8 @@ const MAX_UNSTORED_ORDERS: usize = MAX_CONCURRENT_STORES * MAX_ORDERS_PER_TRANSA
 const MAX_PARTITION_FETCH_BYTES: &str = "262144";
 /// How often an idle worker checks its positions in MySQL, which may have lost its tail.
 const POSITION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a partition is tried again that stopped at a record of a sale that the ledger does not know.
+const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the positions are committed to the consumer group.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -56,7 +58,7 @@ pub struct Consume {
     pub log: LogConfig,
     pub group: String,
     pub mysql: Gate,
-    /// Ready while this worker is a member of the group and reads at the positions of MySQL.
+    /// Ready while this worker is a member of the group, reads at the positions of MySQL, and no partition has stopped.
     pub reading: Gate,
     pub metrics: Metrics,
     pub positions: watch::Sender<Positions>,
@@ -100,6 +102,9 @@ impl Consume {
             unassigned_since: Some(Instant::now()),
             at_position: false,
             unstored: Unstored::default(),
+            stopped: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            stopped_retry_at: None,
             failures: FailureLog::first_only(),
             retry_at: Instant::now(),
             checked_at: Instant::now(),
@@ -134,6 +139,11 @@ struct Membership<'a> {
     /// All partitions of this worker are assigned at their positions.
     at_position: bool,
     unstored: Unstored,
+    /// Why partitions can't be stored any further. The others go on.
+    stopped: BTreeMap<u32, String>,
+    /// Those of them that are not read until the next try.
+    paused: BTreeSet<u32>,
+    stopped_retry_at: Option<Instant>,
     failures: FailureLog,
     /// No retry before this time.
     retry_at: Instant,
@@ -152,6 +162,11 @@ impl Unstored {
     fn add(&mut self, partition: u32, entry: LogEntry) {
         self.orders += weight(&entry);
         self.parts.entry(partition).or_default().push_back(entry);
+    }
+
+    fn drop_partition(&mut self, partition: u32) {
+        let dropped = self.parts.remove(&partition).unwrap_or_default();
+        self.orders -= dropped.iter().map(weight).sum::<usize>();
     }
 
     /// Takes the entries of the next transaction of each partition.
@@ -193,6 +208,13 @@ impl Membership<'_> {
             };
             self.forget_positions();
             self.retry_at = Instant::now();
+            let ours = |partition: &u32| self.assigned.parts.contains(partition);
+            let gone: Vec<u32> = self.stopped.keys().filter(|p| !ours(p)).copied().collect();
+            gone.into_iter().for_each(|partition| self.continues(partition));
+        } else if self.at_position && self.stopped_retry_at.is_some_and(|at| Instant::now() >= at) {
+            // The only way to read a partition again is the way in which every reading starts.
+            self.forget_positions();
+            self.retry_at = Instant::now();
         } else if self.at_position {
             self.store();
         }
@@ -218,7 +240,9 @@ impl Membership<'_> {
                 Err(error) => return Some(error),
                 Ok(message) => {
                     let entry = Entry::from_message(&message);
-                    self.unstored.add(entry.partition, log_entry(entry));
+                    if !self.paused.contains(&entry.partition) {
+                        self.unstored.add(entry.partition, log_entry(entry));
+                    }
                 }
             }
         }
@@ -240,6 +264,7 @@ impl Membership<'_> {
                 Ok(_) => {
                     self.failures.succeeded();
                     self.worker.mysql.ready();
+                    self.continues(partition);
                     // A failure of another partition makes this worker forget all positions.
                     if self.at_position {
                         self.worker.positions.send_modify(|positions| {
@@ -280,7 +305,59 @@ impl Membership<'_> {
                 self.forget_positions();
                 self.retry_at = Instant::now();
             }
+            StoreError::Stopped { partition, offset, .. } => self.stop(*partition, *offset, error),
             StoreError::Ledger(error) => self.ledger_failed("storing orders", error),
+        }
+    }
+
+    /// Leaves a partition alone until the next try. Everything before `offset` is stored.
+    fn stop(&mut self, partition: u32, offset: Offset, error: &StoreError) {
+        let why = error.to_string();
+        if self.stopped.insert(partition, why.clone()).as_ref() != Some(&why) {
+            tracing::error!(partition, offset, "{why}");
+        }
+        self.worker.metrics.partition_stopped(partition, true);
+        self.show_stopped();
+        self.unstored.drop_partition(partition);
+        self.stopped_retry_at = Some(Instant::now() + STOPPED_RETRY_INTERVAL);
+        // A failure of another partition makes this worker forget all positions.
+        if !self.at_position {
+            return;
+        }
+        self.worker.positions.send_modify(|positions| {
+            positions.insert(partition, offset);
+        });
+        self.paused.insert(partition);
+        if let Err(error) = self.consumer.pause(&self.paused_list()) {
+            tracing::debug!(partition, %error, "pausing the partition failed; its messages are dropped");
+        }
+    }
+
+    fn paused_list(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in &self.paused {
+            list.add_partition(&self.worker.log.topic, *partition as i32);
+        }
+        list
+    }
+
+    /// A partition that had stopped was stored, or is not this worker's any more.
+    fn continues(&mut self, partition: u32) {
+        if self.stopped.remove(&partition).is_some() {
+            tracing::info!(partition, "partition continues");
+            self.worker.metrics.partition_stopped(partition, false);
+            if self.at_position {
+                self.show_stopped();
+            }
+        }
+    }
+
+    fn show_stopped(&self) {
+        if self.stopped.is_empty() {
+            self.worker.reading.ready();
+        } else {
+            let why: Vec<&str> = self.stopped.values().map(String::as_str).collect();
+            self.worker.reading.not_ready(why.join("; "));
         }
     }
 
@@ -328,7 +405,7 @@ impl Membership<'_> {
         self.worker.positions.send_replace(positions);
         self.at_position = true;
         self.checked_at = Instant::now();
-        self.worker.reading.ready();
+        self.show_stopped();
         Ok(())
     }
 
@@ -342,6 +419,14 @@ impl Membership<'_> {
 
     /// Stops reading, until [`assign_positions`](Self::assign_positions).
     fn forget_positions(&mut self) {
+        if !self.paused.is_empty() {
+            // The client remembers a pause beyond the assignment.
+            if let Err(error) = self.consumer.resume(&self.paused_list()) {
+                tracing::debug!(%error, "resuming the partitions failed");
+            }
+            self.paused.clear();
+        }
+        self.stopped_retry_at = None;
         if self.at_position {
             self.at_position = false;
             self.worker.positions.send_replace(Positions::new());

@@ -21,6 +21,7 @@ pub struct Metrics {
     batches: Counter,
     store_seconds: Histogram,
     pub lag: Family<PartitionLabel, Gauge>,
+    stopped: Family<PartitionLabel, Gauge>,
     pub republished: Counter,
     pub trimmed: Counter,
     pub adjustments_applied: Counter,
@@ -38,6 +39,7 @@ impl Metrics {
             batches: Counter::default(),
             store_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             lag: Family::default(),
+            stopped: Family::default(),
             republished: Counter::default(),
             trimmed: Counter::default(),
             adjustments_applied: Counter::default(),
@@ -98,7 +100,20 @@ impl Metrics {
             "Records of a partition that are not stored yet",
             metrics.lag.clone(),
         );
+        registry.register(
+            "partition_stopped",
+            "1 for a partition that is not stored any further until a person has acted",
+            metrics.stopped.clone(),
+        );
         metrics
+    }
+
+    pub fn partition_stopped(&self, partition: u32, stopped: bool) {
+        let label = PartitionLabel { partition };
+        match stopped {
+            true => _ = self.stopped.get_or_create(&label).set(1),
+            false => _ = self.stopped.remove(&label),
+        }
     }
 
     pub fn stored(&self, stored: Stored, seconds: f64) {

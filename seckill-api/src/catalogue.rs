@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use seckill_ledger::{Ledger, LedgerError, Sale};
+use seckill_protocol::admission::behind;
 use seckill_protocol::index::{Millis, SaleState};
-use seckill_protocol::{Epoch, Quantity, SaleId};
+use seckill_protocol::{Epoch, Offset, Quantity, SaleId};
 use seckill_service::{FailureLog, Shutdown};
 use seckill_stock::Batcher;
 use tokio::sync::{Mutex, Notify, watch};
@@ -42,9 +43,11 @@ pub struct Catalogue {
 type BoxedWait<'a> = BoxFuture<'a, bool>;
 
 /// The catalogue as of one instant.
-struct Snapshot {
+pub struct Snapshot {
     /// When the read of the ledger began.
     read_at: Option<Instant>,
+    /// The next offset of each partition that the ledger had then. MySQL may have lost the rows of sales behind it.
+    positions: Vec<(u32, Offset)>,
     /// By `namespace/name`.
     by_name: HashMap<String, Arc<ListedSale>>,
     by_id: HashMap<SaleId, Arc<ListedSale>>,
@@ -128,6 +131,7 @@ impl Catalogue {
             partitions,
             snapshot: watch::Sender::new(Arc::new(Snapshot {
                 read_at: None,
+                positions: Vec::new(),
                 by_name: HashMap::new(),
                 by_id: HashMap::new(),
             })),
@@ -153,8 +157,9 @@ impl Catalogue {
     /// Reads the ledger once.
     pub async fn read(&self) -> Result<(), LedgerError> {
         let read_at = Instant::now();
-        let sales = match timeout(READ_TIMEOUT, self.ledger.catalogue(&self.class, SETTLED_SALE_RETENTION)).await {
-            Ok(sales) => sales?,
+        let reading = self.ledger.catalogue_and_positions(&self.class, SETTLED_SALE_RETENTION);
+        let (sales, positions) = match timeout(READ_TIMEOUT, reading).await {
+            Ok(read) => read?,
             Err(_) => return Err(LedgerError::TimedOut(READ_TIMEOUT.as_secs())),
         };
         for sale in &sales {
@@ -164,17 +169,13 @@ impl Catalogue {
             }
         }
         self.snapshot
-            .send_modify(|snapshot| *snapshot = Arc::new(snapshot.next(sales, read_at)));
+            .send_modify(|snapshot| *snapshot = Arc::new(snapshot.next(sales, positions, read_at)));
         Ok(())
     }
 
-    /// Returns the entry that `get` finds. If the snapshot has none, refreshes it first: a sale that `kubectl` shows can
-    /// be bought here.
-    pub async fn get_or_refresh<T>(&self, get: impl Fn(&Self) -> Option<T>) -> Option<T> {
-        match get(self) {
-            None if self.refresh(REFRESH_TIMEOUT).await => get(self),
-            found => found,
-        }
+    /// The catalogue as it is now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
     }
 
     /// Waits for a snapshot that is newer than the call. Returns false after the time limit.
@@ -205,11 +206,6 @@ impl Catalogue {
         })
     }
 
-    /// The sale `namespace/name`.
-    pub fn by_name(&self, name: &str) -> Option<Arc<ListedSale>> {
-        self.snapshot.borrow().by_name.get(name).cloned()
-    }
-
     pub fn by_id(&self, id: SaleId) -> Option<Arc<ListedSale>> {
         self.snapshot.borrow().by_id.get(&id).cloned()
     }
@@ -228,26 +224,30 @@ impl Catalogue {
         all.sort_by(|a, b| (&a.sale.namespace, &a.sale.name).cmp(&(&b.sale.namespace, &b.sale.name)));
         all
     }
+}
+
+impl Snapshot {
+    /// The sale `namespace/name`.
+    pub fn by_name(&self, name: &str) -> Option<Arc<ListedSale>> {
+        self.by_name.get(name).cloned()
+    }
 
     /// The sale of an item on the old demo's routes: of the sales that have not ended, the one that was created first;
     /// otherwise the one that ended last.
     pub fn by_item(&self, item: i64) -> Option<Arc<ListedSale>> {
-        let snapshot = self.snapshot.borrow().clone();
-        let of_item = || {
-            snapshot
-                .by_id
-                .values()
-                .filter(|listed| listed.sale.item_id == Some(item))
-        };
+        let of_item = || self.by_id.values().filter(|listed| listed.sale.item_id == Some(item));
         let running = of_item()
             .filter(|listed| !listed.has_ended())
             .min_by_key(|listed| (listed.sale.created_at_ms, listed.sale.id));
         let last_ended = || of_item().max_by_key(|listed| (listed.sale.closes_at, listed.sale.id));
         running.or_else(last_ended).cloned()
     }
-}
 
-impl Snapshot {
+    /// Whether the ledger had read the log to these ends. If not, a sale that is missing here may exist.
+    pub fn has_read_to(&self, ends: &[Offset]) -> bool {
+        behind(ends, &self.positions).is_empty()
+    }
+
     fn future_start(&self, id: SaleId, now: Millis) -> Option<Millis> {
         let sale = &self.by_id.get(&id)?.sale;
         let is_recent = self.read_at.is_some_and(|at| at.elapsed() < MAX_SNAPSHOT_AGE);
@@ -255,9 +255,10 @@ impl Snapshot {
         is_future.then_some(sale.opens_at)
     }
 
-    fn next(&self, sales: Vec<Sale>, read_at: Instant) -> Snapshot {
+    fn next(&self, sales: Vec<Sale>, positions: Vec<(u32, Offset)>, read_at: Instant) -> Snapshot {
         let mut next = Snapshot {
             read_at: Some(read_at),
+            positions,
             by_name: HashMap::with_capacity(sales.len()),
             by_id: HashMap::with_capacity(sales.len()),
         };
@@ -323,12 +324,13 @@ mod tests {
     }
 
     fn next(before: &Snapshot, sales: Vec<Sale>) -> Snapshot {
-        before.next(sales, Instant::now())
+        before.next(sales, Vec::new(), Instant::now())
     }
 
     fn empty() -> Snapshot {
         Snapshot {
             read_at: None,
+            positions: Vec::new(),
             by_name: HashMap::new(),
             by_id: HashMap::new(),
         }
@@ -361,7 +363,7 @@ mod tests {
                 state,
                 ..sale(1, None)
             };
-            empty().next(vec![sale], read_at)
+            empty().next(vec![sale], Vec::new(), read_at)
         };
         let future_start =
             |opens_at| snapshot(opens_at, SaleState::Open, Instant::now()).future_start(SaleId(1), 10_000);

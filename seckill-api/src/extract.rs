@@ -26,7 +26,7 @@ impl FromRequestParts<Arc<Api>> for NamedSale {
         let path = Path::<(String, String)>::from_request_parts(parts, api).await;
         let Path((namespace, name)) = path.map_err(|rejection| Problem::PathInvalid(rejection.body_text()))?;
         let sale = format!("{namespace}/{name}");
-        let found = api.catalogue.get_or_refresh(|catalogue| catalogue.by_name(&sale)).await;
+        let found = api.find_sale(|catalogue| catalogue.by_name(&sale)).await?;
         found.map(Self).ok_or_else(|| Problem::SaleUnknown(excerpt(&sale)))
     }
 }

@@ -8,7 +8,7 @@
 //! - `extract`: the arguments of a route, from path, headers and body; `idempotency_key` parses the key
 //! - [`purchase`]: the purchase itself, with `purchase_locks`; `order_lookup` and `ledger_lookup` after the end
 //! - [`api`]: the state that the routes share
-//! - [`catalogue`]: the sales that this process knows, and the epochs of their indexes
+//! - [`catalogue`]: the sales that this process knows, and the epochs of their indexes; `find_sale` looks one up
 //!
 //! Then the other requests:
 //!
@@ -29,6 +29,7 @@ mod clock;
 pub mod connection;
 mod connections;
 mod extract;
+mod find_sale;
 mod fold_progress;
 pub mod idempotency_key;
 mod ledger_lookup;

@@ -1,9 +1,11 @@
 //! Finding an order by its number.
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
-use seckill_ledger::{Sale, StoredOrder};
-use seckill_protocol::{OrderId, OrderNo, OrderNoError, RecordVerdict};
+use seckill_ledger::{OrderLookup, Sale, StoredOrder};
+use seckill_protocol::admission::behind;
+use seckill_protocol::{Offset, OrderId, OrderNo, OrderNoError, RecordVerdict};
 
 use crate::api::Api;
 use crate::catalogue::ListedSale;
@@ -25,48 +27,56 @@ impl Api {
             OrderNoError::UnknownKey(_) => Problem::NumberUnreadable,
             _ => Problem::OrderUnknown,
         })?;
-        let listed = match self.catalogue.by_id(id.sale) {
-            Some(listed) => listed,
-            None => {
-                let sale = self.lookups.look_up(self.ledger.sale(id.sale)).await?;
-                Arc::new(ListedSale {
-                    sale: sale.ok_or(Problem::OrderUnknown)?,
-                    active: None,
-                })
-            }
-        };
-        let stored = match self.lookups.look_up(self.ledger.order(id)).await? {
-            None if self.may_be_stored_later(&listed.sale, id).await? => None,
-            None => {
-                // The order may have been stored since the first query.
-                let stored = self.lookups.look_up(self.ledger.order(id)).await?;
-                Some(stored.ok_or(Problem::OrderUnknown)?)
-            }
-            stored => stored,
-        };
-        Ok(FoundOrder {
+        let listed = self.catalogue.by_id(id.sale);
+        let found = |listed, stored| FoundOrder {
             id,
-            order_no,
+            order_no: order_no.clone(),
             listed,
             stored,
-        })
+        };
+        if let Some(listed) = &listed {
+            let stored = self.lookups.look_up(self.ledger.order(id)).await?;
+            if stored.is_some() || self.tail_has(&listed.sale, id) {
+                return Ok(found(listed.clone(), stored));
+            }
+        }
+        // The ends of the log first, and then the ledger at one instant: what it lacks although it has read to the ends is
+        // in no record before them. MySQL may have lost its tail, and with it the row of the sale.
+        let ends = self
+            .ends_that_matter(listed.as_ref().map(|listed| listed.sale.partition))
+            .await?;
+        let OrderLookup {
+            sale,
+            order,
+            quarantined,
+            positions,
+        } = self.lookups.look_up(self.ledger.look_up_order(id)).await?;
+        let in_ledger = |sale| Arc::new(ListedSale { sale, active: None });
+        let may_be_stored_later = quarantined || !behind(&ends, &positions).is_empty();
+        match (listed.or(sale.map(in_ledger)), order) {
+            (Some(listed), Some(stored)) => Ok(found(listed, Some(stored))),
+            (Some(listed), None) if may_be_stored_later => Ok(found(listed, None)),
+            // An answer about the order would name its sale.
+            (None, _) if may_be_stored_later => Err(Problem::NotReady),
+            (_, None) | (None, Some(_)) => Err(Problem::OrderUnknown),
+        }
     }
 
-    /// Whether an order that the ledger does not have may be stored later. If not, it is stored by now or never will be.
-    async fn may_be_stored_later(&self, sale: &Sale, order: OrderId) -> Result<bool, Problem> {
-        if self.tail.read_back(sale.partition, order).now_or_never() == Some(RecordVerdict::Accepted) {
-            return Ok(true);
-        }
-        // Read the end of the log first, then the folded position: the other order could miss a record between the two.
-        let end = self.log.end_offset(sale.partition).await.map_err(|error| {
+    fn tail_has(&self, sale: &Sale, order: OrderId) -> bool {
+        self.tail.read_back(sale.partition, order).now_or_never() == Some(RecordVerdict::Accepted)
+    }
+
+    /// The end of the partition of the order's sale. Of an unknown sale the partition is unknown too, so all matter.
+    async fn ends_that_matter(&self, partition: Option<u32>) -> Result<Vec<Offset>, Problem> {
+        let Some(partition) = partition else {
+            return self.log_ends(Duration::ZERO).await;
+        };
+        let end = self.log.end_offset(partition).await.map_err(|error| {
             tracing::warn!(%error, "failed to read the end of the log");
             Problem::NotReady
         })?;
-        let positions = self.lookups.look_up(self.ledger.positions()).await?;
-        let position = positions.iter().find(|(partition, _)| *partition == sale.partition);
-        if position.map_or(0, |(_, offset)| *offset) < end {
-            return Ok(true);
-        }
-        self.lookups.look_up(self.ledger.is_quarantined(order)).await
+        let mut ends = vec![0; partition as usize + 1];
+        ends[partition as usize] = end;
+        Ok(ends)
     }
 }

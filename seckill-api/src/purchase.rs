@@ -153,7 +153,10 @@ impl Api {
         // Once an index has reserved units under this key, the answer can't be "nothing was bought" any more.
         let mut reserved = false;
         loop {
-            let listed = self.listed(purchase.sale)?;
+            let listed = match self.listed(purchase.sale) {
+                Err(_) if reserved => return Err(Problem::OutcomeUnknown),
+                listed => listed?,
+            };
             let sale = &listed.sale;
             let Some(active) = &listed.active else {
                 return self.answer_from_ledger(&listed, purchase).await;
@@ -282,8 +285,8 @@ impl Api {
     }
 
     fn listed(&self, sale: SaleId) -> Result<Arc<ListedSale>, Problem> {
-        let listed = self.catalogue.by_id(sale);
-        listed.ok_or_else(|| Problem::SaleUnknown(sale.to_string()))
+        // The request named it, so it exists: MySQL has lost its row, until the log brings it back.
+        self.catalogue.by_id(sale).ok_or(Problem::NotReady)
     }
 
     /// Waits for an index that is newer than this epoch. Returns false at the deadline.
@@ -355,7 +358,10 @@ impl Api {
     /// No index of the sale is in force: the sale is not preheated yet, its index is being rebuilt, or it ends.
     fn without_index<'a>(&'a self, purchase: &'a Purchase, reserved: bool) -> BoxedResult<'a> {
         Box::pin(async move {
-            let listed = self.listed(purchase.sale)?;
+            let listed = match self.listed(purchase.sale) {
+                Err(_) if reserved => return Err(Problem::OutcomeUnknown),
+                listed => listed?,
+            };
             let sale = &listed.sale;
             let result = if listed.active.is_none() || self.is_closed(sale) {
                 self.answer_from_ledger(&listed, purchase).await

@@ -1,3 +1,4 @@
+use seckill_protocol::admission::Stop;
 use seckill_protocol::{Offset, SaleId};
 use sqlx::mysql::MySqlDatabaseError;
 
@@ -31,6 +32,9 @@ pub enum StoreError {
     /// Another process stored for this partition, or an earlier call with an unknown outcome did.
     #[error("the position of partition {partition} is no longer {from}: read it again")]
     PositionMoved { partition: u32, from: Offset },
+    /// Everything before `offset` is stored. Nothing is stored from there on until a person has removed the cause.
+    #[error("partition {partition} stops at offset {offset}: {stop}")]
+    Stopped { partition: u32, offset: Offset, stop: Stop },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }

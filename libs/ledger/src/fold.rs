@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::AddAssign;
 
 use seckill_protocol::{
-    Acceptance, Batch, Buyer, Epoch, Offset, Order, OrderId, OrderStatus, PendingAdjustment, Record, RecordError,
-    RecordVerdict, SaleCut, SaleId, Seq,
+    Acceptance, Batch, Buyer, Epoch, Identity, Offset, Order, OrderId, OrderStatus, PendingAdjustment, Record,
+    RecordError, RecordVerdict, SaleCut, SaleId, Seq,
 };
 
 /// A record of one partition, as it was read.
@@ -52,6 +52,24 @@ pub(crate) struct SaleRow {
     pub returned: u64,
     pub orders_ever: u64,
     pub cut: SaleCut,
+    pub identity_at: Option<Offset>,
+}
+
+impl SaleRow {
+    /// The row that an IDENTITY brings back. What the log says of the sale comes after it.
+    pub fn restored(partition: u32, offset: Offset, identity: &Identity) -> Self {
+        SaleRow {
+            partition,
+            price: identity.price.clone(),
+            total: 0,
+            sold: 0,
+            taken: 0,
+            returned: 0,
+            orders_ever: 0,
+            cut: SaleCut::default(),
+            identity_at: Some(offset),
+        }
+    }
 }
 
 /// An order that is in the ledger.
@@ -81,6 +99,8 @@ pub(crate) struct Quarantined<'a> {
 pub(crate) struct Changes<'a> {
     pub inserts: BTreeMap<OrderId, NewOrder<'a>>,
     pub statuses: BTreeMap<OrderId, OrderStatus>,
+    /// The first IDENTITY of sales that have a row.
+    pub identities: Vec<(Offset, &'a Identity)>,
     pub quarantine: Vec<Quarantined<'a>>,
     /// Adjustments for the indexes.
     pub adjustments: Vec<(SaleId, PendingAdjustment)>,
@@ -225,6 +245,13 @@ impl<'a> LedgerFold<'_, 'a> {
             return; // judged unreadable
         };
         match record {
+            Record::Identity(identity) if sale.identity_at.is_none() => {
+                sale.identity_at = Some(entry.offset);
+                // Orders come after it, so each has the price of the log.
+                sale.price.clone_from(&identity.price);
+                self.changes.identities.push((entry.offset, &**identity));
+            }
+            Record::Identity(_) => {}
             // These moved the cut when they were judged.
             Record::Barrier { .. } | Record::Close { .. } => {}
             Record::Total { total, .. } if *total > sale.total => {

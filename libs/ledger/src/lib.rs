@@ -2,6 +2,7 @@
 //!
 //! - [`store`]: the transaction that folds records of the log into tables, exactly once
 //! - `fold`: decides the rows that it writes, as plain code
+//! - `identity`: rows that MySQL has lost, and what the log fixes of a row
 //! - [`position`]: the offset up to which the log was folded, and where readers of the log start
 //! - [`snapshot`]: one sale at one instant, for a rebuild of its index
 //! - [`adjustments`]: pending stock adjustments for the indexes
@@ -15,6 +16,7 @@ pub mod adjustments;
 pub mod connection;
 mod error;
 mod fold;
+mod identity;
 pub mod orders;
 pub mod position;
 pub mod quarantine;
@@ -28,7 +30,7 @@ pub use adjustments::SaleWithAdjustments;
 pub use connection::Ledger;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};
-pub use orders::{MAX_KEYS, StoredOrder};
+pub use orders::{MAX_KEYS, OrderLookup, StoredOrder};
 pub use quarantine::{QuarantinedRecord, ReplayError};
 pub use schema::migrate;
 pub use seckill_protocol::OrderStatus;

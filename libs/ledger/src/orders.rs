@@ -1,13 +1,14 @@
 //! Queries for orders.
 use std::collections::HashMap;
 
-use seckill_protocol::{Buyer, Epoch, KeyHash, OrderId, OrderStatus, Quantity, SaleId, Seq, Tier};
+use seckill_protocol::sale::Sale;
+use seckill_protocol::{Buyer, Epoch, KeyHash, Offset, OrderId, OrderStatus, Quantity, SaleId, Seq, Tier};
 use sqlx::mysql::MySqlRow;
-use sqlx::{FromRow, MySql, QueryBuilder, Row};
+use sqlx::{FromRow, MySql, MySqlConnection, QueryBuilder, Row};
 
 use crate::connection::Ledger;
 use crate::error::LedgerError;
-use crate::rows;
+use crate::{position, rows, sales};
 
 /// Maximum number of keys in one call of [`Ledger::orders_by_key`].
 pub const MAX_KEYS: usize = 128;
@@ -25,6 +26,18 @@ pub struct StoredOrder {
     pub price: String,
     pub status: OrderStatus,
     pub created_at_ms: i64,
+}
+
+/// What the ledger has of an order, and how far it has read the log, at one instant.
+#[derive(Debug, Clone)]
+pub struct OrderLookup {
+    /// The row of its sale. MySQL may have lost it, until the log brings it back.
+    pub sale: Option<Sale>,
+    pub order: Option<StoredOrder>,
+    /// The order was promised and is in quarantine. Its buyer still sees it as processing.
+    pub quarantined: bool,
+    /// The next offset of each partition.
+    pub positions: Vec<(u32, Offset)>,
 }
 
 /// The columns of an order, in a form that needs no date and decimal types.
@@ -72,18 +85,20 @@ impl TryFrom<OrderRow> for StoredOrder {
 
 impl Ledger {
     pub async fn order(&self, id: OrderId) -> Result<Option<StoredOrder>, LedgerError> {
-        const SQL: &str = concat!(
-            "SELECT ",
-            order_columns!(),
-            " FROM orders o WHERE o.sale = ? AND o.epoch = ? AND o.seq = ?"
-        );
-        let row: Option<OrderRow> = self
-            .query(async |connection| {
-                let query = sqlx::query_as(SQL).bind(id.sale.0).bind(id.epoch.0).bind(id.seq);
-                Ok(query.fetch_optional(connection).await?)
+        self.query(async |connection| order(connection, id).await).await
+    }
+
+    /// An order, its sale and the positions, from one snapshot: MySQL may fail over between two queries.
+    pub async fn look_up_order(&self, id: OrderId) -> Result<OrderLookup, LedgerError> {
+        self.snapshot(async |connection| {
+            Ok(OrderLookup {
+                positions: position::positions(connection).await?,
+                sale: sales::by_id(connection, id.sale).await?,
+                order: order(connection, id).await?,
+                quarantined: is_quarantined(connection, id).await?,
             })
-            .await?;
-        row.map(StoredOrder::try_from).transpose()
+        })
+        .await
     }
 
     /// The order that a buyer made with this key, and whether the ledger has all orders of the sale. See
@@ -144,14 +159,8 @@ impl Ledger {
 
     /// Whether the order was promised and is in quarantine. Its buyer still sees it as processing.
     pub async fn is_quarantined(&self, id: OrderId) -> Result<bool, LedgerError> {
-        self.query(async |connection| {
-            let query = sqlx::query_scalar(
-                "SELECT EXISTS (SELECT 1 FROM quarantine WHERE sale = ? AND epoch = ? AND first_seq <= ? AND last_seq >= ?)",
-            );
-            let query = query.bind(id.sale.0).bind(id.epoch.0).bind(id.seq).bind(id.seq);
-            Ok(query.fetch_one(connection).await?)
-        })
-        .await
+        self.query(async |connection| is_quarantined(connection, id).await)
+            .await
     }
 
     /// The orders among `first..=last` of an epoch that are stored or in quarantine, in order.
@@ -182,4 +191,23 @@ impl Ledger {
         })
         .await
     }
+}
+
+async fn order(connection: &mut MySqlConnection, id: OrderId) -> Result<Option<StoredOrder>, LedgerError> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        order_columns!(),
+        " FROM orders o WHERE o.sale = ? AND o.epoch = ? AND o.seq = ?"
+    );
+    let query = sqlx::query_as(SQL).bind(id.sale.0).bind(id.epoch.0).bind(id.seq);
+    let row: Option<OrderRow> = query.fetch_optional(connection).await?;
+    row.map(StoredOrder::try_from).transpose()
+}
+
+async fn is_quarantined(connection: &mut MySqlConnection, id: OrderId) -> Result<bool, LedgerError> {
+    let query = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM quarantine WHERE sale = ? AND epoch = ? AND first_seq <= ? AND last_seq >= ?)",
+    );
+    let query = query.bind(id.sale.0).bind(id.epoch.0).bind(id.seq).bind(id.seq);
+    Ok(query.fetch_one(connection).await?)
 }

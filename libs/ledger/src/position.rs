@@ -48,7 +48,7 @@ impl Ledger {
     }
 }
 
-async fn positions(connection: &mut MySqlConnection) -> Result<Vec<(u32, Offset)>, LedgerError> {
+pub(crate) async fn positions(connection: &mut MySqlConnection) -> Result<Vec<(u32, Offset)>, LedgerError> {
     Ok(sqlx::query_as("SELECT part, off FROM log_position ORDER BY part")
         .fetch_all(connection)
         .await?)

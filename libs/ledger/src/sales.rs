@@ -1,5 +1,5 @@
-//! Sales. The operator writes all columns of a row except `total`, `sold`, `taken`, `returned`, `orders_ever`, `cur` and
-//! `closed_at`, which follow the log.
+//! Sales. The operator writes all columns of a row except `total`, `sold`, `taken`, `returned`, `orders_ever`, `cur`, `closed_at`
+//! and `identity_at`, which follow the log. From `identity_at` on, item and start follow the log too.
 use std::time::Duration;
 
 use seckill_protocol::index::SaleState;
@@ -11,6 +11,7 @@ use sqlx::{MySqlConnection, Row};
 use crate::adjustments::changes_units;
 use crate::connection::Ledger;
 use crate::error::LedgerError;
+use crate::position::positions;
 use crate::rows;
 
 /// There are 2^32 ids. This many taken ids in a row mean that something else is wrong.
@@ -88,13 +89,7 @@ fn sales_of(rows: Vec<MySqlRow>) -> Result<Vec<Sale>, LedgerError> {
 
 impl Ledger {
     pub async fn sale(&self, id: SaleId) -> Result<Option<Sale>, LedgerError> {
-        let row = self
-            .query(async |connection| {
-                let query = sqlx::query(select_sales!("id = ?")).bind(id.0);
-                Ok(query.fetch_optional(connection).await?)
-            })
-            .await?;
-        row.map(sale_of).transpose()
+        self.query(async |connection| by_id(connection, id).await).await
     }
 
     pub async fn sale_by_name(&self, class: &str, namespace: &str, name: &str) -> Result<Option<Sale>, LedgerError> {
@@ -142,7 +137,7 @@ impl Ledger {
         .await
     }
 
-    /// False if the version has changed, or the sale is closed and the new state is not.
+    /// False if the version has changed, the sale is closed and the new state is not, or another start is fixed in the log.
     pub async fn update_terms(
         &self,
         id: SaleId,
@@ -152,7 +147,8 @@ impl Ledger {
         self.updates_one_row(
             sqlx::query(
                 "UPDATE sales SET state = ?, opens_at = ?, closes_at = ?, limit_per_buyer = ?, max_per_order = ?, \
-                 orders_ever_max = ?, version = version + 1 WHERE id = ? AND version = ? AND (state <> 'closed' OR ? = 'closed')",
+                 orders_ever_max = ?, version = version + 1 WHERE id = ? AND version = ? AND (state <> 'closed' OR ? = 'closed') \
+                 AND (identity_at IS NULL OR opens_at = ?)",
             )
             .bind(terms.state.as_str())
             .bind(terms.opens_at)
@@ -162,7 +158,8 @@ impl Ledger {
             .bind(terms.orders_ever_max)
             .bind(id.0)
             .bind(expected_version)
-            .bind(terms.state.as_str()),
+            .bind(terms.state.as_str())
+            .bind(terms.opens_at),
         )
         .await
     }
@@ -199,12 +196,12 @@ impl Ledger {
         .await
     }
 
-    /// False if the version has changed. Stored orders keep their price.
+    /// False if the version has changed, or the item is fixed in the log.
     pub async fn update_offer(&self, id: SaleId, expected_version: u64, offer: &Offer) -> Result<bool, LedgerError> {
         self.updates_one_row(
             sqlx::query(
                 "UPDATE sales SET item = ?, item_id = ?, price = ?, currency = ?, offered = ?, version = version + 1 \
-                 WHERE id = ? AND version = ?",
+                 WHERE id = ? AND version = ? AND identity_at IS NULL",
             )
             .bind(offer.item.to_string())
             .bind(offer.item_id)
@@ -346,17 +343,27 @@ impl Ledger {
 
     /// All sales of a class that are unsettled or were settled less than `settled_within` ago.
     pub async fn catalogue(&self, class: &str, settled_within: Duration) -> Result<Vec<Sale>, LedgerError> {
+        Ok(self.catalogue_and_positions(class, settled_within).await?.0)
+    }
+
+    /// The same, and the next offset of each partition, at one instant: a sale that is missing may be in the log behind.
+    pub async fn catalogue_and_positions(
+        &self,
+        class: &str,
+        settled_within: Duration,
+    ) -> Result<(Vec<Sale>, Vec<(u32, Offset)>), LedgerError> {
         let seconds = settled_within.as_secs().min(i64::MAX as u64) as i64;
-        let rows = self
-            .query(async |connection| {
+        let (rows, positions) = self
+            .snapshot(async |connection| {
                 let query = sqlx::query(select_sales!(
                     "class = ? AND (settled_at IS NULL \
                      OR TIMESTAMPDIFF(SECOND, settled_at, CURRENT_TIMESTAMP(3)) < ?) ORDER BY id"
                 ));
-                Ok(query.bind(class).bind(seconds).fetch_all(connection).await?)
+                let rows = query.bind(class).bind(seconds).fetch_all(&mut *connection).await?;
+                Ok((rows, positions(connection).await?))
             })
             .await?;
-        sales_of(rows)
+        Ok((sales_of(rows)?, positions))
     }
 
     async fn updates_one_row(
@@ -367,6 +374,11 @@ impl Ledger {
         self.query(async |connection| Ok(query.execute(connection).await?.rows_affected() == 1))
             .await
     }
+}
+
+pub(crate) async fn by_id(connection: &mut MySqlConnection, id: SaleId) -> Result<Option<Sale>, LedgerError> {
+    let query = sqlx::query(select_sales!("id = ?")).bind(id.0);
+    query.fetch_optional(connection).await?.map(sale_of).transpose()
 }
 
 async fn by_name(

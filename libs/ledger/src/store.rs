@@ -3,15 +3,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use seckill_protocol::admission::{Admission, admission};
 use seckill_protocol::{
-    Epoch, KeyHash, Offset, Order, OrderId, OrderStatus, PendingAdjustment, SaleCut, SaleId, StockAdjustment,
+    Epoch, KeyHash, Offset, Order, OrderId, OrderStatus, PendingAdjustment, Record, SaleCut, SaleId, StockAdjustment,
 };
 use sqlx::{Executor, FromRow, MySql, MySqlConnection, QueryBuilder};
 
 use crate::connection::Ledger;
 use crate::error::{LedgerError, Retry, StoreError};
 use crate::fold::{self, Changes, KnownOrder, LogEntry, NewOrder, Quarantined, SaleRow, Stored};
-use crate::rows;
+use crate::{identity, rows};
 
 /// A transaction that takes longer never ends: the host of the server is gone.
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,9 +29,9 @@ impl Ledger {
     /// Stores the entries of `from..to` of a partition. The position moves from `from` to `to` in the same transaction,
     /// so the entries are stored exactly once, whoever tries it and however often.
     ///
-    /// A record that can't be stored is put into quarantine, so that one record never stops a partition. After an error
-    /// some entries may be stored: read the position again and continue from there. Do the same if the future is
-    /// dropped before it ends.
+    /// A record that can't be stored is put into quarantine, so that one record never stops a partition. The exception is
+    /// a record of a sale that the ledger does not know ([`StoreError::Stopped`]). After an error some entries may be
+    /// stored: read the position again and continue from there. Do the same if the future is dropped before it ends.
     pub async fn store(
         &self,
         partition: u32,
@@ -39,6 +40,7 @@ impl Ledger {
         entries: &[LogEntry],
     ) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
+        let mut stopped = None;
         let mut ranges = vec![(from, to, entries)];
         while let Some((from, to, entries)) = ranges.pop() {
             let error = match self.store_range(partition, from, to, entries, None).await {
@@ -51,6 +53,16 @@ impl Ledger {
             let retry = match &error {
                 StoreError::Ledger(error) => Retry::of(error),
                 StoreError::PositionMoved { .. } => return Err(error),
+                // The position must never pass the record, so what comes behind it is not tried.
+                StoreError::Stopped { offset, .. } => {
+                    let before = &entries[..entries.partition_point(|entry| entry.offset < *offset)];
+                    ranges.clear();
+                    if !before.is_empty() {
+                        ranges.push((from, *offset, before));
+                    }
+                    stopped = Some(error);
+                    continue;
+                }
             };
             match retry {
                 // Halve until the record that the server refuses stands alone.
@@ -66,7 +78,10 @@ impl Ledger {
                 Retry::AtOnce | Retry::Later => return Err(error),
             }
         }
-        Ok(stored)
+        match stopped {
+            Some(error) => Err(error),
+            None => Ok(stored),
+        }
     }
 
     /// One transaction, retried after a deadlock or a lock timeout.
@@ -149,7 +164,11 @@ async fn transaction<'a>(
         .filter_map(|e| e.record.as_ref().ok())
         .map(|r| r.sale())
         .collect();
-    let before = read_sales(connection, &ids).await?;
+    let mut before = read_sales(connection, &ids).await?;
+    if let Err(stopped) = admit(connection, partition, entries, &mut before).await {
+        connection.execute("ROLLBACK").await?;
+        return Err(stopped);
+    }
     let mut sales = before.clone();
     let judged = fold::judge(partition, &mut sales, entries, refused);
     let known = read_orders(connection, &fold::named_orders(&judged)).await?;
@@ -162,6 +181,40 @@ async fn transaction<'a>(
     Ok(changes)
 }
 
+/// Inserts the rows of sales that the ledger has lost and an IDENTITY brings back. An error if there is a record of a sale
+/// that the ledger does not know.
+async fn admit(
+    connection: &mut MySqlConnection,
+    partition: u32,
+    entries: &[LogEntry],
+    sales: &mut BTreeMap<SaleId, SaleRow>,
+) -> Result<(), StoreError> {
+    for LogEntry { offset, record, .. } in entries {
+        let Ok(record) = record else { continue };
+        let (offset, sale) = (*offset, record.sale());
+        let named = match record {
+            Record::Identity(identity) => identity::sale_of_name(connection, identity).await?,
+            _ => None,
+        };
+        match admission(record, sales.contains_key(&sale), named) {
+            Admission::Known => {}
+            Admission::Insert(identity) => {
+                identity::insert_row(connection, partition, offset, identity).await?;
+                sales.insert(sale, SaleRow::restored(partition, offset, identity));
+                tracing::warn!(%sale, name = identity.name, partition, offset, "restored the row of a sale from the log");
+            }
+            Admission::Stop(stop) => {
+                return Err(StoreError::Stopped {
+                    partition,
+                    offset,
+                    stop,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 pub(crate) async fn write(
     connection: &mut MySqlConnection,
     partition: u32,
@@ -169,6 +222,9 @@ pub(crate) async fn write(
     before: &BTreeMap<SaleId, SaleRow>,
     sales: &BTreeMap<SaleId, SaleRow>,
 ) -> Result<(), LedgerError> {
+    for (offset, identity) in &changes.identities {
+        identity::fix_row(connection, *offset, identity).await?;
+    }
     insert_orders(connection, &changes.inserts, sales).await?;
     for (id, status) in &changes.statuses {
         update_status(connection, *id, *status).await?;
@@ -205,12 +261,13 @@ pub(crate) async fn read_sales(
         #[sqlx(rename = "cur")]
         current_epoch: Option<i64>,
         closed_at: Option<i64>,
+        identity_at: Option<i64>,
     }
     let ids: Vec<SaleId> = ids.iter().copied().collect();
     let mut sales = BTreeMap::new();
     for chunk in ids.chunks(rows::MAX_IN_SIZE) {
         let mut query: QueryBuilder<MySql> = QueryBuilder::new(
-            "SELECT id, part, CAST(price AS CHAR) AS price, total, sold, taken, returned, orders_ever, cur, closed_at \
+            "SELECT id, part, CAST(price AS CHAR) AS price, total, sold, taken, returned, orders_ever, cur, closed_at, identity_at \
              FROM sales WHERE id IN (",
         );
         let mut list = query.separated(", ");
@@ -232,6 +289,7 @@ pub(crate) async fn read_sales(
                     current_epoch: row.current_epoch,
                     closed: row.closed_at,
                 },
+                identity_at: row.identity_at,
             };
             (SaleId(row.id), sale)
         }));

@@ -28,6 +28,8 @@ pub enum Reason {
     Adopted,
     NameUsed,
     OtherCluster,
+    LedgerBehind,
+    IdentityMismatch,
     NotYetDue,
     Passed,
     ProblemsFound,

@@ -134,12 +134,12 @@ pub fn needs(mut sales: Vec<(SaleKey, DesiredSale)>, partitions: i32) -> HashMap
 }
 
 /// The demand of all sales together: at least one pod if any sale needs pods. A sale that settles needs a worker even when
-/// its FlashSale is gone.
-pub fn total_demand(needs: &HashMap<SaleKey, Needs>, any_settling: bool) -> Needs {
+/// its FlashSale is gone, and so does one that waits for the ledger, however far its start is.
+pub fn total_demand(needs: &HashMap<SaleKey, Needs>, needs_worker: bool) -> Needs {
     let most = |of: fn(&Needs) -> i32| needs.values().map(|n| of(n).max(1)).max().unwrap_or_default();
     Needs {
         api: most(|n| n.api),
-        worker: most(|n| n.worker).max(i32::from(any_settling)),
+        worker: most(|n| n.worker).max(i32::from(needs_worker)),
     }
 }
 
@@ -153,7 +153,7 @@ pub fn needs_pods(desired: &DesiredSale, standing: Option<Standing>, now: Millis
         Some(Standing::Refused) => Some(false),
         _ if now < desired.preheat_at() => Some(false),
         Some(Standing::Settled) => Some(now < desired.cool_down_until()),
-        Some(Standing::Unsettled) => Some(true),
+        Some(Standing::AwaitingLedger | Standing::Unsettled) => Some(true),
         None => (now < desired.cool_down_until()).then_some(true),
     }
 }

@@ -33,6 +33,8 @@ pub struct Observation {
     pub absence: Absence,
     /// `None`: the ledger does not know the sale.
     pub sale: Option<Sale>,
+    /// Of a FlashSale that the ledger does not know: how far the ledger has read the log since.
+    pub ledger_absence: Option<LedgerAbsence>,
     pub index: ObservedIndex,
     /// How long the index has been unknown, one reconcile after the other.
     pub index_unknown_for: Duration,
@@ -51,6 +53,15 @@ pub struct Observation {
     pub blocker: Option<Blocker>,
     /// The next rebuild has to wait; `None`: it may begin.
     pub rebuild_delay: Option<RebuildDelay>,
+}
+
+/// The ledger does not know the name of a FlashSale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerAbsence {
+    /// When the name was not found, before the ends of the partitions were sampled.
+    pub since: Millis,
+    /// The partitions that the ledger has not read to these ends.
+    pub behind: Vec<u32>,
 }
 
 /// The index of the sale in Redis.

@@ -1,9 +1,9 @@
 //! The sale that a user wants.
 use std::fmt;
 
-use seckill_protocol::Quantity;
 use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::sale::{NewSale, Offer, SaleTerms};
+use seckill_protocol::{Quantity, SaleId};
 
 /// Namespace and name of a FlashSale.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +41,8 @@ const ORDERS_PER_UNIT: u64 = 20;
 #[derive(Debug, Clone, PartialEq)]
 pub struct DesiredSale {
     pub uid: String,
+    /// The sale that the status names. It is compared with the ledger, and used for nothing else.
+    pub known_id: Option<SaleId>,
     /// By the API server's clock, in whole seconds.
     pub created_at: Millis,
     pub offer: Offer,
@@ -117,6 +119,8 @@ impl DesiredSale {
 pub enum Standing {
     /// The sale is not accepted, so it needs no pods.
     Refused,
+    /// The ledger has to read the log before the sale can be recorded.
+    AwaitingLedger,
     Unsettled,
     Settled,
 }
@@ -133,6 +137,7 @@ pub mod tests {
     pub fn desired() -> DesiredSale {
         DesiredSale {
             uid: "u".into(),
+            known_id: None,
             created_at: START - 60_000,
             offer: Offer {
                 item: serde_json::json!({"sku": "s"}),

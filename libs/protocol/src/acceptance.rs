@@ -73,9 +73,11 @@ impl Acceptance {
             }
             Record::Batch(batch) if cut.epoch() == Some(batch.epoch) => RecordVerdict::Accepted,
             Record::Batch(_) => RecordVerdict::Void,
-            Record::Total { .. } if cut.closed.is_some() => RecordVerdict::Void,
-            // Cancels and payments also count after CLOSE.
-            Record::Total { .. } | Record::Cancel { .. } | Record::Paid { .. } => RecordVerdict::Accepted,
+            Record::Total { .. } | Record::Identity(_) if cut.closed.is_some() => RecordVerdict::Void,
+            // It changes neither the epoch nor orders. Cancels and payments also count after CLOSE.
+            Record::Identity(_) | Record::Total { .. } | Record::Cancel { .. } | Record::Paid { .. } => {
+                RecordVerdict::Accepted
+            }
         }
     }
 
@@ -176,6 +178,20 @@ mod tests {
             verdicts(&log),
             [Accepted, Accepted, Void, Void, Void, Void, Void, Void, Accepted]
         );
+    }
+
+    #[test]
+    fn an_identity_changes_no_epoch_and_is_void_after_close() {
+        let identity = || Record::Identity(Box::new(crate::identity::tests::identity(SALE)));
+        let log = [
+            identity(),
+            barrier(SALE),
+            identity(),
+            batch(1),
+            Record::Close { sale: SALE },
+            identity(),
+        ];
+        assert_eq!(verdicts(&log), [Accepted, Accepted, Accepted, Accepted, Accepted, Void]);
     }
 
     #[test]

@@ -53,7 +53,14 @@ impl PendingAdjustment {
             },
             (Record::Cancel { .. }, None) => StockAdjustment::Pass,
             (Record::Total { total, .. }, _) => StockAdjustment::Raise { total: *total },
-            (Record::Barrier { .. } | Record::Batch(_) | Record::Paid { .. } | Record::Close { .. }, _) => return None,
+            (
+                Record::Identity(_)
+                | Record::Barrier { .. }
+                | Record::Batch(_)
+                | Record::Paid { .. }
+                | Record::Close { .. },
+                _,
+            ) => return None,
         };
         Some(PendingAdjustment {
             offset,

@@ -84,7 +84,7 @@ impl Fold {
                     order.status = order.status.after(record);
                 }
             }
-            Record::Barrier { .. } | Record::Close { .. } => {}
+            Record::Identity(_) | Record::Barrier { .. } | Record::Close { .. } => {}
         }
         RecordVerdict::Accepted
     }

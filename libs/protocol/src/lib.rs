@@ -4,7 +4,9 @@
 //!
 //! - [`ids`]: a sale, an epoch, a buyer, a key
 //! - [`record`]: the records of the log
+//! - [`identity`]: what never changes of a sale
 //! - [`acceptance`]: which records count; this is the whole safety argument
+//! - [`admission`]: which sales a view of the log knows
 //! - [`status`]: the status of an order
 //! - [`fold`](mod@fold): the fold of the log over one sale
 //! - [`index`]: decides purchases on the index of a sale, as a plain function; the Lua script does the same
@@ -17,7 +19,9 @@
 //! Terms: docs/glossary.md.
 pub mod acceptance;
 pub mod adjustment;
+pub mod admission;
 pub mod fold;
+pub mod identity;
 pub mod ids;
 pub mod index;
 pub mod install;
@@ -32,6 +36,7 @@ pub mod status;
 pub use acceptance::{Acceptance, RecordVerdict, SaleCut};
 pub use adjustment::{AdjustmentOutcome, PendingAdjustment, StockAdjustment};
 pub use fold::Fold;
+pub use identity::{Identity, InvalidIdentity};
 pub use ids::{Buyer, Epoch, InvalidId, KeyHash, Offset, OrderId, Quantity, SaleId, Seq, Tier};
 pub use order_no::{OrderNo, OrderNoError, OrderNoKeys};
 pub use record::{Batch, Order, Record, RecordError};

@@ -1,12 +1,15 @@
 //! The records of the log. Each record is one JSON object, so that any Kafka tool shows it.
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::identity::{Identity, InvalidIdentity};
 use crate::ids::{Buyer, Epoch, KeyHash, OrderId, Quantity, SaleId, Seq, Tier};
 
 /// A record of the log. Each has its sale.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", try_from = "Fields")]
 pub enum Record {
+    /// Which sale it is, before its first barrier. The first one of a sale counts; later ones change nothing.
+    Identity(Box<Identity>),
     /// A new epoch begins. The offset of the record is the epoch. The nonce identifies the coordinator, which never
     /// uses a barrier of another one.
     Barrier { sale: SaleId, nonce: String },
@@ -81,11 +84,24 @@ struct Fields {
     seq: Option<Seq>,
     reason: Option<String>,
     reference: Option<String>,
+    class: Option<String>,
+    namespace: Option<String>,
+    name: Option<String>,
+    cluster: Option<String>,
+    uid: Option<String>,
+    item: Option<serde_json::Value>,
+    item_id: Option<i64>,
+    price: Option<String>,
+    currency: Option<String>,
+    offered: Option<u64>,
+    starts_at: Option<u64>,
+    ends_at: Option<u64>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
+    Identity,
     Barrier,
     Batch,
     Total,
@@ -106,6 +122,21 @@ impl TryFrom<Fields> for Record {
         let epoch = fields.epoch.ok_or(Missing("epoch"));
         let seq = fields.seq.ok_or(Missing("seq"));
         Ok(match fields.kind {
+            Kind::Identity => Record::Identity(Box::new(Identity {
+                sale,
+                class: fields.class.ok_or(Missing("class"))?,
+                namespace: fields.namespace.ok_or(Missing("namespace"))?,
+                name: fields.name.ok_or(Missing("name"))?,
+                cluster: fields.cluster,
+                uid: fields.uid.ok_or(Missing("uid"))?,
+                item: fields.item.ok_or(Missing("item"))?,
+                item_id: fields.item_id,
+                price: fields.price.ok_or(Missing("price"))?,
+                currency: fields.currency.ok_or(Missing("currency"))?,
+                offered: fields.offered.ok_or(Missing("offered"))?,
+                starts_at: fields.starts_at.ok_or(Missing("starts_at"))?,
+                ends_at: fields.ends_at.ok_or(Missing("ends_at"))?,
+            })),
             Kind::Barrier => Record::Barrier {
                 sale,
                 nonce: fields.nonce.ok_or(Missing("nonce"))?,
@@ -177,12 +208,15 @@ pub enum RecordError {
     Seq(Seq),
     #[error("an order of quantity 0")]
     Quantity,
+    #[error(transparent)]
+    Identity(#[from] InvalidIdentity),
 }
 
 impl Record {
     pub fn sale(&self) -> SaleId {
         match self {
             Record::Batch(batch) => batch.sale,
+            Record::Identity(identity) => identity.sale,
             Record::Barrier { sale, .. }
             | Record::Total { sale, .. }
             | Record::Cancel { sale, .. }
@@ -208,6 +242,9 @@ impl Record {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let record: Record = serde_json::from_slice(bytes)?;
+        if let Record::Identity(identity) = &record {
+            identity.validate()?;
+        }
         if let Record::Batch(batch) = &record {
             if batch.orders.is_empty() || batch.orders.len() > Batch::MAX_ORDERS {
                 return Err(RecordError::BatchSize(batch.orders.len()));
@@ -226,6 +263,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::tests::identity;
 
     fn order(key: &str) -> Order {
         Order {
@@ -239,7 +277,14 @@ mod tests {
     #[test]
     fn every_record_round_trips_through_bytes() {
         let sale = SaleId(7);
+        let claimed = Identity {
+            cluster: Some("c".into()),
+            item_id: None,
+            ..identity(sale)
+        };
         let records = [
+            Record::Identity(Box::new(identity(sale))),
+            Record::Identity(Box::new(claimed)),
             Record::Barrier {
                 sale,
                 nonce: "n".into(),
@@ -284,6 +329,36 @@ mod tests {
             String::from_utf8(Record::Batch(batch).encode()).expect("UTF-8"),
             format!(r#"{{"type":"batch","sale":"00000007","epoch":3,"first":5,"orders":[["{buyer}",1,0,"{key}"]]}}"#)
         );
+    }
+
+    #[test]
+    fn the_bytes_of_an_identity_match_the_documentation() {
+        let record = Record::Identity(Box::new(identity(SaleId(7))));
+        let expected = concat!(
+            r#"{"type":"identity","sale":"00000007","class":"default","namespace":"shop","name":"phone","#,
+            r#""uid":"8f0c2f5e-0000-4000-8000-000000000000","item":{"sku":"p1"},"item_id":7,"price":"9.90","#,
+            r#""currency":"EUR","offered":100,"starts_at":1000,"ends_at":2000}"#
+        );
+        assert_eq!(String::from_utf8(record.encode()).expect("UTF-8"), expected);
+        for field in [
+            "class",
+            "namespace",
+            "name",
+            "uid",
+            "item",
+            "price",
+            "currency",
+            "offered",
+            "starts_at",
+            "ends_at",
+        ] {
+            let mut fields: serde_json::Value = serde_json::from_str(expected).expect("JSON");
+            fields.as_object_mut().expect("an object").remove(field);
+            let error = Record::decode(fields.to_string().as_bytes()).expect_err(field);
+            assert!(error.to_string().contains(field), "{error}");
+        }
+        let too_long = expected.replace("phone", &"p".repeat(254));
+        assert!(Record::decode(too_long.as_bytes()).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A sale as the ledger stores it: data only. The ledger reads and writes these types, and the planner uses them.
 use crate::acceptance::SaleCut;
+use crate::identity::Identity;
 use crate::ids::{Epoch, Offset, Quantity, SaleId};
 use crate::index::{OrderBounds, SaleState, Terms};
 
@@ -82,10 +83,29 @@ impl Sale {
         self.taken.saturating_sub(self.returned)
     }
 
-    /// Whether units of the sale are counted. Then a FlashSale that is created again under its name can't change the item
-    /// and the window.
+    /// Whether units of the sale are counted, or its item and its start are fixed in the log. Then a FlashSale that is
+    /// created again under its name can't change the item and the window.
     pub fn is_counted(&self) -> bool {
-        self.live_epoch.is_some() || self.cut.current_epoch.is_some()
+        self.live_epoch.is_some() || self.cut.current_epoch.is_some() || self.identity_at.is_some()
+    }
+
+    /// What the log keeps of the sale for ever.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            sale: self.id,
+            class: self.class.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            cluster: self.cluster.clone(),
+            uid: self.uid.clone(),
+            item: self.item.clone(),
+            item_id: self.item_id,
+            price: self.price.clone(),
+            currency: self.currency.clone(),
+            offered: self.offered,
+            starts_at: self.opens_at,
+            ends_at: self.closes_at,
+        }
     }
 
     /// The terms that the FlashSale decides.

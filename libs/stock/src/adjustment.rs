@@ -44,7 +44,7 @@ fn arguments(adjustment: &StockAdjustment) -> [String; 4] {
 fn parse_reply(reply: &[String], sent: usize) -> Option<Vec<AdjustmentOutcome>> {
     let letters = match reply {
         [replica] if replica == "replica" => return Some(vec![AdjustmentOutcome::Replica]),
-        [ok, letters] if ok == "ok" => letters,
+        [word, letters] if word == "ok" || word == "notyet" => letters,
         _ => return None,
     };
     let outcome = |letter| match letter {

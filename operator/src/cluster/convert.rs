@@ -3,6 +3,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use seckill_crds::FlashSale;
 use seckill_planner::sale::{Demand, DesiredSale, SaleKey};
+use seckill_protocol::SaleId;
 use seckill_protocol::index::Millis;
 use seckill_protocol::sale::Offer;
 
@@ -19,6 +20,7 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
     let demand = spec.demand.clone().unwrap_or_default();
     DesiredSale {
         uid: object.uid().unwrap_or_default(),
+        known_id: known_id(object),
         created_at: object.creation_timestamp().as_ref().map(to_millis).unwrap_or_default(),
         offer: offer(object),
         max_per_order: u32::try_from(spec.max_per_order).unwrap_or_default(),
@@ -34,6 +36,11 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
         suspended: spec.suspend || annotation.is_some_and(|value| value != "false"),
         preflight_required: spec.preflight == seckill_crds::Preflight::Require,
     }
+}
+
+/// The sale that the status names. A status is written by the operator alone, so what is no id says nothing.
+fn known_id(object: &FlashSale) -> Option<SaleId> {
+    object.status.as_ref()?.sale_id.as_ref()?.parse().ok()
 }
 
 fn offer(object: &FlashSale) -> Offer {

@@ -76,7 +76,7 @@ async fn scale(context: &Context, sales: &FlashSales, keda: &Keda) -> Workloads 
     let partitions = context.connections.log().ok().map(OrderLog::partitions);
     let partitions = partitions.and_then(|partitions| i32::try_from(partitions).ok());
     let needs = needs(needing, partitions.unwrap_or(i32::MAX));
-    let demand = total_demand(&needs, any_ending.unwrap_or_default());
+    let demand = total_demand(&needs, any_ending.unwrap_or_default() || cache.any_awaiting_ledger());
     context.metrics.demand(demand);
     let (api, worker) = tokio::join!(
         apply(&cluster.kube, &release.api, demand.api, may_shrink, keda),

@@ -18,6 +18,8 @@ pub async fn act(
     match step {
         Step::Nothing => {}
         Step::Create(new) => {
+            // What was read of the log for this row allows no second one.
+            cache.forget_absent(&SaleKey::new(&new.namespace, &new.name));
             let sale = connections.ledger()?.create_sale(new).await?;
             let message = format!("added to the ledger as sale {}", sale.id);
             return Ok(Some(Note::normal("Accepted", message)));

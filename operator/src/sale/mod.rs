@@ -1,5 +1,6 @@
 //! The way of one sale: reconcile, observe, (plan), act, report.
 pub mod act;
+pub mod identity;
 pub mod observe;
 pub mod rebuild;
 pub mod reconcile;

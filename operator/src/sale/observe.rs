@@ -17,6 +17,7 @@ use seckill_stock::Probe;
 use crate::context::{Connections, Context};
 use crate::error::ReconcileError;
 use crate::reconcile_cache::ReconcileCache;
+use crate::sale::identity::observe_absence;
 
 /// An error means that a server does not answer without which nothing can be decided.
 pub async fn observe(
@@ -66,6 +67,13 @@ pub async fn observe(
     let index_unknown_for = cache.index_unknown_for(key, index.unavailable().is_some());
     cache.set_clock_correction(&clocks);
     let now = clocks.now();
+    let ledger_absence = match (&sale, &desired) {
+        (None, Some(_)) => Some(observe_absence(connections, cache, key, now).await?),
+        _ => None,
+    };
+    if sale.is_some() {
+        cache.forget_absent(key);
+    }
     let mut balance = None;
     if let Some(sale) = own_sale.filter(|sale| sale.state != SaleState::Closed) {
         // An index that still has to apply adjustments is no sample of anything.
@@ -88,6 +96,7 @@ pub async fn observe(
         total_appended: appended(&|sale| cache.total_appended(sale.id, sale.offered)),
         desired,
         absence,
+        ledger_absence,
         index,
         index_unknown_for,
         workloads: context.observations.workloads.borrow().clone(),

@@ -23,6 +23,7 @@ use seckill_stock::{HoldingsWriter, Install, Installed};
 
 use crate::context::Stores;
 use crate::error::RebuildError;
+use crate::sale::identity::ensure_identity;
 
 /// Orders that the log may have and the ledger not. Each takes some 300 bytes while it waits for its place in the stream.
 /// This and the number of rebuilds that run at once (`Context::rebuilds`) bound the memory of all rebuilds.
@@ -47,6 +48,7 @@ pub async fn rebuild(stores: &Stores, sale: &Sale) -> Result<Rebuilt, RebuildErr
     let probe = stores.stock.probe(sale.id).await?;
     takes_an_index(&probe.server).map_err(RebuildError::NoServer)?;
     let previous = probe.index;
+    ensure_identity(stores, &before).await?;
 
     // R1: what was sold before the barrier is in the log by now, or will be void.
     append_total(stores, sale, &before).await?;

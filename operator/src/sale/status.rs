@@ -9,6 +9,7 @@ use seckill_planner::condition::Blocker;
 use seckill_planner::plan::imbalance;
 use seckill_planner::{ConditionStatus, ConditionType, Observation, Phase, Plan, Reason, StatusReport};
 use seckill_protocol::index::Millis;
+use seckill_protocol::sale::Sale;
 
 use crate::cluster::convert::{self, to_time};
 use crate::cluster::events::Note;
@@ -153,6 +154,8 @@ fn next_status(
     FlashSaleStatus {
         observed_generation: generation,
         phase: report.phase.map(convert::phase),
+        // The first id stays: another one is a mismatch, which the status must still show at the next reconcile.
+        sale_id: old.sale_id.clone().or_else(|| identified(sale)),
         conditions: conditions(&old.conditions, report, generation, &now),
         epoch: index.map(|i| i.epoch.0).or(old.epoch),
         ledger: ledger_status(observed, report).or_else(|| old.ledger.clone()),
@@ -165,6 +168,13 @@ fn next_status(
             .or_else(|| old.settled_at.clone()),
         next_transition_at: report.next_transition_at.map(to_time),
     }
+}
+
+/// The id of a sale whose identity the log holds. Before that, a row that MySQL loses is created anew under another id, and
+/// nothing depends on it.
+fn identified(sale: Option<&Sale>) -> Option<String> {
+    let sale = sale.filter(|sale| sale.identity_at.is_some())?;
+    Some(sale.id.to_string())
 }
 
 fn ledger_status(observed: &Observation, report: &StatusReport) -> Option<LedgerStatus> {

@@ -30,8 +30,8 @@ async fn a_deleted_sale_is_settled_and_its_name_stays_used() {
     assert_eq!(harness.buy("gone", &["a", "b"]).await, 2);
     harness.delete("gone").await;
     harness
-        .eventually("the sale is settled", async || {
-            harness.sale("gone").await.settled_at_ms.is_some()
+        .eventually("the sale is settled and Redis is freed", async || {
+            harness.sale("gone").await.freed_at_ms.is_some()
         })
         .await;
     let sale = harness.sale("gone").await;

@@ -507,6 +507,20 @@ impl Harness {
         eventually(what, Duration::ZERO, is_so).await;
     }
 
+    /// Runs a statement that no program runs.
+    pub async fn execute(&self, sql: &str) {
+        let mut connection = MySqlConnection::connect(&self.database).await.expect("MySQL");
+        connection.execute(AssertSqlSafe(sql.to_owned())).await.expect(sql);
+    }
+
+    /// A failover of MySQL to a replica that has nothing of any sale.
+    pub async fn lose_all_rows(&self) {
+        self.execute(
+            "START TRANSACTION; DELETE FROM orders; DELETE FROM effects; DELETE FROM sales; DELETE FROM log_position; COMMIT",
+        )
+        .await;
+    }
+
     pub async fn sale(&self, name: &str) -> Sale {
         let sale = self.ledger.sale_by_name(&self.name, &self.namespace, name).await;
         sale.expect("MySQL").expect("the ledger has the sale")

@@ -4,7 +4,7 @@ use seckill_protocol::Record;
 use seckill_protocol::index::Decision;
 use serde_json::json;
 
-use crate::harness::{Harness, status_and_reason};
+use crate::harness::{Harness, set_flag, status_and_reason};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_index_is_rebuilt_with_every_order() {
@@ -138,6 +138,83 @@ async fn settlement_waits_for_the_worker_and_reports_that() {
     let worker = harness.worker();
     let settled = harness.until_phase("waits", Phase::Settled).await;
     assert_eq!(settled.ledger.as_ref().map(|l| l.sold), Some(1));
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_whose_row_is_lost_goes_on_under_its_id() {
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("row", -1, 3600, json!({})).await;
+    harness.until_phase("row", Phase::Open).await;
+    assert_eq!(harness.buy("row", &["a", "b", "c"]).await, 3);
+    harness
+        .eventually("the orders are stored", async || harness.orders("row").await == 3)
+        .await;
+    let before = harness.sale("row").await;
+    let named = harness.until("row", "named", |status| status.sale_id.is_some()).await;
+    assert_eq!(named.sale_id, Some(before.id.to_string()));
+
+    // Without a worker the log is not read, so the sale must not be created anew.
+    worker.stop().await;
+    harness.lose_all_rows().await;
+    let waiting = harness.until_reason("row", "Accepted", "LedgerBehind").await;
+    assert_eq!(status_and_reason(&waiting, "Ready").0, "False");
+    let rows = harness.ledger.unfinished_sales(&harness.name).await.expect("MySQL");
+    assert_eq!(rows, []);
+
+    let worker = harness.worker();
+    let open = harness.until_phase("row", Phase::Open).await;
+    let after = harness.sale("row").await;
+    assert_eq!((after.id, after.identity()), (before.id, before.identity()));
+    assert_eq!((after.live_epoch, open.sale_id), (before.live_epoch, named.sale_id));
+    let (decisions, _) = harness.reserve("row", &["a", "b", "c"]).await;
+    assert!(
+        decisions
+            .iter()
+            .all(|decision| matches!(decision, Decision::AlreadyReserved(_))),
+        "{decisions:?}"
+    );
+    harness.end_in("row", 2).await;
+    let settled = harness.until_phase("row", Phase::Settled).await;
+    assert_eq!(settled.ledger.as_ref().map(|l| (l.total, l.sold)), Some((10, 3)));
+    assert_eq!(harness.orders("row").await, 3);
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_sale_waits_for_the_ledger_and_gets_a_worker() {
+    let harness = Harness::new().await;
+    let mut args = harness.operator_args("operator", 15);
+    set_flag(&mut args, "--worker-min-replicas", "0");
+    let operator = harness.operator_with_client(&harness.kube, args);
+    // An empty log knows no sale.
+    harness.apply("first", 3600, 60, json!({})).await;
+    harness.until_phase("first", Phase::Scheduled).await;
+    harness
+        .eventually("no worker is needed", async || harness.replicas("worker").await == 0)
+        .await;
+    let first = harness.sale("first").await;
+    let total = Record::Total {
+        sale: first.id,
+        total: 10,
+    };
+    harness.log.append(first.partition, &total).await.expect("Kafka");
+
+    harness.apply("second", 3600, 60, json!({})).await;
+    harness.until_reason("second", "Accepted", "LedgerBehind").await;
+    harness
+        .eventually("a worker is started", async || harness.replicas("worker").await == 1)
+        .await;
+    let worker = harness.worker();
+    harness.until_reason("second", "Accepted", "Accepted").await;
+    harness
+        .eventually("no worker is needed", async || harness.replicas("worker").await == 0)
+        .await;
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;

@@ -93,7 +93,7 @@ impl Harness {
         assert_eq!(self.orders().await, orders);
     }
 
-    /// A sale with its total and its first epoch in the log.
+    /// A sale with its identity, its total and its first epoch in the log.
     pub async fn sale(&self, partition: u32, total: u64) -> (Sale, Epoch) {
         let new = NewSale {
             cluster: None,
@@ -119,6 +119,10 @@ impl Harness {
             },
         };
         let sale = self.ledger.create_sale(&new).await.expect("created");
+        self.log
+            .append(partition, &Record::Identity(Box::new(sale.identity())))
+            .await
+            .expect("appended");
         self.log
             .append(partition, &Record::Total { sale: sale.id, total })
             .await

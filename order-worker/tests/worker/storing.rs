@@ -163,6 +163,88 @@ async fn records_are_stored_again_after_mysql_lost_its_tail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_row_comes_back_after_mysql_lost_its_tail() {
+    let harness = Harness::new().await;
+    let (sale, epoch) = harness.sale(0, 1000).await;
+    let worker = harness.worker();
+    harness
+        .log
+        .append(0, &batch(sale.id, epoch, 1, 10))
+        .await
+        .expect("appended");
+    harness.wait_for_orders(10).await;
+    // The replica has nothing of the sale and of its partition.
+    harness
+        .execute(
+            "START TRANSACTION; DELETE FROM orders; DELETE FROM sales; UPDATE log_position SET off = 0 WHERE part = 0; COMMIT",
+        )
+        .await;
+    let other = harness.sale(1, 10).await;
+    harness
+        .log
+        .append(1, &batch(other.0.id, other.1, 1, 1))
+        .await
+        .expect("appended");
+    harness.wait_for_orders(11).await;
+    let restored = harness.ledger.sale(sale.id).await.expect("read").expect("there");
+    assert_eq!((restored.identity(), restored.sold), (sale.identity(), 10));
+    assert_eq!(harness.number("SELECT COUNT(*) FROM quarantine").await, 0);
+    worker.wait_until_ready().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_sale_stops_its_partition_and_no_other() {
+    let harness = Harness::new().await;
+    let (known, epoch) = harness.sale(0, 1000).await;
+    let (other, other_epoch) = harness.sale(1, 1000).await;
+    let barrier = Record::Barrier {
+        sale: seckill_protocol::SaleId(known.id.0 ^ 1),
+        nonce: "n".into(),
+    };
+    let at = harness.log.append(0, &barrier).await.expect("appended");
+    harness
+        .log
+        .append(0, &batch(known.id, epoch, 1, 10))
+        .await
+        .expect("appended");
+    let mut worker = harness.worker();
+    worker
+        .wait_until(&format!(
+            "partition 0 stops at offset {at}: the ledger does not know sale"
+        ))
+        .await;
+    harness
+        .log
+        .append(1, &batch(other.id, other_epoch, 1, 5))
+        .await
+        .expect("appended");
+    harness.wait_for_orders(5).await;
+    let metrics = worker.get("/metrics").await;
+    assert!(
+        metrics.contains("seckill_worker_partition_stopped{partition=\"0\"} 1\n"),
+        "{metrics}"
+    );
+    assert_eq!(harness.number("SELECT COUNT(*) FROM quarantine").await, 0);
+    assert!(worker.is_running());
+    // A person restores the row.
+    harness
+        .execute(&format!(
+            "INSERT INTO sales (id, class, namespace, name, uid, part, version, state, opens_at, closes_at, \
+             limit_per_buyer, item, price, currency, offered) SELECT {}, class, namespace, 'restored', uid, part, version, \
+             state, opens_at, closes_at, limit_per_buyer, item, price, currency, offered FROM sales WHERE id = {}",
+            known.id.0 ^ 1,
+            known.id.0
+        ))
+        .await;
+    harness.wait_for_orders(15).await;
+    worker.wait_until_ready().await;
+    let metrics = worker.get("/metrics").await;
+    assert!(!metrics.contains("seckill_worker_partition_stopped{"), "{metrics}");
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_position_out_of_range_stops_storing_until_it_is_repaired() {
     let harness = Harness::new().await;
     let (sale, epoch) = harness.sale(0, 1000).await;
@@ -271,15 +353,15 @@ async fn a_quarantined_record_is_listed_shown_and_replayed() {
         list.contains(&sale.id.to_string()) && list.contains("oversold: 0 of 2 units are sold"),
         "{list}"
     );
-    let (_, shown, _) = quarantine(&["show", "0", "2"]);
+    let (_, shown, _) = quarantine(&["show", "0", "3"]);
     assert!(shown.contains(r#""type":"batch""#), "{shown}");
-    let (dismissed, _, why) = quarantine(&["dismiss", "0", "2"]);
+    let (dismissed, _, why) = quarantine(&["dismiss", "0", "3"]);
     assert!(!dismissed && why.contains("promised to buyers"), "{why}");
-    let (replayed, out, _) = quarantine(&["replay", "0", "2"]);
+    let (replayed, out, _) = quarantine(&["replay", "0", "3"]);
     assert!(replayed && out.contains("3 new orders"), "{out}");
-    let (again, _, why) = quarantine(&["replay", "0", "2"]);
+    let (again, _, why) = quarantine(&["replay", "0", "3"]);
     assert!(
-        !again && why.contains("no quarantined record at partition 0, offset 2"),
+        !again && why.contains("no quarantined record at partition 0, offset 3"),
         "{why}"
     );
     assert_eq!(

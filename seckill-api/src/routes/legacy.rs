@@ -109,6 +109,10 @@ impl IntoResponse for LegacyError {
     }
 }
 
+fn try_again(problem: Problem) -> LegacyError {
+    LegacyError::Internal(format!("{}, try again", problem.code()))
+}
+
 fn ok(mut members: Value) -> Response {
     members["status"] = json!({ "code": "10000", "message": "ok" });
     Json(members).into_response()
@@ -123,8 +127,8 @@ async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, Legacy
             .as_i64()
             .ok_or_else(|| LegacyError::WrongType("item_id must be a whole number".into()))?,
     };
-    let found = api.catalogue.get_or_refresh(|catalogue| catalogue.by_item(item)).await;
-    let listed = found.ok_or(LegacyError::NoSale)?;
+    let found = api.find_sale(|catalogue| catalogue.by_item(item)).await;
+    let listed = found.map_err(try_again)?.ok_or(LegacyError::NoSale)?;
     let Caller { buyer, key } = Caller::generate();
     let purchase = Purchase {
         sale: listed.sale.id,
@@ -178,7 +182,7 @@ async fn query_order(State(api): State<Arc<Api>>, uri: Uri, body: Body) -> Resul
     let found = match api.find_order(&number).await {
         Ok(found) => found,
         Err(Problem::OrderUnknown) => return Err(LegacyError::OrderNotFound),
-        Err(problem) => return Err(LegacyError::Internal(format!("{}, try again", problem.code()))),
+        Err(problem) => return Err(try_again(problem)),
     };
     let status = match found.stored.map(|order| order.status) {
         None => "processing",
@@ -194,13 +198,13 @@ async fn query_order(State(api): State<Arc<Api>>, uri: Uri, body: Body) -> Resul
 
 /// `GET /items/get-list`
 async fn list(State(api): State<Arc<Api>>) -> Response {
-    let all = api.catalogue.all();
+    let (all, catalogue) = (api.catalogue.all(), api.catalogue.snapshot());
     let mut numbers: Vec<i64> = all.iter().filter_map(|listed| listed.sale.item_id).collect();
     numbers.sort_unstable();
     numbers.dedup();
     let listed: Vec<_> = numbers
         .into_iter()
-        .filter_map(|number| api.catalogue.by_item(number))
+        .filter_map(|number| catalogue.by_item(number))
         .collect();
     let items: Vec<Value> = stream::iter(listed)
         .map(|listed| item(api.clone(), listed))
@@ -216,11 +220,8 @@ async fn info(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, LegacyE
     let number: i64 = number
         .parse()
         .map_err(|_| LegacyError::WrongType("id must be a whole number".into()))?;
-    let found = api
-        .catalogue
-        .get_or_refresh(|catalogue| catalogue.by_item(number))
-        .await;
-    let listed = found.ok_or(LegacyError::ItemNotFound)?;
+    let found = api.find_sale(|catalogue| catalogue.by_item(number)).await;
+    let listed = found.map_err(try_again)?.ok_or(LegacyError::ItemNotFound)?;
     Ok(ok(json!({ "item": item(api, listed).await })))
 }
 

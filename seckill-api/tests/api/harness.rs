@@ -268,6 +268,15 @@ impl Harness {
         connection.execute(statement).await.expect("a valid statement");
     }
 
+    /// A failover of MySQL to a replica that has nothing of any sale.
+    pub async fn lose_all_rows(&self) {
+        let mut connection = MySqlConnection::connect(&self.mysql_url).await.expect("MySQL answers");
+        let lose = "START TRANSACTION; DELETE FROM orders; DELETE FROM effects; DELETE FROM sales; \
+                    DELETE FROM log_position; COMMIT";
+        connection.execute(lose).await.expect("MySQL answers");
+        self.refresh().await;
+    }
+
     pub async fn refresh(&self) {
         assert!(
             self.catalogue.refresh(Duration::from_secs(10)).await,

@@ -61,6 +61,7 @@ impl Harness {
     }
 
     pub async fn preheat_without_refresh(&self, sale: &Sale) -> Epoch {
+        self.append(&Record::Identity(Box::new(sale.identity()))).await;
         let epoch = self.barrier(sale).await;
         let total = Record::Total {
             sale: sale.id,

@@ -9,7 +9,7 @@ use seckill_ledger::SaleTerms;
 use seckill_protocol::index::Request;
 use seckill_protocol::{Buyer, KeyHash, Record};
 
-use crate::client::Response;
+use crate::client::{self, Response};
 use crate::harness::*;
 
 #[tokio::test]
@@ -479,4 +479,39 @@ async fn purchases_beyond_the_limit_are_refused_at_once() {
     let refused = beyond.is(503, "overloaded");
     assert!(refused.headers.contains_key("retry-after"));
     assert!(waiting.iter().all(|answer| answer.status == 202), "{waiting:?}");
+}
+
+#[tokio::test]
+async fn a_lost_row_makes_no_order_and_no_sale_unknown() {
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
+    let key = key();
+    let bought = harness.buy(&sale, &key).await;
+    let number = bought.order_no();
+    harness.store().await;
+    harness.lose_all_rows().await;
+
+    // Nothing is known of the sale until the log is read again, so nothing final is said.
+    let order = format!("/v1/orders/{number}");
+    harness.get(&order).await.is(503, "not_ready");
+    harness
+        .send(client::Request::new(format!("DELETE {order}"), &[], ""))
+        .await
+        .is(503, "not_ready");
+    harness.get(&path(&sale)).await.is(503, "not_ready");
+    harness.buy(&sale, &key).await.is(503, "not_ready");
+    harness.earlier(&sale, &key).await.is(503, "not_ready");
+    let legacy = harness
+        .legacy(&format!("GET /seckill/query_order?order_id={number}"), "")
+        .await;
+    assert_eq!(legacy.status, 500, "{legacy:?}");
+
+    harness.store().await;
+    harness.refresh().await;
+    let found = harness.get(&order).await;
+    assert_eq!((found.status, &found.body["status"]), (200, &"placed".into()));
+    let shown = harness.get(&path(&sale)).await;
+    assert_eq!((shown.status, &shown.body["state"]), (200, &"suspended".into()));
+    harness.buy(&sale, &key).await.is(503, "not_ready");
+    harness.get("/v1/sales/shop/never-was").await.is(404, "sale_unknown");
 }

@@ -16,9 +16,9 @@ impl State {
         self.violated
             .or(self.log.view().violated)
             .or_else(|| self.broken_promise())
-            .or_else(|| self.adjusted_too_far(config))
             .or_else(|| self.violation_after_the_end(config))
             .or_else(|| self.violation_at_rest(config))
+            .or_else(|| self.adjusted_too_far(config))
     }
 
     /// A number was given out that is not in the log and can't get into it any more.

@@ -33,7 +33,7 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
         return Plan::without_report(Step::ForgetDeletion { sale: sale.id });
     }
     let preflight = observed.preflight();
-    let held = is_held(preflight.as_ref(), desired, sale, now);
+    let held = is_held(preflight.as_ref(), desired, sale, &observed.index, now);
     let held_by_clocks = is_held_by_clocks(observed, desired, sale);
     if let Some(step) = ledger_step(desired, sale, held || held_by_clocks) {
         return Plan::without_report(step);
@@ -216,9 +216,19 @@ fn phase(ready: Reason) -> Phase {
 }
 
 /// Whether a sale that requires its preflight may not sell yet. A sale that has opened is left alone, and as long as
-/// nothing is known, nothing changes.
-fn is_held(preflight: Option<&Preflight>, desired: &DesiredSale, sale: &Sale, now: Millis) -> bool {
-    let has_opened = sale.is_counted() && sale.state == SaleState::Open && now >= sale.opens_at;
+/// nothing is known, nothing changes. A row that was restored from the log is suspended, but the index still sells.
+fn is_held(
+    preflight: Option<&Preflight>,
+    desired: &DesiredSale,
+    sale: &Sale,
+    index: &ObservedIndex,
+    now: Millis,
+) -> bool {
+    let sells = index
+        .in_force()
+        .is_some_and(|index| index.terms.state == SaleState::Open);
+    let open = sale.state == SaleState::Open || sells;
+    let has_opened = sale.is_counted() && open && now >= sale.opens_at;
     if !desired.preflight_required || now < desired.preheat_at() || has_opened {
         return false;
     }

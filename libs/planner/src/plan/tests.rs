@@ -11,7 +11,7 @@ use crate::balance::{BalanceCheck, Imbalance};
 use crate::clocks::{ClockDifference, Clocks};
 use crate::condition::{Blocker, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
 use crate::demand::{Needs, ReplicaBounds, Workload, Workloads};
-use crate::observation::ObservedIndex;
+use crate::observation::{LedgerAbsence, ObservedIndex};
 use crate::orphan::{Absence, Deletion, LiveAnswer};
 use crate::ownership::Cluster;
 use crate::pacing::RebuildDelay;
@@ -89,6 +89,7 @@ fn scheduled(now: Millis) -> Observation {
         clocks: Clocks::all_at(now),
         desired: Some(desired),
         absence: Absence::default(),
+        ledger_absence: None,
         sale: Some(sale),
         index: ObservedIndex::NotAsked,
         index_unknown_for: Duration::ZERO,
@@ -164,18 +165,121 @@ fn step_and_phase(plan: &Plan) -> (&'static str, Option<Phase>) {
     (plan.step.name(), report(plan).phase)
 }
 
+/// A FlashSale that the ledger does not know, some milliseconds after that was found.
+fn absent(millis: Millis, behind: &[u32]) -> Observation {
+    Observation {
+        sale: None,
+        ledger_absence: Some(LedgerAbsence {
+            since: START - LEAD - 9_000,
+            behind: behind.to_vec(),
+        }),
+        ..scheduled(START - LEAD - 9_000 + millis)
+    }
+}
+
 #[test]
 fn a_new_sale_is_entered_into_the_ledger() {
-    let plan = plan(&Observation {
-        sale: None,
-        ..scheduled(START - LEAD - 1)
-    });
+    let plan = plan(&absent(0, &[]));
     let Step::Create(new) = &plan.step else {
         panic!("{plan:?}")
     };
     assert_eq!((new.terms.opens_at, new.name.as_str()), (START, "sale"));
     assert_eq!(new.cluster.as_deref(), Some("cluster"));
     assert_eq!(plan.report, None);
+}
+
+#[test]
+fn no_sale_is_created_while_the_ledger_is_behind() {
+    let short = plan(&absent(999, &[3]));
+    assert_eq!((short.step, short.report), (Step::Nothing, None));
+    let long = plan(&absent(1_000, &[3, 5]));
+    assert_eq!(step_and_phase(&long), ("Nothing", Some(Phase::Scheduled)));
+    let accepted = report(&long).condition(ConditionType::Accepted).expect("reported");
+    assert_eq!(
+        (accepted.status, accepted.reason),
+        (ConditionStatus::Unknown, Reason::LedgerBehind)
+    );
+    assert!(
+        accepted.message.contains("partitions behind: 3, 5;"),
+        "{}",
+        accepted.message
+    );
+    let unread = Observation {
+        ledger_absence: None,
+        ..absent(0, &[])
+    };
+    for waiting in [short.standing, long.standing, plan(&unread).standing] {
+        assert_eq!(waiting, Standing::AwaitingLedger);
+    }
+}
+
+#[test]
+fn a_sale_other_than_the_status_names_is_not_touched() {
+    let mut other = scheduled(START);
+    other.desired.as_mut().expect("desired").known_id = Some(SaleId(7));
+    let mut gone = absent(0, &[]);
+    gone.desired.as_mut().expect("desired").known_id = Some(SaleId(7));
+    for observed in [other.clone(), gone] {
+        let plan = plan(&observed);
+        assert_eq!(plan.step, Step::Nothing);
+        let mismatch = Reason::IdentityMismatch;
+        assert_eq!(
+            reason(&plan, ConditionType::Accepted),
+            (ConditionStatus::False, mismatch)
+        );
+        assert_eq!(reason(&plan, ConditionType::Stalled), (ConditionStatus::True, mismatch));
+    }
+    let mut same = other;
+    same.desired.as_mut().expect("desired").known_id = Some(SaleId(1));
+    assert_eq!(reason(&plan(&same), ConditionType::Accepted).1, Reason::Accepted);
+}
+
+/// What the worker inserts for an IDENTITY: suspended, version 1, no live epoch.
+fn restored(now: Millis) -> Observation {
+    let mut observed = preheated(now, 4);
+    observed.index().terms.version = 5;
+    let sale = observed.sale();
+    (sale.state, sale.live_epoch, sale.identity_at) = (SaleState::Suspended, None, Some(0));
+    sale.cut.current_epoch = Some(4);
+    observed
+}
+
+#[test]
+fn a_restored_row_gets_the_terms_of_the_flash_sale_first() {
+    let mut observed = restored(START + 1);
+    let resumed = plan(&observed);
+    assert!(
+        matches!(&resumed.step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Open),
+        "{resumed:?}"
+    );
+    (observed.sale().state, observed.sale().version) = (SaleState::Open, 2);
+    assert!(matches!(plan(&observed).step, Step::Publish { epoch: Epoch(4), .. }));
+}
+
+#[test]
+fn a_restored_row_is_not_held_back_by_the_preflight() {
+    let mut observed = restored(START + 1);
+    observed.desired.as_mut().expect("desired").preflight_required = true;
+    observed.servers = None;
+    let terms = |plan: Plan| match plan.step {
+        Step::UpdateTerms { terms, .. } => Some(terms.state),
+        _ => None,
+    };
+    assert_eq!(terms(plan(&observed)), Some(SaleState::Open));
+    // A sale that was held back stays so.
+    observed.index().terms.state = SaleState::Suspended;
+    assert_eq!(terms(plan(&observed)), None);
+}
+
+#[test]
+fn close_in_the_log_ends_a_sale_whose_row_forgot_it() {
+    let mut observed = restored(START + 1);
+    observed.sale().cut.closed = Some(9);
+    let plan = plan(&observed);
+    assert!(
+        matches!(&plan.step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Closed),
+        "{plan:?}"
+    );
 }
 
 #[test]

@@ -4,12 +4,12 @@
 -- KEYS  the sale's m
 -- ARGV  prefix of the sale's u:<epoch>; for each adjustment: its offset, the epoch in force there, and
 --       'return', buyer, epoch, seq | 'raise', total, '', '' | 'pass', '', '', ''
--- Reply {'replica'} | {'ok', a letter for each adjustment up to the first that has to wait}: 'd' done, 'a' already, 'u' no
---       such order, 'w' not yet
+-- Reply {'replica'} | {'ok' or, if one has to wait, 'notyet', a letter for each adjustment up to that one}: 'd' done,
+--       'a' already, 'u' no such order, 'w' not yet
 local replication = redis.call('INFO', 'replication')
 if not string.find(replication, 'role:master', 1, true) then return {'replica'} end
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid', 'left', 'total', 'adjusted')
-if not m[1] or string.match(replication, 'master_replid:(%x+)') ~= m[2] then return {'ok', 'w'} end
+if not m[1] or string.match(replication, 'master_replid:(%x+)') ~= m[2] then return {'notyet', 'w'} end
 
 local epoch, left, total = tonumber(m[1]), tonumber(m[3]), tonumber(m[4])
 -- An index of an earlier version has no such field, and gets none.
@@ -45,18 +45,18 @@ local function apply(kind, first, second, third)
   return 'd'
 end
 
-local reply, any = {}, false
+local word, reply, any = 'ok', {}, false
 for i = 2, #ARGV, 6 do
   -- This index may have been made from a shorter part of the log. A newer one is being made.
   if epoch < tonumber(ARGV[i + 1]) then
-    reply[#reply + 1] = 'w'
+    word, reply[#reply + 1] = 'notyet', 'w'
     break
   end
   reply[#reply + 1] = apply(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
   if adjusted then adjusted = math.max(adjusted, tonumber(ARGV[i])) end
   any = true
 end
-if not any then return {'ok', table.concat(reply)} end
+if not any then return {word, table.concat(reply)} end
 
 local fields = {}
 for buyer in pairs(changed) do
@@ -67,4 +67,4 @@ if #fields > 0 then redis.call('HSET', u, unpack(fields)) end
 local figures = {'left', string.format('%.0f', left), 'total', string.format('%.0f', total)}
 if adjusted then figures[5], figures[6] = 'adjusted', string.format('%.0f', adjusted) end
 redis.call('HSET', KEYS[1], unpack(figures))
-return {'ok', table.concat(reply)}
+return {word, table.concat(reply)}

@@ -1,10 +1,12 @@
 //! What the client does when its address leads to another server while its connections stay open.
 use std::time::{Duration, Instant};
 
-use seckill_protocol::adjustment::apply_adjustment;
-use seckill_protocol::index::{BatchDecision, Decision, Fenced, Request, SaleState, Server, Terms, purchase};
+use seckill_protocol::adjustment::apply_adjustments;
+use seckill_protocol::index::{
+    BatchDecision, Decision, Fenced, OrderBounds, Request, SaleState, Server, Terms, purchase,
+};
 use seckill_protocol::install::{self, InstallRefused, WrittenHoldings, apply};
-use seckill_protocol::{AdjustmentOutcome, Buyer, Epoch, KeyHash, SaleId, StockAdjustment};
+use seckill_protocol::{AdjustmentOutcome, Buyer, Epoch, KeyHash, PendingAdjustment, SaleId, StockAdjustment};
 use seckill_stock::{Install, Installed, StockClient, StockError};
 use seckill_test_redis::{Address, RedisServer};
 
@@ -20,6 +22,16 @@ fn terms() -> Terms {
         opens: 0,
         closes: u64::MAX >> 12,
         limit: 0,
+        bounds: OrderBounds::default(),
+    }
+}
+
+/// An adjustment whose record is just after the barrier of an epoch.
+fn pending(since: Epoch, adjustment: StockAdjustment) -> PendingAdjustment {
+    PendingAdjustment {
+        offset: since.0 + 1,
+        since,
+        adjustment,
     }
 }
 
@@ -91,11 +103,9 @@ async fn every_script_answers_replica_on_a_replica() {
             let applied = client.apply(sale, epoch, &newer).await.expect("answers");
             assert_eq!(applied, apply(known.as_deref_mut(), &server, epoch, &newer));
             for adjustment in [&raise, &cancel] {
-                let outcome = client.apply_adjustment(sale, epoch, adjustment).await.expect("answers");
-                assert_eq!(
-                    outcome,
-                    apply_adjustment(known.as_deref_mut(), &server, epoch, adjustment)
-                );
+                let pending = [pending(epoch, adjustment.clone())];
+                let outcomes = client.apply_adjustments(sale, &pending).await.expect("answers");
+                assert_eq!(outcomes, apply_adjustments(known.as_deref_mut(), &server, &pending));
             }
         }
         let what = Install {
@@ -194,11 +204,8 @@ async fn calls_leave_an_old_primary_that_still_sells() {
     let (client, sale) = (connect(&address.url()).await, new_sale());
     install(&client, sale, Epoch(5), 9, terms()).await;
     let raise = |total| StockAdjustment::Raise { total };
-    let raised = client
-        .apply_adjustment(sale, Epoch(5), &raise(10))
-        .await
-        .expect("answers");
-    assert_eq!(raised, AdjustmentOutcome::Done);
+    let raised = client.apply_adjustments(sale, &[pending(Epoch(5), raise(10))]).await;
+    assert_eq!(raised.expect("answers"), [AdjustmentOutcome::Done]);
 
     address.lead_to(&new);
     install(&connect(&new.url()).await, sale, Epoch(9), 9, terms()).await;
@@ -208,11 +215,8 @@ async fn calls_leave_an_old_primary_that_still_sells() {
     })
     .await;
     eventually("adjustments reach the new primary", async || {
-        let outcome = client
-            .apply_adjustment(sale, Epoch(9), &raise(12))
-            .await
-            .expect("answers");
-        outcome == AdjustmentOutcome::Done
+        let raised = client.apply_adjustments(sale, &[pending(Epoch(9), raise(12))]).await;
+        raised.expect("answers") == [AdjustmentOutcome::Done]
     })
     .await;
 }

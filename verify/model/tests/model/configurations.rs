@@ -1,6 +1,6 @@
 //! The protocol with all its rules, in several configurations.
 use libtest_mimic::Trial;
-use seckill_model::{Configuration, Deletions, Protocol, Workers};
+use seckill_model::{Configuration, Deletions, Identities, IdentityConfig, Protocol, Workers};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 
 use crate::explore::{check_all_states, trial};
@@ -503,6 +503,34 @@ const ALL_DELETIONS: &[(&str, Deletions)] = &[
     ),
 ];
 
+/// MySQL loses the row of a sale.
+pub const IDENTITY: IdentityConfig = IdentityConfig {
+    operators: 1,
+    log: 7,
+    losses: 2,
+    without_identity: false,
+    broken: None,
+};
+
+const ALL_IDENTITIES: &[(&str, IdentityConfig)] = &[
+    ("lost_row", IDENTITY),
+    (
+        "lost_row_two_operators",
+        IdentityConfig {
+            operators: 2,
+            ..IDENTITY
+        },
+    ),
+    (
+        "lost_row_without_identity",
+        IdentityConfig {
+            operators: 2,
+            without_identity: true,
+            ..IDENTITY
+        },
+    ),
+];
+
 pub fn trials() -> Vec<Trial> {
     let protocol = ALL
         .iter()
@@ -513,8 +541,14 @@ pub fn trials() -> Vec<Trial> {
         })
     };
     let deletions = |(name, model): &'static (&str, Deletions)| trial(*name, move || check_all_states(name, *model));
+    let identities = |(name, config): &'static (&str, IdentityConfig)| {
+        trial(*name, move || {
+            check_all_states(name, Identities { config: config.clone() })
+        })
+    };
     protocol
         .chain(ALL_WORKERS.iter().map(workers))
         .chain(ALL_DELETIONS.iter().map(deletions))
+        .chain(ALL_IDENTITIES.iter().map(identities))
         .collect()
 }

@@ -4,7 +4,7 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use libtest_mimic::{Failed, Trial};
-use seckill_model::{Configuration, Deletions, Protocol, Workers};
+use seckill_model::{Configuration, Deletions, Identities, IdentityConfig, Protocol, Workers};
 use stateright::{Checker, CheckerBuilder, Expectation, HasDiscoveries, Model};
 
 /// Explores every reachable state. No property may be violated, and what must happen in some state must happen.
@@ -66,6 +66,15 @@ impl SizedModel for Deletions {
             "2 clusters, {sales} sales, {deletions} deletions, {creations} creations, {leader_changes} changes of leader, \
              {losses} restores or lists"
         )
+    }
+}
+
+impl SizedModel for Identities {
+    fn size(&self) -> String {
+        let IdentityConfig {
+            operators, log, losses, ..
+        } = self.config;
+        format!("{operators} operators, {log} records, MySQL lost {losses} times")
     }
 }
 

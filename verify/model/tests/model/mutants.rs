@@ -1,12 +1,14 @@
 //! Mutants: the protocol with one broken rule. The model must find the violation.
 use libtest_mimic::{Failed, Trial};
 use seckill_model::deletion::{DeletionRule, ENDS, JUSTIFIED};
+use seckill_model::identity::{self, ONE_SALE};
 use seckill_model::property::*;
 use seckill_model::workers::{READER, ROWS};
-use seckill_model::{Configuration, Deletions, Protocol, Rule, Workers};
+use seckill_model::{Configuration, Deletions, Identities, IdentityConfig, IdentityRule, Protocol, Rule, Workers};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
+use crate::configurations::IDENTITY;
 use crate::explore::{SizedModel, explore, trial, with_commas};
 
 /// A name, a configuration that breaks a rule, and the property that is violated then.
@@ -616,6 +618,52 @@ const fn without(rule: DeletionRule) -> Deletions {
     }
 }
 
+/// Mutants of the small model of a sale's identity.
+const IDENTITIES: &[(&str, IdentityConfig, &str)] = &[
+    (
+        "row_inserted_before_catching_up",
+        IdentityConfig {
+            broken: Some(IdentityRule::InsertAfterCatchingUp),
+            ..IDENTITY
+        },
+        identity::PROMISE,
+    ),
+    (
+        "barrier_without_identity",
+        IdentityConfig {
+            broken: Some(IdentityRule::IdentityBeforeBarrier),
+            ..IDENTITY
+        },
+        identity::PROMISE,
+    ),
+    (
+        "unknown_sale_skipped",
+        IdentityConfig {
+            without_identity: true,
+            broken: Some(IdentityRule::UnknownSaleStops),
+            ..IDENTITY
+        },
+        ONE_SALE,
+    ),
+    (
+        "identity_of_a_missing_row_ignored",
+        IdentityConfig {
+            broken: Some(IdentityRule::IdentityInserts),
+            ..IDENTITY
+        },
+        identity::PROMISE,
+    ),
+    (
+        "epoch_begun_beside_another_sale_of_the_name",
+        IdentityConfig {
+            operators: 2,
+            broken: Some(IdentityRule::OtherSaleOfNameRefuses),
+            ..IDENTITY
+        },
+        ONE_SALE,
+    ),
+];
+
 pub fn trials() -> Vec<Trial> {
     let of_the_protocol = |(name, configuration, property): &'static Mutant| {
         let test = move || {
@@ -634,6 +682,10 @@ pub fn trials() -> Vec<Trial> {
     let of_deletions = |(name, model, property): &'static (&str, Deletions, &str)| {
         trial(format!("mutant_{name}"), move || check_refuted(name, *model, property))
     };
+    let of_identities = |(name, config, property): &'static (&str, IdentityConfig, &'static str)| {
+        let test = move || check_refuted(name, Identities { config: config.clone() }, property);
+        trial(format!("mutant_{name}"), test)
+    };
     let survivors = |(name, configuration): &'static (&str, Configuration)| {
         trial(format!("not_needed_{name}"), move || {
             check_survives(name, configuration)
@@ -644,6 +696,7 @@ pub fn trials() -> Vec<Trial> {
         .map(of_the_protocol)
         .chain(WORKERS.iter().map(of_workers))
         .chain(DELETIONS.iter().map(of_deletions))
+        .chain(IDENTITIES.iter().map(of_identities))
         .chain(NOT_NEEDED_HERE.iter().map(survivors))
         .collect()
 }

@@ -1,0 +1,112 @@
+//! The rows of sales and their IDENTITY records: a row that MySQL has lost is inserted again, and the first IDENTITY fixes
+//! what never changes of a row.
+use seckill_protocol::index::SaleState;
+use seckill_protocol::{Identity, Offset, SaleId};
+use sqlx::{FromRow, MySqlConnection};
+
+use crate::error::LedgerError;
+use crate::rows;
+
+/// The sale that has the name of the identity.
+pub(crate) async fn sale_of_name(
+    connection: &mut MySqlConnection,
+    identity: &Identity,
+) -> Result<Option<SaleId>, LedgerError> {
+    let query = sqlx::query_scalar("SELECT id FROM sales WHERE class = ? AND namespace = ? AND name = ?");
+    let query = query
+        .bind(&identity.class)
+        .bind(&identity.namespace)
+        .bind(&identity.name);
+    let id: Option<u32> = query.fetch_optional(connection).await?;
+    Ok(id.map(SaleId))
+}
+
+/// Inserts the row of a sale that MySQL has lost. The sale is suspended: its latest terms are lost too, and nothing may be
+/// sold under older ones. The operator writes them again from the FlashSale.
+pub(crate) async fn insert_row(
+    connection: &mut MySqlConnection,
+    partition: u32,
+    offset: Offset,
+    identity: &Identity,
+) -> Result<(), LedgerError> {
+    sqlx::query(
+        "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, version, state, opens_at, closes_at, \
+         limit_per_buyer, item, item_id, price, currency, offered, identity_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(identity.sale.0)
+    .bind(&identity.class)
+    .bind(&identity.namespace)
+    .bind(&identity.name)
+    .bind(&identity.cluster)
+    .bind(&identity.uid)
+    .bind(partition)
+    .bind(SaleState::Suspended.as_str())
+    .bind(identity.starts_at)
+    .bind(identity.ends_at)
+    .bind(identity.item.to_string())
+    .bind(identity.item_id)
+    .bind(&identity.price)
+    .bind(&identity.currency)
+    .bind(identity.offered)
+    .bind(offset)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What an IDENTITY fixes of a row.
+#[derive(FromRow)]
+struct Fixed {
+    item: String,
+    item_id: Option<i64>,
+    price: String,
+    currency: String,
+    opens_at: u64,
+}
+
+/// Notes the first IDENTITY of a sale in its row. The log decides: a row that was changed after the record was appended,
+/// or that is older because MySQL lost its tail, gets the item, the price and the start of the record.
+pub(crate) async fn fix_row(
+    connection: &mut MySqlConnection,
+    offset: Offset,
+    identity: &Identity,
+) -> Result<(), LedgerError> {
+    let row: Fixed = sqlx::query_as(
+        "SELECT CAST(item AS CHAR) AS item, item_id, CAST(price AS CHAR) AS price, currency, opens_at FROM sales \
+         WHERE id = ? FOR UPDATE",
+    )
+    .bind(identity.sale.0)
+    .fetch_one(&mut *connection)
+    .await?;
+    if row.is_of(identity) {
+        let query = sqlx::query("UPDATE sales SET identity_at = ? WHERE id = ?");
+        query.bind(offset).bind(identity.sale.0).execute(connection).await?;
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE sales SET identity_at = ?, item = ?, item_id = ?, price = ?, currency = ?, opens_at = ?, \
+         version = version + 1 WHERE id = ?",
+    )
+    .bind(offset)
+    .bind(identity.item.to_string())
+    .bind(identity.item_id)
+    .bind(&identity.price)
+    .bind(&identity.currency)
+    .bind(identity.starts_at)
+    .bind(identity.sale.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl Fixed {
+    fn is_of(&self, identity: &Identity) -> bool {
+        let item = serde_json::from_str::<serde_json::Value>(&self.item).ok();
+        item.as_ref() == Some(&identity.item)
+            && self.item_id == identity.item_id
+            && rows::price(self.price.clone()) == rows::price(identity.price.clone())
+            && self.currency == identity.currency
+            && self.opens_at == identity.starts_at
+    }
+}

@@ -1,0 +1,70 @@
+//! One sale under one name, even if MySQL loses the row of the sale.
+//!
+//! The row comes first, because its name is unique in the table. Then IDENTITY, the row's copy in the log, before the first
+//! barrier: from there on the worker can insert the row again. An operator that does not find a name must not insert a new
+//! row before the ledger has read all that the log may know of it.
+use futures::future::try_join_all;
+use seckill_ledger::Sale;
+use seckill_planner::SaleKey;
+use seckill_planner::observation::LedgerAbsence;
+use seckill_protocol::admission::{behind, other_of_name};
+use seckill_protocol::index::Millis;
+use seckill_protocol::{Offset, Record};
+
+use crate::context::{Connections, Stores};
+use crate::error::{RebuildError, ReconcileError};
+use crate::reconcile_cache::{AbsentSince, ReconcileCache};
+
+/// How far the ledger has read the log since the name was not found for the first time. The ends are sampled after that,
+/// so an IDENTITY of the name is before them.
+pub async fn observe_absence(
+    connections: &Connections,
+    cache: &ReconcileCache,
+    key: &SaleKey,
+    now: Millis,
+) -> Result<LedgerAbsence, ReconcileError> {
+    let (ledger, log) = (connections.ledger()?, connections.log()?);
+    let AbsentSince { since, ends } = match cache.absent_since(key) {
+        Some(absent) => absent,
+        None => {
+            let ends = (0..log.partitions()).map(|partition| log.end_offset(partition));
+            let ends: Vec<Offset> = try_join_all(ends).await?;
+            let absent = AbsentSince { since: now, ends };
+            cache.set_absent(key, absent.clone());
+            absent
+        }
+    };
+    let positions = ledger.positions().await?;
+    let behind = behind(&ends, &positions);
+    Ok(LedgerAbsence { since, behind })
+}
+
+/// Appends the identity of a sale unless the ledger has read it. Its barrier may follow only after this: what the ledger
+/// has not read of the partition must not have another sale of the name, which MySQL has lost.
+pub async fn ensure_identity(stores: &Stores, sale: &Sale) -> Result<(), RebuildError> {
+    if sale.identity_at.is_some() {
+        return Ok(());
+    }
+    let identity = sale.identity();
+    identity.validate()?;
+    let record = Record::Identity(Box::new(identity.clone()));
+    let offset = stores.log.append(sale.partition, &record).await?;
+    tracing::info!(sale = %sale.id, partition = sale.partition, offset, "appended the identity");
+    // A worker that has passed the offset has found no other sale: it would have stopped.
+    let positions = stores.ledger.positions().await?;
+    let position = positions.iter().find(|(partition, _)| *partition == sale.partition);
+    let position = position.map_or(0, |(_, position)| *position);
+    let mut other = None;
+    let read = stores.log.read(sale.partition, position, offset + 1, |entry| {
+        other = other.or(entry
+            .record
+            .as_ref()
+            .ok()
+            .and_then(|record| other_of_name(&identity, record)));
+    });
+    read.await?;
+    match other {
+        None => Ok(()),
+        Some(other) => Err(RebuildError::NameTaken { sale: sale.id, other }),
+    }
+}
