@@ -195,7 +195,6 @@ async fn run_sales(
     due_statuses: DueStatuses,
 ) {
     let (sales, controllers) = controllers(&context);
-    let (kube, namespaces) = (context.cluster.kube.clone(), context.release.namespaces.clone());
     tracing::info!(
         class = context.release.class,
         cluster = context.release.cluster.identity,
@@ -212,7 +211,6 @@ async fn run_sales(
     let meanwhile = async {
         tokio::join!(
             sales.clone().wait_until_known(),
-            sales.clone().note_deletions(kube, namespaces),
             scale::run(context.clone(), sales.clone(), workloads),
             servers::run(context.clone(), servers),
             write_statuses(context.clone(), due_statuses),

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::{Stream, StreamExt as _};
 use kube::api::ListParams;
-use kube::core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta};
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -64,15 +64,6 @@ struct WatchedNamespaces {
 }
 
 impl FlashSales {
-    pub fn add(&mut self, namespace: Option<String>, api: Api<Guarded>, store: Store<Guarded>) {
-        self.namespaces.push(WatchedNamespaces {
-            namespace,
-            api,
-            store,
-            known: Arc::default(),
-        });
-    }
-
     /// Waits until each store holds all that a list names. (`Store::wait_until_ready` wakes only the last of several tasks
     /// that wait for it, and the controller is one of them.)
     pub async fn wait_until_known(self) {
@@ -89,24 +80,26 @@ impl FlashSales {
         self.namespaces.iter().all(WatchedNamespaces::is_known)
     }
 
-    /// Remembers the deletions that the API server reports. Only an event of a watch counts: a list that lacks an object,
-    /// at the start or after a watch has expired, causes none.
-    pub async fn note_deletions(self, kube: Client, namespaces: Namespaces) {
-        let watched = apis::<PartialObjectMeta<FlashSale>>(&kube, &namespaces).into_iter();
-        let watched = watched.map(|(_, api)| {
-            let deleted = self.deleted.clone();
-            // Failures are counted where the same namespace is watched for the controller.
-            let events = watcher(api, config()).backoff(WatchBackoff::default());
-            events.for_each(move |event| {
-                if let Ok(Event::Delete(object)) = event {
-                    let (uid, at) = (object.uid(), Instant::now());
-                    locked(&deleted).insert(sale_key(&object), DeletedObject { uid, at });
-                }
-                std::future::ready(())
-            })
+    /// Watches a namespace, or all of them. The stream has the objects to reconcile, and the store follows it.
+    pub fn watch(
+        &mut self,
+        namespace: Option<String>,
+        api: Api<Guarded>,
+    ) -> (
+        impl Stream<Item = watcher::Result<Guarded>> + Send + 'static,
+        Store<Guarded>,
+    ) {
+        let (store, writer) = reflector::store();
+        let deleted = self.deleted.clone();
+        // Before the store: once that lacks a deleted object, its deletion is known.
+        let events = watcher(api.clone(), config()).inspect(move |event| note_deletion(&deleted, event));
+        self.namespaces.push(WatchedNamespaces {
+            namespace,
+            api,
+            store: store.clone(),
+            known: Arc::default(),
         });
-        let watched: Vec<_> = watched.collect();
-        join_all(watched).await;
+        (events.reflect(writer).applied_objects(), store)
     }
 
     pub fn saw_deletion(&self, key: &SaleKey) -> bool {
@@ -161,6 +154,14 @@ impl FlashSales {
     }
 }
 
+/// Only an event of a watch counts: a list that lacks an object, at the start or after a watch has expired, causes none.
+fn note_deletion(deleted: &Mutex<HashMap<SaleKey, DeletedObject>>, event: &watcher::Result<Event<Guarded>>) {
+    if let Ok(Event::Delete(object)) = event {
+        let (uid, at) = (object.uid(), Instant::now());
+        locked(deleted).insert(sale_key(object), DeletedObject { uid, at });
+    }
+}
+
 /// Single insertions and removals: a panic elsewhere leaves it whole.
 fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
@@ -194,10 +195,7 @@ impl WatchedNamespaces {
 }
 
 /// The watched namespaces; `None`: all of them at once.
-pub fn apis<K>(kube: &Client, namespaces: &Namespaces) -> Vec<(Option<String>, Api<K>)>
-where
-    K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-{
+pub fn apis(kube: &Client, namespaces: &Namespaces) -> Vec<(Option<String>, Api<Guarded>)> {
     let namespaces = &namespaces.0;
     if namespaces.is_empty() {
         return vec![(None, Api::all(kube.clone()))];
@@ -206,7 +204,7 @@ where
     namespaces.iter().map(of).collect()
 }
 
-pub fn config() -> watcher::Config {
+fn config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
 }
 

@@ -37,8 +37,8 @@ pub fn controllers(context: &Arc<Context>) -> (FlashSales, Vec<impl Future<Outpu
     let mut sales = FlashSales::default();
     let mut running = Vec::new();
     for (namespace, api) in watch::apis(&context.cluster.kube, &context.release.namespaces) {
-        let controller = Controller::new(api.clone(), watch::config()).trigger_backoff(WatchBackoff::default());
-        sales.add(namespace, api, controller.store());
+        let (objects, store) = sales.watch(namespace, api);
+        let controller = Controller::for_stream(objects, store).trigger_backoff(WatchBackoff::default());
         let (ending, context) = (context.term.ending.clone(), context.clone());
         let metrics = context.metrics.clone();
         running.push(async move {
