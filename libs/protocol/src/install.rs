@@ -237,10 +237,16 @@ mod tests {
     }
 
     #[test]
-    fn an_index_with_other_orders_or_units_is_refused() {
+    fn an_index_with_other_buyers_orders_or_units_is_refused() {
         let mut written = WrittenHoldings::default();
         write(&mut written, &[(Buyer::anonymous("a"), vec![holding(1)])]).expect("once");
         assert!(install_written(None, &server(), 5, 1, written.clone()).is_ok());
+        let lost = WrittenHoldings {
+            holdings: Holdings::new(),
+            ..written.clone()
+        };
+        let refused = install_written(None, &server(), 5, 1, lost);
+        assert!(matches!(refused, Err(InstallRefused::Incomplete(_))), "{refused:?}");
         for (orders, units) in [(2, 1), (0, 1), (1, 2), (1, 0)] {
             let miscounted = WrittenHoldings {
                 orders,

@@ -137,7 +137,7 @@ async fn an_index_with_missing_holdings_is_refused() {
 }
 
 #[tokio::test]
-async fn a_buyer_who_is_written_twice_prevents_the_install() {
+async fn lost_holdings_and_buyers_written_twice_prevent_the_install() {
     let (client, sale) = (connect().await, new_sale());
     write(&client, sale, Epoch(5), &buyers(700)).await.expect("answers");
     // The same holdings again, as a client that retries would send them, and one order of a buyer after the other.
@@ -150,6 +150,21 @@ async fn a_buyer_who_is_written_twice_prevents_the_install() {
         ..index_of(700)
     };
     let refused = client.install(sale, &two_orders).await.expect("answers");
+    assert!(matches!(refused, Installed::Refused(_)), "{refused:?}");
+    client.drop_written(sale, Epoch(5)).await.expect("answers");
+    // The holdings are gone, the counts are there.
+    write(&client, sale, Epoch(5), &buyers(1)).await.expect("answers");
+    let mut connection = redis::Client::open(redis_url())
+        .expect("a URL")
+        .get_multiplexed_async_connection()
+        .await
+        .expect("connects");
+    let () = redis::cmd("DEL")
+        .arg(format!("{{{sale}}}:u:5"))
+        .query_async(&mut connection)
+        .await
+        .expect("deletes");
+    let refused = client.install(sale, &index_of(1)).await.expect("answers");
     assert!(matches!(refused, Installed::Refused(_)), "{refused:?}");
     client.drop_written(sale, Epoch(5)).await.expect("answers");
     let installed = client.install(sale, &index_of(0)).await;

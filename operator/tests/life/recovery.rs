@@ -45,6 +45,57 @@ async fn a_lost_index_is_rebuilt_with_every_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_applies_what_only_the_log_has() {
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("behind", -1, 3600, json!({})).await;
+    harness.until_phase("behind", Phase::Open).await;
+    assert_eq!(harness.buy("behind", &["a", "b", "c"]).await, 3);
+    harness
+        .eventually("the ledger has three orders", async || {
+            harness.orders("behind").await == 3
+        })
+        .await;
+    worker.stop().await;
+    // Two orders and the cancel of a stored one, which the ledger will not see before the rebuild.
+    assert_eq!(harness.buy("behind", &["d", "a2"]).await, 2);
+    let before = harness.sale("behind").await;
+    let epoch = before.live_epoch.expect("a live epoch");
+    let cancel = Record::Cancel {
+        sale: before.id,
+        epoch,
+        seq: 1,
+        reason: "buyer".to_owned(),
+    };
+    harness.log.append(before.partition, &cancel).await.expect("Kafka");
+    harness.stock.drop_sale(before.id).await.expect("Redis");
+
+    harness
+        .until("behind", "rebuilt", |status| status.epoch > Some(epoch.0))
+        .await;
+    let index = harness
+        .stock
+        .probe(before.id)
+        .await
+        .expect("Redis")
+        .index
+        .expect("an index");
+    assert_eq!((index.total, index.left, index.holders), (10, 6, 5));
+    let (decisions, _) = harness.reserve("behind", &["a", "b", "d"]).await;
+    let cancelled = decisions.iter().map(|decision| match decision {
+        Decision::AlreadyReserved(holding) => Some(holding.cancelled),
+        _ => None,
+    });
+    assert_eq!(
+        cancelled.collect::<Vec<_>>(),
+        [Some(true), Some(false), Some(false)],
+        "{decisions:?}"
+    );
+    operator.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_barrier_without_an_index_is_followed_by_a_rebuild() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
