@@ -1,8 +1,8 @@
 //! Failpoints for the chaos run: named places in the programs at which a process dies, stops or breaks a rule of the
 //! protocol on purpose. A broken rule tests the checker.
 //!
-//! A file arms a failpoint while the process runs: `$SECKILL_FAILPOINTS/<name>` contains the word `abort` or `stop`, or
-//! anything for a broken rule. Without the feature `enabled` all functions are empty and cost nothing. The crate `fail`
+//! A file arms a failpoint while the process runs: `$SECKILL_FAILPOINTS/<name>` contains the word `abort`, `stop` or `wait`,
+//! or anything for a broken rule. Without the feature `enabled` all functions are empty and cost nothing. The crate `fail`
 //! is no replacement: it blocks one thread instead of the process, and it has no abort.
 //!
 //! Terms: docs/glossary.md.
@@ -28,6 +28,9 @@ mod enabled {
     use std::path::PathBuf;
     use std::process::Command;
     use std::sync::LazyLock;
+    use std::time::Duration;
+
+    const WAIT_INTERVAL: Duration = Duration::from_millis(10);
 
     static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("SECKILL_FAILPOINTS").map(Into::into));
 
@@ -43,6 +46,12 @@ mod enabled {
                 // Stops the whole process until SIGCONT.
                 let id = std::process::id().to_string();
                 let _ = Command::new("kill").args(["-STOP", &id]).status();
+            }
+            // Blocks this thread until the file is deleted. The rest of the process goes on.
+            Ok("wait") => {
+                while reached.exists() {
+                    std::thread::sleep(WAIT_INTERVAL);
+                }
             }
             _ => std::process::abort(),
         }

@@ -102,7 +102,8 @@ async fn append_barrier(stores: &Stores, sale: &Sale, before: &Sale) -> Result<E
 
 /// A coordinator's own barrier is one that it read at its offset, never one that was merely acknowledged or found.
 async fn read_back(stores: &Stores, sale: &Sale, epoch: Epoch, barrier: &Record) -> Result<(), RebuildError> {
-    let mut found = false;
+    seckill_failpoint::reach("rebuild.barrier-acknowledged");
+    let mut found = seckill_failpoint::breaks("barrier-not-read-back");
     stores
         .log
         .read(sale.partition, epoch.0, epoch.0 + 1, |entry| {
