@@ -25,13 +25,13 @@ use crate::setup::Setup;
 use crate::traffic::{BUYERS_PER_SECOND, Traffic};
 
 /// The time that one fault takes on average, with everything around it.
-const AVERAGE_FAULT_DURATION: Duration = Duration::from_secs(6);
+const AVERAGE_FAULT_DURATION: Duration = Duration::from_secs(10);
 /// How long the main sale could go on after the planned end of the faults.
 const MAIN_SALE_MARGIN: Duration = Duration::from_secs(1800);
 /// Time limit for the sales and buyers to reach a state.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
-/// With a broken rule the state is usually never reached.
-const WAIT_LIMIT_WITH_MUTANT: Duration = Duration::from_secs(12);
+/// With a broken rule, or after selling did not resume, the state is usually never reached.
+const SHORT_WAIT_LIMIT: Duration = Duration::from_secs(12);
 
 pub struct Options {
     pub seed: u64,
@@ -52,7 +52,7 @@ impl Options {
 
     fn wait_limit(&self) -> Duration {
         match self.mutant {
-            Some(_) => WAIT_LIMIT_WITH_MUTANT,
+            Some(_) => SHORT_WAIT_LIMIT,
             None => WAIT_LIMIT,
         }
     }
@@ -185,6 +185,7 @@ async fn play_faults(run: &mut RunContext, options: &Options) -> Result<(Vec<Pla
         resumed_ms = fault.resumed_ms;
         played.push(fault);
         if resumed_ms.is_none() {
+            run.wait_limit = SHORT_WAIT_LIMIT;
             run.history
                 .print(&format!("selling did not resume within {} s", WAIT_LIMIT.as_secs()));
             break;

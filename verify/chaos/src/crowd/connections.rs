@@ -16,12 +16,14 @@ use crate::flash_sales::NAMESPACE;
 
 /// The host whose connections are slow.
 const SLOW_HOST: u16 = 1;
-/// More connections than seckill-api may have open files.
-const SLOW_CONNECTIONS: usize = 1100;
+/// To each seckill-api; more than it may have open files.
+const SLOW_CONNECTIONS: usize = 1200;
+/// One in so many sends a body slowly. A request has a deadline, so these give their place back soon.
+const SLOW_BODY_SHARE: usize = 12;
 /// How long a slow client waits between two bytes.
 const DRIP_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections that send the same purchase at the same time, in how many rounds, and from how many hosts.
-const SAME_KEY_CONNECTIONS: usize = 1000;
+const SAME_KEY_CONNECTIONS: usize = 700;
 const SAME_KEY_ROUNDS: usize = 3;
 const SAME_KEY_HOSTS: usize = 50;
 /// How long a client waits for an answer on a connection of its own.
@@ -94,7 +96,11 @@ impl Crowd {
         let mut clients = JoinSet::new();
         for i in 0..2 * SLOW_CONNECTIONS {
             let crowd = self.clone();
-            let slow = [Slow::Header, Slow::Body, Slow::Reader][i / 2 % 3];
+            let slow = match i / 2 {
+                n if n % SLOW_BODY_SHARE == 0 => Slow::Body,
+                n if n % 2 == 0 => Slow::Header,
+                _ => Slow::Reader,
+            };
             clients.spawn(async move {
                 while Instant::now() < until {
                     // The error is what a slow client should get.

@@ -145,7 +145,7 @@ static FAULTS: &[Fault] = &[
     fault!("barrier-lost", recovery::barrier_is_lost).slow(),
     fault!("buy-and-cancel", clients::buy_and_cancel),
     fault!("callers-hang-up", clients::hang_up),
-    fault!("one-key", clients::share_one_key),
+    fault!("one-key", clients::share_one_key).slow(),
     fault!("slow-clients", clients::be_slow).slow(),
     fault!("one-broker-down", kafka::one_broker_down).slow().three_brokers(),
     fault!("below-min-insync", kafka::one_broker_left).slow().three_brokers(),
