@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result};
 
 use crate::{command, workspace};
 
-/// What `cargo run` tells a program of its package. A cargo that inherits it takes it for a change, and compiles `ring` and
-/// all that depends on it again, each time.
+/// What `cargo run` tells a program of its package. For a cargo that inherits it, the environment of `ring`'s build script has
+/// changed since a build outside of xtask, and it compiles `ring` and all that depends on it again.
 const PACKAGE_VARIABLES: &[&str] = &["CARGO_MANIFEST_", "CARGO_PKG_"];
 
 /// Starts this program again without the variables of its package, if it has any.
