@@ -93,8 +93,9 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
     let at_rest = indexes_at_rest(&run).await?;
 
     // All sales end and settle, and winners ask once more.
-    sales.end_in(MAIN_SALE, Duration::from_secs(1)).await?;
-    let mut unsettled: Vec<String> = ended.err().map(|error| format!("{error:#}")).into_iter().collect();
+    let main_ended = sales.end_in(MAIN_SALE, Duration::from_secs(1)).await;
+    let failures = ended.err().into_iter().chain(main_ended.err());
+    let mut unsettled: Vec<String> = failures.map(|error| format!("{error:#}")).collect();
     for sale in short_sales.iter().map(String::as_str).chain([MAIN_SALE]) {
         if let Err(error) = run.wait_for_phase(sale, &[Phase::Settled]).await {
             unsettled.push(format!("{error:#}"));
