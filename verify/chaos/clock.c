@@ -1,5 +1,6 @@
-// Steps the wall clock of one process: preloaded into Redis, which then reads a clock of its own. The offset is eight bytes
-// in the file that SECKILL_CLOCK names, in milliseconds. (libfaketime does the same, but not under jemalloc.)
+// Steps the wall clock of one process: preloaded into Redis and the operators, each of which then reads a clock of its own.
+// The offset is eight bytes in the file that SECKILL_CLOCK names, in milliseconds. Monotonic clocks stay as they are.
+// (libfaketime does the same, but not under jemalloc.)
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>

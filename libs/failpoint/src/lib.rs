@@ -1,8 +1,8 @@
 //! Failpoints for the chaos run: named places in the programs at which a process dies, stops or breaks a rule of the
 //! protocol on purpose. A broken rule tests the checker.
 //!
-//! A file arms a failpoint while the process runs: `$SECKILL_FAILPOINTS/<name>` contains the word `abort` or `stop`, or
-//! anything for a broken rule or a blocked thread. Without the feature `enabled` all functions are empty and cost
+//! A file arms a failpoint while the process runs: `$SECKILL_FAILPOINTS/<name>` contains the word `abort`, `stop` or `wait`,
+//! or anything for a broken rule or a blocked thread. Without the feature `enabled` all functions are empty and cost
 //! nothing. The crate `fail` is no replacement: it can't stop or abort the process.
 //!
 //! Terms: docs/glossary.md.
@@ -35,6 +35,8 @@ mod enabled {
     use std::sync::LazyLock;
     use std::time::Duration;
 
+    const WAIT_INTERVAL: Duration = Duration::from_millis(10);
+
     static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("SECKILL_FAILPOINTS").map(Into::into));
 
     pub fn reach(name: &str) {
@@ -50,6 +52,12 @@ mod enabled {
                 let id = std::process::id().to_string();
                 let _ = Command::new("kill").args(["-STOP", &id]).status();
             }
+            // Blocks this thread until the file is deleted. The rest of the process goes on.
+            Ok("wait") => {
+                while reached.exists() {
+                    std::thread::sleep(WAIT_INTERVAL);
+                }
+            }
             _ => std::process::abort(),
         }
     }
@@ -57,7 +65,7 @@ mod enabled {
     pub fn block(name: &str) {
         let Some(folder) = &*FOLDER else { return };
         while folder.join(name).exists() {
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(WAIT_INTERVAL);
         }
     }
 

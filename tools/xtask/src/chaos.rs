@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cache::{Item, step};
 use crate::command::output;
 use crate::environment::{Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
-use crate::servers::{kafka_java, mysqld_args};
+use crate::servers::{ApiServer, etcd_args, kafka_java, mysqld_args};
 use crate::tools::{self, Tools};
 use crate::up::{Scope, up};
 use crate::{lock, workspace};
@@ -49,13 +49,15 @@ pub struct Args {
 const PROGRAMS: &[&str] = &["seckill-api", "order-worker", "operator"];
 const PACKAGES: &[&str] = &["seckill-api", "seckill-order-worker", "seckill-operator"];
 const RUNNER: &str = "seckill-chaos";
-/// The library that gives Redis a separate clock.
+/// The library that gives Redis and the operators separate clocks.
 const CLOCK: &str = "clock.so";
 
 const REDIS: u16 = 16379;
 const MYSQL: u16 = 13306;
 const KAFKA: u16 = 19092;
 const CONTROLLER: u16 = 19192;
+/// The API servers of the run's own cluster, and of another one.
+const API_SERVERS: [u16; 2] = [16443, 16444];
 
 /// The exit code of a run in which an invariant was violated. Other codes mean that the run did not complete.
 const VIOLATED: i32 = 1;
@@ -232,12 +234,14 @@ fn prepare(env: &Environment, brokers: u16) -> Result<PathBuf> {
     let setup = json!({
         "folder": folder,
         "address": address,
-        "kubeconfig": env.kubeconfig,
+        "etcd": servers.etcd()?,
+        "clusters": [servers.cluster(0)?, servers.cluster(1)?],
         "ports": {"redis": [REDIS, REDIS + 1], "mysql": MYSQL, "kafka": KAFKA},
         "redis": [servers.redis(0)?, servers.redis(1)?],
         "mysql": servers.mysql()?,
         "kafka": (0..brokers).map(|i| servers.kafka(i, brokers)).collect::<Result<Vec<_>>>()?,
         "programs": programs(&folder)?,
+        "clock": binaries()?.join(CLOCK),
         "mysql_password": MYSQL_PASSWORD,
         "redis_password": REDIS_PASSWORD,
     });
@@ -282,11 +286,37 @@ impl Servers<'_> {
             folder.display()
         );
         let words = words.split(' ').map(|word| word.trim_matches('\'').to_owned());
-        let clock = folder.join("clock");
-        fs::write(&clock, [0; 8])?;
-        let mut spec = self.spec(&self.tools.servers.join("redis-server"), words.collect(), &folder);
-        spec["env"] = json!({"LD_PRELOAD": binaries()?.join(CLOCK), "SECKILL_CLOCK": clock});
-        Ok(spec)
+        Ok(self.spec(&self.tools.servers.join("redis-server"), words.collect(), &folder))
+    }
+
+    fn etcd(&self) -> Result<Value> {
+        let folder = self.folder.join("etcd");
+        fs::create_dir_all(&folder)?;
+        let args = etcd_args(&folder.join("data"), self.address);
+        Ok(self.spec(&self.tools.servers.join("etcd"), args, &folder))
+    }
+
+    /// A Kubernetes cluster of which only the API server runs. Both keep their objects in the same etcd, apart.
+    fn cluster(&self, i: usize) -> Result<Value> {
+        let folder = self.folder.join(format!("kube-apiserver-{i}"));
+        fs::create_dir_all(&folder)?;
+        let server = ApiServer {
+            folder: folder.clone(),
+            address: self.address.to_owned(),
+            port: API_SERVERS[i],
+        };
+        let mut args = server.args(self.address)?;
+        args.extend([
+            format!("--etcd-prefix=/cluster-{i}"),
+            "--service-cluster-ip-range=10.96.0.0/16".into(),
+            "--authorization-mode=AlwaysAllow".into(),
+            // No service leads to it, and a loopback address would be refused.
+            "--endpoint-reconciler-type=none".into(),
+        ]);
+        let kubeconfig = folder.join("kubeconfig");
+        fs::write(&kubeconfig, server.kubeconfig()?)?;
+        let spec = self.spec(&self.tools.cluster.join("kube-apiserver"), args, &folder);
+        Ok(json!({"api_server": spec, "kubeconfig": kubeconfig}))
     }
 
     fn mysql(&self) -> Result<Value> {
@@ -352,7 +382,8 @@ impl Servers<'_> {
                  offsets.topic.num.partitions=4\n\
                  group.initial.rebalance.delay.ms=0\n\
                  broker.session.timeout.ms=3000\n\
-                 broker.heartbeat.interval.ms=500\n",
+                 broker.heartbeat.interval.ms=500\n\
+                 log.message.timestamp.type=LogAppendTime\n",
                 i + 1,
                 voters.collect::<Vec<_>>().join(","),
                 folder.join("data").display()

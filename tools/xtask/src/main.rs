@@ -88,7 +88,8 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse().task) {
+    let result = cargo::leave_package().and_then(|()| run(Args::parse().task));
+    match result {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");

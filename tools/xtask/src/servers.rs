@@ -1,6 +1,6 @@
 //! Starts Redis, MySQL, Kafka, etcd and the Kubernetes API server: what the integration tests need.
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -201,65 +201,23 @@ impl Servers<'_> {
     fn start_apiserver(&self) -> Result<()> {
         let etcd = folder(&self.env.state, "etcd")?;
         let mut command = self.inside(self.tools.servers.join("etcd"));
-        command.arg("--data-dir").arg(etcd).args([
-            "--listen-client-urls=http://127.0.0.1:2379",
-            "--advertise-client-urls=http://127.0.0.1:2379",
-            "--listen-peer-urls=http://127.0.0.1:2380",
-            // The cluster is for tests only, so durability is not needed.
-            "--unsafe-no-fsync",
-        ]);
+        command.args(etcd_args(&etcd, "127.0.0.1"));
         self.processes.start("etcd", &mut command)?;
 
-        let folder = folder(&self.env.state, "apiserver")?;
-        let key = folder.join("sa.key");
-        if !key.exists() {
-            output(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048"))?;
-            output(
-                Command::new("openssl")
-                    .args(["rsa", "-pubout", "-in"])
-                    .arg(&key)
-                    .arg("-out")
-                    .arg(folder.join("sa.pub")),
-            )?;
-        }
-        let tokens = folder.join("tokens.csv");
-        if !tokens.exists() {
-            let token = output(Command::new("openssl").args(["rand", "-hex", "24"]))?;
-            fs::write(&tokens, format!("{},admin,admin,\"system:masters\"\n", token.trim()))?;
-        }
-        let address = &self.env.node_address;
+        let apiserver = ApiServer {
+            folder: folder(&self.env.state, "apiserver")?,
+            address: self.env.node_address.clone(),
+            port: 6443,
+        };
         let mut command = self.inside(self.tools.cluster.join("kube-apiserver"));
-        command
-            .arg(format!("--cert-dir={}", folder.display()))
-            .arg(format!("--token-auth-file={}", tokens.display()))
-            .arg(format!("--service-account-key-file={}/sa.pub", folder.display()))
-            .arg(format!("--service-account-signing-key-file={}", key.display()))
-            .arg(format!("--bind-address={address}"))
-            .arg(format!("--advertise-address={address}"))
-            .args([
-                "--etcd-servers=http://127.0.0.1:2379",
-                "--secure-port=6443",
-                "--authorization-mode=Node,RBAC",
-                "--service-account-issuer=https://kubernetes.default.svc",
-                "--service-cluster-ip-range=10.96.0.0/16",
-                "--allow-privileged=true",
-                "--kubelet-preferred-address-types=InternalIP",
-            ]);
+        command.args(apiserver.args("127.0.0.1")?).args([
+            "--authorization-mode=Node,RBAC",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--allow-privileged=true",
+            "--kubelet-preferred-address-types=InternalIP",
+        ]);
         self.processes.start("kube-apiserver", &mut command)?;
-        let token = fs::read_to_string(&tokens)?;
-        let token = token.split(',').next().context("the token file is empty")?;
-        fs::write(
-            &self.env.kubeconfig,
-            format!(
-                "apiVersion: v1\nkind: Config\n\
-                 clusters: [{{name: seckill, cluster: {{server: \"https://{address}:6443\", \
-                 certificate-authority: \"{}/apiserver.crt\"}}}}]\n\
-                 users: [{{name: admin, user: {{token: {token}}}}}]\n\
-                 contexts: [{{name: seckill, context: {{cluster: seckill, user: admin}}}}]\n\
-                 current-context: seckill\n",
-                folder.display()
-            ),
-        )?;
+        fs::write(&self.env.kubeconfig, apiserver.kubeconfig()?)?;
         Ok(())
     }
 
@@ -285,6 +243,81 @@ impl Servers<'_> {
             .arg("--bind-address=127.0.0.1");
         self.processes.start("kube-controller-manager", &mut command)?;
         Ok(())
+    }
+}
+
+/// The arguments of etcd. Clients reach it at port 2379 of the address.
+pub fn etcd_args(data: &Path, address: &str) -> Vec<String> {
+    vec![
+        format!("--data-dir={}", data.display()),
+        format!("--listen-client-urls=http://{address}:2379"),
+        format!("--advertise-client-urls=http://{address}:2379"),
+        format!("--listen-peer-urls=http://{address}:2380"),
+        // The cluster is for tests only, so durability is not needed.
+        "--unsafe-no-fsync".into(),
+    ]
+}
+
+/// A Kubernetes API server, with one administrator.
+pub struct ApiServer {
+    /// The folder of its keys, certificate and token.
+    pub folder: PathBuf,
+    pub address: String,
+    pub port: u16,
+}
+
+impl ApiServer {
+    /// Creates the keys and the token, and returns the arguments that every API server here has.
+    pub fn args(&self, etcd: &str) -> Result<Vec<String>> {
+        let folder = self.folder.display();
+        let key = self.folder.join("sa.key");
+        if !key.exists() {
+            output(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048"))?;
+            output(
+                Command::new("openssl")
+                    .args(["rsa", "-pubout", "-in"])
+                    .arg(&key)
+                    .arg("-out")
+                    .arg(self.folder.join("sa.pub")),
+            )?;
+        }
+        let tokens = self.tokens();
+        if !tokens.exists() {
+            let token = output(Command::new("openssl").args(["rand", "-hex", "24"]))?;
+            fs::write(&tokens, format!("{},admin,admin,\"system:masters\"\n", token.trim()))?;
+        }
+        Ok(vec![
+            format!("--cert-dir={folder}"),
+            format!("--token-auth-file={}", tokens.display()),
+            format!("--service-account-key-file={folder}/sa.pub"),
+            format!("--service-account-signing-key-file={}", key.display()),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            format!("--bind-address={}", self.address),
+            format!("--advertise-address={}", self.address),
+            format!("--secure-port={}", self.port),
+            format!("--etcd-servers=http://{etcd}:2379"),
+        ])
+    }
+
+    fn tokens(&self) -> PathBuf {
+        self.folder.join("tokens.csv")
+    }
+
+    /// The kubeconfig of the administrator. The API server creates the certificate when it starts.
+    pub fn kubeconfig(&self) -> Result<String> {
+        let tokens = fs::read_to_string(self.tokens())?;
+        let token = tokens.split(',').next().context("the token file is empty")?;
+        Ok(format!(
+            "apiVersion: v1\nkind: Config\n\
+             clusters: [{{name: seckill, cluster: {{server: \"https://{}:{}\", \
+             certificate-authority: \"{}/apiserver.crt\"}}}}]\n\
+             users: [{{name: admin, user: {{token: {token}}}}}]\n\
+             contexts: [{{name: seckill, context: {{cluster: seckill, user: admin}}}}]\n\
+             current-context: seckill\n",
+            self.address,
+            self.port,
+            self.folder.display()
+        ))
     }
 }
 

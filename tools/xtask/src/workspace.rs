@@ -7,9 +7,12 @@ use serde_json::Value;
 
 use crate::command::output;
 
+/// Names the folder of this package, as cargo does when it runs the program.
+pub const XTASK_FOLDER: &str = "SECKILL_XTASK_FOLDER";
+
 /// The folder of the workspace. Cargo names it at run time, because several checkouts may share one build.
 pub fn folder() -> Result<PathBuf> {
-    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let manifest = std::env::var_os(XTASK_FOLDER).unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let folder = Path::new(&manifest).ancestors().nth(2);
     Ok(folder.context("xtask is not in tools/ of the workspace")?.to_owned())
 }

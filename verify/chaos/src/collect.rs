@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::{Context as _, Result};
 use seckill_ledger::{Ledger, OrderStatus};
 use seckill_order_log::OrderLog;
-use seckill_protocol::{Buyer, Epoch, KeyHash, OrderId, SaleId};
+use seckill_protocol::{Buyer, Epoch, KeyHash, OrderId, Record, SaleId};
 use seckill_stock::StockClient;
 use sqlx::{Connection as _, MySqlConnection};
 
 use crate::evidence::{IndexAtRest, LogEntry, Sale, StoredOrder};
 
-/// All sales of a class.
+/// All sales of a class. Also the number of batches of each sale that only the log knows.
 pub async fn sales(
     mysql: &str,
     log: &OrderLog,
     class: &str,
     mut at_rest: HashMap<SaleId, IndexAtRest>,
-) -> Result<Vec<Sale>> {
+) -> Result<(Vec<Sale>, HashMap<SaleId, usize>)> {
     let mut records = log_by_sale(log).await?;
     let ledger = Ledger::connect(mysql, 2).await?;
     let mut connection = MySqlConnection::connect(mysql).await?;
@@ -41,7 +41,13 @@ pub async fn sales(
             cut: sale.cut,
         });
     }
-    Ok(sales)
+    let batches = |log: Vec<LogEntry>| {
+        log.iter()
+            .filter(|entry| matches!(entry.record, Record::Batch(_)))
+            .count()
+    };
+    let unknown = records.into_iter().map(|(sale, log)| (sale, batches(log)));
+    Ok((sales, unknown.filter(|(_, batches)| *batches > 0).collect()))
 }
 
 async fn orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<BTreeMap<OrderId, StoredOrder>> {

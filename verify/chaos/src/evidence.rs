@@ -12,6 +12,8 @@ pub struct Evidence {
     pub started_at: u64,
     pub order_no_keys: OrderNoKeys,
     pub sales: Vec<Sale>,
+    /// Sales of which the log has batches and MySQL no row, with the number of the batches.
+    pub unknown_sales: HashMap<SaleId, usize>,
     pub suspensions: Vec<Suspension>,
     pub clock_steps: Vec<ClockStep>,
     /// The peak memory of each program, in KiB.
@@ -20,6 +22,12 @@ pub struct Evidence {
     pub failed_faults: Vec<String>,
     /// Sales whose end was moved, and when the new end had surely taken effect.
     pub ended: HashMap<String, At>,
+    /// The end of each sale as the run ordered it last, in unix milliseconds.
+    pub ends: HashMap<String, u64>,
+    /// The bounds on the orders of sales, cancelled ones included.
+    pub max_orders: HashMap<String, u64>,
+    /// What clients took from others.
+    pub taken: Vec<String>,
     pub recovery: Recovery,
 }
 
@@ -32,11 +40,13 @@ pub struct Suspension {
 }
 
 /// A time in which the clock of Redis was wrong.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ClockStep {
     pub from: At,
     pub to: At,
     pub offset_ms: u64,
+    /// A sale that was preheated while the clock was wrong. Its index waits for the start by the other clocks.
+    pub preheated: Option<String>,
 }
 
 /// How the system came to rest after the last fault.
@@ -46,8 +56,8 @@ pub struct Recovery {
     pub resumed_ms: Option<u64>,
     /// From the last purchase until everything sold was stored.
     pub drained_ms: Option<u64>,
-    /// Sales that did not settle, with their status.
-    pub unsettled: Vec<String>,
+    /// What did not recover by itself, such as sales that did not settle.
+    pub unrecovered: Vec<String>,
 }
 
 /// One sale as MySQL, the log and Redis have it.

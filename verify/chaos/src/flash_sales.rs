@@ -1,71 +1,147 @@
-//! The FlashSales of a run, in a namespace of their own on the real API server. There is no node, so a task here reports
-//! all pods as ready.
+//! The FlashSales of a run, in a namespace on the run's own API server. There are no controllers and no nodes, so a task here
+//! reports all pods as ready.
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, CustomResourceExt as _};
 use seckill_crds::{FlashSale, FlashSaleStatus, Phase};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+/// The namespace of a run's sales, and also their class.
+pub const NAMESPACE: &str = "chaos";
+
+/// The time from the creation of a sale to its start, and how long it sells.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    pub starts_in: Duration,
+    pub lasts: Duration,
+}
+
 pub struct FlashSales {
-    /// The namespace, and also the class.
-    pub namespace: String,
     kube: Client,
+    /// The end of each sale as the run ordered it last, in unix milliseconds. No sale may end earlier.
+    ends: Mutex<HashMap<String, u64>>,
+}
+
+pub async fn client(kubeconfig: &Path) -> Result<Client> {
+    let (file, default) = (Kubeconfig::read_from(kubeconfig)?, KubeConfigOptions::default());
+    Ok(Client::try_from(Config::from_custom_kubeconfig(file, &default).await?)?)
+}
+
+/// Creates the FlashSale resource and the namespace.
+pub async fn prepare_cluster(kube: &Client, namespace: &str) -> Result<()> {
+    let crds: Api<CustomResourceDefinition> = Api::all(kube.clone());
+    let apply = PatchParams::apply("seckill-chaos").force();
+    crds.patch(FlashSale::crd_name(), &apply, &Patch::Apply(FlashSale::crd()))
+        .await
+        .context("applying the FlashSale resource")?;
+    let established = kube::runtime::conditions::is_crd_established();
+    kube::runtime::wait::await_condition(crds, FlashSale::crd_name(), established).await?;
+    let namespaces: Api<Namespace> = Api::all(kube.clone());
+    let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
+    namespaces.patch(namespace, &apply, &Patch::Apply(object)).await?;
+    Ok(())
 }
 
 impl FlashSales {
     /// Creates the namespace, and the Deployments that the operator scales.
-    pub async fn create_namespace(kubeconfig: &std::path::Path) -> Result<Self> {
-        let (file, default) = (Kubeconfig::read_from(kubeconfig)?, KubeConfigOptions::default());
-        let kube = Client::try_from(Config::from_custom_kubeconfig(file, &default).await?)?;
-        let crds: Api<CustomResourceDefinition> = Api::all(kube.clone());
-        let apply = PatchParams::apply("seckill-chaos").force();
-        crds.patch(FlashSale::crd_name(), &apply, &Patch::Apply(FlashSale::crd()))
-            .await
-            .context("applying the FlashSale resource")?;
-        let established = kube::runtime::conditions::is_crd_established();
-        kube::runtime::wait::await_condition(crds, FlashSale::crd_name(), established).await?;
-
-        let namespace = format!("seckill-chaos-{:08x}", rand::random::<u32>());
-        let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
-        Api::all(kube.clone()).create(&PostParams::default(), &object).await?;
-        let deployments: Api<Deployment> = Api::namespaced(kube.clone(), &namespace);
+    pub async fn prepare(kubeconfig: &Path) -> Result<Self> {
+        let kube = client(kubeconfig).await?;
+        prepare_cluster(&kube, NAMESPACE).await?;
+        let deployments: Api<Deployment> = Api::namespaced(kube.clone(), NAMESPACE);
         for name in ["api", "worker"] {
             deployments.create(&PostParams::default(), &deployment(name)?).await?;
         }
-        tokio::spawn(report_pods_ready(Api::namespaced(kube.clone(), &namespace)));
-        Ok(FlashSales { namespace, kube })
+        tokio::spawn(report_pods_ready(deployments));
+        let ends = Mutex::default();
+        Ok(FlashSales { kube, ends })
     }
 
     fn sales(&self) -> Api<FlashSale> {
-        Api::namespaced(self.kube.clone(), &self.namespace)
+        Api::namespaced(self.kube.clone(), NAMESPACE)
     }
 
-    pub async fn create(&self, name: &str, stock: u64, starts_in: Duration, lasts: Duration) -> Result<()> {
-        let manifest = json!({
+    /// Without the Rust types, which would drop fields that they do not know.
+    fn manifests(&self) -> Api<DynamicObject> {
+        let resource = ApiResource::erase::<FlashSale>(&());
+        Api::namespaced_with(self.kube.clone(), NAMESPACE, &resource)
+    }
+
+    fn ends_by_name(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn ends(&self) -> HashMap<String, u64> {
+        self.ends_by_name().clone()
+    }
+
+    pub async fn create(&self, name: &str, stock: u64, times: Times) -> Result<()> {
+        self.create_with(name, stock, times, json!({})).await
+    }
+
+    /// Creates a sale with more fields in its spec. A server that does not know a field drops it.
+    pub async fn create_with(&self, name: &str, stock: u64, times: Times, fields: Value) -> Result<()> {
+        let ends_in = times.starts_in + times.lasts;
+        let mut manifest = json!({
             "apiVersion": "seckill.dev/v1alpha1",
             "kind": "FlashSale",
             "metadata": {"name": name},
             "spec": {
-                "className": self.namespace,
+                "className": NAMESPACE,
                 "item": {"sku": "s", "name": "An item", "price": "9.90", "currency": "EUR"},
                 "stock": stock,
                 "maxPerOrder": 3,
-                "startsAt": in_seconds(starts_in)?,
-                "endsAt": in_seconds(starts_in + lasts)?,
+                "startsAt": in_seconds(times.starts_in)?.to_string(),
+                "endsAt": in_seconds(ends_in)?.to_string(),
                 "leadTimeSeconds": 5,
                 "coolDownSeconds": 0,
             },
         });
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            manifest["spec"][field] = value.clone();
+        }
+        self.note_end(name, in_seconds(ends_in)?);
         let object = serde_json::from_value(manifest)?;
-        self.sales().create(&PostParams::default(), &object).await?;
+        self.manifests().create(&PostParams::default(), &object).await?;
+        Ok(())
+    }
+
+    fn note_end(&self, name: &str, at: Timestamp) {
+        let at = u64::try_from(at.as_millisecond()).unwrap_or_default();
+        self.ends_by_name().insert(name.to_owned(), at);
+    }
+
+    /// Deletes FlashSales. Returns manifests from which they can be created again.
+    pub async fn delete(&self, names: &[String]) -> Result<Vec<DynamicObject>> {
+        let api = self.manifests();
+        let mut manifests = Vec::new();
+        for name in names {
+            let found = api.get(name).await?;
+            let resource = ApiResource::erase::<FlashSale>(&());
+            let mut manifest = DynamicObject::new(name, &resource);
+            manifest.data = json!({"spec": found.data["spec"]});
+            manifests.push(manifest);
+        }
+        for name in names {
+            api.delete(name, &DeleteParams::default()).await?;
+        }
+        Ok(manifests)
+    }
+
+    pub async fn create_again(&self, manifests: &[DynamicObject]) -> Result<()> {
+        for manifest in manifests {
+            self.manifests().create(&PostParams::default(), manifest).await?;
+        }
         Ok(())
     }
 
@@ -76,7 +152,10 @@ impl FlashSales {
     }
 
     pub async fn end_in(&self, name: &str, time: Duration) -> Result<()> {
-        self.edit(name, json!({"endsAt": in_seconds(time)?})).await
+        let at = in_seconds(time)?;
+        self.edit(name, json!({"endsAt": at.to_string()})).await?;
+        self.note_end(name, at);
+        Ok(())
     }
 
     pub async fn status(&self, name: &str) -> Result<FlashSaleStatus> {
@@ -104,21 +183,15 @@ impl FlashSales {
             sleep(Duration::from_millis(100)).await;
         }
     }
-
-    pub async fn delete_namespace(&self) -> Result<()> {
-        let namespaces: Api<Namespace> = Api::all(self.kube.clone());
-        namespaces.delete(&self.namespace, &DeleteParams::default()).await?;
-        Ok(())
-    }
 }
 
 /// In whole seconds, as Kubernetes keeps times.
-fn in_seconds(time: Duration) -> Result<String> {
+fn in_seconds(time: Duration) -> Result<Timestamp> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    Ok(Timestamp::from_second((now + time).as_secs() as i64)?.to_string())
+    Ok(Timestamp::from_second((now + time).as_secs() as i64)?)
 }
 
-/// A Deployment whose pods no scheduler takes.
+/// A Deployment of which no controller makes pods.
 fn deployment(name: &str) -> Result<Deployment> {
     let labels = json!({"app": name});
     Ok(serde_json::from_value(json!({
@@ -127,31 +200,33 @@ fn deployment(name: &str) -> Result<Deployment> {
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},
-                "spec": {
-                    // If the cluster has nodes, they must ignore these pods.
-                    "schedulerName": "none",
-                    "containers": [{"name": "c", "image": "none.invalid/none"}],
-                },
+                "spec": {"containers": [{"name": "c", "image": "none.invalid/none"}]},
             },
         },
     }))?)
 }
 
-/// What a kubelet would do.
-async fn report_pods_ready(pods: Api<Pod>) {
+/// What a controller and a kubelet would do.
+async fn report_pods_ready(deployments: Api<Deployment>) {
     loop {
         sleep(Duration::from_millis(300)).await;
-        let Ok(list) = pods.list(&ListParams::default()).await else {
+        let Ok(list) = deployments.list(&ListParams::default()).await else {
             continue;
         };
-        for pod in list.items {
-            let runs = pod.status.is_some_and(|s| s.phase.as_deref() == Some("Running"));
-            if let (false, Some(name)) = (runs, pod.metadata.name) {
-                let ready =
-                    json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
-                // The pod may be gone by now.
-                let _ = pods
-                    .patch_status(&name, &PatchParams::default(), &Patch::Merge(ready))
+        for deployment in list.items {
+            let wanted = deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1);
+            let ready = deployment.status.and_then(|status| status.ready_replicas);
+            if let (true, Some(name)) = (ready != Some(wanted), deployment.metadata.name) {
+                let status = json!({"status": {
+                    "observedGeneration": deployment.metadata.generation,
+                    "replicas": wanted,
+                    "updatedReplicas": wanted,
+                    "readyReplicas": wanted,
+                    "availableReplicas": wanted,
+                }});
+                // A failure is repeated.
+                let _ = deployments
+                    .patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
                     .await;
             }
         }

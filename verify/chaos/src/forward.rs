@@ -50,6 +50,25 @@ impl Forward {
     }
 }
 
+/// Forwarders to one server, one for each client whose connections a fault treats apart.
+pub struct Forwards<const N: usize>(pub [Forward; N]);
+
+impl<const N: usize> Forwards<N> {
+    pub fn redirect_to(&self, target: SocketAddr) {
+        self.0.iter().for_each(|forward| forward.redirect_to(target));
+    }
+
+    pub fn cut(&self) {
+        self.0.iter().for_each(Forward::cut);
+    }
+
+    /// Closes the connections of all clients but one.
+    pub fn cut_all_but(&self, client: usize) {
+        let others = self.0.iter().enumerate().filter(|(i, _)| *i != client);
+        others.for_each(|(_, forward)| forward.cut());
+    }
+}
+
 async fn forward_connection(mut client: TcpStream, target: SocketAddr, mut cuts: watch::Receiver<u64>) {
     cuts.mark_unchanged();
     let Ok(mut server) = TcpStream::connect(target).await else {

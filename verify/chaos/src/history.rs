@@ -126,6 +126,10 @@ impl History {
         })
     }
 
+    pub fn buyers(&self, which: &[usize]) -> Vec<(usize, Buyer)> {
+        self.with(|data| which.iter().map(|i| (*i, data.buyers[*i].clone())).collect())
+    }
+
     pub fn add_event(&self, event: Event, main_sale_win: bool) {
         self.with(|data| {
             if main_sale_win {
@@ -142,6 +146,21 @@ impl History {
     /// Buyers who do not know the outcome yet.
     pub fn waiting(&self) -> usize {
         self.with(|data| data.buyers.iter().filter(|buyer| !buyer.done).count())
+    }
+
+    /// The latest winners of a sale, of those who heard of it since then.
+    pub fn winners_since(&self, sale: &str, at: At, most: usize) -> Vec<usize> {
+        self.with(|data| {
+            let won = |event: &&Event| {
+                event.to > at && event.kind == RequestKind::Buy && matches!(event.answer, BuyerAnswer::Won { .. })
+            };
+            let events = data.events.iter().rev().take_while(|event| event.to > at);
+            let buyers = events.filter(won).map(|event| event.buyer);
+            buyers
+                .filter(|buyer| data.buyers[*buyer].sale == sale)
+                .take(most)
+                .collect()
+        })
     }
 
     pub fn won_since(&self, at: At) -> bool {

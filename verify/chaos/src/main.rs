@@ -43,6 +43,7 @@ use setup::Setup;
 
 /// How long a run with a mutant plays faults at most.
 const MAX_MUTANT_DURATION: Duration = Duration::from_secs(15);
+const MAX_OPEN_FILES: u64 = 8192;
 /// The number of brokers with which every fault can be played.
 const MAX_BROKERS: usize = 3;
 
@@ -76,6 +77,8 @@ struct Args {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let args = Args::parse();
+    // Clients with thousands of connections need as many open files. With fewer, they open fewer connections.
+    let _ = rlimit::increase_nofile_limit(MAX_OPEN_FILES);
     if args.list || args.list_mutants {
         list(args.list);
         return ExitCode::SUCCESS;

@@ -46,6 +46,18 @@ pub const MUTANTS: &[Mutant] = &[
         faults: &["rebuild-from-log"],
         caught_by: &["I1", "I3", "I6", "I12"],
     },
+    Mutant {
+        name: "refusal-without-freshness",
+        breaks: "seckill-api refuses although it has not read the log to its end",
+        faults: &["api-misses-failover"],
+        caught_by: &["I6"],
+    },
+    Mutant {
+        name: "barrier-not-read-back",
+        breaks: "the operator trusts a barrier that Kafka acknowledged, and does not read it back",
+        faults: &["barrier-lost"],
+        caught_by: &["I13"],
+    },
 ];
 
 pub fn find(name: &str) -> Option<&'static Mutant> {

@@ -1,5 +1,5 @@
 //! A child process that the run starts, pauses, resumes and kills. No child outlives this program.
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -76,6 +76,34 @@ impl Process {
     /// Sends SIGCONT.
     pub fn resume(&self) -> Result<()> {
         self.signal("-CONT")
+    }
+
+    /// Copies the data as of one instant, as a power failure would leave it.
+    pub fn copy_data(&self) -> Result<()> {
+        let (data, copy) = self.data_folders();
+        if copy.exists() {
+            fs::remove_dir_all(&copy)?;
+        }
+        self.pause()?;
+        let copied = Command::new("cp").arg("-a").args([&data, &copy]).status();
+        self.resume()?;
+        if !copied?.success() {
+            bail!("failed to copy the data of {}", self.name);
+        }
+        Ok(())
+    }
+
+    /// Kills the process. It starts again with the data that was copied.
+    pub fn kill_and_restore_data(&mut self) -> Result<()> {
+        let (data, copy) = self.data_folders();
+        self.kill()?;
+        fs::remove_dir_all(&data)?;
+        fs::rename(&copy, &data)?;
+        Ok(())
+    }
+
+    fn data_folders(&self) -> (PathBuf, PathBuf) {
+        (self.spec.folder.join("data"), self.spec.folder.join("copy"))
     }
 
     fn signal(&self, signal: &str) -> Result<()> {

@@ -11,12 +11,13 @@ use seckill_protocol::SaleId;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
+use crate::check::RECOVERY_TIMEOUT;
 use crate::collect;
 use crate::context::RunContext;
 use crate::crowd::{Crowd, MAIN_SALE};
 use crate::evidence::{Evidence, IndexAtRest, Recovery};
 use crate::faults::{self, Fault};
-use crate::flash_sales::FlashSales;
+use crate::flash_sales::{FlashSales, NAMESPACE, Times};
 use crate::harness::{Harness, ORDER_NO_KEYS};
 use crate::history::{At, History};
 use crate::mutants::Mutant;
@@ -24,13 +25,13 @@ use crate::setup::Setup;
 use crate::traffic::{BUYERS_PER_SECOND, Traffic};
 
 /// The time that one fault takes on average, with everything around it.
-const AVERAGE_FAULT_DURATION: Duration = Duration::from_secs(6);
+const AVERAGE_FAULT_DURATION: Duration = Duration::from_secs(10);
 /// How long the main sale could go on after the planned end of the faults.
 const MAIN_SALE_MARGIN: Duration = Duration::from_secs(1800);
 /// Time limit for the sales and buyers to reach a state.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
-/// With a broken rule the state is usually never reached.
-const WAIT_LIMIT_WITH_MUTANT: Duration = Duration::from_secs(12);
+/// With a broken rule, or after selling did not resume, the state is usually never reached.
+const SHORT_WAIT_LIMIT: Duration = Duration::from_secs(12);
 
 pub struct Options {
     pub seed: u64,
@@ -51,7 +52,7 @@ impl Options {
 
     fn wait_limit(&self) -> Duration {
         match self.mutant {
-            Some(_) => WAIT_LIMIT_WITH_MUTANT,
+            Some(_) => SHORT_WAIT_LIMIT,
             None => WAIT_LIMIT,
         }
     }
@@ -74,8 +75,7 @@ pub struct PlayedFault {
 
 pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<PlayedFault>)> {
     let mut run = start(setup, options).await?;
-    let (sales, history) = (run.sales.clone(), run.history.clone());
-    let crowd = Crowd::new(history.clone(), &sales.namespace, run.harness.api_addresses);
+    let (sales, history, crowd) = (run.sales.clone(), run.history.clone(), run.crowd.clone());
     start_main_sale(&run, options).await?;
     let traffic = Traffic::start(&run, &crowd, options.seed);
     run.harness.run_for(Duration::from_secs(6)).await?;
@@ -93,13 +93,21 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
     let at_rest = indexes_at_rest(&run).await?;
 
     // All sales end and settle, and winners ask once more.
-    sales.end_in(MAIN_SALE, Duration::from_secs(1)).await?;
-    let mut unsettled: Vec<String> = ended.err().map(|error| format!("{error:#}")).into_iter().collect();
+    let main_ended = sales.end_in(MAIN_SALE, Duration::from_secs(1)).await;
+    let failures = ended.err().into_iter().chain(main_ended.err());
+    let mut unsettled: Vec<String> = failures.map(|error| format!("{error:#}")).collect();
     for sale in short_sales.iter().map(String::as_str).chain([MAIN_SALE]) {
         if let Err(error) = run.wait_for_phase(sale, &[Phase::Settled]).await {
             unsettled.push(format!("{error:#}"));
         }
     }
+    // A fault may have taken away the FlashSale of its own sale.
+    for sale in run.fault_sales.clone() {
+        if !run.settles_within(&sale, run.wait_limit).await? {
+            unsettled.push(format!("{sale} is not settled in the ledger"));
+        }
+    }
+    unsettled.append(&mut run.unrecovered);
     history.print("waited for all sales to settle; winners ask once more");
     sleep(Duration::from_secs(3)).await;
     crowd.stopped.send_replace(true);
@@ -108,34 +116,38 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
     let recovery = Recovery {
         resumed_ms,
         drained_ms,
-        unsettled,
+        unrecovered: unsettled,
     };
     let evidence = collect_evidence(&run, &played, at_rest, recovery).await?;
-    // The namespace is unique, so a failure here harms no later run.
-    let _ = sales.delete_namespace().await;
     Ok((evidence, played))
 }
 
 /// Starts the servers and programs.
 async fn start(setup: Setup, options: &Options) -> Result<RunContext> {
     let history = History::start();
-    let sales = Arc::new(FlashSales::create_namespace(&setup.kubeconfig).await?);
     let rules: Vec<&str> = options.mutant.iter().map(|mutant| mutant.name).collect();
     let started = Instant::now();
-    let harness = Harness::start(setup, &sales.namespace, &rules).await?;
+    let mut harness = Harness::start_servers(setup, NAMESPACE, &rules).await?;
+    let sales = Arc::new(FlashSales::prepare(harness.kubeconfig()).await?);
+    harness.start_programs().await?;
     let seconds = started.elapsed().as_secs_f64();
     history.print(&format!("servers and programs are up ({seconds:.1} s)"));
     Ok(RunContext {
+        crowd: Crowd::new(history.clone(), harness.api_addresses),
         harness,
         sales,
         history,
         rng: StdRng::seed_from_u64(options.seed ^ 0xfa17),
         which: 0,
+        fault_sales: Vec::new(),
         current_sale: Arc::default(),
         sale_creation: Arc::default(),
         suspensions: Vec::new(),
         clock_steps: Vec::new(),
         ended: HashMap::new(),
+        unrecovered: Vec::new(),
+        taken: Vec::new(),
+        max_orders: HashMap::new(),
         wait_limit: options.wait_limit(),
     })
 }
@@ -145,9 +157,11 @@ async fn start_main_sale(run: &RunContext, options: &Options) -> Result<()> {
     let min_faults = options.min_faults(run.harness.kafka.len()) as u32;
     let lasts = options.lasts.max(AVERAGE_FAULT_DURATION * min_faults);
     let stock = (BUYERS_PER_SECOND * 0.75 * lasts.as_secs_f64()) as u64 + 400;
-    run.sales
-        .create(MAIN_SALE, stock, Duration::from_secs(2), lasts + MAIN_SALE_MARGIN)
-        .await?;
+    let times = Times {
+        starts_in: Duration::from_secs(2),
+        lasts: lasts + MAIN_SALE_MARGIN,
+    };
+    run.sales.create(MAIN_SALE, stock, times).await?;
     run.sales
         .wait_for_phase(MAIN_SALE, &[Phase::Open], WAIT_LIMIT)
         .await
@@ -172,6 +186,7 @@ async fn play_faults(run: &mut RunContext, options: &Options) -> Result<(Vec<Pla
         resumed_ms = fault.resumed_ms;
         played.push(fault);
         if resumed_ms.is_none() {
+            run.wait_limit = SHORT_WAIT_LIMIT;
             run.history
                 .print(&format!("selling did not resume within {} s", WAIT_LIMIT.as_secs()));
             break;
@@ -192,7 +207,11 @@ async fn play_fault(run: &mut RunContext, fault: &Fault, number: usize) -> Resul
         .await
         .with_context(|| format!("failed to repair {}", fault.name))?;
     let healed_ms = run.history.now();
-    let resumed_ms = wait_for_a_win(run, healed_ms).await?;
+    let resumed_ms = run.win_within(WAIT_LIMIT).await?;
+    if resumed_ms.is_none_or(|took| took > RECOVERY_TIMEOUT.as_millis() as u64) {
+        run.unrecovered
+            .push(format!("selling did not resume in time after {}", fault.name));
+    }
     let pause = Duration::from_millis(run.rng.random_range(300..1200));
     run.harness.run_for(pause).await?;
     let stopped_ms = run.history.longest_gap(from_ms, run.history.now());
@@ -211,18 +230,6 @@ async fn play_fault(run: &mut RunContext, fault: &Fault, number: usize) -> Resul
         stopped_ms,
         resumed_ms,
     })
-}
-
-/// Waits for the next buyer who wins. Returns how long that took.
-async fn wait_for_a_win(run: &mut RunContext, since: At) -> Result<Option<u64>> {
-    let started = Instant::now();
-    while !run.history.won_since(since) {
-        if started.elapsed() > WAIT_LIMIT {
-            return Ok(None);
-        }
-        run.harness.run_for(Duration::from_millis(20)).await?;
-    }
-    Ok(Some(run.history.now().saturating_sub(since)))
 }
 
 /// Sends more buyers than units are left, and waits until all have their answer.
@@ -272,8 +279,10 @@ async fn collect_evidence(
 ) -> Result<Evidence> {
     let log = run.harness.log().await?;
     let failed = played.iter().filter(|played| played.failed);
+    let (sales, unknown_sales) = collect::sales(&run.harness.mysql_url(), &log, NAMESPACE, at_rest).await?;
     Ok(Evidence {
-        sales: collect::sales(&run.harness.mysql_url(), &log, &run.sales.namespace, at_rest).await?,
+        sales,
+        unknown_sales,
         history: run.history.snapshot(),
         started_at: run.history.started_at,
         order_no_keys: ORDER_NO_KEYS.parse().context("invalid keys of order numbers")?,
@@ -282,6 +291,9 @@ async fn collect_evidence(
         peak_memory: run.harness.peak_memory(),
         failed_faults: failed.map(|p| format!("{}: {}", p.fault, p.did)).collect(),
         ended: run.ended.clone(),
+        ends: run.sales.ends(),
+        max_orders: run.max_orders.clone(),
+        taken: run.taken.clone(),
         recovery,
     })
 }

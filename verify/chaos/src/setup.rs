@@ -11,15 +11,26 @@ pub struct Setup {
     pub folder: PathBuf,
     /// A loopback address that only this run uses, so that every port is free.
     pub address: String,
-    pub kubeconfig: PathBuf,
+    pub etcd: Spec,
+    /// The cluster whose FlashSales the run creates, and another one.
+    pub clusters: [Cluster; 2],
     pub redis: [Spec; 2],
     pub mysql: Spec,
     pub kafka: Vec<Spec>,
     pub ports: Ports,
     /// `seckill-api`, `order-worker`, `operator`, built with their fail points.
     pub programs: BTreeMap<String, PathBuf>,
+    /// The library that gives a process a wall clock of its own.
+    pub clock: PathBuf,
     pub mysql_password: String,
     pub redis_password: String,
+}
+
+/// A Kubernetes cluster, of which only the API server runs.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Cluster {
+    pub api_server: Spec,
+    pub kubeconfig: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::context::RunContext;
 use crate::crowd::{Crowd, MAIN_SALE};
-use crate::flash_sales::FlashSales;
+use crate::flash_sales::{FlashSales, Times};
 
 /// Half of the buyers come to the main sale, half to the short one.
 pub const BUYERS_PER_SECOND: f64 = 30.0;
@@ -102,12 +102,12 @@ impl ShortSales {
 
     /// Creates a sale and waits until an operator has seen it.
     async fn create(&self, name: &str, stock: u64) -> Result<()> {
-        {
-            let _creation = self.creation.lock().await;
-            self.sales
-                .create(name, stock, Duration::from_secs(6), SHORT_SALE_DURATION)
-                .await?;
-        }
+        let _creation = self.creation.lock().await;
+        let times = Times {
+            starts_in: Duration::from_secs(6),
+            lasts: SHORT_SALE_DURATION,
+        };
+        self.sales.create(name, stock, times).await?;
         while self.sales.status(name).await?.phase.is_none() {
             sleep(Duration::from_millis(200)).await;
         }

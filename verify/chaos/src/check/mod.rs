@@ -4,8 +4,10 @@
 //! - [`units`]: how many units are sold, left and refused
 //! - [`orders`]: which order each buyer has
 //! - [`window`]: when a sale may sell
+//! - [`end`]: when a sale may end
 //! - [`stores`]: MySQL and Redis against the log
 //! - [`operation`]: recovery, memory, and whether the run itself was complete
+mod end;
 mod finding;
 mod lookup;
 mod operation;
@@ -15,6 +17,7 @@ mod units;
 mod window;
 
 pub use finding::Finding;
+pub use operation::RECOVERY_TIMEOUT;
 
 use crate::evidence::Evidence;
 use lookup::Lookup;
@@ -34,7 +37,8 @@ pub fn check(evidence: &Evidence) -> Vec<Finding> {
         units::i11_sold_out_was_true(evidence, &lookup),
         stores::i12_mysql_and_redis_match_the_log(evidence),
         operation::i13_selling_and_storing_recover(evidence),
-        operation::i14_memory_is_bounded(evidence),
+        operation::i14_what_clients_take_is_bounded(evidence, &lookup),
+        end::i15_no_sale_ends_but_by_its_own_end(evidence, &lookup),
         operation::every_buyer_is_answered(evidence),
         operation::every_fault_is_played(evidence),
     ]

@@ -8,7 +8,10 @@ use super::lookup::fold;
 use crate::evidence::{Evidence, IndexAtRest, Sale, StoredOrder};
 
 pub fn i12_mysql_and_redis_match_the_log(evidence: &Evidence) -> Finding {
-    let mut violations = Vec::new();
+    let unknown = evidence.unknown_sales.iter();
+    let mut violations: Vec<String> = unknown
+        .map(|(sale, batches)| format!("the log has {batches} batches of sale {sale}, which MySQL does not know"))
+        .collect();
     let (mut orders, mut buyers) = (0, 0);
     for sale in &evidence.sales {
         orders += compare_mysql(sale, &mut violations);

@@ -142,11 +142,15 @@ fn valid_run() -> Evidence {
         clock_steps: Vec::new(),
         peak_memory: BTreeMap::from([("seckill-api-0".into(), 40_000)]),
         failed_faults: Vec::new(),
+        unknown_sales: HashMap::new(),
         ended: HashMap::new(),
+        ends: HashMap::from([("s".into(), 1_020_000)]),
+        max_orders: HashMap::from([("s".into(), 2)]),
+        taken: Vec::new(),
         recovery: Recovery {
             resumed_ms: Some(100),
             drained_ms: Some(100),
-            unsettled: Vec::new(),
+            unrecovered: Vec::new(),
         },
     }
 }
@@ -226,7 +230,10 @@ fn i4_finds_a_unit_left_while_a_buyer_went_without() {
 fn i6_finds_a_second_number_or_a_refusal_for_a_winner() {
     let another = after(|e| e.history.events[3].answer = won(2, 2));
     assert!(another.contains(&"I6"), "{another:?}");
-    assert_eq!(after(|e| e.history.events[3].answer = BuyerAnswer::Ended), ["I6"]);
+    assert_eq!(
+        after(|e| e.history.events[3].answer = BuyerAnswer::Ended),
+        ["I6", "I15"]
+    );
 }
 
 #[test]
@@ -239,18 +246,28 @@ fn i7_finds_one_number_for_two_buyers() {
 fn i8_finds_orders_before_the_start_after_the_end_or_while_suspended() {
     assert_eq!(after(|e| e.sales[0].opens_at = 1_003_050), ["I8"]);
     assert_eq!(after(|e| e.sales[0].closes_at = 1_003_050), ["I8"]);
-    let stepped = |offset_ms| {
+    let stepped = |offset_ms, preheated: Option<&str>| {
         after(|e| {
             e.sales[0].opens_at = 1_003_050;
             e.clock_steps.push(ClockStep {
                 from: 2500,
                 to: 3050,
                 offset_ms,
+                preheated: preheated.map(str::to_owned),
             });
         })
     };
-    assert_eq!(stepped(40_000), [""; 0], "by the clock of Redis the sale had begun");
-    assert_eq!(stepped(1), ["I8"]);
+    assert_eq!(
+        stepped(40_000, None),
+        [""; 0],
+        "by the clock of Redis the sale had begun"
+    );
+    assert_eq!(stepped(1, None), ["I8"]);
+    assert_eq!(
+        stepped(40_000, Some("s")),
+        ["I8"],
+        "its index was installed by the other clocks"
+    );
     let suspended = |from| {
         let sale = "s".into();
         let to = 3050;
@@ -308,9 +325,35 @@ fn i12_finds_mysql_or_redis_different_from_the_log() {
 }
 
 #[test]
+fn i12_finds_orders_of_a_sale_that_mysql_lost() {
+    assert_eq!(after(|e| e.unknown_sales.extend([(SaleId(8), 1)])), ["I12"]);
+}
+
+#[test]
+fn i15_finds_a_sale_that_ended_too_early_or_is_lost() {
+    let closed_at = |at| after(|e| e.sales[0].log.push(entry(4, at, Record::Close { sale: SALE })));
+    assert!(closed_at(1_010_000).contains(&"I15"));
+    assert!(!closed_at(1_020_000).contains(&"I15"));
+    let told = after(|e| e.history.events[2].answer = BuyerAnswer::Ended);
+    assert_eq!(told, ["I15"], "a buyer was told so");
+    let wrong_clock = after(|e| {
+        e.history.events[2].answer = BuyerAnswer::Ended;
+        e.clock_steps.push(ClockStep {
+            from: 8000,
+            to: 10_000,
+            offset_ms: 3_600_000,
+            preheated: Some("s".into()),
+        });
+    });
+    assert_eq!(wrong_clock, [""; 0], "by the clock of Redis it had ended");
+    assert_eq!(after(|e| e.ends.extend([("lost".into(), 1_020_000)])), ["I15"]);
+}
+
+#[test]
 fn i13_finds_a_late_recovery() {
     assert_eq!(after(|e| e.recovery.resumed_ms = None), ["I13"]);
     assert_eq!(after(|e| e.recovery.drained_ms = Some(31_000)), ["I13"]);
+    assert_eq!(after(|e| e.recovery.unrecovered.push("s".into())), ["I13"]);
 }
 
 #[test]
@@ -328,6 +371,12 @@ fn i14_finds_a_program_that_grows() {
         after(|e| e.peak_memory.extend([("operator-1".into(), MAX_PROGRAM_KIB + 1)])),
         ["I14"]
     );
+}
+
+#[test]
+fn i14_finds_more_orders_than_the_bound_and_what_clients_took() {
+    assert_eq!(after(|e| e.max_orders.extend([("s".into(), 1)])), ["I14"]);
+    assert_eq!(after(|e| e.taken.push("all connections".into())), ["I14"]);
 }
 
 #[test]

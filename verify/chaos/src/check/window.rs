@@ -32,11 +32,11 @@ fn outside_of_start_and_end(evidence: &Evidence, lookup: &Lookup, violations: &m
             let Record::Batch(batch) = &entry.record else { continue };
             for (id, order) in batch.iter().filter(|(id, _)| lookup.counts(id)) {
                 orders += 1;
-                if entry.at + redis_clock_offset(evidence, entry.at) < sale.opens_at {
+                if entry.at + redis_clock_offset(evidence, Some(&sale.name), entry.at) < sale.opens_at {
                     violations.push(format!("{}: order {id} is older than the sale", sale.name));
                 }
                 if let Some(first) = asked.get(&order.buyer)
-                    && *first > end + redis_clock_offset(evidence, *first)
+                    && *first > end + redis_clock_offset(evidence, None, *first)
                 {
                     let late = first - end;
                     violations.push(format!(
@@ -79,9 +79,13 @@ fn first_purchases(evidence: &Evidence, lookup: &Lookup) -> HashMap<Buyer, At> {
     first_purchases
 }
 
-/// How far the clock by which Redis opens and ends sales may have been off then.
-fn redis_clock_offset(evidence: &Evidence, at: u64) -> u64 {
+/// How far the clock by which Redis opens and ends sales may have been off then. A wrong clock opens no sale that was
+/// preheated after it was set.
+pub fn redis_clock_offset(evidence: &Evidence, opening: Option<&str>, at: u64) -> u64 {
     let steps = evidence.clock_steps.iter().filter(|step| {
+        if opening.is_some() && step.preheated.as_deref() == opening {
+            return false;
+        }
         (evidence.started_at + step.from).saturating_sub(CLOCK_STEP_TOLERANCE_MS) <= at
             && at <= evidence.started_at + step.to + CLOCK_STEP_TOLERANCE_MS
     });

@@ -5,6 +5,12 @@
 //! - [`redis`], [`kafka`], [`mysql`]: what only happens to that server
 //! - [`failpoints`]: a program dies or stops at a named place in its code
 //! - [`recovery`]: something else goes wrong while an index is lost or rebuilt
+//! - [`cluster`]: FlashSales are deleted or lost, or another cluster has none
+//! - [`clocks`]: a clock is an hour off
+//! - [`clients`]: clients take more than their share
+mod clients;
+mod clocks;
+mod cluster;
 mod failpoints;
 mod kafka;
 mod mysql;
@@ -123,6 +129,24 @@ static FAULTS: &[Fault] = &[
     fault!("suspend-during-recovery", recovery::suspend_sale),
     fault!("end-during-recovery", recovery::end_sale),
     fault!("raise-during-recovery", recovery::raise_stock),
+    fault!("switchover", redis::switch_over),
+    fault!("redis-hangs-and-returns", redis::hang_and_return),
+    fault!("redis-gone-at-the-end", redis::gone_at_the_end).slow(),
+    fault!("mysql-loses-a-sale", mysql::lose_sale).slow(),
+    fault!("operator-of-another-cluster", cluster::other_operator).slow(),
+    fault!("flashsale-deleted", cluster::delete_one_and_create_again).slow(),
+    fault!("flashsales-deleted", cluster::delete_many_and_create_again).slow(),
+    fault!("etcd-restored", cluster::restore_etcd).slow(),
+    fault!("operator-clock-ahead", clocks::ahead, Target::Operator).slow(),
+    fault!("operator-clock-behind", clocks::behind, Target::Operator).slow(),
+    fault!("redis-clock-ahead", clocks::ahead, Target::Redis).slow(),
+    fault!("redis-clock-behind", clocks::behind, Target::Redis).slow(),
+    fault!("api-misses-failover", recovery::api_misses_failover).slow(),
+    fault!("barrier-lost", recovery::barrier_is_lost).slow(),
+    fault!("buy-and-cancel", clients::buy_and_cancel),
+    fault!("callers-hang-up", clients::hang_up),
+    fault!("one-key", clients::share_one_key).slow(),
+    fault!("slow-clients", clients::be_slow).slow(),
     fault!("one-broker-down", kafka::one_broker_down).slow().three_brokers(),
     fault!("below-min-insync", kafka::one_broker_left).slow().three_brokers(),
 ];
@@ -187,7 +211,7 @@ mod tests {
         let expected = [
             "kill-api",
             "abort-at-rebuild.r3",
-            "zombie-at-worker.before-transaction",
+            "redis-gone-at-the-end",
             "abort-at-relay.before-append",
             "failover",
             "kill-worker",

@@ -1,14 +1,11 @@
 //! What happens to MySQL: lost connections, a crash, lost commits.
-use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use rand::Rng as _;
 use tokio::time::sleep;
 
-use crate::context::RunContext;
+use crate::context::{FaultSale, RunContext};
 use crate::harness::{FailpointAction, Target};
 
 /// Connections break again and again, also in transactions.
@@ -41,28 +38,22 @@ pub async fn killed_before_commit(run: &mut RunContext) -> Result<String> {
 
 /// MySQL comes back as it was some seconds ago, as after a failover to a replica that lags.
 pub async fn lose_tail(run: &mut RunContext) -> Result<String> {
-    // No sale may be created meanwhile: the FlashSale would stay, but with another id in the ledger.
-    let _no_creation = run.sale_creation.lock().await;
-    let harness = &mut run.harness;
-    let data = harness.mysql.spec.folder.join("data");
-    let copy = harness.mysql.spec.folder.join("copy");
-    // The pause makes all files of one instant, as after a power failure.
-    harness.mysql.pause()?;
-    let copied = copy_folder(&data, &copy);
-    harness.mysql.resume()?;
-    copied?;
+    let _no_creation = run.sale_creation.clone().lock_owned().await;
+    run.harness.mysql.copy_data()?;
     let lost = Duration::from_millis(run.rng.random_range(1500..4000));
-    harness.run_for(lost).await?;
-    harness.mysql.kill()?;
-    fs::remove_dir_all(&data)?;
-    fs::rename(&copy, &data)?;
-    harness.restart_mysql().await?;
+    run.harness.run_for(lost).await?;
+    run.harness.mysql.kill_and_restore_data()?;
+    run.harness.restart_mysql().await?;
     Ok(format!("MySQL came back as it was {} ms ago", lost.as_millis()))
 }
 
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    if !Command::new("cp").arg("-a").arg(from).arg(to).status()?.success() {
-        bail!("failed to copy the data folder of MySQL");
-    }
-    Ok(())
+/// The lost tail begins before a sale was created that buyers have bought from.
+pub async fn lose_sale(run: &mut RunContext) -> Result<String> {
+    let _no_creation = run.sale_creation.clone().lock_owned().await;
+    run.harness.mysql.copy_data()?;
+    let sale = run.open_sale("lost", FaultSale::lasting(20)).await?;
+    run.harness.run_for(Duration::from_secs(4)).await?;
+    run.harness.mysql.kill_and_restore_data()?;
+    run.harness.restart_mysql().await?;
+    Ok(format!("MySQL came back as it was before {sale} was created"))
 }

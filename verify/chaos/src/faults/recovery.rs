@@ -1,17 +1,22 @@
 //! The index is lost, and something else goes wrong before it is rebuilt.
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use seckill_crds::Phase;
+use seckill_protocol::Record;
 use serde_json::json;
 use tokio::time::sleep;
 
 use super::redis;
+use crate::check::RECOVERY_TIMEOUT;
 use crate::context::RunContext;
 use crate::crowd::MAIN_SALE;
 use crate::evidence::Suspension;
+use crate::flash_sales::NAMESPACE;
 use crate::harness::{FailpointAction, LEASE_DURATION, Target};
 
+/// The fail point between the acknowledgement of a barrier and its read-back.
+const BARRIER_ACKNOWLEDGED: &str = "rebuild.barrier-acknowledged";
 /// The fail point between writing the index and installing it.
 const BEFORE_INSTALL: &str = "rebuild.R3";
 
@@ -69,6 +74,79 @@ pub async fn record_behind_barrier(run: &mut RunContext) -> Result<String> {
     harness.api[which].resume()?;
     let name = &harness.api[which].name;
     Ok(format!("{name} stopped before its append; FLUSHALL meanwhile"))
+}
+
+/// An API process stops, and misses a failover. When it goes on, it is connected to the old primary, and can't read the log or
+/// the ledger: it must not tell buyers of the new primary that they bought nothing.
+pub async fn api_misses_failover(run: &mut RunContext) -> Result<String> {
+    let which = run.which;
+    run.harness.wait_for_replica().await?;
+    run.harness.api[which].pause()?;
+    // The answer to its last fetch arrives, so it will not see the next barrier.
+    run.harness.run_for(Duration::from_secs(1)).await?;
+    run.harness.promote().await?;
+    run.harness.redis_forwards.cut_all_but(which);
+    let promoted = run.history.now();
+    run.win_within(RECOVERY_TIMEOUT)
+        .await?
+        .context("nobody won at the new primary")?;
+    run.harness.run_for(Duration::from_secs(2)).await?;
+
+    for server in run.harness.kafka.iter().chain([&run.harness.mysql]) {
+        server.pause()?;
+    }
+    run.harness.api[which].resume()?;
+    let winners = run.history.winners_since(MAIN_SALE, promoted, 20);
+    run.crowd.ask_again(&winners, which).await;
+    for server in run.harness.kafka.iter().chain([&run.harness.mysql]) {
+        server.resume()?;
+    }
+    run.harness.redis_forwards.cut();
+    run.harness.demote_other().await?;
+    let (name, count) = (&run.harness.api[which].name, winners.len());
+    Ok(format!(
+        "{name} missed a failover, and {count} winners asked it for their orders"
+    ))
+}
+
+/// Kafka acknowledges a barrier and loses it, and another record takes its offset. Nothing else is lost.
+pub async fn barrier_is_lost(run: &mut RunContext) -> Result<String> {
+    let _no_creation = run.sale_creation.clone().lock_owned().await;
+    let harness = &mut run.harness;
+    harness.held = vec![Target::Api, Target::Worker];
+    for process in harness.api.iter_mut().chain(&mut harness.worker) {
+        process.kill()?;
+    }
+    sleep(Duration::from_secs(1)).await;
+    let ledger = harness.ledger().await?;
+    let sale = ledger.sale_by_name(NAMESPACE, NAMESPACE, MAIN_SALE).await?;
+    let sale = sale.context("the ledger does not know the main sale")?;
+    for broker in &harness.kafka {
+        broker.copy_data()?;
+    }
+
+    harness.arm_failpoint(Target::Operator, BARRIER_ACKNOWLEDGED, FailpointAction::Wait)?;
+    let figures = format!("{{{}}}:m", sale.id);
+    harness.redis(harness.primary, &["DEL", &figures]).await?;
+    harness
+        .wait_for_failpoint(Target::Operator, BARRIER_ACKNOWLEDGED)
+        .await?;
+    for broker in &mut harness.kafka {
+        broker.kill_and_restore_data()?;
+    }
+    harness.restart_kafka().await?;
+    let (id, total) = (sale.id, sale.total);
+    let record = Record::Total { sale: id, total };
+    harness.log().await?.append(sale.partition, &record).await?;
+
+    harness.release_failpoints()?;
+    harness.held.clear();
+    harness.run_for(Duration::from_secs(3)).await?;
+    // A leader remembers what it has appended, and that may be lost too.
+    for operator in &mut harness.operator {
+        operator.kill()?;
+    }
+    Ok("Kafka lost a barrier that it had acknowledged, and a TOTAL took its offset".into())
 }
 
 /// The workers stand still while the index is rebuilt, so most of its orders come from the log.

@@ -18,6 +18,8 @@ pub enum FailpointAction {
     Abort,
     /// The process stops itself, as SIGSTOP would.
     Stop,
+    /// The task waits until [`Harness::release_failpoints`]. All else in the process goes on, such as its lease.
+    Wait,
 }
 
 impl FailpointAction {
@@ -25,6 +27,7 @@ impl FailpointAction {
         match self {
             FailpointAction::Abort => "abort",
             FailpointAction::Stop => "stop",
+            FailpointAction::Wait => "wait",
         }
     }
 }
@@ -77,6 +80,18 @@ impl Harness {
                 let _ = fs::remove_file(process.spec.folder.join(&name));
             }
         }
+    }
+
+    /// Lets every task go on that waits at a fail point.
+    pub fn release_failpoints(&self) -> Result<()> {
+        for process in self.programs() {
+            for entry in fs::read_dir(&process.spec.folder)?.flatten() {
+                if entry.path().extension().is_some_and(|extension| extension == "reached") {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn both(&self, target: Target) -> &[Process; 2] {

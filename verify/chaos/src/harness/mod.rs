@@ -2,8 +2,10 @@
 //!
 //! - [`start`]: starts them in order
 //! - [`servers`]: commands to Redis, MySQL and Kafka, and waiting until they answer
+//! - [`cluster`]: the API servers of the run's own cluster, and of another one
 //! - [`failpoints`]: makes a program abort or stop at a named place in its code
 //! - [`repair`]: undoes what a fault left behind
+mod cluster;
 mod failpoints;
 mod repair;
 mod servers;
@@ -11,15 +13,18 @@ mod start;
 
 pub use failpoints::FailpointAction;
 
+use cluster::OtherCluster;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use seckill_ledger::Ledger;
 use seckill_order_log::{LogConfig, OrderLog};
 use tokio::time::{Instant, sleep};
 
-use crate::forward::Forward;
+use crate::forward::{Forward, Forwards};
 use crate::process::Process;
 use crate::setup::Setup;
 
@@ -30,6 +35,10 @@ const RESTART_INTERVAL: Duration = Duration::from_millis(200);
 /// The operators' lease: the other operator takes over after this time.
 pub const LEASE_DURATION: Duration = Duration::from_secs(5);
 const TOPIC: &str = "seckill-orders";
+/// In the folder of a process with a wall clock of its own.
+const CLOCK_FILE: &str = "clock";
+/// A deleted FlashSale suspends its sale for this time, and then ends it.
+const DELETION_GRACE: Duration = Duration::from_secs(60);
 /// The checker decodes order numbers with these keys.
 pub const ORDER_NO_KEYS: &str = "1:00112233445566778899aabbccddeeff";
 
@@ -54,10 +63,16 @@ pub struct Harness {
     pub api: [Process; 2],
     pub worker: [Process; 2],
     pub operator: [Process; 2],
-    /// The programs reach Redis and MySQL through these.
-    pub redis_forward: Forward,
+    pub etcd: Process,
+    pub api_server: Process,
+    other_cluster: OtherCluster,
+    /// The programs reach Redis through these: each seckill-api through the one with its number, all others through the last.
+    pub redis_forwards: Forwards<3>,
+    /// The programs reach MySQL through this.
     pub mysql_forward: Forward,
     pub api_addresses: [SocketAddr; 2],
+    /// Programs that stay down until the fault is over.
+    pub held: Vec<Target>,
     armed_failpoints: BTreeSet<String>,
 }
 
@@ -75,11 +90,16 @@ impl Harness {
 
     pub fn redis_address(&self, which: usize) -> SocketAddr {
         let address = format!("{}:{}", self.setup.address, self.setup.ports.redis[which]);
-        address.parse().unwrap_or(self.redis_forward.address)
+        address.parse().unwrap_or(self.mysql_forward.address)
     }
 
     pub async fn log(&self) -> Result<OrderLog> {
         Ok(OrderLog::connect(self.log_config()).await?)
+    }
+
+    /// Programs break connections to MySQL, this one does not.
+    pub async fn ledger(&self) -> Result<Ledger> {
+        Ok(Ledger::connect(&self.mysql_url(), 2).await?)
     }
 
     fn log_config(&self) -> LogConfig {
@@ -111,9 +131,16 @@ impl Harness {
 
     /// Starts every program that does not run, as Kubernetes would.
     pub fn restart_programs(&mut self) -> Result<()> {
-        let programs = self.api.iter_mut().chain(&mut self.worker).chain(&mut self.operator);
-        for program in programs {
-            program.start()?;
+        let programs = [
+            (Target::Api, &mut self.api),
+            (Target::Worker, &mut self.worker),
+            (Target::Operator, &mut self.operator),
+        ];
+        let held = &self.held;
+        for (_, processes) in programs.into_iter().filter(|(target, _)| !held.contains(target)) {
+            for process in processes {
+                process.start()?;
+            }
         }
         Ok(())
     }

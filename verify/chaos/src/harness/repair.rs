@@ -16,9 +16,14 @@ impl Harness {
 
     pub async fn repair(&mut self) -> Result<()> {
         self.disarm_failpoints();
-        self.set_redis_clock_offset(0)?;
+        self.release_failpoints()?;
+        self.held.clear();
+        self.set_clock_offset(Target::Redis, 0)?;
+        self.set_clock_offset(Target::Operator, 0)?;
+        self.stop_other_cluster()?;
         let programs = self.api.iter_mut().chain(&mut self.worker).chain(&mut self.operator);
         let servers = self.redis.iter_mut().chain([&mut self.mysql]).chain(&mut self.kafka);
+        let servers = servers.chain([&mut self.etcd, &mut self.api_server]);
         for process in programs.chain(servers) {
             if process.is_running() {
                 process.resume()?;
@@ -29,6 +34,7 @@ impl Harness {
         self.wait_for_redis(self.primary).await?;
         self.restart_mysql().await?;
         self.restart_kafka().await?;
+        self.restart_cluster().await?;
         self.restart_programs()
     }
 }

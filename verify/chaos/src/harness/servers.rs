@@ -4,7 +4,7 @@ use std::io::Write as _;
 use anyhow::{Result, bail};
 use tokio::net::TcpStream;
 
-use super::{Harness, wait_until};
+use super::{CLOCK_FILE, Harness, Target, wait_until};
 
 impl Harness {
     pub async fn redis(&self, which: usize, words: &[&str]) -> Result<redis::Value> {
@@ -39,15 +39,37 @@ impl Harness {
         self.wait_for_redis(self.primary).await
     }
 
-    /// Moves the wall clock of both Redis servers.
-    pub fn set_redis_clock_offset(&self, ms: i64) -> Result<()> {
-        for redis in &self.redis {
-            // Redis maps this file, so it must never be truncated.
-            let mut file = std::fs::File::options()
+    /// Moves the wall clock of both Redis servers, or of both operators.
+    pub fn set_clock_offset(&self, target: Target, ms: i64) -> Result<()> {
+        let processes = match target {
+            Target::Redis => &self.redis,
+            _ => &self.operator,
+        };
+        for process in processes {
+            // The process maps this file, so it must never be truncated.
+            let file = process.spec.folder.join(CLOCK_FILE);
+            std::fs::File::options()
                 .write(true)
-                .open(redis.spec.folder.join("clock"))?;
-            file.write_all(&ms.to_ne_bytes())?;
+                .open(file)?
+                .write_all(&ms.to_ne_bytes())?;
         }
+        Ok(())
+    }
+
+    /// The connections of all programs stay as they are, and so may lead to the server that was the primary.
+    pub async fn promote(&mut self) -> Result<()> {
+        let new = 1 - self.primary;
+        self.redis(new, &["REPLICAOF", "NO", "ONE"]).await?;
+        self.redis_forwards.redirect_to(self.redis_address(new));
+        self.primary = new;
+        Ok(())
+    }
+
+    /// Makes the other Redis a replica of the primary, in place.
+    pub async fn demote_other(&self) -> Result<()> {
+        let address = self.redis_address(self.primary);
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        self.redis(1 - self.primary, &["REPLICAOF", &host, &port]).await?;
         Ok(())
     }
 

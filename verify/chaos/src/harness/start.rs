@@ -1,4 +1,4 @@
-//! Starts the servers, creates the schema and the topic, and starts the programs.
+//! Starts the servers, creates the schema and the topic; then starts the programs.
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,26 +8,48 @@ use anyhow::{Context as _, Result, bail};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{Harness, LEASE_DURATION, ORDER_NO_KEYS, START_TIMEOUT, TOPIC, wait_until};
-use crate::forward::Forward;
+use super::cluster::OtherCluster;
+use super::{CLOCK_FILE, DELETION_GRACE, Harness, LEASE_DURATION, ORDER_NO_KEYS, START_TIMEOUT, TOPIC, wait_until};
+use crate::forward::{Forward, Forwards};
 use crate::process::Process;
 use crate::setup::{Setup, Spec};
 
 const PARTITIONS: u32 = 4;
 const API_PORTS: [u16; 2] = [18080, 18081];
 
+/// Several times what the buyers use, who all have one address.
+const MAX_CONNECTIONS_PER_ADDRESS: u32 = 500;
+/// The soft limit of open files of seckill-api, as many container runtimes set it.
+const API_OPEN_FILES: &str = "--nofile=1024:";
+
 impl Harness {
-    /// `class` is the class and namespace of the sales. The programs break `rules` from the start.
-    pub async fn start(setup: Setup, class: &str, rules: &[&str]) -> Result<Self> {
+    /// Starts the servers. `class` is the class and namespace of the sales.
+    pub async fn start_servers(setup: Setup, class: &str, rules: &[&str]) -> Result<Self> {
         let mut harness = Harness::prepare(setup, class, rules).await?;
-        harness.start_servers().await?;
+        harness.etcd.start()?;
+        harness.api_server.start()?;
+        harness.start_redis(0)?;
+        harness.start_redis(1)?;
+        harness.mysql.start()?;
+        for broker in &mut harness.kafka {
+            broker.start()?;
+        }
+        harness.wait_for_redis(0).await?;
+        harness.wait_for_redis(1).await?;
+        harness.wait_for_mysql().await?;
+        harness.wait_for_kafka().await?;
+        harness.wait_for_cluster().await?;
         seckill_ledger::migrate(&harness.mysql_url())
             .await
             .context("failed to create the schema")?;
         harness.create_topic().await?;
-        harness.restart_programs()?;
-        harness.wait_for_apis().await?;
         Ok(harness)
+    }
+
+    /// Starts the programs. They break the rules from the start.
+    pub async fn start_programs(&mut self) -> Result<()> {
+        self.restart_programs()?;
+        self.wait_for_apis().await
     }
 
     /// Everything but the processes.
@@ -35,22 +57,49 @@ impl Harness {
         let logs = setup.folder.join("logs");
         std::fs::create_dir_all(&logs)?;
         let address = |port: u16| -> Result<SocketAddr> { Ok(format!("{}:{port}", setup.address).parse()?) };
-        let redis_forward = Forward::to(&setup.address, address(setup.ports.redis[0])?).await?;
+        let redis_forward = async || Forward::to(&setup.address, address(setup.ports.redis[0])?).await;
+        let redis_forwards = Forwards([redis_forward().await?, redis_forward().await?, redis_forward().await?]);
         let mysql_forward = Forward::to(&setup.address, address(setup.ports.mysql)?).await?;
         let api_addresses = [address(API_PORTS[0])?, address(API_PORTS[1])?];
 
-        let env = environment(&setup, class, redis_forward.address, mysql_forward.address);
+        let env = environment(&setup, class, mysql_forward.address);
         let program = |name: &str, which: usize, arguments: &[&str]| -> Result<Process> {
             let mut env = env.clone();
+            let forward = if name == "seckill-api" { which } else { 2 };
+            let redis = redis_forwards.0[forward].address;
+            let url = format!("redis://:{}@{redis}", setup.redis_password);
+            env.insert("SECKILL_REDIS_URL".into(), url);
             if name == "seckill-api" {
                 env.insert("SECKILL_LISTEN".into(), api_addresses[which].to_string());
             }
-            let spec = program_spec(&setup, name, which, arguments, env, rules)?;
+            let mut spec = program_spec(&setup, name, which, arguments, env, rules)?;
+            if name == "seckill-api" {
+                let limit = MAX_CONNECTIONS_PER_ADDRESS.to_string();
+                spec.env.insert("SECKILL_MAX_CONNECTIONS_PER_ADDRESS".into(), limit);
+                spec.argv
+                    .splice(0..0, ["prlimit".into(), API_OPEN_FILES.into(), "--".into()]);
+            }
             Ok(Process::new(&format!("{name}-{which}"), spec, &logs))
         };
+        let operator = |which: usize| -> Result<Process> {
+            let mut process = program("operator", which, &["run"])?;
+            give_clock(&setup, &mut process.spec)?;
+            Ok(process)
+        };
         let server = |name: &str, spec: &Spec| Process::new(name, spec.clone(), &logs);
+        let redis = |which: usize| -> Result<Process> {
+            let mut process = server(&format!("redis-{which}"), &setup.redis[which]);
+            give_clock(&setup, &mut process.spec)?;
+            Ok(process)
+        };
+        let mut other_operator = program("operator", 2, &["run"])?;
+        let [own, other] = &setup.clusters;
+        other_operator.spec.env.extend([
+            ("KUBECONFIG".into(), other.kubeconfig.display().to_string()),
+            ("SECKILL_CLUSTER_IDENTITY".into(), "other".into()),
+        ]);
         Ok(Harness {
-            redis: [server("redis-0", &setup.redis[0]), server("redis-1", &setup.redis[1])],
+            redis: [redis(0)?, redis(1)?],
             primary: 0,
             mysql: server("mysql", &setup.mysql),
             kafka: (setup.kafka.iter().enumerate())
@@ -61,26 +110,20 @@ impl Harness {
                 program("order-worker", 0, &["run"])?,
                 program("order-worker", 1, &["run"])?,
             ],
-            operator: [program("operator", 0, &["run"])?, program("operator", 1, &["run"])?],
-            redis_forward,
+            operator: [operator(0)?, operator(1)?],
+            etcd: server("etcd", &setup.etcd),
+            api_server: server("kube-apiserver-0", &own.api_server),
+            other_cluster: OtherCluster {
+                api_server: server("kube-apiserver-1", &other.api_server),
+                operator: other_operator,
+            },
+            redis_forwards,
             mysql_forward,
             api_addresses,
+            held: Vec::new(),
             armed_failpoints: BTreeSet::new(),
             setup,
         })
-    }
-
-    async fn start_servers(&mut self) -> Result<()> {
-        self.start_redis(0)?;
-        self.start_redis(1)?;
-        self.mysql.start()?;
-        for broker in &mut self.kafka {
-            broker.start()?;
-        }
-        self.wait_for_redis(0).await?;
-        self.wait_for_redis(1).await?;
-        self.wait_for_mysql().await?;
-        self.wait_for_kafka().await
     }
 
     async fn create_topic(&self) -> Result<()> {
@@ -107,14 +150,10 @@ impl Harness {
     }
 }
 
-/// The environment variables that all programs share.
-fn environment(setup: &Setup, class: &str, redis: SocketAddr, mysql: SocketAddr) -> BTreeMap<String, String> {
+/// The environment variables that all programs share. A program ignores those that it does not know.
+fn environment(setup: &Setup, class: &str, mysql: SocketAddr) -> BTreeMap<String, String> {
     let (replicas, min_insync) = replication(setup.kafka.len());
     let variables = [
-        (
-            "SECKILL_REDIS_URL",
-            format!("redis://:{}@{redis}", setup.redis_password),
-        ),
         (
             "SECKILL_MYSQL_URL",
             format!("mysql://root:{}@{mysql}/seckill", setup.mysql_password),
@@ -136,7 +175,9 @@ fn environment(setup: &Setup, class: &str, redis: SocketAddr, mysql: SocketAddr)
         // Short, so that many leaders can die in a run.
         ("SECKILL_LEASE_SECONDS", LEASE_DURATION.as_secs().to_string()),
         ("SECKILL_LEASE_NAMESPACE", class.into()),
-        ("KUBECONFIG", setup.kubeconfig.display().to_string()),
+        ("SECKILL_CLUSTER_IDENTITY", "chaos".into()),
+        ("SECKILL_DELETION_GRACE_SECONDS", DELETION_GRACE.as_secs().to_string()),
+        ("KUBECONFIG", setup.clusters[0].kubeconfig.display().to_string()),
         ("NO_COLOR", "1".into()),
     ];
     variables.map(|(name, value)| (name.to_owned(), value)).into()
@@ -163,6 +204,17 @@ fn program_spec(
         env,
         folder,
     })
+}
+
+/// Lets a process read a wall clock of its own.
+fn give_clock(setup: &Setup, spec: &mut Spec) -> Result<()> {
+    let file = spec.folder.join(CLOCK_FILE);
+    std::fs::write(&file, [0; 8])?;
+    spec.env.extend([
+        ("LD_PRELOAD".into(), setup.clock.display().to_string()),
+        ("SECKILL_CLOCK".into(), file.display().to_string()),
+    ]);
+    Ok(())
 }
 
 fn break_rules(folder: &Path, rules: &[&str]) -> Result<()> {

@@ -1,5 +1,11 @@
 //! Buyers, who behave as people and clients do: all retry with the same key until they know the outcome. Some ask for
 //! their request instead, some repeat a purchase that they have won, some cancel.
+//!
+//! - [`storms`]: clients that send more than people do
+//! - [`connections`]: clients whose connections behave badly
+mod connections;
+mod storms;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +22,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::flash_sales::NAMESPACE;
 use crate::history::{Buyer, BuyerAnswer, Event, History, RequestKind};
 
 /// The sale that sells through all faults: it shows for how long selling stopped.
@@ -23,7 +30,6 @@ pub const MAIN_SALE: &str = "main";
 
 pub struct Crowd {
     pub history: History,
-    namespace: String,
     api: [SocketAddr; 2],
     client: Client<HttpConnector, Full<Bytes>>,
     /// All buyers stop when this is true.
@@ -44,6 +50,14 @@ struct Habits {
 }
 
 impl Habits {
+    const PATIENT: Habits = Habits {
+        timeout: Duration::from_secs(12),
+        asks: false,
+        repeats: None,
+        cancels: false,
+        gives_up: false,
+    };
+
     fn random(rng: &mut StdRng) -> Self {
         Habits {
             timeout: Duration::from_secs([2, 5, 12][rng.random_range(0..3)]),
@@ -58,13 +72,12 @@ impl Habits {
 }
 
 impl Crowd {
-    pub fn new(history: History, namespace: &str, api: [SocketAddr; 2]) -> Arc<Self> {
+    pub fn new(history: History, api: [SocketAddr; 2]) -> Arc<Self> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(2)));
         Arc::new(Crowd {
             history,
-            namespace: namespace.to_owned(),
             api,
             client: Client::builder(TokioExecutor::new()).build(connector),
             stopped: watch::Sender::new(false),
@@ -87,26 +100,52 @@ impl Crowd {
     async fn run_buyer(self: Arc<Self>, sale: String, quantity: u32, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         let habits = Habits::random(&mut rng);
+        let task = self.new_buyer(&sale, quantity, habits);
+        self.unless_stopped(task.run(&mut rng)).await;
+    }
+
+    fn new_buyer(&self, sale: &str, quantity: u32, habits: Habits) -> BuyerTask<'_> {
         let key = uuid::Uuid::new_v4().to_string();
         let buyer = self.history.add_buyer(Buyer {
-            sale: sale.clone(),
+            sale: sale.to_owned(),
             key: key.clone(),
             quantity,
             done: false,
         });
-        let task = BuyerTask {
-            crowd: &self,
+        BuyerTask {
+            crowd: self,
             buyer,
             key,
             quantity,
-            sale,
+            sale: sale.to_owned(),
             habits,
-        };
+        }
+    }
+
+    async fn unless_stopped(&self, work: impl Future<Output = ()>) {
         let mut stopped = self.stopped.subscribe();
         tokio::select! {
-            () = task.run(&mut rng) => {}
+            () = work => {}
             _ = stopped.wait_for(|stopped| *stopped) => {}
         }
+    }
+
+    /// Asks one API for the purchases of buyers, as they would after a broken connection. Returns how many have won.
+    pub async fn ask_again(&self, buyers: &[usize], api: usize) -> usize {
+        let asked = self.history.buyers(buyers).into_iter().map(async |(buyer, known)| {
+            let task = BuyerTask {
+                crowd: self,
+                buyer,
+                key: known.key,
+                quantity: known.quantity,
+                sale: known.sale,
+                habits: Habits::PATIENT,
+            };
+            task.send(RequestKind::Ask, api, None, false).await
+        });
+        let answers = futures::future::join_all(asked).await;
+        let won = |answer: &&BuyerAnswer| matches!(answer, BuyerAnswer::Won { .. });
+        answers.iter().filter(won).count()
     }
 }
 
@@ -120,6 +159,14 @@ struct BuyerTask<'a> {
 }
 
 impl BuyerTask<'_> {
+    /// Buys, and cancels at once.
+    async fn run_at_once(&self, rng: &mut StdRng) {
+        if let BuyerAnswer::Won { number, .. } = self.buy(rng, false).await {
+            self.cancel(&number, rng).await;
+        }
+        self.crowd.history.set_done(self.buyer);
+    }
+
     async fn run(&self, rng: &mut StdRng) {
         let answer = self.buy(rng, false).await;
         if let (BuyerAnswer::Won { number, .. }, true) = (&answer, self.habits.cancels) {
@@ -153,7 +200,7 @@ impl BuyerTask<'_> {
                 return answer;
             }
             wait = match answer {
-                BuyerAnswer::NotStarted => 250,
+                BuyerAnswer::NotStarted => (wait * 2).min(1000),
                 BuyerAnswer::Unknown => 10,
                 _ => (wait * 2).min(1500),
             };
@@ -200,7 +247,7 @@ impl BuyerTask<'_> {
 
     fn request(&self, kind: RequestKind, api: usize, number: Option<&str>) -> http::Result<Request<Full<Bytes>>> {
         let base = format!("http://{}/v1", self.crowd.api[api]);
-        let sale = format!("{base}/sales/{}/{}", self.crowd.namespace, self.sale);
+        let sale = format!("{base}/sales/{NAMESPACE}/{}", self.sale);
         let (method, uri, body) = match kind {
             RequestKind::Buy => (
                 Method::POST,
@@ -256,7 +303,7 @@ fn interpret(kind: RequestKind, status: u16, body: &Value) -> BuyerAnswer {
         (_, 410, "ended") => BuyerAnswer::Ended,
         (RequestKind::Ask, 404, "request_unknown") => BuyerAnswer::Unknown,
         (_, 503, "suspended") => BuyerAnswer::Suspended,
-        (_, 500 | 502 | 503 | 504 | 408, _) => BuyerAnswer::Unavailable(format!("{status} {code}")),
+        (_, 429 | 500 | 502 | 503 | 504 | 408, _) => BuyerAnswer::Unavailable(format!("{status} {code}")),
         _ => BuyerAnswer::Unexpected(format!("{status} {body}")),
     }
 }
