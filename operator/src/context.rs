@@ -20,7 +20,7 @@ use crate::cluster::lease::LeadershipTerm;
 use crate::error::{ReconcileError, Server};
 use crate::metrics::Metrics;
 use crate::reconcile_cache::ReconcileCache;
-use crate::sale::status_queue::StatusQueue;
+use crate::status_queue::StatusQueue;
 
 /// How often a wait for the connections looks.
 const CONNECTED_INTERVAL: Duration = Duration::from_millis(50);

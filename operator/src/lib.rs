@@ -7,7 +7,7 @@
 //! - [`mod@seckill_planner::plan`]: the next step, a pure function
 //! - [`sale::act`]: carries out the step; [`sale::rebuild`] is the one step that takes several
 //! - [`sale::identity`]: one sale under one name, even if MySQL loses its row
-//! - [`sale::status`]: the status and the events for the FlashSale's readers; [`sale::status_queue`] writes them beside
+//! - [`sale::status`]: the status and the events for the FlashSale's readers; [`sale::status_writer`] writes them beside
 //!
 //! Loops for the whole release, which only apply what the planner decides:
 //!
@@ -29,3 +29,4 @@ pub mod reconcile_cache;
 pub mod release;
 pub mod run;
 pub mod sale;
+pub mod status_queue;

@@ -29,7 +29,8 @@ use crate::error::ReconcileError;
 use crate::metrics::Metrics;
 use crate::release::{orphans, scale, servers};
 use crate::sale::reconcile::{MAX_CONCURRENT_REBUILDS, controllers};
-use crate::sale::status_queue::{DueStatuses, StatusQueue, write_statuses};
+use crate::sale::status_writer::write_statuses;
+use crate::status_queue::{DueStatuses, StatusQueue};
 
 const MYSQL_CONNECTIONS: u32 = 8;
 /// How often an operator that stands by checks its servers.

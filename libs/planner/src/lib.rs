@@ -30,6 +30,7 @@ pub mod ownership;
 pub mod pacing;
 pub mod plan;
 pub mod preflight;
+pub mod rebuild_pacing;
 pub mod sale;
 
 pub use clocks::Clocks;

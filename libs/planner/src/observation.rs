@@ -13,8 +13,8 @@ use crate::condition::Blocker;
 use crate::demand::Workloads;
 use crate::orphan::Absence;
 use crate::ownership::{Cluster, Ownership};
-use crate::pacing::RebuildDelay;
 use crate::preflight::{self, Preflight, ServerSettings};
+use crate::rebuild_pacing::RebuildDelay;
 use crate::sale::{DesiredSale, SaleKey};
 
 /// The input of [`plan`](crate::plan::plan).

@@ -5,4 +5,4 @@ pub mod observe;
 pub mod rebuild;
 pub mod reconcile;
 pub mod status;
-pub mod status_queue;
+pub mod status_writer;

@@ -14,8 +14,8 @@ use crate::demand::{Needs, ReplicaBounds, Workload, Workloads};
 use crate::observation::{LedgerAbsence, ObservedIndex};
 use crate::orphan::{Absence, Deletion, LiveAnswer};
 use crate::ownership::Cluster;
-use crate::pacing::RebuildDelay;
 use crate::preflight::tests::right;
+use crate::rebuild_pacing::RebuildDelay;
 use crate::sale::tests::{END, LEAD, START, desired};
 use crate::sale::{SaleKey, Standing};
 

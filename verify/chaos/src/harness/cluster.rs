@@ -6,13 +6,6 @@ use kube::Client;
 
 use super::{Harness, wait_until};
 use crate::flash_sales;
-use crate::process::Process;
-
-/// Another cluster, with an operator of the same class. Both run only during a fault.
-pub struct OtherCluster {
-    pub api_server: Process,
-    pub operator: Process,
-}
 
 impl Harness {
     /// Starts etcd and the API server unless they run.

@@ -13,8 +13,6 @@ mod start;
 
 pub use failpoints::FailpointAction;
 
-use cluster::OtherCluster;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -74,6 +72,12 @@ pub struct Harness {
     /// Programs that stay down until the fault is over.
     pub held: Vec<Target>,
     armed_failpoints: BTreeSet<String>,
+}
+
+/// Another cluster, with an operator of the same class. Both run only during a fault.
+pub struct OtherCluster {
+    pub api_server: Process,
+    pub operator: Process,
 }
 
 impl Harness {

@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result, bail};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::cluster::OtherCluster;
-use super::{CLOCK_FILE, DELETION_GRACE, Harness, LEASE_DURATION, ORDER_NO_KEYS, START_TIMEOUT, TOPIC, wait_until};
+use super::{
+    CLOCK_FILE, DELETION_GRACE, Harness, LEASE_DURATION, ORDER_NO_KEYS, OtherCluster, START_TIMEOUT, TOPIC, wait_until,
+};
 use crate::forward::{Forward, Forwards};
 use crate::process::Process;
 use crate::setup::{Setup, Spec};

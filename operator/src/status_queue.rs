@@ -1,5 +1,4 @@
-//! Writes statuses and events beside the reconciles: selling first, telling after. An API server that is slow or away delays
-//! no rebuild, no publication and no end of a sale.
+//! The statuses and events that wait to be written beside the reconciles. `sale::status_writer` writes them.
 //!
 //! Of each sale only the newest status waits, and one write at a time is in progress, so a status never replaces a newer
 //! one. A write that fails is repeated by the next reconcile, which finds that the status still differs.
@@ -7,17 +6,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use seckill_crds::{FlashSale, FlashSaleStatus};
 use seckill_planner::SaleKey;
 
 use crate::cluster::convert::sale_key;
-use crate::cluster::events::{self, Note};
-use crate::context::Context;
-use crate::sale::status;
+use crate::cluster::events::Note;
 
-const MAX_CONCURRENT_STATUS_WRITES: usize = 16;
 /// The events of one sale that wait while the API server is away; the oldest are dropped first.
 const MAX_WAITING_NOTES: usize = 16;
 /// How often a leader that ends checks whether all is written.
@@ -30,20 +25,20 @@ pub struct StatusQueue {
 }
 
 /// The sales whose news are due.
-pub struct DueStatuses(UnboundedReceiver<SaleKey>);
+pub struct DueStatuses(pub UnboundedReceiver<SaleKey>);
 
 /// The news of one sale.
-struct Waiting {
-    object: Arc<FlashSale>,
-    status: Option<FlashSaleStatus>,
+pub struct Waiting {
+    pub object: Arc<FlashSale>,
+    pub status: Option<FlashSaleStatus>,
     /// In the order in which they happened.
-    notes: Vec<WaitingNote>,
+    pub notes: Vec<WaitingNote>,
 }
 
-struct WaitingNote {
-    note: Note,
+pub struct WaitingNote {
+    pub note: Note,
     /// It says what changes by the status, and is found again if that can't be written.
-    of_status: bool,
+    pub of_status: bool,
 }
 
 impl StatusQueue {
@@ -99,7 +94,7 @@ impl StatusQueue {
     }
 
     /// What there is to write of a sale; `None`: nothing any more.
-    fn take(&self, key: &SaleKey) -> Option<Waiting> {
+    pub fn take(&self, key: &SaleKey) -> Option<Waiting> {
         let mut waiting = self.lock();
         let news = waiting.get_mut(key)?;
         if news.status.is_none() && news.notes.is_empty() {
@@ -121,38 +116,6 @@ impl Waiting {
         let excess = self.notes.len().saturating_sub(MAX_WAITING_NOTES);
         self.notes.drain(..excess);
     }
-}
-
-/// Runs until the leadership term ends.
-pub async fn write_statuses(context: Arc<Context>, due: DueStatuses) {
-    due.0
-        .for_each_concurrent(MAX_CONCURRENT_STATUS_WRITES, |key| {
-            let context = &context;
-            async move {
-                while let Some(news) = context.statuses.take(&key) {
-                    write(context, &key, news).await;
-                }
-            }
-        })
-        .await;
-}
-
-async fn write(context: &Context, key: &SaleKey, news: Waiting) {
-    let Waiting {
-        object,
-        status,
-        mut notes,
-    } = news;
-    if let Some(status) = status
-        && let Err(error) = status::write(&context.cluster.kube, &object, &status).await
-    {
-        tracing::warn!(sale = %key, %error, "failed to write the status");
-        context.metrics.failed("kubernetes");
-        context.cache.not_written(key);
-        notes.retain(|note| !note.of_status);
-    }
-    let notes = notes.into_iter().map(|note| note.note);
-    events::publish(&context.cluster.recorder, &object, notes).await;
 }
 
 #[cfg(test)]
