@@ -294,6 +294,7 @@ impl Metrics {
                 self.remaining.remove(&labels);
                 self.in_flight.remove(&labels);
                 self.imbalance.remove(&labels);
+                self.imbalanced.remove(&labels);
                 self.orders_ever.remove(&labels);
                 self.orders_ever_max.remove(&labels);
                 self.ready_lead.remove(&labels);

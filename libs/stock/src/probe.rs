@@ -39,6 +39,12 @@ impl StockClient {
         self.probe_on(&self.administration.within(limit), sale).await
     }
 
+    /// On the connection that writes the holdings of a new index. Each connection follows a switchover for itself, so one
+    /// that leads to the right server says nothing about the others.
+    pub async fn probe_for_rebuild(&self, sale: SaleId) -> Result<Probe, StockError> {
+        self.probe_on(&self.holdings, sale).await
+    }
+
     async fn probe_on(&self, connection: &Connection, sale: SaleId) -> Result<Probe, StockError> {
         let args = [keys::holdings_prefix(sale), keys::outbox_prefix(sale)];
         let reply: Vec<String> = call(connection, &SCRIPT, &[keys::figures(sale)], &args[..]).await?;

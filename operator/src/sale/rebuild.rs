@@ -45,7 +45,7 @@ pub struct Rebuilt {
 pub async fn rebuild(stores: &Stores, sale: &Sale) -> Result<Rebuilt, RebuildError> {
     let begun = Instant::now();
     let before = stores.ledger.sale(sale.id).await?.ok_or(LedgerError::NoSale(sale.id))?;
-    let probe = stores.stock.probe(sale.id).await?;
+    let probe = stores.stock.probe_for_rebuild(sale.id).await?;
     takes_an_index(&probe.server).map_err(RebuildError::NoServer)?;
     let previous = probe.index;
     ensure_identity(stores, &before).await?;

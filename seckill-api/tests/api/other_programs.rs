@@ -135,9 +135,13 @@ impl Harness {
         self.install_index(sale, &index).await;
     }
 
-    /// The operator applies a changed FlashSale.
+    /// The operator applies a changed FlashSale. The start is fixed by now.
     pub async fn change(&self, sale: &Sale, terms: SaleTerms) {
         let now = self.row(sale).await;
+        let terms = SaleTerms {
+            opens_at: now.opens_at,
+            ..terms
+        };
         let changed = self.ledger.update_terms(sale.id, now.version, &terms).await;
         assert!(changed.expect("MySQL answers"));
         let now = self.row(sale).await;
