@@ -460,11 +460,22 @@ async fn orders_of_a_sale_are_bounded_across_buyers_and_rebuilds() {
     let made = buy_and_cancel(&client, sale, |n| format!("buyer-{n}")).await;
     assert_eq!(made, (20, Decision::OrdersExhausted));
     // Another epoch begins with all orders of the log.
+    let cancelled = |n: u64| Holding {
+        epoch: EPOCH,
+        seq: n,
+        quantity: 1,
+        key: KeyHash(n),
+        cancelled: true,
+    };
+    let buyers: Vec<BuyerHoldings> = (1..=20)
+        .map(|n| (Buyer::anonymous(&format!("buyer-{n}")), vec![cancelled(n)]))
+        .collect();
+    write(&client, sale, Epoch(6), &buyers).await.expect("answers");
     let rebuilt = Install {
         epoch: Epoch(6),
         total: 3,
         left: 3,
-        holders: 0,
+        holders: 20,
         orders: 20,
         terms: terms.clone(),
     };

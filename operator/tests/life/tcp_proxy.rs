@@ -1,6 +1,7 @@
 //! A proxy between an operator and Kafka or MySQL, which the test can close, and whose connections can go half silent.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,7 +34,13 @@ impl TcpProxy {
     }
 
     pub async fn open(&mut self) {
-        let listener = TcpListener::bind(&self.address).await.expect("a free port");
+        // Another program may use the port for a moment: nothing reserved it.
+        let listener = loop {
+            match TcpListener::bind(&self.address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        };
         let (upstream, first_alive, connections) = (
             self.upstream.clone(),
             self.first_alive.clone(),
