@@ -11,8 +11,8 @@ use crate::error::LedgerError;
 
 /// How long a caller waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A query that takes longer never ends: the host of the server is gone. Whoever waits for it is not needed elsewhere for
-/// long.
+/// A query that takes longer never ends: the host of the server is gone. Its caller must be free again
+/// soon.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a snapshot is read.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -27,7 +27,7 @@ const MAX_QUARANTINED_BYTES: usize = 1 << 20;
 
 impl Ledger {
     /// Stores the entries of `from..to` of a partition. The position moves from `from` to `to` in the same transaction,
-    /// so the entries are stored exactly once, whoever tries it and however often.
+    /// so the entries are stored exactly once, however many processes try it.
     ///
     /// A record that can't be stored is put into quarantine, so that one record never stops a partition. The exception is
     /// a record of a sale that the ledger does not know ([`StoreError::Stopped`]). After an error some entries may be

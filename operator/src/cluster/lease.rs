@@ -150,7 +150,7 @@ impl Elector {
                         reason = why,
                         "lost leadership"
                     );
-                    // Whoever holds the lease now has all of its duration from now on.
+                    // The present holder of the lease has all of its duration from now on.
                     seen = Some(Observation {
                         spec: held.lease.spec,
                         since: Instant::now(),

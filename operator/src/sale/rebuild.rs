@@ -267,7 +267,7 @@ impl HoldingsOfAnEpoch {
 async fn publish(stores: &Stores, sale: &Sale, epoch: Epoch) -> Result<(), RebuildError> {
     if let Some(newest) = stores.ledger.sale(sale.id).await? {
         if newest.settled_at_ms.is_some() {
-            // Whoever settled the sale could not delete keys that were not written yet.
+            // The operator that settled the sale could not delete keys that were not written yet.
             stores.stock.drop_sale(sale.id).await?;
             return Err(RebuildError::Ended);
         }

@@ -32,7 +32,7 @@ const LOG_EVERY_NTH_FAILURE: u32 = 10;
 /// How often the status of a FlashSale that is being deleted is updated.
 const TERMINATING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One controller for each watched namespace, or one for all. They run until the leadership term is told to end.
+/// One controller for each watched namespace, or one for all. They run until the leadership term ends.
 pub fn controllers(context: &Arc<Context>) -> (FlashSales, Vec<impl Future<Output = ()> + Send + 'static>) {
     let mut sales = FlashSales::default();
     let mut running = Vec::new();

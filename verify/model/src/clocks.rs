@@ -75,7 +75,7 @@ impl ClocksState {
         self.hour.saturating_add_signed(by) * HOUR_MS
     }
 
-    /// Redis sells by its own clock, whoever reaches it.
+    /// Redis sells by its own clock to every client that reaches it.
     fn sells(&self) -> bool {
         let redis = self.shows(WhoseClock::Redis);
         self.index == Some(Row::Open) && (START * HOUR_MS..END * HOUR_MS).contains(&redis)

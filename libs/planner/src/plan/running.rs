@@ -191,7 +191,7 @@ fn ready(
             Reason::OrdersExhausted,
             format!(
                 "the sale has made {} orders, as many as spec.ordersEverMax allows, so it sells nothing; raise \
-                 spec.ordersEverMax, after a look at who buys and cancels",
+                 spec.ordersEverMax, after checking who buys and cancels",
                 sale.orders_ever_max
             ),
         ),
