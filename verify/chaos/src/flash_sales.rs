@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -164,6 +165,24 @@ impl FlashSales {
 
     pub async fn stock(&self, name: &str) -> Result<i64> {
         Ok(self.sales().get(name).await?.spec.stock)
+    }
+
+    /// Waits until the ledger has the sale, as `kubectl wait --for=condition=Accepted` does. The phase is no proof: a new sale
+    /// shows one while it waits for the workers.
+    pub async fn wait_until_accepted(&self, name: &str, limit: Duration) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let status = self.status(name).await?;
+            let accepted = |condition: &Condition| condition.type_ == "Accepted" && condition.status == "True";
+            if status.conditions.iter().any(accepted) {
+                return Ok(());
+            }
+            if started.elapsed() > limit {
+                let (limit, status) = (limit.as_secs(), serde_json::to_string(&status)?);
+                bail!("{name} was not accepted within {limit} s: {status}");
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     pub async fn wait_for_phase(&self, name: &str, phases: &[Phase], limit: Duration) -> Result<FlashSaleStatus> {

@@ -16,6 +16,8 @@ use crate::flash_sales::{FlashSales, Times};
 pub const BUYERS_PER_SECOND: f64 = 30.0;
 /// How long a short sale sells.
 const SHORT_SALE_DURATION: Duration = Duration::from_secs(24);
+/// How long the ledger may take to have a new sale: longer than any fault.
+const ACCEPTANCE_LIMIT: Duration = Duration::from_secs(60);
 /// From the beginning of a short sale to the beginning of the next one.
 const SHORT_SALE_INTERVAL: Duration = Duration::from_secs(20);
 
@@ -100,7 +102,7 @@ impl ShortSales {
         Ok(names)
     }
 
-    /// Creates a sale and waits until an operator has seen it.
+    /// Creates a sale and waits until the ledger has it: until then the API rightly says that there is no such sale.
     async fn create(&self, name: &str, stock: u64) -> Result<()> {
         let _creation = self.creation.lock().await;
         let times = Times {
@@ -108,9 +110,6 @@ impl ShortSales {
             lasts: SHORT_SALE_DURATION,
         };
         self.sales.create(name, stock, times).await?;
-        while self.sales.status(name).await?.phase.is_none() {
-            sleep(Duration::from_millis(200)).await;
-        }
-        Ok(())
+        self.sales.wait_until_accepted(name, ACCEPTANCE_LIMIT).await
     }
 }
