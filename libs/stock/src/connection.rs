@@ -197,7 +197,7 @@ impl Connection {
     async fn open(&self) -> RedisResult<Arc<Open>> {
         let open = self.shared.state.borrow().open.clone();
         if let Some(open) = open {
-            if open.at.elapsed() > MAX_CONNECTION_AGE {
+            if open.at.elapsed() > MAX_CONNECTION_AGE && !seckill_failpoint::breaks("connection-kept") {
                 // Nothing happened, so nothing is logged.
                 self.begin_attempt(|state| state.is_current(&open));
             }
@@ -215,6 +215,9 @@ impl Connection {
 
     /// Opens another connection. This one stays in use until then.
     fn replace(&self, old: &Arc<Open>, why: &str) {
+        if seckill_failpoint::breaks("connection-kept") {
+            return;
+        }
         self.begin_attempt(|state| {
             let is_current = state.is_current(old);
             if is_current && !state.connecting {
