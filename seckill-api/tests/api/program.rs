@@ -117,7 +117,7 @@ async fn readiness_reports_a_missing_schema() {
     program.wait_for_readiness(|response| response.status == 200).await;
 }
 
-/// A process whose tail can be stopped: while the file exists, the process reads no record.
+/// A process whose tail can be stopped: from the next record on, it reads none.
 struct BlockedTail {
     folder: std::path::PathBuf,
 }
@@ -129,16 +129,13 @@ impl BlockedTail {
         BlockedTail { folder }
     }
 
-    fn file(&self) -> std::path::PathBuf {
-        self.folder.join("tail.before-read")
-    }
-
     fn block(&self) {
-        std::fs::write(self.file(), "").expect("writes");
+        std::fs::write(self.folder.join("tail.before-read"), "wait").expect("writes");
     }
 
-    fn unblock(&self) {
-        std::fs::remove_file(self.file()).expect("was blocked");
+    async fn unblock(&self) {
+        let reached = self.folder.join("tail.before-read.reached");
+        eventually("the tail is stopped", async || std::fs::remove_file(&reached).is_ok()).await;
     }
 
     fn folder(&self) -> &str {
@@ -179,7 +176,7 @@ async fn a_refusal_by_a_process_behind_the_log_does_not_count() {
     buy(&sold_out).await.is(503, "not_ready");
     buy(&over).await.is(503, "not_ready");
 
-    tail.unblock();
+    tail.unblock().await;
     harness.store().await;
     harness.rebuild(&sold_out).await;
     eventually("the new index refuses", async || {
