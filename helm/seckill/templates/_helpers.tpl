@@ -102,7 +102,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   value: {{ .Values.kafka.topic | quote }}
 {{- if or .Values.kafka.properties .Values.kafka.existingSecret }}
 - name: SECKILL_KAFKA_PROPERTIES
-  valueFrom: { secretKeyRef: { name: {{ include "seckill.kafkaSecret" . }}, key: properties } }
+  valueFrom: { secretKeyRef: { name: {{ include "seckill.kafkaSecret" . | quote }}, key: properties } }
 {{- end }}
 {{- end }}
 
@@ -112,10 +112,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - name: SECKILL_ADMIN_LISTEN
   value: 0.0.0.0:9090
 - name: SECKILL_REDIS_URL
-  valueFrom: { secretKeyRef: { name: {{ include "seckill.redisSecret" .root }}, key: url } }
+  valueFrom: { secretKeyRef: { name: {{ include "seckill.redisSecret" .root | quote }}, key: url } }
 {{ include "seckill.env.kafka" .root }}
 - name: SECKILL_MYSQL_URL
-  valueFrom: { secretKeyRef: { name: {{ include "seckill.mysqlSecret" .root }}, key: {{ .component }}-url } }
+  valueFrom: { secretKeyRef: { name: {{ include "seckill.mysqlSecret" .root | quote }}, key: {{ .component }}-url } }
 {{- end }}
 
 {{/* A pod reads its Secrets only at start. The checksum restarts the pods when a Secret of this chart changes. */}}

@@ -49,7 +49,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* Spreads the pods of one program over zones and nodes, as far as there are several. */}}
+{{/* Spreads the pods of one program over nodes, as far as there are several. */}}
 {{- define "seckill.spread" -}}
 {{- $program := .program }}
 {{- with .constraints }}
@@ -65,6 +65,17 @@ topologySpreadConstraints:
       {{- end }}
   {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Prefers zones that have fewer pods of the same program. A cluster without zones ignores it. */}}
+{{- define "seckill.zones" -}}
+preferredDuringSchedulingIgnoredDuringExecution:
+  - weight: 100
+    podAffinityTerm:
+      topologyKey: topology.kubernetes.io/zone
+      labelSelector:
+        matchLabels:
+          {{- include "seckill.selector" . | nindent 10 }}
 {{- end }}
 
 {{/* Live: the program answers. Ready: the program can work; otherwise the answer of /readyz names the missing dependency. */}}
@@ -94,6 +105,9 @@ program `ports` and `terminationGracePeriodSeconds`.
 {{- $own := get .root.Values .component -}}
 {{- $pod := include "seckill.pod" . | fromYaml -}}
 {{- $annotations := deepCopy $pod.podAnnotations -}}
+{{- if and .ports .root.Values.spreadOverZones (not (hasKey $pod.affinity "podAntiAffinity")) -}}
+  {{- $_ := set $pod.affinity "podAntiAffinity" (include "seckill.zones" . | fromYaml) -}}
+{{- end -}}
 {{- if .ports }}{{ $_ := set $annotations "checksum/secrets" (include "seckill.secretsChecksum" .root) }}{{ end -}}
 metadata:
   labels:

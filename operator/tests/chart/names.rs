@@ -84,6 +84,38 @@ fn references_between_objects_follow_an_unusual_release_name() {
 }
 
 #[test]
+fn names_of_digits_stay_text() {
+    fn check(path: &str, value: &Value) {
+        match value {
+            Value::Number(number) => assert_ne!(number.as_i64(), Some(618), "{path}"),
+            Value::Array(items) => items.iter().for_each(|item| check(path, item)),
+            Value::Object(fields) => fields
+                .iter()
+                .for_each(|(name, field)| check(&format!("{path}/{name}"), field)),
+            Value::Null | Value::Bool(_) | Value::String(_) => {}
+        }
+    }
+    let account = json!({"serviceAccount": {"create": false, "name": "618"}});
+    let digits = json!({
+        "className": "618", "watchNamespaces": ["618"], "clusterIdentity": "618", "takeOverFrom": "0618",
+        "redis": {"url": "", "existingSecret": "618"},
+        "kafka": {"existingSecret": "618", "topic": "618", "group": "618"},
+        "mysql": {"url": "", "existingSecret": "618"},
+        "orderNumberKeys": {"keys": "", "existingSecret": "618"},
+        "image": {"pullSecrets": ["618"]},
+        "global": {"imagePullSecrets": [{"name": "618"}]},
+        "ingress": {"enabled": true, "className": "618", "host": "618"},
+        "priorityClassName": "618",
+        "operator": account, "api": account, "worker": account, "migrate": account,
+        "deletionGuard": {"enabled": true},
+        "metrics": {"serviceMonitor": {"enabled": true}},
+    });
+    for object in try_template("618", "618", digits).expect("rendered") {
+        check(&id(&object), &object);
+    }
+}
+
+#[test]
 fn object_names_of_different_releases_differ() {
     let longest = |end: &str| format!("{}{end}", "a".repeat(52));
     let releases = [

@@ -144,7 +144,7 @@ fn a_digest_replaces_the_tag_of_the_image() {
 }
 
 #[test]
-fn pods_are_spread_over_zones_and_nodes() {
+fn pods_of_a_program_are_spread_over_nodes() {
     let topologies = |objects: &[Value], component: &str| -> Vec<String> {
         let constraints = pod(objects, component)["spec"]["topologySpreadConstraints"]
             .as_array()
@@ -164,12 +164,36 @@ fn pods_are_spread_over_zones_and_nodes() {
         {"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"},
     ]}}));
     for component in ["operator", "api"] {
-        let expected = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"];
-        assert_eq!(topologies(&objects, component), expected, "{component}");
+        assert_eq!(
+            topologies(&objects, component),
+            ["kubernetes.io/hostname"],
+            "{component}"
+        );
     }
     assert_eq!(topologies(&objects, "worker"), ["rack"]);
     let none = template(json!({"topologySpreadConstraints": []}));
     assert_eq!(topologies(&none, "api"), [""; 0]);
+}
+
+#[test]
+fn pods_prefer_zones_with_fewer_pods_of_the_program() {
+    let anti_affinity = |more: Value, component: &str| {
+        let objects = template(more);
+        pod(&objects, component)["spec"]["affinity"]["podAntiAffinity"].clone()
+    };
+    let other_kind = json!({"affinity": {"nodeAffinity": {}}});
+    for component in ["operator", "api", "worker"] {
+        for more in [json!({}), other_kind.clone()] {
+            let preferred = &anti_affinity(more, component)["preferredDuringSchedulingIgnoredDuringExecution"][0];
+            let term = &preferred["podAffinityTerm"];
+            assert_eq!(term["topologyKey"], "topology.kubernetes.io/zone");
+            let counted = &term["labelSelector"]["matchLabels"]["app.kubernetes.io/component"];
+            assert_eq!(counted, component);
+        }
+    }
+    let own = json!({"requiredDuringSchedulingIgnoredDuringExecution": []});
+    assert_eq!(anti_affinity(json!({"affinity": {"podAntiAffinity": own}}), "api"), own);
+    assert_eq!(anti_affinity(json!({"spreadOverZones": false}), "api"), Value::Null);
 }
 
 #[test]
