@@ -4,6 +4,7 @@ mod buying;
 mod client;
 mod connections;
 mod harness;
+mod health;
 mod legacy;
 mod orders;
 mod other_programs;

@@ -106,6 +106,25 @@ async fn the_program_sells_when_ready_and_drains_at_shutdown() {
 }
 
 #[tokio::test]
+async fn requests_are_accepted_during_the_configured_drain() {
+    const DRAIN_SECONDS: u64 = 5;
+    let config = new_topic().await;
+    let database = new_database().await;
+    seckill_ledger::migrate(&database).await.expect("migrates");
+    let seconds = DRAIN_SECONDS.to_string();
+    let mut program = Program::start_with(&database, &config.topic, &[("SECKILL_DRAIN_SECONDS", &seconds)]);
+    program.wait_for_readiness(|response| response.status == 200).await;
+    program.terminate();
+    let terminated = Instant::now();
+    program.wait_for_readiness(|response| response.status == 503).await;
+    let healthy = Request::get("/healthz").send(program.v1).await.expect("a response");
+    assert_eq!(healthy.status, 200);
+    let ended = tokio::task::spawn_blocking(move || program.child.wait().expect("ends")).await;
+    assert!(ended.expect("no panic").success());
+    assert!(terminated.elapsed() >= Duration::from_secs(DRAIN_SECONDS));
+}
+
+#[tokio::test]
 async fn readiness_reports_a_missing_schema() {
     let config = new_topic().await;
     let empty = new_database().await;
