@@ -6,6 +6,7 @@ use std::time::Duration;
 use seckill_protocol::OrderNoKeys;
 use seckill_service::config::{AdminArgs, Expected, KafkaArgs, MysqlArgs, RedisArgs, TelemetryArgs, listen_address};
 
+use crate::cors::CorsOrigins;
 use crate::server::ConnectionLimits;
 
 /// The HTTP API that buyers buy from
@@ -55,6 +56,10 @@ pub struct Args {
     #[arg(long, env = "SECKILL_MAX_CONNECTIONS_PER_ADDRESS", value_name = "0", default_value_t = 0,
         value_parser = clap::value_parser!(u32).range(..=20_000))]
     pub max_connections_per_address: u32,
+
+    /// Origins of pages that may call the API from a browser, separated by commas; * = every page
+    #[arg(long, env = "SECKILL_CORS_ORIGINS", value_name = "https://shop.example")]
+    pub cors_origins: Option<CorsOrigins>,
 
     /// Seconds after SIGTERM in which requests are still accepted, until every proxy knows that this process is not ready
     #[arg(long, env = "SECKILL_DRAIN_SECONDS", value_name = "3", default_value_t = 3,

@@ -56,6 +56,8 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 /// The body of a purchase.
 pub struct RequestedQuantity(pub Quantity);
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PurchaseBody {
@@ -67,13 +69,16 @@ impl<S: Sync> FromRequest<S> for RequestedQuantity {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         require_json(request.headers())?;
+        require_no_encoding(request.headers())?;
         let bytes = read_body(request.into_body()).await?;
+        // RFC 8259 lets a parser ignore the byte order mark that some tools write.
+        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
         // serde also deserializes a struct from an array.
         if bytes.trim_ascii_start().first() == Some(&b'[') {
             return Err(Problem::BodyInvalid("found an array".into()));
         }
         let body: PurchaseBody =
-            serde_json::from_slice(&bytes).map_err(|error| Problem::BodyInvalid(excerpt(&error.to_string())))?;
+            serde_json::from_slice(bytes).map_err(|error| Problem::BodyInvalid(excerpt(&error.to_string())))?;
         let requested = body.quantity.as_u64().and_then(|n| Quantity::try_from(n).ok());
         match requested {
             Some(quantity @ 1..=MAX_QUANTITY) => Ok(RequestedQuantity(quantity)),
@@ -92,6 +97,14 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::ContentType(excerpt(sent)))
+}
+
+fn require_no_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(header::CONTENT_ENCODING) {
+        None => Ok(()),
+        Some(sent) if sent.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(()),
+        Some(sent) => Err(Problem::ContentEncoding(excerpt(sent.to_str().unwrap_or("not ASCII")))),
+    }
 }
 
 /// Reads a whole body, bounded in size and time.
@@ -118,6 +131,7 @@ mod tests {
     async fn a_quantity_is_a_whole_number_in_bounds() {
         assert_eq!(quantity_of(r#"{"quantity":1}"#).await.unwrap(), 1);
         assert_eq!(quantity_of(r#" {"quantity" : 1000}"#).await.unwrap(), 1000);
+        assert_eq!(quantity_of("\u{feff}{\"quantity\":2}").await.unwrap(), 2);
         for bad in [
             "0",
             "-1",

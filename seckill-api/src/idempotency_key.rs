@@ -1,4 +1,9 @@
 //! The header Idempotency-Key, parsed and validated. The key identifies the buyer and the purchase.
+//!
+//! One rule for all keys: the length, the characters, and some variety. A UUID is one key however it is spelled: with or
+//! without hyphens, in upper or lower case. Its version is not checked: 32 random hexadecimal digits are a UUID of any
+//! version. Every other key is compared letter by letter.
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use http::{HeaderMap, HeaderName};
@@ -12,7 +17,7 @@ const KEY_LENGTH: RangeInclusive<usize> = 22..=128;
 /// A random key of [`KEY_LENGTH`] has fewer distinct characters with a probability below 10^-12.
 const MIN_DISTINCT_CHARACTERS: u32 = 6;
 
-const HOW_TO_CREATE: &str = "create a random UUID (version 4) or 22 to 128 random characters of A-Z a-z 0-9 . _ ~ + / \
+const HOW_TO_CREATE: &str = "create a random UUID or 22 to 128 random characters of A-Z a-z 0-9 . _ ~ + / \
                              = - for each purchase, store it, and send the same key in each retry";
 
 /// A buyer and the key of one purchase.
@@ -46,8 +51,9 @@ impl Caller {
             .to_str()
             .map_err(|_| KeyError::Invalid("contains a character that is not visible ASCII".into()))?;
         let key = unquote(key.trim())?;
-        validate(key).map_err(KeyError::Invalid)?;
-        Ok(Self::from_key(key))
+        let key = canonical(key);
+        validate(&key).map_err(KeyError::Invalid)?;
+        Ok(Self::from_key(&key))
     }
 
     /// A new buyer, for a client that sends no key.
@@ -73,6 +79,14 @@ fn unquote(key: &str) -> Result<&str, KeyError> {
     }
 }
 
+/// Lower case with hyphens, if the key is a UUID with or without hyphens.
+fn canonical(key: &str) -> Cow<'_, str> {
+    match Uuid::try_parse(key) {
+        Ok(uuid) if matches!(key.len(), 32 | 36) => uuid.hyphenated().to_string().into(),
+        _ => key.into(),
+    }
+}
+
 fn validate(key: &str) -> Result<(), String> {
     if !KEY_LENGTH.contains(&key.len()) {
         return Err(format!("has {} characters", key.len()));
@@ -82,15 +96,6 @@ fn validate(key: &str) -> Result<(), String> {
         .find(|b| !b.is_ascii_alphanumeric() && !b"._~+/=-".contains(b))
     {
         return Err(format!("contains the character {:?}", b as char));
-    }
-    let is_uuid = key.len() == 36 && key.contains('-');
-    if let (true, Ok(uuid)) = (is_uuid, Uuid::try_parse(key))
-        && uuid.get_version_num() != 4
-    {
-        return Err(format!(
-            "is a UUID of version {}, which others can guess",
-            uuid.get_version_num()
-        ));
     }
     // One bit per ASCII character; the check above allows no other characters.
     let distinct = key.bytes().fold(0u128, |seen, b| seen | 1 << b).count_ones();
@@ -119,6 +124,7 @@ mod tests {
             UUID,
             "8E03978E-40D5-43E8-BC93-6894A57F9324",
             "8e03978e40d513e8bc936894a57f9324",
+            "017f22e2-79b0-7cc3-98c4-dc0c0c07398f",
             "pR7wzC3GqVf0m1uYhBnd+/==",
             &"0123456789abcdef".repeat(8),
         ] {
@@ -131,7 +137,17 @@ mod tests {
         let bare = caller(UUID).unwrap();
         assert_eq!(caller(&format!("\"{UUID}\"")).unwrap(), bare);
         assert_eq!(caller(&format!("  {UUID} ")).unwrap(), bare);
-        assert_ne!(caller(&UUID.to_uppercase()).unwrap(), bare);
+    }
+
+    #[test]
+    fn a_uuid_is_one_key_in_every_spelling() {
+        let key = caller(UUID).unwrap();
+        assert_eq!(caller(&UUID.to_uppercase()).unwrap(), key);
+        assert_eq!(caller(&UUID.replace('-', "")).unwrap(), key);
+        assert_eq!(caller(&UUID.replace('-', "").to_uppercase()).unwrap(), key);
+        // Of other keys each letter counts.
+        let other = "pR7wzC3GqVf0m1uYhBnd+/==";
+        assert_ne!(caller(&other.to_lowercase()).unwrap(), caller(other).unwrap());
     }
 
     #[test]
@@ -145,8 +161,6 @@ mod tests {
             &"0123456789abcdef".repeat(9),
             "00000000-0000-0000-0000-000000000000",
             "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-            "c232ab00-9414-11ec-b3c8-9f6bdeced846",
-            "017f22e2-79b0-7cc3-98c4-dc0c0c07398f",
             "\"8e03978e-40d5-43e8-bc93-6894a57f9324",
             "8e03978e-40d5-43e8-bc93-6894a57f9324,8e03978e-40d5-43e8-bc93-6894a57f9324",
             "8e03978e 40d5 43e8 bc93 6894a57f9324",

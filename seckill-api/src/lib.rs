@@ -28,6 +28,7 @@ pub mod catalogue;
 mod clock;
 pub mod connection;
 mod connections;
+pub mod cors;
 mod extract;
 mod find_sale;
 mod fold_progress;

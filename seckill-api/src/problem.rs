@@ -64,6 +64,8 @@ pub enum Problem {
     BodyTooLarge,
     #[error("The Content-Type is {0}. Send application/json.")]
     ContentType(String),
+    #[error("The Content-Encoding is {0}. Send the body without compression.")]
+    ContentEncoding(String),
     #[error(
         "This key was sent with another quantity before. Use a new key for a new purchase; retry with the same body."
     )]
@@ -152,6 +154,11 @@ impl Problem {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "content_type",
                 "Unsupported content type",
+            ),
+            ContentEncoding(_) => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "content_encoding",
+                "Unsupported content encoding",
             ),
             KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "key_reused", "Idempotency-Key reused"),
             Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -252,6 +259,9 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if matches!(self, Problem::ContentEncoding(_)) {
+            headers.insert(header::ACCEPT_ENCODING, IDENTITY);
+        }
         response.extensions_mut().insert(Code(code));
         response
     }
@@ -259,6 +269,7 @@ impl IntoResponse for Problem {
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 #[cfg(test)]
 mod tests {

@@ -59,7 +59,10 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
                 serve(listener, routes::legacy::router(api.clone())).await;
             }
         };
-        tokio::join!(serve(listener, routes::v1(api.clone())), legacy);
+        tokio::join!(
+            serve(listener, routes::v1(api.clone(), args.cors_origins.clone())),
+            legacy
+        );
     };
     tokio::select! {
         () = serving => {}

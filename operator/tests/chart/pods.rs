@@ -296,6 +296,15 @@ fn the_service_for_buyers_can_be_a_load_balancer() {
 }
 
 #[test]
+fn origins_of_pages_reach_the_api_as_one_list() {
+    let none = json!(template(json!({}))).to_string();
+    assert!(!none.contains("SECKILL_CORS_ORIGINS"), "{none}");
+    let origins = ["https://shop.example", "http://localhost:3000"];
+    let listed = template(json!({"api": {"corsOrigins": origins}}));
+    assert_eq!(*env(&listed, "api", "SECKILL_CORS_ORIGINS"), origins.join(","));
+}
+
+#[test]
 fn a_longer_drain_extends_the_time_to_terminate() {
     let grace = |objects: &[Value]| pod(objects, "api")["spec"]["terminationGracePeriodSeconds"].clone();
     let default = template(json!({}));

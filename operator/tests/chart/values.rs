@@ -104,6 +104,7 @@ fn wrong_values_are_refused_by_name() {
     for (setting, named) in [
         ("api.drainSeconds=-1", "drainSeconds"),
         ("api.drainSecond=1", "drainSecond"),
+        ("api.corsOrigins={https://shop.example/}", "corsOrigins"),
         ("api.loadBalancerClass=x", "api.loadBalancerClass"),
         ("api.externalTrafficPolicy=Local", "api.externalTrafficPolicy"),
         ("api.serviceAccount.nam=x", "nam"),

@@ -12,12 +12,14 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use crate::api::Api;
+use crate::cors::CorsOrigins;
 
 async fn healthy() -> &'static str {
     "ok\n"
 }
 
-pub fn v1(api: Arc<Api>) -> Router {
+/// `cors`: pages of these origins may call the API from a browser.
+pub fn v1(api: Arc<Api>, cors: Option<CorsOrigins>) -> Router {
     let metrics = api.metrics.clone();
     let routes = Router::new()
         .route("/v1/sales", get(sales::list))
@@ -32,5 +34,9 @@ pub fn v1(api: Arc<Api>) -> Router {
         .fallback(middleware::unknown_route)
         .method_not_allowed_fallback(middleware::unknown_method)
         .with_state(api);
-    middleware::wrap(routes, metrics)
+    let routes = middleware::wrap(routes, metrics);
+    match cors {
+        None => routes,
+        Some(origins) => routes.layer(origins.layer()),
+    }
 }

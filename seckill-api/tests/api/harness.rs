@@ -245,9 +245,10 @@ impl Harness {
         );
         let (followed, until) = (catalogue.clone(), shutdown.clone());
         tokio::spawn(async move { followed.follow(until).await });
+        let cors = "https://shop.example".parse().expect("an origin");
         let serve = |routes| serve(routes, options.connections, metrics.clone(), &shutdown);
         Harness {
-            v1: serve(routes::v1(api.clone())).await,
+            v1: serve(routes::v1(api.clone(), Some(cors))).await,
             legacy: serve(routes::legacy::router(api.clone())).await,
             mysql_url,
             topic: config.topic,

@@ -3,6 +3,7 @@ mod bad_input;
 mod buying;
 mod client;
 mod connections;
+mod cross_origin;
 mod harness;
 mod health;
 mod legacy;
