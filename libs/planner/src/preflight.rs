@@ -371,6 +371,17 @@ pub mod tests {
         check(&servers, &pods(1), &desired, 5, desired.preheat_at())
     }
 
+    #[test]
+    fn a_missing_pod_is_explained_by_what_blocks_it() {
+        let desired = desired();
+        let mut workloads = pods(1);
+        let worker = workloads.worker.as_mut().expect("observed");
+        (worker.ready, worker.blocked) = (0, Some("pods can't be created: exceeded quota".to_owned()));
+        let preflight = check(&right(), &workloads, &desired, 5, desired.starts_at);
+        let expected = "no pod of seckill-worker is ready: pods can't be created: exceeded quota";
+        assert_eq!(preflight.problems, [expected]);
+    }
+
     /// Whatever is wrong is the one thing that is said, and it names the fix.
     fn assert_problem(names: &[&str], change: impl FnOnce(&mut ServerSettings)) {
         let preflight = check_of(change);
