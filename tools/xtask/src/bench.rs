@@ -47,7 +47,11 @@ pub fn bench(scenarios: &[String], rounds: u32) -> Result<()> {
         let bench = ["bench", "--quiet", "-p", "seckill-operator", "--bench", name];
         cargo(&[&bench[..], &["--no-run"]].concat())?;
         let mut command = env.command("cargo");
-        command.args(bench).arg("--offline").current_dir(workspace::folder()?);
+        command
+            .args(bench)
+            .arg("--offline")
+            .env("SECKILL_KAFKA_VERSION", kafka_version(&env))
+            .current_dir(workspace::folder()?);
         run(&mut command)?;
     }
     if scenarios_with_limits.is_empty() {
@@ -67,13 +71,15 @@ pub fn bench(scenarios: &[String], rounds: u32) -> Result<()> {
             "run",
         ])
         .args(["--rounds", &rounds.to_string()])
-        .env(
-            "SECKILL_KAFKA_VERSION",
-            env.versions["kafka"].as_str().unwrap_or_default(),
-        )
+        .env("SECKILL_KAFKA_VERSION", kafka_version(&env))
         .args(scenarios_with_limits.iter().filter(|scenario| **scenario != "all"))
         .current_dir(workspace::folder()?);
     run(&mut command)
+}
+
+/// A Kafka server does not tell its version.
+fn kafka_version(env: &Environment) -> &str {
+    env.versions["kafka"].as_str().unwrap_or_default()
 }
 
 /// Measures a commit and this checkout in turn, one round at a time, so that a disturbance affects both. Each is measured
