@@ -23,6 +23,7 @@ pub mod args;
 pub mod cluster;
 pub mod context;
 pub mod error;
+pub mod format;
 pub mod manifest;
 pub mod metrics;
 pub mod reconcile_cache;

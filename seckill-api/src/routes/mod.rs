@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use crate::api::Api;
 
 pub fn v1(api: Arc<Api>) -> Router {
-    let metrics = api.metrics.clone();
+    let (metrics, too_old) = (api.metrics.clone(), api.catalogue.too_old());
     let routes = Router::new()
         .route("/v1/sales", get(sales::list))
         .route("/v1/sales/{namespace}/{name}", get(sales::show))
@@ -24,5 +24,5 @@ pub fn v1(api: Arc<Api>) -> Router {
         .fallback(middleware::unknown_route)
         .method_not_allowed_fallback(middleware::unknown_method)
         .with_state(api);
-    middleware::wrap(routes, metrics)
+    middleware::wrap(routes, metrics, too_old)
 }

@@ -3,6 +3,7 @@ mod bad_input;
 mod buying;
 mod client;
 mod connections;
+mod format;
 mod harness;
 mod legacy;
 mod orders;
