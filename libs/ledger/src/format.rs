@@ -168,6 +168,7 @@ impl Raise {
     pub(crate) async fn write(&self, connection: &mut MySqlConnection) -> Result<(), LedgerError> {
         if self.to > self.from {
             raise_to(connection, self.to).await?;
+            tracing::info!(from = %self.from, to = %self.to, "raising the format that the ledger requires");
         }
         Ok(())
     }
@@ -175,13 +176,9 @@ impl Raise {
 
 /// Never lowers it.
 pub(crate) async fn raise_to(connection: &mut MySqlConnection, format: Format) -> Result<(), LedgerError> {
-    let raised = sqlx::query("UPDATE required_format SET format = ? WHERE format < ?")
-        .bind(format.0)
-        .bind(format.0)
-        .execute(connection)
-        .await?;
-    if raised.rows_affected() > 0 {
-        tracing::info!(%format, "raising the format that the ledger requires");
-    }
+    let raise = sqlx::query(
+        "INSERT INTO required_format (id, format) VALUES (1, ?) ON DUPLICATE KEY UPDATE format = GREATEST(format, ?)",
+    );
+    raise.bind(format.0).bind(format.0).execute(connection).await?;
     Ok(())
 }
