@@ -6,7 +6,7 @@
 //!
 //! A program of format 3 also knows formats 1 and 2. Each program tells in its heartbeat which format it speaks. The ledger
 //! has a row with the format that it requires, and a program that does not speak it does not act ([`check`]). The operator
-//! raises that row in the transaction that creates the first sale that needs a newer format ([`needed`]), if all running
+//! raises that row in the transaction that creates the first sale that needs a newer format (`sale::needed_format`), if all running
 //! programs speak it ([`raise`]). It never lowers it: what was written in the newer format stays in the log.
 //!
 //! So whatever belongs to a newer format (a record kind, a field that a record or a holding must not lose, a word in a column)
@@ -19,8 +19,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-
-use crate::sale::{Offer, SaleTerms};
 
 /// From 1 on. A greater one has all of the smaller ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,11 +48,6 @@ impl FromStr for Format {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Format)
     }
-}
-
-/// The format that a sale with this offer and these terms needs.
-pub fn needed(_offer: &Offer, _terms: &SaleTerms) -> Format {
-    Format::FIRST
 }
 
 /// A program does not act on a ledger that it does not understand.

@@ -156,6 +156,11 @@ pub struct NewSale {
     pub offer: Offer,
 }
 
+/// The format that a sale with this offer and these terms needs.
+pub fn needed_format(_offer: &Offer, _terms: &SaleTerms) -> Format {
+    Format::FIRST
+}
+
 /// State, time window, limit and bounds of a sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SaleTerms {

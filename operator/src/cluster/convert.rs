@@ -3,9 +3,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use seckill_crds::{FlashSale, FlashSaleSpec, UnknownFields};
 use seckill_planner::sale::{Demand, DesiredSale, SaleKey};
-use seckill_protocol::format::needed;
 use seckill_protocol::index::Millis;
-use seckill_protocol::sale::Offer;
+use seckill_protocol::sale::{Offer, needed_format};
 use seckill_protocol::{Format, SaleId};
 
 /// Suspends a sale as `spec.suspend` does; either suffices.
@@ -39,7 +38,7 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
         suspended: spec.suspend || annotation.is_some_and(|value| value != "false"),
         preflight_required: spec.preflight == seckill_crds::Preflight::Require,
     };
-    desired.format = needed(&desired.offer, &desired.terms());
+    desired.format = needed_format(&desired.offer, &desired.terms());
     desired
 }
 
