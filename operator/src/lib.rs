@@ -20,6 +20,7 @@
 //!
 //! Terms: docs/glossary.md.
 pub mod args;
+pub mod clock_reading;
 pub mod cluster;
 pub mod context;
 pub mod error;

@@ -13,6 +13,7 @@ use seckill_planner::{Clocks, SaleKey, Standing};
 use seckill_protocol::index::Millis;
 use seckill_protocol::{Offset, SaleId};
 
+use crate::clock_reading::ClockReading;
 use crate::cluster::convert::sale_key;
 
 /// A CLOSE or TOTAL that the worker has not read within this time is appended again: twice is once.
@@ -29,6 +30,7 @@ struct Entries {
     any_ending: Option<bool>,
     any_selling_orphan: bool,
     budget: StatusBudget,
+    clock_of_redis: Option<ClockReading>,
     /// How many ms the agreed time is ahead of the operator's own clock.
     clock_correction: i64,
 }
@@ -207,6 +209,15 @@ impl ReconcileCache {
         let since = &mut entries.sales.entry(key.clone()).or_default().index_unknown_since;
         *since = unknown.then(|| since.unwrap_or_else(Instant::now));
         since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The clock of Redis at the last check of the servers.
+    pub fn clock_of_redis(&self) -> Option<ClockReading> {
+        self.lock().clock_of_redis
+    }
+
+    pub fn set_clock_of_redis(&self, reading: Option<ClockReading>) {
+        self.lock().clock_of_redis = reading;
     }
 
     /// The clocks that were read last correct the operator's own. Without MySQL's there is no sale yet, and nothing new.

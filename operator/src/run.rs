@@ -33,7 +33,7 @@ use crate::sale::reconcile::{MAX_CONCURRENT_REBUILDS, controllers};
 use crate::sale::status_writer::write_statuses;
 use crate::status_queue::{DueStatuses, StatusQueue};
 
-const MYSQL_CONNECTIONS: u32 = 8;
+pub const MYSQL_CONNECTIONS: u32 = 8;
 /// How often an operator that stands by checks its servers.
 const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 

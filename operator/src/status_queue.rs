@@ -3,15 +3,18 @@
 //! Of each sale only the newest status waits, and one write at a time is in progress, so a status never replaces a newer
 //! one. A write that fails is repeated by the next reconcile, which finds that the status still differs.
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource as _;
+use kube::core::error_boundary::InvalidObject;
 use seckill_crds::{FlashSale, FlashSaleStatus};
 use seckill_planner::SaleKey;
 
-use crate::cluster::convert::sale_key;
 use crate::cluster::events::Note;
+use crate::cluster::watch::Guarded;
 
 /// The events of one sale that wait while the API server is away; the oldest are dropped first.
 const MAX_WAITING_NOTES: usize = 16;
@@ -29,10 +32,22 @@ pub struct DueStatuses(pub UnboundedReceiver<SaleKey>);
 
 /// The news of one sale.
 pub struct Waiting {
-    pub object: Arc<FlashSale>,
-    pub status: Option<FlashSaleStatus>,
+    pub object: ObjectReference,
+    pub status: Option<NewStatus>,
     /// In the order in which they happened.
     pub notes: Vec<WaitingNote>,
+}
+
+pub enum NewStatus {
+    Known(Box<FlashSaleStatus>),
+    /// The object can't be parsed, so the rest of its status has to be read first.
+    Refused(Refusal),
+}
+
+/// Why a FlashSale can't be parsed, in this generation of it.
+pub struct Refusal {
+    pub error: String,
+    pub generation: Option<i64>,
 }
 
 pub struct WaitingNote {
@@ -55,20 +70,31 @@ impl StatusQueue {
 
     /// Replaces a status that waits. Its notes are still published.
     pub fn push_status(&self, object: &FlashSale, status: FlashSaleStatus, notes: Vec<Note>) {
-        self.push(object, |waiting| {
-            waiting.status = Some(status);
+        self.push(object.object_ref(&()), |waiting| {
+            waiting.status = Some(NewStatus::Known(Box::new(status)));
             waiting.add(notes, true);
         });
     }
 
-    pub fn push_note(&self, object: &FlashSale, note: Note) {
-        self.push(object, |waiting| waiting.add([note], false));
+    /// Replaces a status that waits.
+    pub fn push_refusal(&self, object: &Guarded, invalid: &InvalidObject) {
+        let refusal = Refusal {
+            error: invalid.error.clone(),
+            generation: invalid.metadata.generation,
+        };
+        self.push(object.object_ref(&()), |waiting| {
+            waiting.status = Some(NewStatus::Refused(refusal));
+        });
     }
 
-    fn push(&self, object: &FlashSale, add: impl FnOnce(&mut Waiting)) {
-        let key = sale_key(object);
+    pub fn push_note(&self, object: &FlashSale, note: Note) {
+        self.push(object.object_ref(&()), |waiting| waiting.add([note], false));
+    }
+
+    fn push(&self, object: ObjectReference, add: impl FnOnce(&mut Waiting)) {
+        let name = |name: &Option<String>| name.clone().unwrap_or_default();
+        let key = SaleKey::new(name(&object.namespace), name(&object.name));
         let mut waiting = self.lock();
-        let object = Arc::new(object.clone());
         if let Some(waiting) = waiting.get_mut(&key) {
             waiting.object = object;
             return add(waiting);
@@ -121,6 +147,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::convert::sale_key;
 
     fn sale() -> FlashSale {
         serde_json::from_value(serde_json::json!({
@@ -159,7 +186,7 @@ mod tests {
         assert_eq!(due.0.try_recv().ok(), Some(key.clone()));
         assert!(due.0.try_recv().is_err(), "a sale is due once");
         let news = queue.take(&key).expect("news");
-        assert_eq!(news.status.and_then(|status| status.epoch), Some(2));
+        assert!(matches!(news.status, Some(NewStatus::Known(status)) if status.epoch == Some(2)));
         let reasons: Vec<&str> = news.notes.iter().map(|note| note.note.reason).collect();
         assert_eq!(reasons, ["Opened", "Rebuilt", "SoldOut"]);
         // It is being written.

@@ -1,13 +1,10 @@
 //! Validation of FlashSales by a real API server: which manifests and edits it refuses, and with which messages.
-use std::process::Command;
-
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, Config, CustomResourceExt as _};
 use seckill_crds::FlashSale;
-use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 async fn client() -> Client {
@@ -337,59 +334,4 @@ async fn after_preheating_only_mutable_fields_can_be_changed() {
     assert!(refused.contains("spec.stock"), "{refused}");
     change("/coolDownSeconds", json!(2)).await.expect("coolDownSeconds");
     sales.delete(&name, &Default::default()).await.expect("deleted");
-}
-
-/// Renders one template of the chart, and returns its object of a kind.
-fn rendered(template: &str, kind: &str) -> Value {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/seckill");
-    let helm = Command::new(std::env::var_os("SECKILL_HELM").unwrap_or("helm".into()))
-        .args(["template", "shop", folder, "-n", "shop"])
-        .args(["-f", &format!("{folder}/ci/full-values.yaml")])
-        .args(["-s", &format!("templates/{template}.yaml")])
-        .output()
-        .expect("helm");
-    assert!(helm.status.success(), "{}", String::from_utf8_lossy(&helm.stderr));
-    let objects =
-        serde_yaml::Deserializer::from_slice(&helm.stdout).map(|object| Value::deserialize(object).expect("YAML"));
-    let mut of_kind = objects.filter(|object| object["kind"] == kind);
-    of_kind.next().unwrap_or_else(|| panic!("no {kind} in {template}"))
-}
-
-#[test]
-fn the_chart_checks_the_format_before_a_rollback() {
-    let job = rendered("check-format", "Job");
-    assert_eq!(job["metadata"]["name"], "shop-seckill-check-format");
-    assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "pre-rollback");
-    // A failed attempt refuses the rollback.
-    assert_eq!(
-        (
-            &job["spec"]["backoffLimit"],
-            &job["spec"]["template"]["spec"]["restartPolicy"]
-        ),
-        (&json!(0), &json!("Never"))
-    );
-    let container = &job["spec"]["template"]["spec"]["containers"][0];
-    assert_eq!(container["command"], json!(["/usr/local/bin/operator", "check-format"]));
-    let environment = container["env"].as_array().expect("variables");
-    let url = environment
-        .iter()
-        .find(|variable| variable["name"] == "SECKILL_MYSQL_URL")
-        .expect("the URL");
-    assert_eq!(url["valueFrom"]["secretKeyRef"]["key"], "operator-url");
-    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
-}
-
-#[test]
-fn each_program_knows_the_name_of_its_pod() {
-    for template in ["operator", "api", "worker"] {
-        let deployment = rendered(template, "Deployment");
-        let environment = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
-        let names = environment
-            .as_array()
-            .expect("variables")
-            .iter()
-            .filter(|v| v["name"] == "SECKILL_POD_NAME");
-        let fields: Vec<&Value> = names.map(|name| &name["valueFrom"]["fieldRef"]["fieldPath"]).collect();
-        assert_eq!(fields, [&json!("metadata.name")], "{template}");
-    }
 }

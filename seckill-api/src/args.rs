@@ -59,6 +59,11 @@ pub struct Args {
     #[arg(long, env = "SECKILL_MAX_CONNECTIONS_PER_ADDRESS", value_name = "0", default_value_t = 0,
         value_parser = clap::value_parser!(u32).range(..=20_000))]
     pub max_connections_per_address: u32,
+
+    /// Seconds after SIGTERM in which requests are still accepted, until every proxy knows that this process is not ready
+    #[arg(long, env = "SECKILL_DRAIN_SECONDS", value_name = "3", default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(..=600))]
+    pub drain_seconds: u64,
 }
 
 impl Args {
@@ -68,6 +73,7 @@ impl Args {
             ..ConnectionLimits::default()
         };
         limits.deadlines.idle = Duration::from_secs(self.idle_timeout_seconds);
+        limits.drain = Duration::from_secs(self.drain_seconds);
         limits
     }
 }
@@ -125,6 +131,7 @@ mod tests {
         // The idle time-out of Envoy is an hour.
         assert!(limits.deadlines.idle > Duration::from_secs(3600));
         assert_eq!(limits.max_per_address, 0);
+        assert_eq!(limits.drain, ConnectionLimits::default().drain);
     }
 
     #[test]
@@ -144,6 +151,7 @@ mod tests {
             (&["--order-no-keys=secret"], "SECKILL_ORDER_NO_KEYS"),
             (&[], "SECKILL_ORDER_NO_KEYS"),
             (&["--idle-timeout-seconds=0", KEYS], "SECKILL_IDLE_TIMEOUT_SECONDS"),
+            (&["--drain-seconds=601", KEYS], "SECKILL_DRAIN_SECONDS"),
             (
                 &["--max-connections-per-address=-1", KEYS],
                 "SECKILL_MAX_CONNECTIONS_PER_ADDRESS",

@@ -18,6 +18,8 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3_900);
 /// For a client to read an answer that does not fit into the buffers of its connection.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Default for the time after SIGTERM in which new requests are accepted.
+pub const DRAIN: Duration = Duration::from_secs(3);
 /// Beyond it, connections that wait for a request are closed.
 pub const MAX_CONNECTIONS: usize = 20_000;
 

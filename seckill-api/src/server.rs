@@ -15,14 +15,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::connection::{Deadlines, HeadTimer, TimedStream};
 use crate::connections::Connections;
-use crate::limits::{HEADER_READ_TIMEOUT, IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES, WRITE_TIMEOUT};
+use crate::limits::{DRAIN, HEADER_READ_TIMEOUT, IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES, WRITE_TIMEOUT};
 use crate::metrics::Metrics;
 
 /// Connections that the kernel accepts before this process does. The kernel drops a connection beyond the backlog, and
 /// its client retries only after a second. The kernel has its own limit, net.core.somaxconn, usually 4096.
 const BACKLOG: u32 = 16_384;
-/// After SIGTERM requests still arrive, until every proxy knows that this process is not ready.
-const CLOSE_DELAY: Duration = Duration::from_secs(3);
 /// Time limit for the last answers; more than [`REQUEST_TIMEOUT`](crate::limits::REQUEST_TIMEOUT).
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// Wait after a failed accept, which mostly means that the process has no free file descriptor.
@@ -35,6 +33,8 @@ pub struct ConnectionLimits {
     /// 0: unlimited
     pub max_per_address: usize,
     pub deadlines: Deadlines,
+    /// After SIGTERM requests still arrive, until every proxy knows that this process is not ready.
+    pub drain: Duration,
 }
 
 impl Default for ConnectionLimits {
@@ -47,6 +47,7 @@ impl Default for ConnectionLimits {
                 idle: IDLE_TIMEOUT,
                 write: WRITE_TIMEOUT,
             },
+            drain: DRAIN,
         }
     }
 }
@@ -75,7 +76,7 @@ pub async fn serve(
     let connections = Connections::new(limits.max_connections, limits.max_per_address, metrics);
     let closed = async {
         shutdown.cancelled().await;
-        sleep(CLOSE_DELAY).await;
+        sleep(limits.drain).await;
     };
     tokio::pin!(closed);
     loop {

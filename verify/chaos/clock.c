@@ -2,12 +2,14 @@
 // The offset is eight bytes in the file that SECKILL_CLOCK names, in milliseconds. Monotonic clocks stay as they are.
 // (libfaketime does the same, but not under jemalloc.)
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,14 +26,25 @@ static int64_t offset_ms(void) {
     return *shared;
 }
 
+static void shift(struct timespec *at, int64_t ms) {
+    int64_t ns = at->tv_nsec + ms % 1000 * 1000000;
+    at->tv_sec += ms / 1000 + (ns < 0 ? -1 : ns / 1000000000);
+    at->tv_nsec = (ns + 1000000000) % 1000000000;
+}
+
 int clock_gettime(clockid_t clock, struct timespec *at) {
     int failed = (int)syscall(SYS_clock_gettime, clock, at);
-    if (!failed && clock == CLOCK_REALTIME) {
-        int64_t ns = at->tv_nsec + offset_ms() % 1000 * 1000000;
-        at->tv_sec += offset_ms() / 1000 + (ns < 0 ? -1 : ns / 1000000000);
-        at->tv_nsec = (ns + 1000000000) % 1000000000;
-    }
+    if (!failed && clock == CLOCK_REALTIME) shift(at, offset_ms());
     return failed;
+}
+
+// librdkafka waits until a time of the wall clock. The kernel, whose clock is not stepped, would wait too long or not at all.
+int cnd_timedwait(cnd_t *restrict condition, mtx_t *restrict mutex, const struct timespec *restrict until) {
+    static int (*volatile real)(cnd_t *, mtx_t *, const struct timespec *);
+    if (!real) *(void **)&real = dlsym(RTLD_NEXT, "cnd_timedwait");
+    struct timespec at = *until;
+    shift(&at, -offset_ms());
+    return real(condition, mutex, &at);
 }
 
 int gettimeofday(struct timeval *restrict at, void *restrict zone) {

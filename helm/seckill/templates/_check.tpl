@@ -31,6 +31,9 @@
 {{- end -}}
 {{- if regexMatch "[:/ ]" $v.ingress.host }}{{ fail (printf "ingress.host: expected a host name without scheme, port and path, such as shop.example.com, not %s" $v.ingress.host) }}{{ end -}}
 {{- if and $v.takeOverFrom (eq $v.takeOverFrom $v.clusterIdentity) }}{{ fail "takeOverFrom is the clusterIdentity of this release itself: unset it" }}{{ end -}}
+{{- if and (ne $v.api.serviceType "LoadBalancer") (or $v.api.loadBalancerClass $v.api.loadBalancerSourceRanges) }}{{ fail (printf "api.loadBalancerClass and api.loadBalancerSourceRanges need api.serviceType LoadBalancer, not %s" $v.api.serviceType) }}{{ end -}}
+{{- if and (eq $v.api.serviceType "ClusterIP") $v.api.externalTrafficPolicy }}{{ fail "api.externalTrafficPolicy needs api.serviceType LoadBalancer or NodePort, not ClusterIP" }}{{ end -}}
+{{- if and $v.metrics.serviceMonitor.enabled $v.metrics.podMonitor.enabled }}{{ fail "metrics.serviceMonitor and metrics.podMonitor exclude each other, because both find the same pods: enable one of them" }}{{ end -}}
 {{- range $name := list "api" "worker" -}}
   {{- $program := index $v $name -}}
   {{- if gt (int $program.minReplicas) (int $program.maxReplicas) }}{{ fail (printf "%s.minReplicas is %d, more than %s.maxReplicas, %d" $name (int $program.minReplicas) $name (int $program.maxReplicas)) }}{{ end -}}

@@ -1,26 +1,74 @@
-{{/* Release "seckill" => "seckill"; release "shop" => "shop-seckill". The name is cut, so that it fits with the longest suffix. */}}
+{{/*
+Gives every value that is missing its default. Each template calls it first. Values are missing after `helm upgrade --reuse-values`: Helm
+then takes the defaults of the chart that was installed before, not those of values.yaml here. files/defaults.yaml is a copy of values.yaml,
+because a template can't read values.yaml.
+*/}}
+{{- define "seckill.defaults" -}}
+{{- include "seckill.fill" (dict "values" .Values "defaults" (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
+{{- end }}
+{{- define "seckill.fill" -}}
+{{- /* A key that is missing in one of these was removed by `null`. */ -}}
+{{- $whole := list "resources" "labels" "annotations" "serviceAnnotations" "podLabels" "podAnnotations" "nodeSelector" "affinity" "podSecurityContext" "containerSecurityContext" -}}
+{{- range $key, $default := .defaults -}}
+  {{- $value := get $.values $key -}}
+  {{- if or (not (hasKey $.values $key)) (kindIs "invalid" $value) -}}
+    {{- $_ := set $.values $key $default -}}
+  {{- else if and (kindIs "map" $default) (kindIs "map" $value) (not (has $key $whole)) -}}
+    {{- include "seckill.fill" (dict "values" $value "defaults" $default) -}}
+  {{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+Release "seckill" => "seckill"; release "shop" => "shop-seckill". A Service needs a DNS label that starts with a letter, and the name must fit
+with the longest suffix. A name that was changed for this has a hash, so that two releases never get the same name.
+*/}}
 {{- define "seckill.name" -}}
-{{- $name := ternary .Release.Name (printf "%s-seckill" .Release.Name) (contains "seckill" .Release.Name) -}}
-{{- $name | trunc 40 | trimSuffix "-" -}}
+{{- $chart := .Chart.Name -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $chart) (contains $chart .Release.Name) -}}
+{{- $name := regexReplaceAll "[^a-z0-9]+" (lower $full) "-" -}}
+{{- if not (regexMatch "^[a-z]" $name) }}{{ $name = printf "release-%s" $name }}{{ end -}}
+{{- if or (ne $name $full) (gt (len $name) 40) -}}
+  {{- $name = printf "%s-%s" ($name | trunc 31 | trimSuffix "-") ($full | sha256sum | trunc 8) -}}
+{{- end -}}
+{{- $name -}}
 {{- end }}
 
 {{/* The labels that select the pods of one program. They must not change, because selectors of Deployments are immutable. */}}
 {{- define "seckill.selector" -}}
-app.kubernetes.io/name: seckill
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{ include "seckill.instance" .root }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{- define "seckill.labels" -}}
-app.kubernetes.io/name: seckill
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{/* The labels that select the pods of all programs. The name of the chart is another one if an umbrella chart has an alias for it. */}}
+{{- define "seckill.instance" -}}
+app.kubernetes.io/name: {{ .Chart.Name | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
+{{- define "seckill.labels" -}}
+{{ include "seckill.instance" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
+{{- end }}
+
+{{/* The first part of a repository is a registry if it has a dot or a port, as in registry.example.com/shop/seckill. */}}
 {{- define "seckill.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- $repository := .Values.image.repository -}}
+{{- with .Values.global.imageRegistry -}}
+  {{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") -}}
+{{- end -}}
+{{- if .Values.image.digest -}}
+{{ $repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ $repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{- define "seckill.serviceAccount" -}}
+{{- $account := (get .root.Values .component).serviceAccount -}}
+{{- $account.name | default (ternary (printf "%s-%s" (include "seckill.name" .root) .component) "default" $account.create) -}}
 {{- end }}
 
 {{/* The Secrets that the programs read: existing Secrets from the values, or Secrets of this chart. */}}
@@ -44,7 +92,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - name: SECKILL_LOG
   value: {{ .Values.log.filter | quote }}
 - name: SECKILL_LOG_FORMAT
-  value: {{ .Values.log.format }}
+  value: {{ .Values.log.format | quote }}
 {{- end }}
 
 {{- define "seckill.env.kafka" -}}
@@ -54,7 +102,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.kafka.topic | quote }}
 {{- if or .Values.kafka.properties .Values.kafka.existingSecret }}
 - name: SECKILL_KAFKA_PROPERTIES
-  valueFrom: { secretKeyRef: { name: {{ include "seckill.kafkaSecret" . }}, key: properties } }
+  valueFrom: { secretKeyRef: { name: {{ include "seckill.kafkaSecret" . | quote }}, key: properties } }
 {{- end }}
 {{- end }}
 
@@ -64,83 +112,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - name: SECKILL_ADMIN_LISTEN
   value: 0.0.0.0:9090
 - name: SECKILL_REDIS_URL
-  valueFrom: { secretKeyRef: { name: {{ include "seckill.redisSecret" .root }}, key: url } }
+  valueFrom: { secretKeyRef: { name: {{ include "seckill.redisSecret" .root | quote }}, key: url } }
 {{ include "seckill.env.kafka" .root }}
 - name: SECKILL_MYSQL_URL
-  valueFrom: { secretKeyRef: { name: {{ include "seckill.mysqlSecret" .root }}, key: {{ .component }}-url } }
+  valueFrom: { secretKeyRef: { name: {{ include "seckill.mysqlSecret" .root | quote }}, key: {{ .component }}-url } }
 - name: SECKILL_POD_NAME
   valueFrom: { fieldRef: { fieldPath: metadata.name } }
 {{- end }}
 
 {{/* A pod reads its Secrets only at start. The checksum restarts the pods when a Secret of this chart changes. */}}
-{{- define "seckill.podAnnotations" -}}
-checksum/secrets: {{ toJson (list .root.Values.redis .root.Values.kafka .root.Values.mysql .root.Values.orderNumberKeys) | sha256sum }}
-{{- with .root.Values.podAnnotations }}
-{{ toYaml . }}
-{{- end }}
-{{- end }}
-
-{{- define "seckill.podPlacement" -}}
-{{- with .Values.image.pullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
-{{- end }}
-{{- with .Values.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- end }}
-
-{{/* Spreads the pods of one program over the nodes, if there are several nodes. */}}
-{{- define "seckill.spread" -}}
-topologySpreadConstraints:
-  - maxSkew: 1
-    topologyKey: kubernetes.io/hostname
-    whenUnsatisfiable: ScheduleAnyway
-    labelSelector:
-      matchLabels:
-        {{- include "seckill.selector" . | nindent 8 }}
-{{- end }}
-
-{{/* The Pod Security Standard "restricted", and also a read-only root file system. */}}
-{{- define "seckill.podSecurity" -}}
-securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  seccompProfile: { type: RuntimeDefault }
-{{- end }}
-{{- define "seckill.containerSecurity" -}}
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities: { drop: [ALL] }
-{{- end }}
-
-{{/* Live: the program answers. Ready: the program can work; otherwise the answer of /readyz names the missing dependency. */}}
-{{- define "seckill.probes" -}}
-startupProbe:
-  httpGet: { path: /healthz, port: admin }
-  periodSeconds: 1
-  failureThreshold: 30
-livenessProbe:
-  httpGet: { path: /healthz, port: admin }
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 6
-readinessProbe:
-  httpGet: { path: /readyz, port: admin }
-  periodSeconds: 2
-  timeoutSeconds: 2
-  failureThreshold: 2
+{{- define "seckill.secretsChecksum" -}}
+{{ toJson (list .Values.redis .Values.kafka .Values.mysql .Values.orderNumberKeys) | sha256sum }}
 {{- end }}

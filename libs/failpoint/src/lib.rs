@@ -2,12 +2,13 @@
 //! protocol on purpose. A broken rule tests the checker.
 //!
 //! A file arms a failpoint while the process runs: `$SECKILL_FAILPOINTS/<name>` contains the word `abort`, `stop` or `wait`,
-//! or anything for a broken rule or a blocked thread. Without the feature `enabled` all functions are empty and cost
-//! nothing. The crate `fail` is no replacement: it can't stop or abort the process.
+//! or anything for a broken rule. Without the feature `enabled` all functions are empty and cost nothing. The crate `fail`
+//! is no replacement: it can't stop or abort the process.
 //!
 //! Terms: docs/glossary.md.
 
-/// Marks a place. An armed failpoint fires once, and its file is renamed to `<name>.reached`.
+/// Marks a place. An armed failpoint fires once, and its file is renamed to `<name>.reached`. `wait` blocks the calling
+/// thread until that file is deleted; the rest of the process goes on.
 #[cfg(not(feature = "enabled"))]
 #[inline(always)]
 pub fn reach(_name: &str) {}
@@ -19,13 +20,8 @@ pub fn breaks(_rule: &str) -> bool {
     false
 }
 
-/// Blocks the calling thread while its failpoint is armed. Not for a thread of an async runtime.
-#[cfg(not(feature = "enabled"))]
-#[inline(always)]
-pub fn block(_name: &str) {}
-
 #[cfg(feature = "enabled")]
-pub use enabled::{block, breaks, reach};
+pub use enabled::{breaks, reach};
 
 #[cfg(feature = "enabled")]
 mod enabled {
@@ -52,20 +48,12 @@ mod enabled {
                 let id = std::process::id().to_string();
                 let _ = Command::new("kill").args(["-STOP", &id]).status();
             }
-            // Blocks this thread until the file is deleted. The rest of the process goes on.
             Ok("wait") => {
                 while reached.exists() {
                     std::thread::sleep(WAIT_INTERVAL);
                 }
             }
             _ => std::process::abort(),
-        }
-    }
-
-    pub fn block(name: &str) {
-        let Some(folder) = &*FOLDER else { return };
-        while folder.join(name).exists() {
-            std::thread::sleep(WAIT_INTERVAL);
         }
     }
 

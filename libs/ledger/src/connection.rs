@@ -15,8 +15,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A query that takes longer never ends: the host of the server is gone. Its caller must be free again
 /// soon.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a snapshot is read.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The statements after which all queries see the ledger at one instant.
 pub(crate) const START_SNAPSHOT: [&str; 2] = [
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
@@ -69,27 +67,19 @@ impl Ledger {
         &self,
         run: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
-        self.query_within(QUERY_TIMEOUT, run).await
-    }
-
-    async fn query_within<T>(
-        &self,
-        limit: Duration,
-        run: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, LedgerError>,
-    ) -> Result<T, LedgerError> {
         let mut connection = self.acquire().await?;
-        let answer = within(limit, run(&mut connection)).await;
+        let answer = within(QUERY_TIMEOUT, run(&mut connection)).await;
         connection.clean = answer.is_ok();
         answer
     }
 
-    /// Runs queries that all see the ledger at one instant.
+    /// Runs queries that all see the ledger at one instant, within the time limit of one query.
     pub(crate) async fn snapshot<T>(
         &self,
         run: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
-        self.query_within(SNAPSHOT_TIMEOUT, async |connection| {
-            within(QUERY_TIMEOUT, begin_snapshot(connection)).await?;
+        self.query(async |connection| {
+            begin_snapshot(connection).await?;
             let answer = run(connection).await?;
             connection.execute("COMMIT").await?;
             Ok(answer)

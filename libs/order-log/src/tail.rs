@@ -327,7 +327,7 @@ impl TailReader {
             match self.consumer.poll(POLL) {
                 None => {}
                 Some(Ok(message)) => {
-                    seckill_failpoint::block("tail.before-read");
+                    seckill_failpoint::reach("tail.before-read");
                     self.read(&message);
                     if !logged_errors.is_empty() {
                         logged_errors.clear();

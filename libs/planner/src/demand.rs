@@ -14,8 +14,8 @@ pub struct Workload {
     pub ready: i32,
     /// The autoscaler that controls its replicas.
     pub autoscaler: Option<String>,
-    /// Why the scheduler finds no node for some of its pods.
-    pub unschedulable: Option<String>,
+    /// Why some of its pods can't be created or scheduled.
+    pub blocked: Option<String>,
 }
 
 /// The replicas that a Deployment may have.
@@ -99,14 +99,14 @@ fn shortage(workload: &Result<Workload, String>, needed: i32) -> Option<Shortage
         bounds: ReplicaBounds { floor, ceiling },
         ready,
         autoscaler,
-        unschedulable,
+        blocked,
     } = workload;
     let needed = needed.max(*floor).max(1);
     if *ready >= needed {
         return None;
     }
     let mut have = format!("{name} has {ready} ready pods of {needed}");
-    if let Some(why) = unschedulable {
+    if let Some(why) = blocked {
         have = format!("{have}; {why}");
     }
     Some(match autoscaler {
@@ -180,7 +180,7 @@ mod tests {
             bounds: ReplicaBounds { floor: 2, ceiling: 5 },
             ready,
             autoscaler: None,
-            unschedulable: None,
+            blocked: None,
         }
     }
 
@@ -277,6 +277,23 @@ mod tests {
         let desired = desired();
         let needs = needs_pods(&desired, Some(Standing::Refused), desired.starts_at);
         assert_eq!(needs, Some(false));
+    }
+
+    #[test]
+    fn the_reason_for_missing_pods_is_part_of_the_shortage() {
+        let refused = "pods can't be created: pods \"w-1\" is forbidden: exceeded quota: compute";
+        let workloads = Workloads {
+            api: Ok(workload(2)),
+            worker: Ok(Workload {
+                blocked: Some(refused.to_owned()),
+                ..workload(1)
+            }),
+            needs: needs(vec![sale("a", 101, None, None)], 8),
+        };
+        assert_eq!(
+            workloads.shortage(&SaleKey::new("shop", "a")),
+            Some(Shortage::Starting(format!("w has 1 ready pods of 2; {refused}")))
+        );
     }
 
     #[test]

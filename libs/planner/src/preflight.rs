@@ -154,7 +154,11 @@ fn check_pods(preflight: &mut Preflight, workloads: &Workloads, desired: &Desire
         if workload.ready > 0 {
             continue;
         }
-        let missing = format!("no pod of {} is ready: `kubectl describe pod` shows why", workload.name);
+        let why = workload
+            .blocked
+            .as_deref()
+            .unwrap_or("`kubectl describe pod` shows why");
+        let missing = format!("no pod of {} is ready: {why}", workload.name);
         // They start during the lead time.
         match now < desired.starts_at {
             true => preflight.unknown.push(missing),
@@ -350,7 +354,7 @@ pub mod tests {
                 bounds: ReplicaBounds { floor: 0, ceiling: 8 },
                 ready,
                 autoscaler: None,
-                unschedulable: None,
+                blocked: None,
             })
         };
         Workloads {

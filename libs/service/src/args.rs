@@ -7,6 +7,7 @@ use clap::{Arg, Command, Parser};
 use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::{fs, io};
 
 /// The arguments of the program. If one is invalid or missing, it prints the error on stderr and exits with code 2.
 pub fn parse<A: Parser>() -> A {
@@ -123,11 +124,25 @@ fn assignment(arg: &Arg) -> String {
     }
 }
 
-/// The Markdown page with each program's section replaced by what its arguments say now; `None` if the page has no
-/// section for the program. A test of each program compares the page with this.
-///
-/// A section is between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`.
-pub fn documented(page: &str, command: &Command) -> Option<String> {
+/// For a test of each program: fails if a Markdown file says something else than the arguments of the program. If the
+/// variable UPDATE is set, it writes the file instead.
+pub fn check_documentation(file: &str, command: &Command) -> io::Result<()> {
+    let page = fs::read_to_string(file)?;
+    let expected = documented(&page, command).ok_or_else(|| io::Error::other("no section for this program"))?;
+    if std::env::var_os("UPDATE").is_some() {
+        return fs::write(file, expected);
+    }
+    match page == expected {
+        true => Ok(()),
+        false => Err(io::Error::other(
+            "it is out of date; run `UPDATE=1 cargo test --workspace --test configuration_docs`",
+        )),
+    }
+}
+
+/// The page with each program's section replaced by what its arguments say now; `None` if the page has no section for the
+/// program. A section is between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`.
+fn documented(page: &str, command: &Command) -> Option<String> {
     let (begin, end) = (
         format!("<!-- begin {} -->\n", command.get_name()),
         format!("<!-- end {} -->", command.get_name()),
@@ -138,7 +153,7 @@ pub fn documented(page: &str, command: &Command) -> Option<String> {
 }
 
 /// The flags and variables of a program as Markdown: one table for the program and for each subcommand that has any.
-pub fn table(command: &Command) -> String {
+fn table(command: &Command) -> String {
     let mut text = String::new();
     add_table(command, command.get_name(), &mut text);
     text

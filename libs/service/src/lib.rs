@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod clock;
 pub mod config;
 pub mod connect;
 pub mod health;
@@ -25,9 +26,6 @@ pub mod telemetry;
 
 /// The metrics library, so that all programs register with the same version of it.
 pub use prometheus_client as metrics;
-
-/// The current time. The crate is separate because `seckill-stock` uses it too.
-pub use seckill_clock as clock;
 
 pub use args::parse;
 pub use clock::Clock;

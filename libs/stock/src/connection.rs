@@ -70,6 +70,7 @@ pub(crate) struct Connection {
 
 struct Shared {
     client: Client,
+    max_age: Duration,
     state: watch::Sender<State>,
 }
 
@@ -101,6 +102,10 @@ pub(crate) struct Answered<T> {
 impl Connection {
     /// It connects at the first call. `limit` is the time limit of each call.
     pub fn new(client: Client, limit: Duration) -> Self {
+        Self::with_max_age(client, limit, MAX_CONNECTION_AGE)
+    }
+
+    fn with_max_age(client: Client, limit: Duration, max_age: Duration) -> Self {
         let now = Instant::now();
         let state = State {
             open: None,
@@ -111,7 +116,7 @@ impl Connection {
         };
         let state = watch::Sender::new(state);
         Connection {
-            shared: Arc::new(Shared { client, state }),
+            shared: Arc::new(Shared { client, max_age, state }),
             limit,
         }
     }
@@ -197,7 +202,7 @@ impl Connection {
     async fn open(&self) -> RedisResult<Arc<Open>> {
         let open = self.shared.state.borrow().open.clone();
         if let Some(open) = open {
-            if open.at.elapsed() > MAX_CONNECTION_AGE {
+            if open.at.elapsed() > self.shared.max_age && !seckill_failpoint::breaks("connection-kept") {
                 // Nothing happened, so nothing is logged.
                 self.begin_attempt(|state| state.is_current(&open));
             }
@@ -215,6 +220,9 @@ impl Connection {
 
     /// Opens another connection. This one stays in use until then.
     fn replace(&self, old: &Arc<Open>, why: &str) {
+        if seckill_failpoint::breaks("connection-kept") {
+            return;
+        }
         self.begin_attempt(|state| {
             let is_current = state.is_current(old);
             if is_current && !state.connecting {
@@ -344,7 +352,58 @@ impl ConnectionLike for Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+
+    /// A server that answers OK to everything, and the number of connections that it has accepted.
+    async fn agreeable_server() -> (Client, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("redis://{}", listener.local_addr().expect("bound"));
+        let accepted = Arc::new(AtomicUsize::default());
+        let count = accepted.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(agree(stream));
+            }
+        });
+        (Client::open(url).expect("a URL"), accepted)
+    }
+
+    async fn agree(mut stream: TcpStream) {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+            // Each command begins with an asterisk, and no word of these tests has one.
+            let commands = buffer[..length].iter().filter(|byte| **byte == b'*').count();
+            if stream.write_all("+OK\r\n".repeat(commands).as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_replaced_when_it_is_too_old() {
+        const LIMIT: Duration = Duration::from_secs(10);
+        let (client, accepted) = agreeable_server().await;
+        let young = Connection::with_max_age(client, LIMIT, Duration::MAX);
+        for _ in 0..20 {
+            young.send(&redis::cmd("PING")).await.expect("an answer");
+        }
+        assert_eq!(accepted.load(Ordering::Relaxed), 1);
+
+        let (client, accepted) = agreeable_server().await;
+        let old = Connection::with_max_age(client, LIMIT, Duration::ZERO);
+        let begun = Instant::now();
+        while accepted.load(Ordering::Relaxed) < 3 {
+            assert!(begun.elapsed() < LIMIT, "it was not replaced");
+            // No call fails meanwhile.
+            old.send(&redis::cmd("PING")).await.expect("an answer");
+        }
+    }
 
     #[test]
     fn only_the_first_word_of_an_answer_counts() {

@@ -1,5 +1,7 @@
 //! Reads the settings of the server, for checks before a sale.
-use seckill_clock::Clock;
+use std::time::{Duration, Instant};
+
+use seckill_protocol::index::Millis;
 
 use crate::client::{StockClient, StockError};
 
@@ -18,14 +20,13 @@ pub struct ServerSettings {
     pub persistence_fails: bool,
     /// The append-only file is enabled: after a restart the server reads it before it answers.
     pub append_only_file: bool,
-    /// Difference between its clock and the caller's one in milliseconds, within half of the round trip.
-    pub clock_ahead_ms: i64,
-    pub round_trip_ms: u64,
+    /// What its clock showed when the answer arrived, within half of the round trip.
+    pub clock: Millis,
+    pub round_trip: Duration,
 }
 
 impl StockClient {
-    /// `clock` is the caller's own clock.
-    pub async fn settings(&self, clock: &Clock) -> Result<ServerSettings, StockError> {
+    pub async fn settings(&self) -> Result<ServerSettings, StockError> {
         let mut connection = self.administration.clone();
         let (memory, persistence): (String, String) = redis::pipe()
             .cmd("INFO")
@@ -35,11 +36,10 @@ impl StockClient {
             .query_async(&mut connection)
             .await?;
         // A separate call, so that the time that INFO takes does not look like a late clock.
-        let asked = clock.now();
-        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
-        let answered = clock.now();
-        let theirs = seconds * 1000 + micros / 1000;
-        let ours = asked.midpoint(answered).cast_signed();
+        let asked = Instant::now();
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
+        let round_trip = asked.elapsed();
+        let sent_at = seconds * 1000 + micros / 1000;
         let failed = |status| Ok::<_, StockError>(field(&persistence, status)? != "ok");
         Ok(ServerSettings {
             eviction: field(&memory, "maxmemory_policy")?.to_owned(),
@@ -47,8 +47,8 @@ impl StockClient {
             used_memory: bytes(&memory, "used_memory")?,
             persistence_fails: failed("rdb_last_bgsave_status")? || failed("aof_last_write_status")?,
             append_only_file: field(&persistence, "aof_enabled")? == "1",
-            clock_ahead_ms: theirs - ours,
-            round_trip_ms: answered.abs_diff(asked),
+            clock: sent_at + (round_trip / 2).as_millis() as Millis,
+            round_trip,
         })
     }
 }

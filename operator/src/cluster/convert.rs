@@ -26,7 +26,10 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
         created_at: object.creation_timestamp().as_ref().map(to_millis).unwrap_or_default(),
         offer: offer(object),
         max_per_order: u32::try_from(spec.max_per_order).unwrap_or_default(),
-        orders_ever_max: spec.orders_ever_max.and_then(|most| u64::try_from(most).ok()),
+        orders_ever_max: match seckill_failpoint::breaks("orders-unbounded") {
+            true => Some(1_000_000),
+            false => spec.orders_ever_max.and_then(|most| u64::try_from(most).ok()),
+        },
         starts_at: to_millis(&spec.starts_at),
         ends_at: to_millis(&spec.ends_at),
         lead_time_seconds: u32::try_from(spec.lead_time_seconds).unwrap_or_default(),

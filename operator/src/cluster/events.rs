@@ -1,7 +1,6 @@
 //! Kubernetes events of FlashSales.
-use kube::Resource as _;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder};
-use seckill_crds::FlashSale;
 
 /// Something worth an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +29,7 @@ impl Note {
 }
 
 /// Publishes notes as events of a FlashSale. A failure is logged: an event is no reason to fail a reconcile.
-pub async fn publish(recorder: &Recorder, object: &FlashSale, notes: impl IntoIterator<Item = Note>) {
+pub async fn publish(recorder: &Recorder, object: &ObjectReference, notes: impl IntoIterator<Item = Note>) {
     for note in notes {
         let event = Event {
             type_: match note.warning {
@@ -42,7 +41,7 @@ pub async fn publish(recorder: &Recorder, object: &FlashSale, notes: impl IntoIt
             action: note.reason.to_owned(),
             secondary: None,
         };
-        if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {
+        if let Err(error) = recorder.publish(&event, object).await {
             tracing::warn!(%error, reason = note.reason, "failed to write an event");
         }
     }

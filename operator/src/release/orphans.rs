@@ -228,15 +228,15 @@ async fn reconcile_orphan(
     deletion: Deletion,
 ) -> Result<(), ReconcileError> {
     let (sale, key) = (&orphan.sale, key(&orphan.sale));
+    let (deletion, grace) = match seckill_failpoint::breaks("absence-ends-sales") {
+        true => (Deletion::Seen { at: 0 }, 0),
+        false => (deletion, context.release.deletion_grace),
+    };
     let live = match needs_live_answer(sale, deletion, context.now()) {
         true => ask_api_server(context, sales, sale).await?,
         false => LiveAnswer::Inconclusive,
     };
-    let absence = Absence {
-        live,
-        deletion,
-        grace: context.release.deletion_grace,
-    };
+    let absence = Absence { live, deletion, grace };
     for _ in 0..MAX_STEPS_PER_CHECK {
         let observed = observe(context, &key, None, absence.clone()).await?;
         if !context.term.holds() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::api::{ListParams, Patch, PatchParams};
@@ -122,11 +122,8 @@ async fn apply(
     }
     let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas);
     let ready = ready.unwrap_or_default();
-    let unschedulable = match ready < present {
-        // An explanation only, so its failure is part of the text.
-        true => unschedulable(kube, &deployment)
-            .await
-            .unwrap_or_else(|error| Some(format!("failed to list its pods: {error}"))),
+    let blocked = match ready < present {
+        true => blocked(kube, &deployment).await,
         false => None,
     };
     Ok(Workload {
@@ -134,7 +131,7 @@ async fn apply(
         bounds: scaled.bounds,
         ready,
         autoscaler,
-        unschedulable,
+        blocked,
     })
 }
 
@@ -186,6 +183,28 @@ impl Keda {
         });
         Ok(found.map(|object| format!("ScaledObject {}", object.name_any())))
     }
+}
+
+/// Why pods of a Deployment can't be created or scheduled.
+async fn blocked(kube: &Client, deployment: &Deployment) -> Option<String> {
+    match refused(deployment) {
+        Some(why) => Some(why),
+        // An explanation only, so its failure is part of the text.
+        None => unschedulable(kube, deployment)
+            .await
+            .unwrap_or_else(|error| Some(format!("failed to list its pods: {error}"))),
+    }
+}
+
+/// Why the API server refuses pods of a Deployment, for example because of a ResourceQuota. Such pods do not exist, so only
+/// the Deployment reports them.
+fn refused(deployment: &Deployment) -> Option<String> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failing = |c: &&DeploymentCondition| c.type_ == "ReplicaFailure" && c.status == "True";
+    let condition = conditions.iter().find(failing)?;
+    let why = condition.message.as_deref().or(condition.reason.as_deref());
+    let why = why.unwrap_or("the Deployment reports ReplicaFailure");
+    Some(format!("pods can't be created: {}", why.trim_end_matches('.')))
 }
 
 /// Why the scheduler finds no node for pods of a Deployment.

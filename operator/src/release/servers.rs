@@ -13,6 +13,7 @@ use seckill_service::periodic;
 use seckill_stock::BYTES_AN_ORDER;
 use tokio::sync::watch;
 
+use crate::clock_reading::ClockReading;
 use crate::context::{Connections, Context};
 use crate::error::ReconcileError;
 
@@ -49,6 +50,9 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
             partitions_behind(connections, &mut backlog),
         );
         let redis = redis.or_last(answers.0);
+        if redis.is_err() {
+            context.cache.set_clock_of_redis(None);
+        }
         let mysql_clock = mysql_clock.or_last(answers.4).ok();
         warn_of_clocks(
             &context,
@@ -69,7 +73,8 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
 }
 
 async fn redis_settings(context: &Context) -> Result<RedisSettings, ReconcileError> {
-    let settings = context.connections.stock()?.settings(&context.clock).await?;
+    let settings = context.connections.stock()?.settings().await?;
+    context.cache.set_clock_of_redis(Some(ClockReading::of(settings.clock)));
     Ok(RedisSettings {
         eviction: settings.eviction,
         max_memory: settings.max_memory,
@@ -78,8 +83,8 @@ async fn redis_settings(context: &Context) -> Result<RedisSettings, ReconcileErr
         persistence_fails: settings.persistence_fails,
         append_only_file: settings.append_only_file,
         clock: ClockDifference {
-            ahead_ms: settings.clock_ahead_ms,
-            round_trip_ms: settings.round_trip_ms,
+            ahead_ms: settings.clock.cast_signed() - context.clock.now().cast_signed(),
+            round_trip_ms: settings.round_trip.as_millis() as u64,
         },
     })
 }

@@ -14,6 +14,7 @@ use seckill_protocol::recovery::Need;
 use seckill_protocol::{Epoch, Record};
 use seckill_stock::Probe;
 
+use crate::clock_reading::ClockReading;
 use crate::context::{Connections, Context};
 use crate::error::ReconcileError;
 use crate::reconcile_cache::ReconcileCache;
@@ -37,7 +38,7 @@ pub async fn observe(
         .ledger()?
         .sale_and_clock(class, &key.namespace, &key.name)
         .await?;
-    let mysql = read.as_ref().map(|(_, now)| Reading::of(*now, context));
+    let mysql = read.as_ref().map(|(_, now)| ClockReading::of(*now));
     let sale = read.map(|(sale, _)| sale);
     // A sale of another cluster is not observed any further.
     let is_ours = |sale: &&Sale| release.cluster.ownership(sale.cluster.as_deref()) == Ownership::Ours;
@@ -47,25 +48,22 @@ pub async fn observe(
         None => false,
     };
     // As long as the sale is not due and Redis not asked, its clock at the last check of the servers does.
-    let operator = context.clock.now();
-    let servers = context.observations.servers.borrow().clone();
-    let redis = servers.as_ref().and_then(|servers| servers.redis.as_ref().ok());
     let mut clocks = Clocks {
-        operator,
-        redis: redis.map(|redis| operator.saturating_add_signed(redis.clock.ahead_ms)),
-        mysql: mysql.map(|mysql| mysql.at(context)),
+        operator: context.clock.now(),
+        redis: cache.clock_of_redis().map(ClockReading::now),
+        mysql: mysql.map(ClockReading::now),
     };
     let mut index = ObservedIndex::NotAsked;
     if let Some(sale) = own_sale
         && may_have_index(clocks.latest_without_redis(), desired.as_ref(), sale)
     {
         let probe = probe(connections, sale).await;
-        let redis = probe.as_ref().ok().map(|probe| Reading::of(probe.server.now, context));
+        let redis = probe.as_ref().ok().map(|probe| ClockReading::of(probe.server.now));
         index = observe_index(connections, sale, probe).await?;
         clocks = Clocks {
             operator: context.clock.now(),
-            redis: redis.map(|redis| redis.at(context)),
-            mysql: mysql.map(|mysql| mysql.at(context)),
+            redis: redis.map(ClockReading::now),
+            mysql: mysql.map(ClockReading::now),
         };
     }
     let index_unknown_for = cache.index_unknown_for(key, index.unavailable().is_some());
@@ -104,33 +102,13 @@ pub async fn observe(
         index,
         index_unknown_for,
         workloads: context.observations.workloads.borrow().clone(),
-        servers,
+        servers: context.observations.servers.borrow().clone(),
         balance,
         adjustments_pending,
         blocker: cache.blocker(key),
         rebuild_delay: cache.rebuild_delay(key),
         sale,
     })
-}
-
-/// A time that a server showed, and the operator's own clock when the answer was here. Whatever the way of the answer took,
-/// a reading is never later than the clock.
-#[derive(Clone, Copy)]
-struct Reading {
-    theirs: Millis,
-    ours: Millis,
-}
-
-impl Reading {
-    fn of(theirs: Millis, context: &Context) -> Self {
-        let ours = context.clock.now();
-        Reading { theirs, ours }
-    }
-
-    /// What that clock shows by now.
-    fn at(self, context: &Context) -> Millis {
-        self.theirs + context.clock.now().saturating_sub(self.ours)
-    }
 }
 
 /// At the end a raised total may be pending, too; before the end that shows in the totals.

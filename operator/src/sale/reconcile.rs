@@ -27,6 +27,8 @@ pub const MAX_CONCURRENT_REBUILDS: usize = 4;
 const REBUILD_TURN_TIMEOUT: Duration = Duration::from_secs(3);
 /// A sale is reconciled again after this time if its status could not be written by then.
 const STATUS_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is checked that a FlashSale that can't be parsed says so.
+const REFUSAL_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Of the failed reconciles of a sale in a row, the first is logged, and then each of this many.
 const LOG_EVERY_NTH_FAILURE: u32 = 10;
 /// How often the status of a FlashSale that is being deleted is updated.
@@ -64,11 +66,12 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
     if !context.term.holds() {
         return Ok(Action::await_change());
     }
-    let object = match &object.0 {
+    let guarded = &*object;
+    let object = match &guarded.0 {
         Ok(object) => object,
         Err(invalid) => {
-            status::refuse(&context.cluster, &context.release.class, context.now(), invalid).await?;
-            return Ok(Action::await_change());
+            context.statuses.push_refusal(guarded, invalid);
+            return Ok(Action::requeue(REFUSAL_CHECK_INTERVAL));
         }
     };
     if object.spec.class_name != context.release.class {

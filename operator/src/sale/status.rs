@@ -1,19 +1,18 @@
 //! What the readers of a FlashSale are told: its status, and events.
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
-use kube::core::error_boundary::InvalidObject;
 use kube::core::{ApiResource, DynamicObject};
-use kube::{Api, Client, Resource as _, ResourceExt as _};
+use kube::{Api, Client, Resource as _};
 use seckill_crds::{FlashSale, FlashSaleStatus, LedgerStatus};
 use seckill_planner::condition::Blocker;
 use seckill_planner::plan::imbalance;
-use seckill_planner::{ConditionStatus, ConditionType, Observation, Phase, Plan, Reason, StatusReport};
-use seckill_protocol::index::Millis;
+use seckill_planner::{ConditionStatus, ConditionType, Observation, Phase, Plan, Reason, SaleKey, StatusReport};
 use seckill_protocol::sale::Sale;
 
 use crate::cluster::convert::{self, to_time};
 use crate::cluster::events::Note;
-use crate::context::{Cluster, Context};
+use crate::context::Context;
+use crate::status_queue::Refusal;
 
 /// One field manager for each concern; this one is of the status.
 const FIELD_MANAGER: &str = "seckill-operator/status";
@@ -73,53 +72,64 @@ pub fn report_blocker(context: &Context, object: &FlashSale, blocker: &Blocker) 
         return;
     }
     let mut new = old.clone();
-    new.conditions.retain(|c| c.type_ != stalled.type_);
-    new.conditions.push(stalled);
-    new.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    set_condition(&mut new.conditions, stalled);
     let notes = turned_bad(&old, &new);
     context.cache.wrote(object, new.clone());
     context.statuses.push_status(object, new, notes);
 }
 
-/// Refuses a FlashSale that can't be parsed, for example because a newer version wrote it. It affects no other object.
-pub async fn refuse(cluster: &Cluster, class: &str, now: Millis, invalid: &InvalidObject) -> Result<(), kube::Error> {
-    let namespace = invalid.metadata.namespace.clone().unwrap_or_default();
-    let name = invalid.metadata.name.clone().unwrap_or_default();
+/// Refuses a FlashSale that can't be parsed, for example because a newer version wrote it. It affects no other object, and
+/// the rest of its status stays as it is.
+pub async fn refuse(context: &Context, key: &SaleKey, refusal: &Refusal) -> Result<(), kube::Error> {
     let resource = ApiResource::erase::<FlashSale>(&());
-    let sales: Api<DynamicObject> = Api::namespaced_with(cluster.kube.clone(), &namespace, &resource);
-    let Some(object) = sales.get_opt(&name).await? else {
+    let sales: Api<DynamicObject> = Api::namespaced_with(context.cluster.kube.clone(), &key.namespace, &resource);
+    let Some(object) = sales.get_opt(&key.name).await? else {
         return Ok(());
     };
-    if object.data["spec"]["className"] != class {
+    let is_corrected = object.metadata.generation != refusal.generation;
+    if is_corrected || object.data["spec"]["className"] != context.release.class {
         return Ok(());
     }
-    tracing::warn!(namespace, name, error = invalid.error, "failed to parse a FlashSale");
+    let old: FlashSaleStatus = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
+    let new = refused(&old, refusal, &to_time(context.now()));
+    if new == old {
+        return Ok(());
+    }
+    tracing::warn!(sale = %key, error = refusal.error, "failed to parse a FlashSale");
+    sales.patch_status(&key.name, &params(), &patch(&new)).await.map(drop)
+}
+
+fn refused(old: &FlashSaleStatus, refusal: &Refusal, now: &Time) -> FlashSaleStatus {
     let message = format!(
         "the manifest can't be parsed, so nothing is sold by it: {}; correct the field as `kubectl explain fsale.spec` \
          describes it, and apply the manifest again",
-        invalid.error
+        refusal.error
     );
-    let generation = object.metadata.generation;
-    let conditions = [
+    let mut new = old.clone();
+    new.observed_generation = refusal.generation;
+    for (type_, status) in [
         (ConditionType::Accepted, ConditionStatus::False),
         (ConditionType::Ready, ConditionStatus::False),
         (ConditionType::Stalled, ConditionStatus::True),
-    ]
-    .map(|(type_, status)| {
+    ] {
         let refused = seckill_planner::Condition::new(type_, status, Reason::Invalid, message.clone());
-        condition(&[], &refused, generation, &to_time(now))
-    });
-    let status = FlashSaleStatus {
-        observed_generation: generation,
-        conditions: conditions.into(),
-        ..FlashSaleStatus::default()
-    };
-    sales.patch_status(&name, &params(), &patch(&status)).await.map(drop)
+        set_condition(
+            &mut new.conditions,
+            condition(&old.conditions, &refused, refusal.generation, now),
+        );
+    }
+    new
 }
 
-pub async fn write(kube: &Client, object: &FlashSale, status: &FlashSaleStatus) -> Result<(), kube::Error> {
-    let sales: Api<FlashSale> = Api::namespaced(kube.clone(), &object.namespace().unwrap_or_default());
-    let written = sales.patch_status(&object.name_any(), &params(), &patch(status)).await;
+fn set_condition(conditions: &mut Vec<Condition>, new: Condition) {
+    conditions.retain(|condition| condition.type_ != new.type_);
+    conditions.push(new);
+    conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+}
+
+pub async fn write(kube: &Client, key: &SaleKey, status: &FlashSaleStatus) -> Result<(), kube::Error> {
+    let sales: Api<FlashSale> = Api::namespaced(kube.clone(), &key.namespace);
+    let written = sales.patch_status(&key.name, &params(), &patch(status)).await;
     written.map(drop)
 }
 
@@ -305,6 +315,36 @@ fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Vec<Note> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_keeps_the_rest_of_the_status() {
+        let refusal = |error: &str| Refusal {
+            error: error.to_owned(),
+            generation: Some(2),
+        };
+        let report = StatusReport {
+            phase: Some(Phase::Open),
+            conditions: vec![seckill_planner::Condition::new(
+                ConditionType::LedgerBalanced,
+                ConditionStatus::True,
+                Reason::Balanced,
+                "",
+            )],
+            next_transition_at: None,
+        };
+        let old = FlashSaleStatus {
+            sale_id: Some("00000001".to_owned()),
+            conditions: conditions(&[], &report, Some(1), &to_time(0)),
+            ..FlashSaleStatus::default()
+        };
+        let first = refused(&old, &refusal("a wrong day"), &to_time(1000));
+        assert_eq!((&first.sale_id, first.observed_generation), (&old.sale_id, Some(2)));
+        let types: Vec<&str> = first.conditions.iter().map(|c| c.type_.as_str()).collect();
+        assert_eq!(types, ["Accepted", "LedgerBalanced", "Ready", "Stalled"]);
+        // Nothing is written again later.
+        assert_eq!(refused(&first, &refusal("a wrong day"), &to_time(9000)), first);
+        assert_ne!(refused(&first, &refusal("a wrong hour"), &to_time(9000)), first);
+    }
 
     fn after(old: Reason, new: Reason) -> String {
         let report = |reason| StatusReport {

@@ -8,7 +8,7 @@ use seckill_planner::SaleKey;
 use crate::cluster::events;
 use crate::context::Context;
 use crate::sale::status;
-use crate::status_queue::{DueStatuses, Waiting};
+use crate::status_queue::{DueStatuses, NewStatus, Waiting};
 
 const MAX_CONCURRENT_STATUS_WRITES: usize = 16;
 
@@ -32,9 +32,12 @@ async fn write(context: &Context, key: &SaleKey, news: Waiting) {
         status,
         mut notes,
     } = news;
-    if let Some(status) = status
-        && let Err(error) = status::write(&context.cluster.kube, &object, &status).await
-    {
+    let written = match status {
+        Some(NewStatus::Known(status)) => status::write(&context.cluster.kube, key, &status).await,
+        Some(NewStatus::Refused(refusal)) => status::refuse(context, key, &refusal).await,
+        None => Ok(()),
+    };
+    if let Err(error) = written {
         tracing::warn!(sale = %key, %error, "failed to write the status");
         context.metrics.failed("kubernetes");
         context.cache.not_written(key);

@@ -4,10 +4,10 @@ use std::time::Duration;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::Client;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, PostParams};
 use kube::config::AuthInfo;
-use seckill_crds::Phase;
+use kube::{Api, Client};
+use seckill_crds::{FlashSale, Phase};
 use seckill_protocol::index::SaleState;
 use serde_json::{Value, json};
 
@@ -348,6 +348,41 @@ async fn sales_of_a_namespace_no_longer_watched_stay_unchanged() {
         assert!(is_open(harness, "monday").await, "the sale was closed");
         assert_eq!(harness.buy("monday", &["a"]).await, 1);
     }
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_without_an_answer_delays_no_correction() {
+    let harness = Harness::new().await;
+    let mut proxy = Proxy::start(harness::upstream().await).await;
+    let (operator, worker) = (operator_behind(&harness, &proxy).await, harness.worker());
+    proxy.set(Fault::SilentWrites).await;
+    let mut wrong = serde_json::to_value(harness.manifest("wrong", -1, 3600, json!({}))).expect("serializes");
+    // The API server accepts this day, and the operator can't parse it.
+    wrong["spec"]["startsAt"] = json!("9999-12-31T10:00:00Z");
+    wrong["spec"]["endsAt"] = json!("9999-12-31T11:00:00Z");
+    let wrong: DynamicObject = serde_json::from_value(wrong).expect("an object");
+    let resource = ApiResource::erase::<FlashSale>(&());
+    let objects: Api<DynamicObject> = Api::namespaced_with(harness.kube.clone(), &harness.namespace, &resource);
+    objects.create(&PostParams::default(), &wrong).await.expect("created");
+    harness
+        .eventually("the refusal is being written", async || proxy.silent_writes().0 > 0)
+        .await;
+
+    let corrected = harness.manifest("wrong", -1, 3600, json!({})).spec;
+    harness.edit("wrong", json!({"spec": corrected})).await;
+    harness
+        .eventually("the corrected sale sells", async || {
+            let sales = harness.ledger.unfinished_sales(&harness.name).await.expect("MySQL");
+            sales.iter().any(|sale| sale.live_epoch.is_some())
+        })
+        .await;
+    let (_, abandoned) = proxy.silent_writes();
+    assert_eq!(abandoned, 0, "the correction waited for the refusal");
+    proxy.set(Fault::None).await;
+    harness.until_phase("wrong", Phase::Open).await;
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;

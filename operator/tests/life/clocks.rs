@@ -131,6 +131,25 @@ async fn an_operator_an_hour_ahead_closes_no_sale() {
     harness.drop().await;
 }
 
+/// The last reading of Redis's clock must not step with the operator's: two wrong clocks would outvote MySQL's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_whose_clock_steps_back_opens_the_next_sale_on_time() {
+    let harness = Harness::new().await;
+    let clock = WrongClock::ahead_by(0);
+    let (operator, worker) = (harness.operator_with_clock(&clock), harness.worker());
+    harness.apply("before", 1800, 3600, json!({})).await;
+    let checked = |status: &_| !["", "Checking"].contains(&status_and_reason(status, "Preflight").1);
+    harness.until("before", "the servers are checked", checked).await;
+    clock.set_ahead(-HOUR_MS);
+    harness.apply("after", 8, 3600, json!({"leadTimeSeconds": 5})).await;
+    let accepted = |status: &_| status_and_reason(status, "Accepted").0 == "True";
+    harness.until("after", "it is accepted", accepted).await;
+    assert_opens_on_time(&harness, "after").await;
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_an_hour_behind_opens_and_ends_sales_on_time() {
     let harness = Harness::new().await;

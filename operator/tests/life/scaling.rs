@@ -1,6 +1,6 @@
 //! Scaling of the pods of a release, which its sales share.
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -93,6 +93,49 @@ async fn unschedulable_pods_are_reported_with_the_message_of_the_scheduler() {
         .await;
     assert!(
         message(&reported).contains("0/1 nodes are available"),
+        "{}",
+        message(&reported)
+    );
+    assert_eq!(status_and_reason(&reported, "WorkloadsScaled"), ("False", "Scaling"));
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_a_resource_quota_refuses_are_reported() {
+    let harness = Harness::without_pods().await;
+    let quota: ResourceQuota = serde_json::from_value(json!({
+        "metadata": {"name": "no-more-pods"},
+        "spec": {"hard": {"pods": "0"}},
+    }))
+    .expect("a quota");
+    harness
+        .api::<ResourceQuota>()
+        .create(&PostParams::default(), &quota)
+        .await
+        .expect("created");
+    // Pods that were created before the quota stay, so they are replaced.
+    let replaced = json!({"spec": {"replicas": 1, "template": {"metadata": {"annotations": {"replaced": "true"}}}}});
+    harness
+        .api::<Deployment>()
+        .patch("api", &PatchParams::default(), &Patch::Strategic(replaced))
+        .await
+        .expect("patched");
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness
+        .apply("refused", 3600, 60, json!({"leadTimeSeconds": 3700}))
+        .await;
+    let reported = harness
+        .until("refused", "reported as refused", |status| {
+            status
+                .conditions
+                .iter()
+                .any(|c| c.type_ == "WorkloadsScaled" && c.message.contains("exceeded quota: no-more-pods"))
+        })
+        .await;
+    assert!(
+        message(&reported).contains("pods can't be created"),
         "{}",
         message(&reported)
     );

@@ -15,10 +15,19 @@ const PING_BYTES: usize = 16;
 pub struct TcpProxy {
     pub address: String,
     upstream: String,
-    /// Connections with a lower number are half silent.
-    first_alive: Arc<AtomicU64>,
-    connections: Arc<AtomicU64>,
+    connections: Arc<Connections>,
     listening: Option<JoinHandle<()>>,
+}
+
+/// Connections are numbered in the order in which they came.
+#[derive(Default)]
+struct Connections {
+    accepted: AtomicU64,
+    open: AtomicU64,
+    /// Connections with a lower number are half silent.
+    first_alive: AtomicU64,
+    /// Half silent connections that swallowed an answer.
+    unanswered: AtomicU64,
 }
 
 impl TcpProxy {
@@ -27,7 +36,6 @@ impl TcpProxy {
         TcpProxy {
             address: free_address(),
             upstream: upstream.to_owned(),
-            first_alive: Arc::default(),
             connections: Arc::default(),
             listening: None,
         }
@@ -41,19 +49,17 @@ impl TcpProxy {
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         };
-        let (upstream, first_alive, connections) = (
-            self.upstream.clone(),
-            self.first_alive.clone(),
-            self.connections.clone(),
-        );
+        let (upstream, connections) = (self.upstream.clone(), self.connections.clone());
         self.listening = Some(tokio::spawn(async move {
             let mut running = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                let number = connections.fetch_add(1, Ordering::SeqCst);
-                let (upstream, first_alive) = (upstream.clone(), first_alive.clone());
+                let number = connections.accepted.fetch_add(1, Ordering::SeqCst);
+                let (upstream, connections) = (upstream.clone(), connections.clone());
                 running.spawn(async move {
                     if let Ok(server) = TcpStream::connect(&upstream).await {
-                        forward(client, server, || number < first_alive.load(Ordering::SeqCst)).await;
+                        connections.open.fetch_add(1, Ordering::SeqCst);
+                        forward(client, server, number, &connections).await;
+                        connections.open.fetch_sub(1, Ordering::SeqCst);
                     }
                 });
             }
@@ -62,8 +68,17 @@ impl TcpProxy {
 
     /// On all present connections, only answers to pings arrive from now on. New connections work.
     pub fn silence_present_connections(&self) {
-        let present = self.connections.load(Ordering::SeqCst);
-        self.first_alive.store(present, Ordering::SeqCst);
+        let present = self.connections.accepted.load(Ordering::SeqCst);
+        self.connections.first_alive.store(present, Ordering::SeqCst);
+    }
+
+    pub fn open_connections(&self) -> u64 {
+        self.connections.open.load(Ordering::SeqCst)
+    }
+
+    /// Connections on which a query got no answer.
+    pub fn unanswered_connections(&self) -> u64 {
+        self.connections.unanswered.load(Ordering::SeqCst)
     }
 }
 
@@ -75,19 +90,23 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn forward(client: TcpStream, server: TcpStream, is_silent: impl Fn() -> bool) {
+async fn forward(client: TcpStream, server: TcpStream, number: u64, connections: &Connections) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let requests = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
     let answers = async {
         let mut buffer = vec![0; 64 * 1024];
+        let mut swallowed = false;
         loop {
             let length = from_server.read(&mut buffer).await?;
             if length == 0 {
                 return Ok::<(), std::io::Error>(());
             }
-            if length < PING_BYTES || !is_silent() {
+            let is_silent = number < connections.first_alive.load(Ordering::SeqCst);
+            if length < PING_BYTES || !is_silent {
                 to_client.write_all(&buffer[..length]).await?;
+            } else if !std::mem::replace(&mut swallowed, true) {
+                connections.unanswered.fetch_add(1, Ordering::SeqCst);
             }
         }
     };

@@ -5,6 +5,7 @@ mod client;
 mod connections;
 mod format;
 mod harness;
+mod health;
 mod legacy;
 mod orders;
 mod other_programs;

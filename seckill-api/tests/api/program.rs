@@ -106,6 +106,25 @@ async fn the_program_sells_when_ready_and_drains_at_shutdown() {
 }
 
 #[tokio::test]
+async fn requests_are_accepted_during_the_configured_drain() {
+    const DRAIN_SECONDS: u64 = 5;
+    let config = new_topic().await;
+    let database = new_database().await;
+    seckill_ledger::migrate(&database).await.expect("migrates");
+    let seconds = DRAIN_SECONDS.to_string();
+    let mut program = Program::start_with(&database, &config.topic, &[("SECKILL_DRAIN_SECONDS", &seconds)]);
+    program.wait_for_readiness(|response| response.status == 200).await;
+    program.terminate();
+    let terminated = Instant::now();
+    program.wait_for_readiness(|response| response.status == 503).await;
+    let healthy = Request::get("/healthz").send(program.v1).await.expect("a response");
+    assert_eq!(healthy.status, 200);
+    let ended = tokio::task::spawn_blocking(move || program.child.wait().expect("ends")).await;
+    assert!(ended.expect("no panic").success());
+    assert!(terminated.elapsed() >= Duration::from_secs(DRAIN_SECONDS));
+}
+
+#[tokio::test]
 async fn readiness_reports_a_missing_schema() {
     let config = new_topic().await;
     let empty = new_database().await;
@@ -117,7 +136,7 @@ async fn readiness_reports_a_missing_schema() {
     program.wait_for_readiness(|response| response.status == 200).await;
 }
 
-/// A process whose tail can be stopped: while the file exists, the process reads no record.
+/// A process whose tail can be stopped: from the next record on, it reads none.
 struct BlockedTail {
     folder: std::path::PathBuf,
 }
@@ -129,16 +148,13 @@ impl BlockedTail {
         BlockedTail { folder }
     }
 
-    fn file(&self) -> std::path::PathBuf {
-        self.folder.join("tail.before-read")
-    }
-
     fn block(&self) {
-        std::fs::write(self.file(), "").expect("writes");
+        std::fs::write(self.folder.join("tail.before-read"), "wait").expect("writes");
     }
 
-    fn unblock(&self) {
-        std::fs::remove_file(self.file()).expect("was blocked");
+    async fn unblock(&self) {
+        let reached = self.folder.join("tail.before-read.reached");
+        eventually("the tail is stopped", async || std::fs::remove_file(&reached).is_ok()).await;
     }
 
     fn folder(&self) -> &str {
@@ -179,7 +195,7 @@ async fn a_refusal_by_a_process_behind_the_log_does_not_count() {
     buy(&sold_out).await.is(503, "not_ready");
     buy(&over).await.is(503, "not_ready");
 
-    tail.unblock();
+    tail.unblock().await;
     harness.store().await;
     harness.rebuild(&sold_out).await;
     eventually("the new index refuses", async || {

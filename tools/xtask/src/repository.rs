@@ -88,6 +88,21 @@ fn failure_modes_name_existing_tests() {
 }
 
 #[test]
+fn failure_modes_name_existing_chaos_faults() {
+    let faults = read("verify/chaos/src/faults/mod.rs");
+    let page = read("docs/failure-modes.md");
+    let named: Vec<&str> = page.split("`chaos` ").skip(1).collect();
+    assert!(named.len() > 10, "{named:?}");
+    for text in named {
+        let name = text.split([',', ' ', '|']).next().unwrap_or_default();
+        assert!(
+            faults.contains(&format!("\"{name}\"")),
+            "docs/failure-modes.md names {name}, which is not a fault"
+        );
+    }
+}
+
+#[test]
 fn relative_markdown_links_resolve() {
     let root = workspace::folder().expect("a workspace");
     let mut broken = Vec::new();

@@ -58,6 +58,36 @@ pub const MUTANTS: &[Mutant] = &[
         faults: &["barrier-lost"],
         caught_by: &["I13"],
     },
+    Mutant {
+        name: "connection-kept",
+        breaks: "no program replaces a connection to Redis that leads to a replica",
+        faults: &["switchover"],
+        caught_by: &["I13"],
+    },
+    Mutant {
+        name: "absence-ends-sales",
+        breaks: "the operator takes a FlashSale that it does not find for a deleted one",
+        faults: &["etcd-restored"],
+        caught_by: &["I15"],
+    },
+    Mutant {
+        name: "lost-row-forgotten",
+        breaks: "order-worker reads over the records of a sale whose row is lost",
+        faults: &["mysql-loses-a-sale"],
+        caught_by: &["I2", "I12"],
+    },
+    Mutant {
+        name: "orders-unbounded",
+        breaks: "the operator ignores spec.ordersEverMax",
+        faults: &["buy-and-cancel"],
+        caught_by: &["I14"],
+    },
+    Mutant {
+        name: "gone-callers-served",
+        breaks: "seckill-api buys for callers who have hung up before their turn",
+        faults: &["callers-hang-up"],
+        caught_by: &["I14"],
+    },
 ];
 
 pub fn find(name: &str) -> Option<&'static Mutant> {

@@ -88,7 +88,7 @@ impl Release {
 
     /// Objects of the release, in all namespaces and of all kinds that kubectl can list, except kinds that controllers of
     /// Kubernetes remove by themselves.
-    pub fn remaining_objects(&self) -> Result<Vec<String>> {
+    fn remaining_objects(&self) -> Result<Vec<String>> {
         let kinds = self
             .cluster
             .kubectl(&["api-resources", "--verbs=list,get", "-o", "name"])?;
@@ -112,6 +112,18 @@ impl Release {
             .filter(|l| !l.is_empty())
             .map(str::to_string)
             .collect())
+    }
+
+    /// Checks that an uninstallation has left only the keys of order numbers, which Helm must keep.
+    pub fn check_only_keys_remain(&self) -> Result<()> {
+        let left = self.remaining_objects()?;
+        let keys = format!("{}-seckill-order-number-keys", self.name);
+        let only_keys = match &left[..] {
+            [one] => one.split_whitespace().eq(["Secret", &keys]),
+            _ => false,
+        };
+        ensure!(only_keys, "left: {left:?}");
+        Ok(())
     }
 
     pub fn uninstall(&self) -> Result<()> {

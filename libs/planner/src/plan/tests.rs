@@ -26,7 +26,7 @@ fn workload(ready: i32) -> Result<Workload, String> {
         bounds: ReplicaBounds { floor: 1, ceiling: 2 },
         ready,
         autoscaler: None,
-        unschedulable: None,
+        blocked: None,
     })
 }
 

@@ -71,7 +71,6 @@ const CASES: [Case; 2] = [
 
 /// The sale for the old demo's routes. Its start is in the past, so it opens immediately.
 const OLD_ROUTES_SALE: &str = "old-routes";
-const OLD_ROUTES_ITEM: u64 = 1;
 
 /// A case while it runs.
 struct RunningCase {
@@ -159,11 +158,14 @@ fn run_sales(site: &Site, screen: &Screen) -> Result<()> {
     let example = std::fs::read_to_string(site.repository.join("examples/demo.yaml")).context("examples/demo.yaml")?;
 
     let now = Timestamp::now();
+    // A demo that was killed leaves its sale behind, which may still be open under its own item id.
+    let item_id = site.stores.new_item_id()?;
     let old_routes = apply(
         site,
         screen,
         &example,
         OLD_ROUTES_SALE,
+        item_id,
         window(now, Duration::ZERO, Duration::from_secs(60))?,
     )?;
     let mut cases = Vec::new();
@@ -173,6 +175,7 @@ fn run_sales(site: &Site, screen: &Screen) -> Result<()> {
             screen,
             &example,
             case.sale,
+            item_id,
             window(now, case.starts_after, case.duration)?,
         )?;
         let sale = Sale {
@@ -186,7 +189,7 @@ fn run_sales(site: &Site, screen: &Screen) -> Result<()> {
         });
     }
 
-    let mut differences = buy_by_old_routes(site, screen, &watch, &old_routes)?;
+    let mut differences = buy_by_old_routes(site, screen, &watch, &old_routes, item_id)?;
     for (case, running) in CASES.iter().zip(&mut cases) {
         test_before_start(site, screen, &watch, running)?;
         test_crowd(site, screen, case, running)?;
@@ -224,14 +227,14 @@ fn window(now: Timestamp, after: Duration, duration: Duration) -> Result<Window>
 }
 
 /// Applies one of the example's sales under a name that is new to the ledger, because a sale runs once.
-fn apply(site: &Site, screen: &Screen, example: &str, sale: &str, window: Window) -> Result<Planned> {
+fn apply(site: &Site, screen: &Screen, example: &str, sale: &str, item_id: u64, window: Window) -> Result<Planned> {
     let mut name = sale.to_string();
     let mut next = 2;
     while site.stores.ledger(NAMESPACE, &name)?.is_some() {
         name = format!("{sale}-{next}");
         next += 1;
     }
-    let planned = sales::plan(example, sale, &name, window)?;
+    let planned = sales::plan(example, sale, &name, item_id, window)?;
     site.kubectl
         .text_with_input(&["apply", "-n", NAMESPACE, "-f", "-"], Some(&planned.manifest))?;
     let starts_in = planned.starts_at.duration_since(Timestamp::now()).as_secs();
@@ -441,7 +444,13 @@ fn outsiders(site: &Site, screen: &Screen, name: &str) -> Result<Answers> {
 }
 
 /// Uses the old demo's routes: lists the items, sends more buyers than units, and queries an order.
-fn buy_by_old_routes(site: &Site, screen: &Screen, watch: &Watch, planned: &Planned) -> Result<Vec<String>> {
+fn buy_by_old_routes(
+    site: &Site,
+    screen: &Screen,
+    watch: &Watch,
+    planned: &Planned,
+    item_id: u64,
+) -> Result<Vec<String>> {
     let name = &planned.name;
     screen.waiting(&format!("waiting until {name} is open"), || {
         watch.wait_for(name, "Open", Duration::from_secs(60), |history| {
@@ -452,14 +461,11 @@ fn buy_by_old_routes(site: &Site, screen: &Screen, watch: &Watch, planned: &Plan
     std::thread::sleep(Duration::from_secs(1));
     let url = &site.old_routes_url;
     let get = |path: &str| site.curl.text(&["-sS", "--max-time", "10", &format!("{url}{path}")]);
-    for path in [
-        "/items/get-list".to_string(),
-        format!("/items/get-info?id={OLD_ROUTES_ITEM}"),
-    ] {
+    for path in ["/items/get-list".to_string(), format!("/items/get-info?id={item_id}")] {
         screen.say(format!("GET {path}: {}", shortened(&get(&path)?)));
     }
     let numbers = site.state.join(format!("{name}.orders"));
-    let (item, buyers) = (OLD_ROUTES_ITEM.to_string(), (planned.units + 5).to_string());
+    let (item, buyers) = (item_id.to_string(), (planned.units + 5).to_string());
     let numbers_arg = numbers.display().to_string();
     let args = [
         url,

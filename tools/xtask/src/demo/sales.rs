@@ -1,4 +1,4 @@
-//! Reads the sales of `examples/demo.yaml`, and moves their times to the next minutes.
+//! Reads the sales of `examples/demo.yaml`, moves their times to the next minutes, and makes what names them new.
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -21,8 +21,8 @@ pub struct Window {
     pub ends_at: Timestamp,
 }
 
-/// Finds the sale `name` in the documents of `text`, and replaces its name and times.
-pub fn plan(text: &str, name: &str, new_name: &str, window: Window) -> Result<Planned> {
+/// Finds the sale `name` in the documents of `text`, and replaces its name, its times and its item's id, if it has one.
+pub fn plan(text: &str, name: &str, new_name: &str, new_item_id: u64, window: Window) -> Result<Planned> {
     for document in serde_yaml::Deserializer::from_str(text) {
         let mut sale = Value::deserialize(document).context("examples/demo.yaml")?;
         if sale["metadata"]["name"].as_str() != Some(name) {
@@ -31,6 +31,9 @@ pub fn plan(text: &str, name: &str, new_name: &str, window: Window) -> Result<Pl
         let units = sale["spec"]["stock"].as_u64();
         let units = units.with_context(|| format!("examples/demo.yaml: {name}: spec.stock is not a number"))?;
         sale["metadata"]["name"] = new_name.into();
+        if let Some(id) = sale["spec"]["item"].get_mut("id") {
+            *id = new_item_id.into();
+        }
         sale["spec"]["startsAt"] = whole_seconds(window.starts_at).into();
         sale["spec"]["endsAt"] = whole_seconds(window.ends_at).into();
         return Ok(Planned {
@@ -65,7 +68,7 @@ metadata: {name: a}
 spec: {stock: 5, item: {name: A}}
 ---
 metadata: {name: b}
-spec: {stock: 7, item: {name: B}}
+spec: {stock: 7, item: {name: B, id: 1}}
 ";
 
     fn window() -> Window {
@@ -76,17 +79,20 @@ spec: {stock: 7, item: {name: B}}
     }
 
     #[test]
-    fn only_name_and_times_are_replaced() {
-        let planned = plan(TEXT, "b", "b-2", window()).expect("the sale exists");
+    fn only_name_times_and_item_id_are_replaced() {
+        let planned = plan(TEXT, "b", "b-2", 9, window()).expect("the sale exists");
         assert_eq!((planned.name.as_str(), planned.units), ("b-2", 7));
         let yaml: Value = serde_yaml::from_str(&planned.manifest).expect("YAML");
         assert_eq!(yaml["spec"]["startsAt"].as_str(), Some("2030-01-01T10:00:00Z"));
         assert_eq!(yaml["spec"]["endsAt"].as_str(), Some("2030-01-01T10:01:00Z"));
         assert_eq!(yaml["spec"]["item"]["name"].as_str(), Some("B"));
+        assert_eq!(yaml["spec"]["item"]["id"].as_u64(), Some(9));
+        let planned = plan(TEXT, "a", "a", 9, window()).expect("the sale exists");
+        assert!(!planned.manifest.contains("id:"), "{}", planned.manifest);
     }
 
     #[test]
     fn unknown_sale_is_an_error() {
-        assert!(plan(TEXT, "c", "c", window()).is_err());
+        assert!(plan(TEXT, "c", "c", 9, window()).is_err());
     }
 }

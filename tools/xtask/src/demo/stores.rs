@@ -34,6 +34,15 @@ impl Stores {
         rows.lines().last().map(row).transpose()
     }
 
+    /// A number for the old demo's routes that no sale of the ledger has.
+    pub fn new_item_id(&self) -> Result<u64> {
+        let sql = "SELECT COALESCE(MAX(item_id), 0) + 1 FROM sales";
+        let id = self.mysql.text(&["-N", "-B", "-e", sql])?;
+        id.trim()
+            .parse()
+            .with_context(|| format!("MySQL: the item id is {id:?}"))
+    }
+
     /// The units left in the index of the sale; None if the index does not exist.
     pub fn left_in_redis(&self, sale_id: &str) -> Result<Option<i64>> {
         let left = self.redis.text(&["HGET", &format!("{{{sale_id}}}:m"), "left"])?;

@@ -1,10 +1,4 @@
 //! The current time in Unix milliseconds, as a value that a program passes on and a test can set.
-//!
-//! This is a separate crate because `seckill-stock` needs it too, and `seckill-service` depends on `seckill-stock`.
-//!
-//! Terms: docs/glossary.md.
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,0 +1,11 @@
+//! The chart: what helm renders, and what a real API server says to it.
+mod harness;
+mod keys;
+mod monitoring;
+mod names;
+mod openshift;
+mod pods;
+mod reuse_values;
+mod rollback;
+mod umbrella;
+mod values;
