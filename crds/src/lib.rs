@@ -2,10 +2,13 @@
 //!
 //! The manifest is generated from these types: `cargo run --bin operator -- crd`. The API server enforces the validation
 //! rules below. Each message names the field and says what to do. The doc comments are the text of `kubectl explain`.
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A limited stock of one item, sold between two fixed times.
 ///
@@ -105,6 +108,30 @@ pub struct FlashSaleSpec {
     /// open while a check fails or can't be made. A sale that is already open is never stopped by a check.
     #[serde(default)]
     pub preflight: Preflight,
+
+    /// Fields of a newer version of this resource.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
+}
+
+/// The fields of an object that this version of the resource does not have. The API server keeps only fields of the
+/// installed resource, so these are of a newer one. They are not ignored: they may change what the user means.
+#[derive(Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(transparent)]
+pub struct UnknownFields(BTreeMap<String, serde_json::Value>);
+
+/// Never written: the ledger gets what this version knows of an item.
+impl Serialize for UnknownFields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_map(Some(0))?.end()
+    }
+}
+
+impl UnknownFields {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
 }
 
 /// Whether a sale opens when a preflight check has found a problem.
@@ -149,6 +176,11 @@ pub struct Item {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2000))]
     pub description: Option<String>,
+
+    /// Fields of a newer version of this resource.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
 }
 
 /// How many pods a sale needs.
@@ -164,6 +196,11 @@ pub struct Demand {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub worker_replicas: Option<i32>,
+
+    /// Fields of a newer version of this resource.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
 }
 
 /// The state of the sale at the last reconcile. The operator writes the status, and never uses it as an input.

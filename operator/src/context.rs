@@ -9,6 +9,7 @@ use seckill_order_log::OrderLog;
 use seckill_planner::demand::{ReplicaBounds, Workloads};
 use seckill_planner::ownership;
 use seckill_planner::preflight::ServerSettings;
+use seckill_protocol::Format;
 use seckill_protocol::index::Millis;
 use seckill_service::clock::Clock;
 use seckill_service::connect::Connecting;
@@ -98,6 +99,8 @@ pub struct Release {
     pub worker: ScaledDeployment,
     /// The expected settings of the order log.
     pub topic: TopicArgs,
+    /// The format that each new sale needs at least.
+    pub new_sales_need: Format,
 }
 
 #[derive(Debug, Clone)]

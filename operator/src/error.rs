@@ -100,6 +100,7 @@ impl ReconcileError {
                 Server::Kafka => Reason::LogUnavailable,
                 Server::Redis => Reason::RedisUnavailable,
             },
+            ReconcileError::Ledger(LedgerError::NotSpoken(_) | LedgerError::TooOld(_)) => Reason::NewerFormatNeeded,
             ReconcileError::Ledger(_)
             | ReconcileError::Rebuild(RebuildError::Ledger(_) | RebuildError::LedgerBehind { .. }) => {
                 Reason::LedgerUnavailable

@@ -24,6 +24,7 @@ pub mod clock_reading;
 pub mod cluster;
 pub mod context;
 pub mod error;
+pub mod format;
 pub mod manifest;
 pub mod metrics;
 pub mod reconcile_cache;

@@ -1,11 +1,12 @@
 //! The operator: runs flash sales on time.
 use seckill_operator::args::{Args, Command};
-use seckill_operator::{manifest, run};
+use seckill_operator::{format, manifest, run};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match seckill_service::parse::<Args>().command {
         Command::Run(args) => run::run(*args).await?,
+        Command::CheckFormat(args) => format::check_format(args).await?,
         Command::Crd => print!("{}", manifest::crd()?),
     }
     Ok(())

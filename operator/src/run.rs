@@ -17,7 +17,7 @@ use seckill_service::connect::{self, Connecting};
 use seckill_service::health::{Gate, Health};
 use seckill_service::metrics::registry::Registry;
 use seckill_service::shutdown::Shutdown;
-use seckill_service::{admin, periodic, retry, telemetry};
+use seckill_service::{Heartbeats, admin, periodic, retry, telemetry};
 use tokio::sync::{Semaphore, watch};
 
 use crate::args::{LeaseArgs, Namespaces, RunArgs};
@@ -26,6 +26,7 @@ use crate::cluster::identity;
 use crate::cluster::lease::Elector;
 use crate::context::{Cluster, Connections, Context, LeaseName, Release, ReleaseObservations, ScaledDeployment};
 use crate::error::ReconcileError;
+use crate::format::{stand_down, watch_format};
 use crate::metrics::Metrics;
 use crate::release::{orphans, scale, servers};
 use crate::sale::reconcile::{MAX_CONCURRENT_REBUILDS, controllers};
@@ -50,6 +51,9 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutd
     let health = Health::new();
     // Latched: a blip of the API server must not make the operator unready. No other server is needed to lead.
     let gate = health.latched_gate("kubernetes");
+    // Ready without MySQL: only an operator that knows that it is too old is not ready.
+    let format = health.gate("format");
+    format.ready();
     let metrics = Arc::new(Metrics::default());
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -58,20 +62,24 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutd
     let Some(identity) = identity::of_cluster(&args.ownership, &kube, &gate, &shutdown).await else {
         return Ok(());
     };
-    let connections = connections(&args, &shutdown);
+    let heartbeats = Heartbeats::new("operator", args.instance.instance());
+    let connections = connections(&args, &heartbeats, &shutdown);
+    let (too_old_sender, too_old) = watch::channel(None);
+    let watching_format = watch_format(connections.clone(), format, too_old_sender);
     if wait_for_crd(&kube, &args.watch_namespaces, &gate, &shutdown)
         .await
         .is_none()
     {
+        heartbeats.end().await;
         return Ok(());
     }
     let reporter = Reporter {
         controller: "seckill-operator".into(),
-        instance: args.lease.pod_name.as_ref().map(|name| name.0.clone()),
+        instance: args.instance.pod_name.as_ref().map(|name| name.0.clone()),
     };
     let recorder = Recorder::new(kube.clone(), reporter);
     let cluster = Cluster { kube, recorder };
-    let elector = elector(&args.lease, &cluster, &metrics);
+    let elector = elector(&args, &cluster, &metrics);
     let lease = LeaseName {
         namespace: lease_namespace(&args.lease, &cluster.kube).to_owned(),
         name: args.lease.lease_name.0.clone(),
@@ -94,22 +102,35 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutd
             clock: clock.clone(),
             term,
         };
-        run_sales(Arc::new(context), workloads_sender, servers_sender, due_statuses)
+        let work = run_sales(Arc::new(context), workloads_sender, servers_sender, due_statuses);
+        let too_old = too_old.clone();
+        async move {
+            tokio::select! {
+                () = work => {}
+                () = stand_down(too_old) => {}
+            }
+        }
     });
-    tokio::select! {
+    let result = tokio::select! {
         result = leading => result,
         () = standing_by => Ok(()),
-    }
+        () = watching_format => Ok(()),
+    };
+    heartbeats.end().await;
+    result
 }
 
 /// Connects to the servers in the background.
-fn connections(args: &RunArgs, shutdown: &Shutdown) -> Connections {
+fn connections(args: &RunArgs, heartbeats: &Heartbeats, shutdown: &Shutdown) -> Connections {
     let (mysql, kafka, redis) = (args.mysql.clone(), connect::log_config(&args.kafka), args.redis.clone());
     let shutdowns = [shutdown.clone(), shutdown.clone(), shutdown.clone()];
+    let (spoken, heartbeats) = (args.instance.format.spoken_format, heartbeats.clone());
     let [for_mysql, for_kafka, for_redis] = shutdowns;
     Connections {
         ledger: Connecting::start("mysql", |gate| async move {
-            connect::ledger(&mysql, MYSQL_CONNECTIONS, &gate, &for_mysql).await
+            let ledger = connect::ledger(&mysql, spoken, MYSQL_CONNECTIONS, &gate, &for_mysql).await?;
+            heartbeats.begin(&ledger).await;
+            Some(ledger)
         }),
         log: Connecting::start("kafka", |gate| async move {
             connect::order_log(&kafka, &gate, &for_kafka).await
@@ -142,9 +163,9 @@ async fn list_one(api: Api<FlashSale>) -> Result<(), kube::Error> {
     api.list_metadata(&ListParams::default().limit(1)).await.map(drop)
 }
 
-fn elector(args: &LeaseArgs, cluster: &Cluster, metrics: &Arc<Metrics>) -> Elector {
-    let pod = args.pod_name.as_ref().map_or("operator", |name| &name.0);
-    let kube = &cluster.kube;
+fn elector(args: &RunArgs, cluster: &Cluster, metrics: &Arc<Metrics>) -> Elector {
+    let pod = args.instance.pod_name.as_ref().map_or("operator", |name| &name.0);
+    let (args, kube) = (&args.lease, &cluster.kube);
     Elector {
         leases: Api::namespaced(kube.clone(), lease_namespace(args, kube)),
         name: args.lease_name.0.clone(),
@@ -185,6 +206,7 @@ fn release(args: RunArgs, identity: String, lease: LeaseName) -> Release {
             },
         },
         topic: args.topic,
+        new_sales_need: args.new_sales.new_sales_need,
     }
 }
 

@@ -3,7 +3,7 @@ use std::ffi::OsString;
 
 use clap::Parser;
 use seckill_service::args::parse_from;
-use seckill_service::config::{AdminArgs, KafkaArgs, MysqlArgs, MysqlUrl, RedisArgs, TelemetryArgs};
+use seckill_service::config::{AdminArgs, InstanceArgs, KafkaArgs, MysqlArgs, MysqlUrl, RedisArgs, TelemetryArgs};
 
 /// Folds the order log into MySQL
 #[derive(Debug, Parser)]
@@ -64,6 +64,8 @@ pub struct RunArgs {
     pub kafka: KafkaArgs,
     #[command(flatten)]
     pub mysql: MysqlArgs,
+    #[command(flatten)]
+    pub instance: InstanceArgs,
 
     /// Consumer group of the workers. Workers of the same group share the partitions
     #[arg(long, env = "SECKILL_WORKER_GROUP", default_value = "seckill-order-worker", value_name = "seckill-order-worker",

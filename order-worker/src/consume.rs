@@ -11,7 +11,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
-use seckill_ledger::{Ledger, LedgerError, LogEntry, StoreError, Stored};
+use seckill_ledger::{Ledger, LedgerError, LogEntry, NotSpoken, StoreError, Stored};
 use seckill_order_log::{Entry, LogConfig};
 use seckill_protocol::{Offset, Record};
 use seckill_service::{FailureLog, Gate, Shutdown, retry};
@@ -45,6 +45,8 @@ const MAX_UNSTORED_ORDERS: usize = MAX_CONCURRENT_STORES * MAX_ORDERS_PER_TRANSA
 const MAX_PARTITION_FETCH_BYTES: &str = "262144";
 /// How often an idle worker checks its positions in MySQL, which may have lost its tail.
 const POSITION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a worker that is too old for the ledger checks whether it still is.
+const FORMAT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a partition is tried again that stopped at a record of a sale that the ledger does not know.
 const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the positions are committed to the consumer group.
@@ -80,13 +82,42 @@ impl Consume {
             .set("fetch.wait.max.ms", FETCH_MAX_WAIT_MS)
             .set("max.partition.fetch.bytes", MAX_PARTITION_FETCH_BYTES)
             .set("enable.partition.eof", "false");
+        let mut refused = None;
         while !self.shutdown.is_cancelled() {
-            self.run_membership(&config)?;
+            if self.may_store(&mut refused) {
+                self.run_membership(&config)?;
+            } else {
+                let pause = async { tokio::time::timeout(FORMAT_CHECK_INTERVAL, self.shutdown.cancelled()).await };
+                let _ = self.runtime.block_on(pause);
+            }
         }
         Ok(())
     }
 
-    /// Runs one group membership: until shutdown, or until the group gives no assignment for too long.
+    /// Whether this worker speaks the format that the ledger requires. Otherwise it stays out of the group, so that the
+    /// others have its partitions.
+    fn may_store(&self, refused: &mut Option<NotSpoken>) -> bool {
+        match self.runtime.block_on(self.ledger.check_format()) {
+            Err(LedgerError::NotSpoken(not_spoken)) => {
+                if refused.replace(not_spoken) != Some(not_spoken) {
+                    tracing::error!("{not_spoken}");
+                }
+                self.mysql.not_ready(not_spoken.to_string());
+                false
+            }
+            Ok(()) => {
+                if refused.take().is_some() {
+                    tracing::info!("this program speaks the format that the ledger requires");
+                }
+                true
+            }
+            // The membership deals with it.
+            Err(_) => true,
+        }
+    }
+
+    /// Runs one group membership: until shutdown, until the group gives no assignment for too long, or until the ledger
+    /// requires a format that this worker does not speak.
     fn run_membership(&self, config: &ClientConfig) -> anyhow::Result<()> {
         let consumer: BaseConsumer<Assignments> = config
             .create_with_context(Assignments::default())
@@ -109,9 +140,14 @@ impl Consume {
             retry_at: Instant::now(),
             checked_at: Instant::now(),
             committed_at: Instant::now(),
+            too_old: false,
         };
         while !self.shutdown.is_cancelled() {
             membership.turn()?;
+            if membership.too_old {
+                self.reading.not_ready("not a member of the group");
+                break;
+            }
             if membership
                 .unassigned_since
                 .is_some_and(|since| since.elapsed() > JOIN_TIMEOUT)
@@ -149,6 +185,8 @@ struct Membership<'a> {
     retry_at: Instant,
     checked_at: Instant,
     committed_at: Instant,
+    /// The ledger requires a format that this worker does not speak.
+    too_old: bool,
 }
 
 /// Entries that were read and are not stored yet.
@@ -364,7 +402,7 @@ impl Membership<'_> {
     /// MySQL may have lost its tail in a failover. Then its positions are lower, and the lost records are stored again.
     fn check_positions(&mut self) {
         self.checked_at = Instant::now();
-        match self.worker.runtime.block_on(self.worker.ledger.positions()) {
+        match self.worker.runtime.block_on(self.read_stored_positions()) {
             Ok(stored) => {
                 self.failures.succeeded();
                 self.worker.mysql.ready();
@@ -409,6 +447,12 @@ impl Membership<'_> {
         Ok(())
     }
 
+    /// An idle worker has no transaction that checks the format.
+    async fn read_stored_positions(&self) -> Result<Vec<(u32, Offset)>, LedgerError> {
+        self.worker.ledger.check_format().await?;
+        self.worker.ledger.positions().await
+    }
+
     async fn read_positions(&self) -> Result<Positions, LedgerError> {
         let mut positions = Positions::new();
         for partition in &self.assigned.parts {
@@ -438,6 +482,7 @@ impl Membership<'_> {
     }
 
     fn ledger_failed(&mut self, what: &str, error: &LedgerError) {
+        self.too_old |= matches!(error, LedgerError::NotSpoken(_));
         if self.failures.failed(error) {
             tracing::warn!(task = what, %error, "MySQL failed, retrying");
         }

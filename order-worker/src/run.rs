@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use seckill_service::metrics::registry::Registry;
-use seckill_service::{Health, Shutdown, admin, connect, telemetry};
+use seckill_service::{Health, Heartbeats, Shutdown, admin, connect, telemetry};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -32,12 +32,16 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
     let metrics = Metrics::register(&mut registry);
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
 
-    let Some(ledger) = connect::ledger(&args.mysql, MYSQL_CONNECTIONS, &mysql, &shutdown).await else {
+    let spoken = args.instance.format.spoken_format;
+    let Some(ledger) = connect::ledger(&args.mysql, spoken, MYSQL_CONNECTIONS, &mysql, &shutdown).await else {
         return Ok(());
     };
+    let heartbeats = Heartbeats::new("order-worker", args.instance.instance());
+    heartbeats.begin(&ledger).await;
     mysql.ready();
     let config = connect::log_config(&args.kafka);
     let Some(log) = connect::order_log(&config, &kafka, &shutdown).await else {
+        heartbeats.end().await;
         return Ok(());
     };
     kafka.ready();
@@ -89,6 +93,7 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
     if let Err(error) = log.flush(FLUSH_TIMEOUT).await {
         tracing::warn!(%error, "flush failed; the next relay publishes missing batches again");
     }
+    heartbeats.end().await;
     tracing::info!("stopped");
     result
 }

@@ -4,7 +4,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use seckill_protocol::OrderNoKeys;
-use seckill_service::config::{AdminArgs, Expected, KafkaArgs, MysqlArgs, RedisArgs, TelemetryArgs, listen_address};
+use seckill_service::config::{
+    AdminArgs, Expected, InstanceArgs, KafkaArgs, MysqlArgs, RedisArgs, TelemetryArgs, listen_address,
+};
 
 use crate::cors::CorsOrigins;
 use crate::server::ConnectionLimits;
@@ -23,6 +25,8 @@ pub struct Args {
     pub kafka: KafkaArgs,
     #[command(flatten)]
     pub mysql: MysqlArgs,
+    #[command(flatten)]
+    pub instance: InstanceArgs,
 
     /// Address of the /v1 routes
     #[arg(long, env = "SECKILL_LISTEN", default_value = "0.0.0.0:8080", value_name = "0.0.0.0:8080",

@@ -1,15 +1,16 @@
 //! The sales that this process knows: a snapshot of the ledger, read every half second, and sooner when a purchase finds
 //! the snapshot outdated.
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use seckill_ledger::{Ledger, LedgerError, Sale};
+use seckill_ledger::{Ledger, LedgerError, NotSpoken, Sale};
 use seckill_protocol::admission::behind;
 use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::{Epoch, Offset, Quantity, SaleId};
-use seckill_service::{FailureLog, Shutdown};
+use seckill_service::{FailureLog, Gate, Shutdown};
 use seckill_stock::Batcher;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -37,6 +38,19 @@ pub struct Catalogue {
     partitions: u32,
     snapshot: watch::Sender<Arc<Snapshot>>,
     refresh_requested: Notify,
+    too_old: TooOld,
+    /// Ready while this program speaks the format that the ledger requires.
+    format: Gate,
+}
+
+/// Whether the ledger requires a format that this program does not speak. Then it answers no request.
+#[derive(Clone, Default)]
+pub struct TooOld(Arc<AtomicBool>);
+
+impl TooOld {
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Boxed, because these waits are rare: otherwise the future of every purchase would need room for them.
@@ -124,7 +138,8 @@ impl ActiveSale {
 }
 
 impl Catalogue {
-    pub fn new(ledger: Ledger, class: String, partitions: u32) -> Self {
+    /// `format` is closed while this program is too old for the ledger.
+    pub fn new(ledger: Ledger, class: String, partitions: u32, format: Gate) -> Self {
         Catalogue {
             ledger,
             class,
@@ -136,6 +151,8 @@ impl Catalogue {
                 by_id: HashMap::new(),
             })),
             refresh_requested: Notify::new(),
+            too_old: TooOld::default(),
+            format,
         }
     }
 
@@ -159,9 +176,15 @@ impl Catalogue {
         let read_at = Instant::now();
         let reading = self.ledger.catalogue_and_positions(&self.class, SETTLED_SALE_RETENTION);
         let (sales, positions) = match timeout(READ_TIMEOUT, reading).await {
+            Ok(Err(LedgerError::NotSpoken(not_spoken))) => {
+                self.refuse(not_spoken);
+                return Err(not_spoken.into());
+            }
             Ok(read) => read?,
             Err(_) => return Err(LedgerError::TimedOut(READ_TIMEOUT.as_secs())),
         };
+        self.too_old.0.store(false, Ordering::Relaxed);
+        self.format.ready();
         for sale in &sales {
             if sale.partition >= self.partitions && self.by_id(sale.id).is_none() {
                 tracing::error!(sale = %sale.id, partition = sale.partition, partitions = self.partitions,
@@ -171,6 +194,18 @@ impl Catalogue {
         self.snapshot
             .send_modify(|snapshot| *snapshot = Arc::new(snapshot.next(sales, positions, read_at)));
         Ok(())
+    }
+
+    fn refuse(&self, not_spoken: NotSpoken) {
+        self.format.not_ready(not_spoken.to_string());
+        if !self.too_old.0.swap(true, Ordering::Relaxed) {
+            tracing::error!("{not_spoken}");
+        }
+    }
+
+    /// Whether this program is too old for the ledger, now and later.
+    pub fn too_old(&self) -> TooOld {
+        self.too_old.clone()
     }
 
     /// The catalogue as it is now.
@@ -283,7 +318,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use seckill_protocol::SaleCut;
+    use seckill_protocol::{Format, SaleCut};
 
     fn sale(id: u32, live_epoch: Option<i64>) -> Sale {
         Sale {
@@ -293,6 +328,7 @@ mod tests {
             name: format!("sale-{id}"),
             uid: String::new(),
             partition: 0,
+            format: Format::FIRST,
             version: 1,
             state: SaleState::Open,
             opens_at: 0,

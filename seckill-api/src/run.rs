@@ -9,7 +9,7 @@ use seckill_order_log::{LogConfig, OrderLog, Tail};
 use seckill_protocol::{Acceptance, Offset};
 use seckill_service::metrics::registry::Registry;
 use seckill_service::retry::until_ok;
-use seckill_service::{Gate, Health, Shutdown, admin, connect};
+use seckill_service::{Gate, Health, Heartbeats, Shutdown, admin, connect};
 use seckill_stock::StockClient;
 use tokio::net::TcpListener;
 
@@ -31,6 +31,7 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
         redis: health.latched_gate("redis"),
         kafka: health.latched_gate("kafka"),
         sales: health.latched_gate("sales"),
+        format: health.gate("format"),
     };
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -42,7 +43,9 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     };
     // The last answers need the tail and the catalogue, so these stop after the server.
     let served = Shutdown::new();
-    let Some(api) = start(&args, &gates, metrics.clone(), &shutdown, &served).await? else {
+    let heartbeats = Heartbeats::new("seckill-api", args.instance.instance());
+    let Some(api) = start(&args, &gates, metrics.clone(), &heartbeats, &shutdown, &served).await? else {
+        heartbeats.end().await;
         return Ok(()); // shutdown during the start
     };
     tracing::info!(listen = %args.listen, legacy_listen = ?args.legacy_listen, "ready");
@@ -76,15 +79,18 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     if let Err(error) = api.log.flush(FLUSH_TIMEOUT).await {
         tracing::warn!(%error, "flush failed, the relay publishes the remaining records");
     }
+    heartbeats.end().await;
     Ok(())
 }
 
-/// Latched: a short outage of a server must not take all pods out of the Service at the same time.
+/// Latched, except `format`: a short outage of a server must not take all pods out of the Service at the same time.
 struct Gates {
     mysql: Gate,
     redis: Gate,
     kafka: Gate,
     sales: Gate,
+    /// Whether this program speaks the format that the ledger requires.
+    format: Gate,
 }
 
 /// Connects to all servers. Ready when the sales are known and the tail has reached the end of the log once. None if the
@@ -93,11 +99,12 @@ async fn start(
     args: &Args,
     gates: &Gates,
     metrics: Arc<Metrics>,
+    heartbeats: &Heartbeats,
     shutdown: &Shutdown,
     served: &Shutdown,
 ) -> anyhow::Result<Option<Arc<Api>>> {
     let config = connect::log_config(&args.kafka);
-    let Some((ledger, stock, log, tail_start)) = connect_all(args, &config, gates, shutdown).await else {
+    let Some((ledger, stock, log, tail_start)) = connect_all(args, &config, gates, heartbeats, shutdown).await else {
         return Ok(None);
     };
     let tail = Tail::spawn(config, tail_start, served.token()).context("following the order log")?;
@@ -109,7 +116,12 @@ async fn start(
     }
 
     let class = args.class.as_str().to_owned();
-    let catalogue = Arc::new(Catalogue::new(ledger.clone(), class, log.partitions()));
+    let catalogue = Arc::new(Catalogue::new(
+        ledger.clone(),
+        class,
+        log.partitions(),
+        gates.format.clone(),
+    ));
     let read_sales = || catalogue.read();
     if until_ok("reading the sales", &gates.sales, shutdown, read_sales)
         .await
@@ -141,9 +153,12 @@ async fn connect_all(
     args: &Args,
     config: &LogConfig,
     gates: &Gates,
+    heartbeats: &Heartbeats,
     shutdown: &Shutdown,
 ) -> Option<(Ledger, StockClient, OrderLog, TailStart)> {
-    let ledger = connect::ledger(&args.mysql, MYSQL_CONNECTIONS, &gates.mysql, shutdown).await?;
+    let spoken = args.instance.format.spoken_format;
+    let ledger = connect::ledger(&args.mysql, spoken, MYSQL_CONNECTIONS, &gates.mysql, shutdown).await?;
+    heartbeats.begin(&ledger).await;
     gates.mysql.ready();
     let stock = connect::stock(&args.redis, &gates.redis, shutdown).await?;
     gates.redis.ready();

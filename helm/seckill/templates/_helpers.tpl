@@ -116,6 +116,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{ include "seckill.env.kafka" .root }}
 - name: SECKILL_MYSQL_URL
   valueFrom: { secretKeyRef: { name: {{ include "seckill.mysqlSecret" .root | quote }}, key: {{ .component }}-url } }
+- name: SECKILL_POD_NAME
+  valueFrom: { fieldRef: { fieldPath: metadata.name } }
 {{- end }}
 
 {{/* A pod reads its Secrets only at start. The checksum restarts the pods when a Secret of this chart changes. */}}

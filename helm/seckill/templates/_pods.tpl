@@ -97,8 +97,8 @@ readinessProbe:
 {{- end }}
 
 {{/*
-The template of the pods of a program, or of the migrate Job: `root`, `component`, `container` (its name), `command`, `env`, and for a
-program `ports` and `terminationGracePeriodSeconds`.
+The template of the pods of a program or of a Job: `root`, `component`, `container` (its name), `command`, `env`, for a
+program `ports` and `terminationGracePeriodSeconds`, and for a Job perhaps `restartPolicy`.
 */}}
 {{- define "seckill.podTemplate" -}}
 {{- $root := .root -}}
@@ -130,7 +130,7 @@ spec:
   {{- if .ports }}
   terminationGracePeriodSeconds: {{ .terminationGracePeriodSeconds }}
   {{- else }}
-  restartPolicy: OnFailure
+  restartPolicy: {{ .restartPolicy | default "OnFailure" }}
   {{- end }}
   {{- with $pod.podSecurityContext }}
   securityContext:

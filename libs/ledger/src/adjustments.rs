@@ -4,6 +4,7 @@ use sqlx::{FromRow, MySql, QueryBuilder};
 
 use crate::connection::Ledger;
 use crate::error::LedgerError;
+use crate::format::check_now;
 use crate::rows;
 
 /// [`StockAdjustment::changes_units`] of a row `e`.
@@ -34,7 +35,8 @@ struct Row {
 }
 
 impl Ledger {
-    /// The sales with pending adjustments. Most of the time there are none.
+    /// The sales with pending adjustments. Most of the time there are none. An error if the ledger requires a format that
+    /// this program does not speak.
     pub async fn sales_with_pending_adjustments(&self) -> Result<Vec<SaleWithAdjustments>, LedgerError> {
         let rows: Vec<(u32, u32, bool)> = self
             .query(async |connection| {
@@ -43,7 +45,11 @@ impl Ledger {
                     "SELECT s.part, s.id, s.settled_at IS NOT NULL FROM (SELECT DISTINCT sale FROM effects) e \
                      JOIN sales s ON s.id = e.sale ORDER BY s.id",
                 );
-                Ok(query.fetch_all(connection).await?)
+                let rows = query.fetch_all(&mut *connection).await?;
+                if !rows.is_empty() {
+                    check_now(connection, self.spoken).await?;
+                }
+                Ok(rows)
             })
             .await?;
         let sale = |(partition, id, settled)| SaleWithAdjustments {

@@ -3,6 +3,7 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use seckill_protocol::{FORMAT, Format};
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions, Connection, Executor, MySql, MySqlConnection, MySqlPool};
@@ -24,6 +25,8 @@ pub(crate) const START_SNAPSHOT: [&str; 2] = [
 #[derive(Clone)]
 pub struct Ledger {
     pool: MySqlPool,
+    /// The format that this program speaks.
+    pub(crate) spoken: Format,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -43,7 +46,13 @@ impl Ledger {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .after_connect(|connection, _| Box::pin(set_up(connection)))
             .connect_lazy_with(options);
-        Ok(Ledger { pool })
+        Ok(Ledger { pool, spoken: FORMAT })
+    }
+
+    /// The same for a program that speaks another format than this code, as tests need it.
+    pub fn speaking(mut self, format: Format) -> Self {
+        self.spoken = format;
+        self
     }
 
     pub(crate) async fn acquire(&self) -> Result<LedgerConnection, LedgerError> {

@@ -1,4 +1,5 @@
 use seckill_protocol::admission::Stop;
+use seckill_protocol::format::{NotSpoken, TooOld};
 use seckill_protocol::{Offset, SaleId};
 use sqlx::mysql::MySqlDatabaseError;
 
@@ -25,6 +26,10 @@ pub enum LedgerError {
     SaleChanged(SaleId),
     #[error("no free sale id found in {0} random draws")]
     NoFreeId(u32),
+    #[error(transparent)]
+    NotSpoken(#[from] NotSpoken),
+    #[error(transparent)]
+    TooOld(#[from] TooOld),
 }
 
 #[derive(Debug, thiserror::Error)]

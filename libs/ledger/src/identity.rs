@@ -1,11 +1,11 @@
 //! The rows of sales and their IDENTITY records: a row that MySQL has lost is inserted again, and the first IDENTITY fixes
 //! what never changes of a row.
 use seckill_protocol::index::SaleState;
-use seckill_protocol::{Identity, Offset, SaleId};
+use seckill_protocol::{Format, Identity, Offset, SaleId};
 use sqlx::{FromRow, MySqlConnection};
 
 use crate::error::LedgerError;
-use crate::rows;
+use crate::{format, rows};
 
 /// The sale that has the name of the identity.
 pub(crate) async fn sale_of_name(
@@ -22,17 +22,21 @@ pub(crate) async fn sale_of_name(
 }
 
 /// Inserts the row of a sale that MySQL has lost. The sale is suspended: its latest terms are lost too, and nothing may be
-/// sold under older ones. The operator writes them again from the FlashSale.
+/// sold under older ones. The operator writes them again from the FlashSale. With the row, MySQL may have lost that the
+/// ledger requires the sale's format.
 pub(crate) async fn insert_row(
     connection: &mut MySqlConnection,
     partition: u32,
     offset: Offset,
     identity: &Identity,
 ) -> Result<(), LedgerError> {
+    if identity.format > Format::FIRST {
+        format::raise_to(connection, identity.format).await?;
+    }
     sqlx::query(
-        "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, version, state, opens_at, closes_at, \
+        "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, format, version, state, opens_at, closes_at, \
          limit_per_buyer, item, item_id, price, currency, offered, identity_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
     )
     .bind(identity.sale.0)
     .bind(&identity.class)
@@ -41,6 +45,7 @@ pub(crate) async fn insert_row(
     .bind(&identity.cluster)
     .bind(&identity.uid)
     .bind(partition)
+    .bind(identity.format.0)
     .bind(SaleState::Suspended.as_str())
     .bind(identity.starts_at)
     .bind(identity.ends_at)

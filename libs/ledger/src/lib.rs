@@ -8,6 +8,7 @@
 //! - [`adjustments`]: pending stock adjustments for the indexes
 //! - [`quarantine`]: records that could not be folded, and their replay
 //! - [`orders`], [`sales`]: queries, and updates of a sale
+//! - [`format`](mod@format): which versions of the programs may act, and their heartbeats
 //! - [`schema`]: migrations, and the check that they were applied
 //! - [`connection`]: the pool, time limits, snapshots
 //!
@@ -16,6 +17,7 @@ pub mod adjustments;
 pub mod connection;
 mod error;
 mod fold;
+pub mod format;
 mod identity;
 pub mod orders;
 pub mod position;
@@ -30,9 +32,11 @@ pub use adjustments::SaleWithAdjustments;
 pub use connection::Ledger;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};
+pub use format::Formats;
 pub use orders::{MAX_KEYS, OrderLookup, StoredOrder};
 pub use quarantine::{QuarantinedRecord, ReplayError};
 pub use schema::migrate;
-pub use seckill_protocol::OrderStatus;
+pub use seckill_protocol::format::{Heartbeat, NotSpoken};
 pub use seckill_protocol::sale::{LedgerUnits, NewSale, Offer, Sale, SaleTerms};
+pub use seckill_protocol::{FORMAT, Format, OrderStatus};
 pub use snapshot::SaleSnapshot;

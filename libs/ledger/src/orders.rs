@@ -93,7 +93,7 @@ impl Ledger {
         self.snapshot(async |connection| {
             Ok(OrderLookup {
                 positions: position::positions(connection).await?,
-                sale: sales::by_id(connection, id.sale).await?,
+                sale: sales::by_id(connection, id.sale, self.spoken).await?,
                 order: order(connection, id).await?,
                 quarantined: is_quarantined(connection, id).await?,
             })

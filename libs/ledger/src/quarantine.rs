@@ -1,12 +1,13 @@
 //! Quarantine: records that could not be folded. A person inspects them and replays them after removing the cause.
 use std::collections::BTreeSet;
 
-use seckill_protocol::{Offset, Record, SaleId, Seq};
+use seckill_protocol::{Format, Offset, Record, SaleId, Seq};
 use sqlx::{Executor, FromRow, MySqlConnection};
 
 use crate::connection::Ledger;
 use crate::error::LedgerError;
 use crate::fold::{self, LogEntry, Stored};
+use crate::format::check_now;
 use crate::store;
 
 /// A record that could not be folded.
@@ -100,7 +101,7 @@ impl Ledger {
     /// changed.
     pub async fn replay(&self, partition: u32, offset: Offset) -> Result<Stored, ReplayError> {
         let mut connection = self.acquire().await?;
-        let stored = replay(&mut connection, partition, offset).await?;
+        let stored = replay(&mut connection, self.spoken, partition, offset).await?;
         connection.give_back();
         Ok(stored)
     }
@@ -120,13 +121,19 @@ impl Ledger {
     }
 }
 
-async fn replay(connection: &mut MySqlConnection, partition: u32, offset: Offset) -> Result<Stored, ReplayError> {
+async fn replay(
+    connection: &mut MySqlConnection,
+    spoken: Format,
+    partition: u32,
+    offset: Offset,
+) -> Result<Stored, ReplayError> {
     connection.execute("START TRANSACTION").await?;
     // As in `store`: its lock excludes every other writer of this partition.
     sqlx::query("SELECT off FROM log_position WHERE part = ? FOR UPDATE")
         .bind(partition)
         .execute(&mut *connection)
         .await?;
+    check_now(connection, spoken).await?;
     let quarantined = locked(connection, partition, offset).await?;
     let record = Record::decode(&quarantined.payload).map_err(|error| ReplayError::Unreadable(error.to_string()))?;
     if matches!(record, Record::Batch(_)) && quarantined.promised.is_none() {

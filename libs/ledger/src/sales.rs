@@ -2,39 +2,46 @@
 //! and `identity_at`, which follow the log. From `identity_at` on, item and start follow the log too.
 use std::time::Duration;
 
+use seckill_protocol::format::check;
 use seckill_protocol::index::SaleState;
 use seckill_protocol::sale::{LedgerUnits, NewSale, Offer, Sale, SaleTerms};
-use seckill_protocol::{Epoch, Offset, SaleCut, SaleId, Seq};
+use seckill_protocol::{Epoch, Format, Offset, SaleCut, SaleId, Seq};
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySqlConnection, Row};
+use sqlx::{Executor, MySqlConnection, Row};
 
 use crate::adjustments::changes_units;
 use crate::connection::Ledger;
 use crate::error::LedgerError;
+use crate::format::{check_now, raise_for, required_format};
 use crate::position::positions;
 use crate::rows;
 
 /// There are 2^32 ids. This many taken ids in a row mean that something else is wrong.
 const MAX_ID_DRAWS: u32 = 32;
 
-/// The columns of a sale as numbers and text, without date, decimal and JSON types.
+/// The columns of a sale as numbers and text, without date, decimal and JSON types, and the format that the ledger requires.
 macro_rules! select_sales {
     ($rest:literal) => {
         concat!(
-            "SELECT id, class, namespace, name, cluster, uid, part, version, state, opens_at, closes_at, limit_per_buyer, \
+            "SELECT id, class, namespace, name, cluster, uid, part, format, version, state, opens_at, closes_at, limit_per_buyer, \
              max_per_order, orders_ever_max, CAST(item AS CHAR) AS item, item_id, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
              sold, taken, returned, orders_ever, cur, closed_at, identity_at, missing_since, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', updated_at) DIV 1000 AS updated_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', settled_at) DIV 1000 AS settled_at_ms, settled_left, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', freed_at) DIV 1000 AS freed_at_ms, \
-             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 AS now_ms FROM sales WHERE ",
+             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 AS now_ms, CAST(",
+            required_format!(),
+            " AS UNSIGNED) AS required_format FROM sales WHERE ",
             $rest
         )
     };
 }
 
-fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
+/// An error if the ledger requires a format that this program does not speak.
+fn sale_of(row: &MySqlRow, spoken: Format) -> Result<Sale, LedgerError> {
+    let required: u64 = row.try_get("required_format")?;
+    check(Format(u16::try_from(required).unwrap_or(u16::MAX)), spoken)?;
     let state: String = row.try_get("state")?;
     let item: String = row.try_get("item")?;
     Ok(Sale {
@@ -45,6 +52,7 @@ fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
         cluster: row.try_get("cluster")?,
         uid: row.try_get("uid")?,
         partition: row.try_get("part")?,
+        format: Format(row.try_get("format")?),
         version: row.try_get("version")?,
         state: SaleState::from_text(&state).ok_or(LedgerError::Content {
             column: "sales.state",
@@ -83,13 +91,14 @@ fn sale_of(row: MySqlRow) -> Result<Sale, LedgerError> {
     })
 }
 
-fn sales_of(rows: Vec<MySqlRow>) -> Result<Vec<Sale>, LedgerError> {
-    rows.into_iter().map(sale_of).collect()
+fn sales_of(rows: &[MySqlRow], spoken: Format) -> Result<Vec<Sale>, LedgerError> {
+    rows.iter().map(|row| sale_of(row, spoken)).collect()
 }
 
 impl Ledger {
     pub async fn sale(&self, id: SaleId) -> Result<Option<Sale>, LedgerError> {
-        self.query(async |connection| by_id(connection, id).await).await
+        self.query(async |connection| by_id(connection, id, self.spoken).await)
+            .await
     }
 
     pub async fn sale_by_name(&self, class: &str, namespace: &str, name: &str) -> Result<Option<Sale>, LedgerError> {
@@ -103,7 +112,7 @@ impl Ledger {
         namespace: &str,
         name: &str,
     ) -> Result<Option<(Sale, u64)>, LedgerError> {
-        self.query(async |connection| by_name(connection, class, namespace, name).await)
+        self.query(async |connection| by_name(connection, [class, namespace, name], self.spoken).await)
             .await
     }
 
@@ -119,16 +128,24 @@ impl Ledger {
     }
 
     /// Inserts a sale under a random id. If the name is taken, it returns the existing sale unchanged.
+    ///
+    /// If the sale needs a newer format than the ledger requires, the ledger requires it from then on. An error names the
+    /// running programs that do not speak it.
     pub async fn create_sale(&self, new: &NewSale) -> Result<Sale, LedgerError> {
+        // An error closes the connection, and the server rolls back.
         self.query(async |connection| {
+            connection.execute("START TRANSACTION").await?;
+            let raise = raise_for(connection, new.format, self.spoken).await?;
             for _ in 0..MAX_ID_DRAWS {
                 match insert(connection, SaleId(rand::random()), new).await {
-                    Ok(()) => {}
+                    Ok(()) => raise.write(connection).await?,
                     Err(sqlx::Error::Database(e)) if e.is_unique_violation() => {}
                     Err(e) => return Err(e.into()),
                 }
                 // If no sale has the name, the id was taken.
-                if let Some((sale, _)) = by_name(connection, &new.class, &new.namespace, &new.name).await? {
+                let name = [&new.class, &new.namespace, &new.name].map(String::as_str);
+                if let Some((sale, _)) = by_name(connection, name, self.spoken).await? {
+                    connection.execute("COMMIT").await?;
                     return Ok(sale);
                 }
             }
@@ -312,7 +329,7 @@ impl Ledger {
                 Ok(query.fetch_all(connection).await?)
             })
             .await?;
-        sales_of(rows)
+        sales_of(&rows, self.spoken)
     }
 
     /// The most orders that the unfinished sales of a class may still make together.
@@ -338,7 +355,7 @@ impl Ledger {
                 Ok(query.fetch_all(connection).await?)
             })
             .await?;
-        sales_of(rows)
+        sales_of(&rows, self.spoken)
     }
 
     /// All sales of a class that are unsettled or were settled less than `settled_within` ago.
@@ -346,7 +363,8 @@ impl Ledger {
         Ok(self.catalogue_and_positions(class, settled_within).await?.0)
     }
 
-    /// The same, and the next offset of each partition, at one instant: a sale that is missing may be in the log behind.
+    /// The same, and the next offset of each partition, at one instant: a sale that is missing may be in the log behind. An
+    /// error if the ledger requires a format that this program does not speak, also if there are no sales.
     pub async fn catalogue_and_positions(
         &self,
         class: &str,
@@ -355,6 +373,7 @@ impl Ledger {
         let seconds = settled_within.as_secs().min(i64::MAX as u64) as i64;
         let (rows, positions) = self
             .snapshot(async |connection| {
+                check_now(connection, self.spoken).await?;
                 let query = sqlx::query(select_sales!(
                     "class = ? AND (settled_at IS NULL \
                      OR TIMESTAMPDIFF(SECOND, settled_at, CURRENT_TIMESTAMP(3)) < ?) ORDER BY id"
@@ -363,7 +382,7 @@ impl Ledger {
                 Ok((rows, positions(connection).await?))
             })
             .await?;
-        Ok((sales_of(rows)?, positions))
+        Ok((sales_of(&rows, self.spoken)?, positions))
     }
 
     async fn updates_one_row(
@@ -376,16 +395,20 @@ impl Ledger {
     }
 }
 
-pub(crate) async fn by_id(connection: &mut MySqlConnection, id: SaleId) -> Result<Option<Sale>, LedgerError> {
+pub(crate) async fn by_id(
+    connection: &mut MySqlConnection,
+    id: SaleId,
+    spoken: Format,
+) -> Result<Option<Sale>, LedgerError> {
     let query = sqlx::query(select_sales!("id = ?")).bind(id.0);
-    query.fetch_optional(connection).await?.map(sale_of).transpose()
+    let row = query.fetch_optional(connection).await?;
+    row.map(|row| sale_of(&row, spoken)).transpose()
 }
 
 async fn by_name(
     connection: &mut MySqlConnection,
-    class: &str,
-    namespace: &str,
-    name: &str,
+    [class, namespace, name]: [&str; 3],
+    spoken: Format,
 ) -> Result<Option<(Sale, u64)>, LedgerError> {
     let query = sqlx::query(select_sales!("class = ? AND namespace = ? AND name = ?"));
     let row = query
@@ -396,7 +419,7 @@ async fn by_name(
         .await?;
     let Some(row) = row else { return Ok(None) };
     let now = unsigned(row.try_get("now_ms")?);
-    Ok(Some((sale_of(row)?, now)))
+    Ok(Some((sale_of(&row, spoken)?, now)))
 }
 
 /// A time before 1970 is no time.
@@ -407,9 +430,9 @@ fn unsigned(unix_ms: i64) -> u64 {
 async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> Result<(), sqlx::Error> {
     let NewSale { terms, offer, .. } = new;
     sqlx::query(
-        "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, version, state, opens_at, closes_at, \
+        "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, format, version, state, opens_at, closes_at, \
          limit_per_buyer, max_per_order, orders_ever_max, item, item_id, price, currency, offered) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id.0)
     .bind(&new.class)
@@ -418,6 +441,7 @@ async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> 
     .bind(&new.cluster)
     .bind(&new.uid)
     .bind(new.partition)
+    .bind(new.format.0)
     .bind(terms.state.as_str())
     .bind(terms.opens_at)
     .bind(terms.closes_at)

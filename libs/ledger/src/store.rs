@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use seckill_protocol::admission::{Admission, admission};
+use seckill_protocol::format::check;
 use seckill_protocol::{
-    Epoch, KeyHash, Offset, Order, OrderId, OrderStatus, PendingAdjustment, Record, SaleCut, SaleId, StockAdjustment,
+    Epoch, Format, KeyHash, Offset, Order, OrderId, OrderStatus, PendingAdjustment, Record, SaleCut, SaleId,
+    StockAdjustment,
 };
 use sqlx::{Executor, FromRow, MySql, MySqlConnection, QueryBuilder};
 
 use crate::connection::Ledger;
 use crate::error::{LedgerError, Retry, StoreError};
 use crate::fold::{self, Changes, KnownOrder, LogEntry, NewOrder, Quarantined, SaleRow, Stored};
+use crate::format::{check_now, required_format};
 use crate::{identity, rows};
 
 /// A transaction that takes longer never ends: the host of the server is gone.
@@ -30,7 +33,8 @@ impl Ledger {
     /// so the entries are stored exactly once, however many processes try it.
     ///
     /// A record that can't be stored is put into quarantine, so that one record never stops a partition. The exception is
-    /// a record of a sale that the ledger does not know ([`StoreError::Stopped`]). After an error some entries may be
+    /// a record of a sale that the ledger does not know ([`StoreError::Stopped`]). Nothing is stored if the ledger requires
+    /// a format that this program does not speak. After an error some entries may be
     /// stored: read the position again and continue from there. Do the same if the future is dropped before it ends.
     pub async fn store(
         &self,
@@ -96,7 +100,7 @@ impl Ledger {
         let mut retries = 0;
         loop {
             let mut connection = self.acquire().await?;
-            let run = transaction(&mut connection, partition, from, to, entries, refused);
+            let run = transaction(&mut connection, self.spoken, partition, (from, to), entries, refused);
             let result = match tokio::time::timeout(STORE_TIMEOUT, run).await {
                 Ok(result) => result,
                 Err(_) => Err(LedgerError::TimedOut(STORE_TIMEOUT.as_secs()).into()),
@@ -134,20 +138,25 @@ fn log_quarantined(partition: u32, quarantine: &[Quarantined<'_>]) {
 /// Ends with COMMIT. After an error the caller must close the connection.
 async fn transaction<'a>(
     connection: &mut MySqlConnection,
+    spoken: Format,
     partition: u32,
-    from: Offset,
-    to: Offset,
+    (from, to): (Offset, Offset),
     entries: &'a [LogEntry],
     refused: Option<&'a str>,
 ) -> Result<Changes<'a>, StoreError> {
     seckill_failpoint::reach("worker.before-transaction");
     connection.execute("START TRANSACTION").await?;
     // This statement is first: its lock excludes every other writer of the partition, so the rows read below stay
-    // valid.
-    let moved = sqlx::query("UPDATE log_position SET off = ? WHERE part = ? AND off = ?")
+    // valid. And it moves nothing if this program is too old for the ledger.
+    let moved = sqlx::query(concat!(
+        "UPDATE log_position SET off = ? WHERE part = ? AND off = ? AND ? >= ",
+        required_format!()
+    ));
+    let moved = moved
         .bind(to)
         .bind(partition)
         .bind(from)
+        .bind(spoken.0)
         .execute(&mut *connection)
         .await?;
     if seckill_failpoint::breaks("position-apart") {
@@ -156,6 +165,7 @@ async fn transaction<'a>(
     }
     if moved.rows_affected() != 1 {
         connection.execute("ROLLBACK").await?;
+        check_now(connection, spoken).await?;
         return Err(StoreError::PositionMoved { partition, from });
     }
 
@@ -165,7 +175,7 @@ async fn transaction<'a>(
         .map(|r| r.sale())
         .collect();
     let mut before = read_sales(connection, &ids).await?;
-    if let Err(stopped) = admit(connection, partition, entries, &mut before).await {
+    if let Err(stopped) = admit(connection, spoken, partition, entries, &mut before).await {
         connection.execute("ROLLBACK").await?;
         return Err(stopped);
     }
@@ -185,6 +195,7 @@ async fn transaction<'a>(
 /// that the ledger does not know.
 async fn admit(
     connection: &mut MySqlConnection,
+    spoken: Format,
     partition: u32,
     entries: &[LogEntry],
     sales: &mut BTreeMap<SaleId, SaleRow>,
@@ -200,6 +211,8 @@ async fn admit(
             Admission::Known => {}
             _ if seckill_failpoint::breaks("lost-row-forgotten") => {}
             Admission::Insert(identity) => {
+                // MySQL has lost the row, and with it that the ledger requires this format.
+                check(identity.format, spoken).map_err(LedgerError::from)?;
                 identity::insert_row(connection, partition, offset, identity).await?;
                 sales.insert(sale, SaleRow::restored(partition, offset, identity));
                 tracing::warn!(%sale, name = identity.name, partition, offset, "restored the row of a sale from the log");

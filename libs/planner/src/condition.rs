@@ -29,6 +29,8 @@ pub enum Reason {
     NameUsed,
     OtherCluster,
     LedgerBehind,
+    NewerFormatNeeded,
+    UnknownFields,
     IdentityMismatch,
     NotYetDue,
     Passed,

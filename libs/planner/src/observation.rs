@@ -2,10 +2,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seckill_protocol::Epoch;
+use seckill_protocol::format::Heartbeat;
 use seckill_protocol::index::{IndexState, Millis, SaleState};
 use seckill_protocol::install::InstallRefused;
 use seckill_protocol::sale::Sale;
+use seckill_protocol::{Epoch, Format};
 
 use crate::balance::BalanceCheck;
 use crate::clocks::Clocks;
@@ -62,6 +63,10 @@ pub struct LedgerAbsence {
     pub since: Millis,
     /// The partitions that the ledger has not read to these ends.
     pub behind: Vec<u32>,
+    /// The format that the ledger requires.
+    pub required_format: Format,
+    /// The heartbeats of the programs that run.
+    pub running: Vec<Heartbeat>,
 }
 
 /// The index of the sale in Redis.

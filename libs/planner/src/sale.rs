@@ -3,7 +3,7 @@ use std::fmt;
 
 use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::sale::{NewSale, Offer, SaleTerms};
-use seckill_protocol::{Quantity, SaleId};
+use seckill_protocol::{Format, Quantity, SaleId};
 
 /// Namespace and name of a FlashSale.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +43,10 @@ pub struct DesiredSale {
     pub uid: String,
     /// The sale that the status names. It is compared with the ledger, and used for nothing else.
     pub known_id: Option<SaleId>,
+    /// Fields of the spec that this version does not know, such as `spec.item.color`: a newer version has them.
+    pub unknown_fields: Vec<String>,
+    /// The programs have to speak this format to work on the sale.
+    pub format: Format,
     /// By the API server's clock, in whole seconds.
     pub created_at: Millis,
     pub offer: Offer,
@@ -108,6 +112,7 @@ impl DesiredSale {
             name: key.name.clone(),
             uid: self.uid.clone(),
             partition: key.partition(partitions),
+            format: self.format,
             terms,
             offer: self.offer.clone(),
         }
@@ -138,6 +143,8 @@ pub mod tests {
         DesiredSale {
             uid: "u".into(),
             known_id: None,
+            unknown_fields: Vec::new(),
+            format: Format::FIRST,
             created_at: START - 60_000,
             offer: Offer {
                 item: serde_json::json!({"sku": "s"}),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::format::Format;
 use crate::ids::SaleId;
 
 /// Everything of a sale's row that no FlashSale and no other record can bring back. State, end and limits are not part
@@ -11,6 +12,9 @@ use crate::ids::SaleId;
 pub struct Identity {
     /// Drawn at random when the row was inserted. Order numbers and the keys in Redis contain it.
     pub sale: SaleId,
+    /// A program has to speak this format to work on the sale. A record of the first format has none.
+    #[serde(default = "first", skip_serializing_if = "Format::is_first")]
+    pub format: Format,
     /// Class, namespace and name of the FlashSale, 1 to 63, 63 and 253 ASCII characters. No two sales have the same three.
     pub class: String,
     pub namespace: String,
@@ -44,6 +48,10 @@ pub struct Identity {
 pub struct InvalidIdentity {
     pub field: &'static str,
     pub expected: &'static str,
+}
+
+fn first() -> Format {
+    Format::FIRST
 }
 
 /// Bytes of an item's JSON. A FlashSale's item has at most a sixth of it.
@@ -108,6 +116,7 @@ pub(crate) mod tests {
     pub fn identity(sale: SaleId) -> Identity {
         Identity {
             sale,
+            format: Format::FIRST,
             class: "default".into(),
             namespace: "shop".into(),
             name: "phone".into(),

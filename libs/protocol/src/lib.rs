@@ -14,6 +14,7 @@
 //! - [`install`](mod@install): installs an index; [`adjustment`]: applies later changes of the log to it
 //! - [`recovery`]: decides what the index of a sale needs; [`settlement`]: the comparison at the end of a sale
 //! - [`sale`]: a sale as the ledger stores it
+//! - [`mod@format`]: which versions of the programs understand each other
 //! - [`order_no`]: the order number of a buyer
 //!
 //! Terms: docs/glossary.md.
@@ -21,6 +22,7 @@ pub mod acceptance;
 pub mod adjustment;
 pub mod admission;
 pub mod fold;
+pub mod format;
 pub mod identity;
 pub mod ids;
 pub mod index;
@@ -36,6 +38,7 @@ pub mod status;
 pub use acceptance::{Acceptance, RecordVerdict, SaleCut};
 pub use adjustment::{AdjustmentOutcome, PendingAdjustment, StockAdjustment};
 pub use fold::Fold;
+pub use format::{FORMAT, Format};
 pub use identity::{Identity, InvalidIdentity};
 pub use ids::{Buyer, Epoch, InvalidId, KeyHash, Offset, OrderId, Quantity, SaleId, Seq, Tier};
 pub use order_no::{OrderNo, OrderNoError, OrderNoKeys};

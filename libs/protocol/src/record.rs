@@ -1,6 +1,7 @@
 //! The records of the log. Each record is one JSON object, so that any Kafka tool shows it.
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::format::Format;
 use crate::identity::{Identity, InvalidIdentity};
 use crate::ids::{Buyer, Epoch, KeyHash, OrderId, Quantity, SaleId, Seq, Tier};
 
@@ -84,6 +85,7 @@ struct Fields {
     seq: Option<Seq>,
     reason: Option<String>,
     reference: Option<String>,
+    format: Option<Format>,
     class: Option<String>,
     namespace: Option<String>,
     name: Option<String>,
@@ -124,6 +126,7 @@ impl TryFrom<Fields> for Record {
         Ok(match fields.kind {
             Kind::Identity => Record::Identity(Box::new(Identity {
                 sale,
+                format: fields.format.unwrap_or(Format::FIRST),
                 class: fields.class.ok_or(Missing("class"))?,
                 namespace: fields.namespace.ok_or(Missing("namespace"))?,
                 name: fields.name.ok_or(Missing("name"))?,
@@ -285,6 +288,10 @@ mod tests {
         let records = [
             Record::Identity(Box::new(identity(sale))),
             Record::Identity(Box::new(claimed)),
+            Record::Identity(Box::new(Identity {
+                format: Format(2),
+                ..identity(sale)
+            })),
             Record::Barrier {
                 sale,
                 nonce: "n".into(),

@@ -1,5 +1,6 @@
 //! A sale as the ledger stores it: data only. The ledger reads and writes these types, and the planner uses them.
 use crate::acceptance::SaleCut;
+use crate::format::Format;
 use crate::identity::Identity;
 use crate::ids::{Epoch, Offset, Quantity, SaleId};
 use crate::index::{OrderBounds, SaleState, Terms};
@@ -16,6 +17,8 @@ pub struct Sale {
     pub uid: String,
     /// Its partition of the log.
     pub partition: u32,
+    /// A program has to speak this format to work on the sale.
+    pub format: Format,
     /// Rises with each change of terms or offer.
     pub version: u64,
     pub state: SaleState,
@@ -93,6 +96,7 @@ impl Sale {
     pub fn identity(&self) -> Identity {
         Identity {
             sale: self.id,
+            format: self.format,
             class: self.class.clone(),
             namespace: self.namespace.clone(),
             name: self.name.clone(),
@@ -146,8 +150,15 @@ pub struct NewSale {
     pub cluster: Option<String>,
     pub uid: String,
     pub partition: u32,
+    /// A program has to speak this format to work on the sale.
+    pub format: Format,
     pub terms: SaleTerms,
     pub offer: Offer,
+}
+
+/// The format that a sale with this offer and these terms needs.
+pub fn needed_format(_offer: &Offer, _terms: &SaleTerms) -> Format {
+    Format::FIRST
 }
 
 /// State, time window, limit and bounds of a sale.

@@ -160,7 +160,10 @@ fn table(command: &Command) -> String {
 }
 
 fn add_table(command: &Command, title: &str, text: &mut String) {
-    let args: Vec<&Arg> = command.get_arguments().filter(|arg| arg.get_long().is_some()).collect();
+    let args: Vec<&Arg> = command
+        .get_arguments()
+        .filter(|arg| arg.get_long().is_some() && !arg.is_hide_set())
+        .collect();
     if !args.is_empty() {
         let _ = write!(
             text,

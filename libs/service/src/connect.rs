@@ -8,17 +8,23 @@ use crate::config::{KafkaArgs, MysqlArgs, RedisArgs};
 use crate::health::{Gate, Health};
 use crate::retry::until_ok;
 use crate::shutdown::Shutdown;
-use seckill_ledger::{Ledger, LedgerError};
+use seckill_ledger::{Format, Ledger, LedgerError};
 use seckill_order_log::{LogConfig, OrderLog};
 use seckill_stock::StockClient;
 use std::sync::{Arc, OnceLock};
 
-/// Connects to MySQL and waits until its schema has all migrations of this version.
-pub async fn ledger(args: &MysqlArgs, max_connections: u32, gate: &Gate, shutdown: &Shutdown) -> Option<Ledger> {
+/// Connects to MySQL and waits until its schema has all migrations of this version. `spoken` is the format of this program.
+pub async fn ledger(
+    args: &MysqlArgs,
+    spoken: Format,
+    max_connections: u32,
+    gate: &Gate,
+    shutdown: &Shutdown,
+) -> Option<Ledger> {
     let connect = async || -> Result<Ledger, LedgerError> {
         let ledger = Ledger::connect(args.mysql_url.expose(), max_connections).await?;
         ledger.check_schema().await?;
-        Ok(ledger)
+        Ok(ledger.speaking(spoken))
     };
     until_ok("connecting to MySQL", gate, shutdown, connect).await
 }
@@ -122,7 +128,8 @@ mod tests {
         let (gate, shutdown) = (Health::new().gate("server"), Shutdown::new());
         shutdown.cancel();
         let mysql_url = "mysql://user:password@127.0.0.1:1/seckill".parse().unwrap();
-        assert!(ledger(&MysqlArgs { mysql_url }, 1, &gate, &shutdown).await.is_none());
+        let mysql = MysqlArgs { mysql_url };
+        assert!(ledger(&mysql, Format::FIRST, 1, &gate, &shutdown).await.is_none());
         let redis_url = "redis://127.0.0.1:1".parse().unwrap();
         assert!(stock(&RedisArgs { redis_url }, &gate, &shutdown).await.is_none());
         let config = log_config(&KafkaArgs {

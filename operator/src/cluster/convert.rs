@@ -1,11 +1,11 @@
 //! Between the types of Kubernetes and those of the planner.
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
-use seckill_crds::FlashSale;
+use seckill_crds::{FlashSale, FlashSaleSpec, UnknownFields};
 use seckill_planner::sale::{Demand, DesiredSale, SaleKey};
-use seckill_protocol::SaleId;
 use seckill_protocol::index::Millis;
-use seckill_protocol::sale::Offer;
+use seckill_protocol::sale::{Offer, needed_format};
+use seckill_protocol::{Format, SaleId};
 
 /// Suspends a sale as `spec.suspend` does; either suffices.
 pub const SUSPEND_ANNOTATION: &str = "seckill.dev/suspend";
@@ -18,9 +18,11 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
     let spec = &object.spec;
     let annotation = object.annotations().get(SUSPEND_ANNOTATION);
     let demand = spec.demand.clone().unwrap_or_default();
-    DesiredSale {
+    let mut desired = DesiredSale {
         uid: object.uid().unwrap_or_default(),
         known_id: known_id(object),
+        unknown_fields: unknown_fields(spec),
+        format: Format::FIRST,
         created_at: object.creation_timestamp().as_ref().map(to_millis).unwrap_or_default(),
         offer: offer(object),
         max_per_order: u32::try_from(spec.max_per_order).unwrap_or_default(),
@@ -38,7 +40,24 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
         },
         suspended: spec.suspend || annotation.is_some_and(|value| value != "false"),
         preflight_required: spec.preflight == seckill_crds::Preflight::Require,
-    }
+    };
+    desired.format = needed_format(&desired.offer, &desired.terms());
+    desired
+}
+
+/// The fields that only a newer version of the resource has.
+fn unknown_fields(spec: &FlashSaleSpec) -> Vec<String> {
+    let of = |parent: &'static str, unknown: &UnknownFields| {
+        let paths = unknown.names().map(move |name| format!("{parent}.{name}"));
+        paths.collect::<Vec<_>>()
+    };
+    let demand = spec.demand.iter().flat_map(|demand| of("spec.demand", &demand.unknown));
+    let item = of("spec.item", &spec.item.unknown);
+    of("spec", &spec.unknown)
+        .into_iter()
+        .chain(item)
+        .chain(demand)
+        .collect()
 }
 
 /// The sale that the status names. A status is written by the operator alone, so what is no id says nothing.
@@ -116,6 +135,25 @@ mod tests {
         let bounded = flash_sale(serde_json::json!({"maxPerOrder": 3, "ordersEverMax": 50}));
         let desired = desired_sale(&bounded);
         assert_eq!((desired.max_per_order, desired.orders_ever_max), (3, Some(50)));
+    }
+
+    #[test]
+    fn fields_that_this_version_does_not_know_are_named() {
+        let item = serde_json::json!({"sku": "s", "name": "n", "price": "1.00", "currency": "EUR", "color": "red"});
+        let newer = flash_sale(serde_json::json!({"tiers": [{"name": "gold"}], "item": item, "demand": {"gpus": 1}}));
+        let desired = desired_sale(&newer);
+        assert_eq!(
+            desired.unknown_fields,
+            ["spec.tiers", "spec.item.color", "spec.demand.gpus"]
+        );
+        // The ledger gets what this version knows.
+        assert_eq!(desired.offer.item["sku"], "s");
+        assert_eq!(desired.offer.item.get("color"), None);
+        assert!(
+            desired_sale(&flash_sale(serde_json::json!({})))
+                .unknown_fields
+                .is_empty()
+        );
     }
 
     #[test]

@@ -35,6 +35,8 @@ use crate::metrics::Metrics;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Releasing the lease is a courtesy: without it the others wait until it expires.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a leader that stepped down does not try to lead again, in durations of the lease.
+const STAND_ASIDE_LEASES: u32 = 4;
 
 /// The time from becoming leader to losing or releasing the lease.
 #[derive(Debug, Clone)]
@@ -104,7 +106,8 @@ enum Renewal {
 
 impl Elector {
     /// Runs `work` whenever this process leads, until the shutdown. Work that is still running when a term ends is dropped
-    /// where it stands. An error means that the work ended by itself, which only a panic does.
+    /// where it stands. Work that ends by itself steps down: this process stands aside, so that another one can lead. An
+    /// error means that the work panicked.
     pub async fn lead<Work>(&self, shutdown: &Shutdown, work: impl Fn(LeadershipTerm) -> Work) -> anyhow::Result<()>
     where
         Work: Future<Output = ()> + Send + 'static,
@@ -160,7 +163,10 @@ impl Elector {
             }
             if let Some(ended) = ended {
                 ended?;
-                anyhow::bail!("the work of the leader ended by itself");
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = sleep(self.times.lease * STAND_ASIDE_LEASES) => {}
+                }
             }
         }
         Ok(())

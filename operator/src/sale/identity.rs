@@ -4,7 +4,7 @@
 //! barrier: from there on the worker can insert the row again. An operator that does not find a name must not insert a new
 //! row before the ledger has read all that the log may know of it.
 use futures::future::try_join_all;
-use seckill_ledger::Sale;
+use seckill_ledger::{Formats, Sale};
 use seckill_planner::SaleKey;
 use seckill_planner::observation::LedgerAbsence;
 use seckill_protocol::admission::{behind, other_of_name};
@@ -35,8 +35,13 @@ pub async fn observe_absence(
         }
     };
     let positions = ledger.positions().await?;
-    let behind = behind(&ends, &positions);
-    Ok(LedgerAbsence { since, behind })
+    let Formats { required, running } = ledger.formats().await?;
+    Ok(LedgerAbsence {
+        since,
+        behind: behind(&ends, &positions),
+        required_format: required,
+        running,
+    })
 }
 
 /// Appends the identity of a sale unless the ledger has read it. Its barrier may follow only after this: what the ledger

@@ -28,6 +28,10 @@ pub async fn observe(
     absence: Absence,
 ) -> Result<Observation, ReconcileError> {
     let (connections, cache, release) = (&context.connections, &*context.cache, &context.release);
+    let desired = desired.map(|desired| DesiredSale {
+        format: desired.format.max(release.new_sales_need),
+        ..desired
+    });
     let class = &release.class;
     // The ledger first: what is sold meanwhile is then in flight, and never in the ledger without being taken.
     let read = connections

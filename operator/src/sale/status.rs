@@ -288,7 +288,8 @@ fn phase_note(phase: Phase) -> Option<Note> {
 fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Vec<Note> {
     let bad = |c: &&Condition| match c.type_.as_str() {
         "Preflight" => c.status == "False" || c.reason == "ClocksDiffer",
-        "LedgerBalanced" | "Accepted" => c.status == "False",
+        "LedgerBalanced" => c.status == "False",
+        "Accepted" => c.status == "False" || c.reason == "UnknownFields",
         "Stalled" => c.status == "True",
         "WorkloadsScaled" => c.status == "False" && (c.reason == "CeilingReached" || c.reason == "LeftToAutoscaler"),
         _ => false,
@@ -300,6 +301,7 @@ fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Vec<Note> {
     };
     let reason = |c: &Condition| match c.type_.as_str() {
         "LedgerBalanced" => "Imbalanced",
+        "Accepted" if c.reason == "UnknownFields" => "UnknownFields",
         "Accepted" => "NotAccepted",
         "Stalled" => "Stalled",
         "Preflight" if c.reason == "ClocksDiffer" => "ClocksDiffer",

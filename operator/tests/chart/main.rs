@@ -6,5 +6,6 @@ mod names;
 mod openshift;
 mod pods;
 mod reuse_values;
+mod rollback;
 mod umbrella;
 mod values;

@@ -27,7 +27,16 @@ fn upgrade(namespace: &Namespace, release: &str, old_defaults: &str, set: &Value
     let upgraded = helm(&[&upgrade, &in_namespace[..]].concat(), &Value::Null);
     let upgraded = upgraded.unwrap_or_else(|error| panic!("{error}"));
     let upgraded: Value = serde_json::from_str(&upgraded).expect("JSON");
-    objects(upgraded["manifest"].as_str().expect("a manifest"))
+    // Helm keeps hooks apart.
+    let hooks = upgraded["hooks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|hook| &hook["manifest"]);
+    let manifests = std::iter::once(&upgraded["manifest"]).chain(hooks);
+    manifests
+        .flat_map(|manifest| objects(manifest.as_str().expect("a manifest")))
+        .collect()
 }
 
 fn by_id(objects: Vec<Value>) -> BTreeMap<String, Value> {

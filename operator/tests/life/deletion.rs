@@ -6,6 +6,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
 use seckill_crds::{FlashSale, Phase};
 use seckill_ledger::{NewSale, Offer, SaleTerms};
+use seckill_protocol::Format;
 use seckill_protocol::index::{Decision, SaleState};
 use serde_json::json;
 
@@ -52,6 +53,7 @@ async fn create_ended_row(harness: &Harness, name: &str, cluster: &str) {
         cluster: Some(cluster.to_owned()),
         uid: "none".into(),
         partition: 0,
+        format: Format::FIRST,
         terms: SaleTerms {
             state: SaleState::Closed,
             opens_at: now,

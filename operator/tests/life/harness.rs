@@ -21,7 +21,7 @@ use seckill_ledger::{Ledger, Sale};
 use seckill_operator::args::{Args, Command};
 use seckill_order_log::{Entry, LogConfig, OrderLog};
 use seckill_protocol::index::{Decision, IndexState, Request};
-use seckill_protocol::{Batch, Buyer, KeyHash, Record, SaleId};
+use seckill_protocol::{Batch, Buyer, FORMAT, Format, KeyHash, Record, SaleId};
 use seckill_service::args::parse_from;
 use seckill_service::clock::{Clock, WrongClock};
 use seckill_service::shutdown::Shutdown;
@@ -115,6 +115,11 @@ impl RunningProgram {
         let ended = tokio::time::timeout(WAIT_TIMEOUT, &mut self.task).await;
         let ended = ended.unwrap_or_else(|_| panic!("the {} did not end in time", self.name));
         ended.expect("no panic").expect("no error");
+    }
+
+    /// The answer of the readiness probe.
+    pub async fn readiness(&self) -> String {
+        get(&self.admin, "/readyz").await.unwrap_or_default()
     }
 
     /// Whether it exports metrics of a sale. It removes them when it sees that the FlashSale is deleted.
@@ -390,8 +395,14 @@ impl Harness {
     }
 
     pub fn worker(&self) -> RunningProgram {
+        self.worker_speaking(FORMAT, "worker")
+    }
+
+    /// A worker of another version: it speaks this format.
+    pub fn worker_speaking(&self, format: Format, pod: &str) -> RunningProgram {
         let mut args: Vec<String> = ["order-worker", "run", "--group", &self.name].map(str::to_owned).into();
         args.extend(self.server_flags());
+        args.extend(["--spoken-format", &format.to_string(), "--pod-name", pod].map(str::to_owned));
         let args = parse_from::<seckill_order_worker::args::Args>(args).expect("valid arguments");
         let seckill_order_worker::args::Command::Run(args) = args.command else {
             unreachable!("the subcommand is run")

@@ -5,6 +5,7 @@ mod clocks;
 mod deletion;
 mod edits;
 mod ends;
+mod formats;
 mod handover;
 mod harness;
 mod many_sales;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::{Stream, TryStreamExt as _};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
@@ -42,6 +43,8 @@ pub enum Fault {
     EmptyLists,
     /// There is no FlashSale: not in a list, and not by its name.
     EmptyCluster,
+    /// FlashSales with `coolDownSeconds: 7` have a field `tiers`, which only a newer version of the resource has.
+    NewerResource,
 }
 
 /// The state that all connections share.
@@ -227,10 +230,40 @@ impl Server {
         request.headers_mut().remove(http::header::HOST);
         *request.uri_mut() = path.parse().expect("a path");
         match self.upstream.send(request).await {
+            Ok(mut answer) if fault == Fault::NewerResource && sales => {
+                answer.headers_mut().remove(http::header::CONTENT_LENGTH);
+                answer.map(|body| StreamBody::new(with_newer_field(body)).boxed_unsync())
+            }
             Ok(answer) => answer.map(|body| body.map_err(Into::into).boxed_unsync()),
             Err(error) => failure(502, &error.to_string()),
         }
     }
+}
+
+/// Adds the field to each object, line by line: each event of a watch is a line.
+fn with_newer_field(
+    body: Body,
+) -> impl Stream<Item = Result<Frame<Bytes>, Box<dyn std::error::Error + Send + Sync>>> + Send {
+    let state = (body.into_data_stream(), Vec::new());
+    futures::stream::try_unfold(state, |(mut data, mut read): (_, Vec<u8>)| async move {
+        loop {
+            let end = read.iter().position(|byte| *byte == b'\n');
+            let line: Vec<u8> = match end {
+                Some(end) => read.drain(..=end).collect(),
+                None => match data.try_next().await? {
+                    Some(more) => {
+                        read.extend_from_slice(&more);
+                        continue;
+                    }
+                    None if read.is_empty() => return Ok(None),
+                    None => std::mem::take(&mut read),
+                },
+            };
+            let field = "\"coolDownSeconds\":7";
+            let newer = String::from_utf8_lossy(&line).replace(field, &format!("{field},\"tiers\":[\"gold\"]"));
+            return Ok(Some((Frame::data(Bytes::from(newer)), (data, read))));
+        }
+    })
 }
 
 fn status(code: u16, reason: &str) -> Value {

@@ -9,7 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use seckill_ledger::{Ledger, NewSale, Offer, Sale, SaleTerms};
 use seckill_order_log::{LogConfig, OrderLog};
 use seckill_protocol::index::SaleState;
-use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, Order, Record, SaleId, Seq};
+use seckill_protocol::{Batch, Buyer, Epoch, Format, KeyHash, Order, Record, SaleId, Seq};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 
 pub const PARTITIONS: u32 = 2;
@@ -102,6 +102,7 @@ impl Harness {
             name: format!("sale-{:016x}", rand::random::<u64>()),
             uid: "8f0c2f5e-0000-4000-8000-000000000000".into(),
             partition,
+            format: Format::FIRST,
             terms: SaleTerms {
                 state: SaleState::Open,
                 opens_at: 1,
@@ -153,6 +154,15 @@ impl Harness {
     }
 
     pub fn worker_with_mysql(&self, url: &str) -> Worker {
+        self.worker_with(url, &[])
+    }
+
+    /// A worker of another version: it speaks this format.
+    pub fn worker_speaking(&self, format: u16, pod: &str) -> Worker {
+        self.worker_with(&self.url, &["--spoken-format", &format.to_string(), "--pod-name", pod])
+    }
+
+    fn worker_with(&self, url: &str, more: &[&str]) -> Worker {
         let free = std::net::TcpListener::bind("127.0.0.1:0")
             .expect("a port")
             .local_addr()
@@ -175,6 +185,7 @@ impl Harness {
                 &free.to_string(),
             ])
             .args(["--log-format", "text"])
+            .args(more)
             .spawn()
             .expect("started");
         Worker { process, admin: free }

@@ -1,4 +1,4 @@
-//! Around the routes of both listeners: time limit, panics, metrics, and requests that no route takes.
+//! Around the routes of both listeners: a ledger that needs a newer program, time limit, panics, metrics, and requests that no route takes.
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use http::{Method, Uri};
 use tower::{Service, layer::layer_fn};
 
+use crate::catalogue::TooOld;
 use crate::limits::REQUEST_TIMEOUT;
 use crate::metrics::{AnswerLabels, Metrics};
 use crate::problem::{Code, Problem, excerpt};
@@ -26,10 +27,11 @@ pub async fn unknown_method(method: Method) -> Problem {
 }
 
 /// Answers every request in time, also after a panic, and counts it.
-pub fn wrap(routes: Router, metrics: Arc<Metrics>) -> Router {
+pub fn wrap(routes: Router, metrics: Arc<Metrics>, too_old: TooOld) -> Router {
     routes.layer(layer_fn(move |routes| Middleware {
         routes,
         metrics: metrics.clone(),
+        too_old: too_old.clone(),
     }))
 }
 
@@ -38,6 +40,7 @@ pub fn wrap(routes: Router, metrics: Arc<Metrics>) -> Router {
 struct Middleware<R> {
     routes: R,
     metrics: Arc<Metrics>,
+    too_old: TooOld,
 }
 
 impl<R> Service<Request> for Middleware<R>
@@ -59,6 +62,11 @@ where
             None => "unknown".to_owned(),
         };
         let in_flight = InFlightGuard::begin(self.metrics.clone());
+        if self.too_old.get() {
+            return Box::pin(std::future::ready(Ok(
+                in_flight.answered(route, Problem::NotReady.into_response())
+            )));
+        }
         // Shared state changes in single steps, so a panic leaves it consistent.
         let response = AssertUnwindSafe(self.routes.call(request)).catch_unwind();
         Box::pin(async move {
@@ -68,13 +76,7 @@ where
                 Ok(Err(_)) => Problem::Internal.into_response(),
                 Err(_) => Problem::OutcomeUnknown.into_response(),
             };
-            let labels = AnswerLabels {
-                route,
-                status: response.status().as_u16(),
-                code: response.extensions().get::<Code>().map_or("ok", |code| code.0),
-            };
-            in_flight.0.answers.get_or_create(&labels).inc();
-            Ok(response)
+            Ok(in_flight.answered(route, response))
         })
     }
 }
@@ -86,6 +88,17 @@ impl InFlightGuard {
     fn begin(metrics: Arc<Metrics>) -> Self {
         metrics.in_flight.inc();
         InFlightGuard(metrics)
+    }
+
+    /// Counts the answer.
+    fn answered(self, route: String, response: Response) -> Response {
+        let labels = AnswerLabels {
+            route,
+            status: response.status().as_u16(),
+            code: response.extensions().get::<Code>().map_or("ok", |code| code.0),
+        };
+        self.0.answers.get_or_create(&labels).inc();
+        response
     }
 }
 
@@ -115,7 +128,7 @@ mod tests {
         };
         let routes = Router::new().route("/panics", get(panics));
         let request = Request::get("/panics").body(Body::empty()).unwrap();
-        let response = wrap(routes, metrics.clone()).oneshot(request).await;
+        let response = wrap(routes, metrics.clone(), TooOld::default()).oneshot(request).await;
         assert_eq!(response.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
         let labels = AnswerLabels {
             route: "/panics".to_owned(),

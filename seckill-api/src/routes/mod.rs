@@ -20,7 +20,7 @@ async fn healthy() -> &'static str {
 
 /// `cors`: pages of these origins may call the API from a browser.
 pub fn v1(api: Arc<Api>, cors: Option<CorsOrigins>) -> Router {
-    let metrics = api.metrics.clone();
+    let (metrics, too_old) = (api.metrics.clone(), api.catalogue.too_old());
     let routes = Router::new()
         .route("/v1/sales", get(sales::list))
         .route("/v1/sales/{namespace}/{name}", get(sales::show))
@@ -34,7 +34,7 @@ pub fn v1(api: Arc<Api>, cors: Option<CorsOrigins>) -> Router {
         .fallback(middleware::unknown_route)
         .method_not_allowed_fallback(middleware::unknown_method)
         .with_state(api);
-    let routes = middleware::wrap(routes, metrics);
+    let routes = middleware::wrap(routes, metrics, too_old);
     match cors {
         None => routes,
         Some(origins) => routes.layer(origins.layer()),

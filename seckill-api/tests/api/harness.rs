@@ -13,7 +13,7 @@ use seckill_order_log::{LogConfig, OrderLog, Tail, ensure_topic};
 use seckill_protocol::OrderNoKeys;
 use seckill_protocol::index::SaleState;
 use seckill_service::metrics::registry::Registry;
-use seckill_service::{Clock, Shutdown};
+use seckill_service::{Clock, Health, Shutdown};
 use seckill_stock::StockClient;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
@@ -226,7 +226,12 @@ impl Harness {
         };
 
         let shutdown = Shutdown::new();
-        let catalogue = Arc::new(Catalogue::new(api_ledger.clone(), CLASS.into(), log.partitions()));
+        let catalogue = Arc::new(Catalogue::new(
+            api_ledger.clone(),
+            CLASS.into(),
+            log.partitions(),
+            Health::new().gate("format"),
+        ));
         let order_no_keys: OrderNoKeys = ORDER_NO_KEYS.parse().expect("keys");
         let servers = Servers {
             stock: api_stock,

@@ -4,6 +4,7 @@ mod buying;
 mod client;
 mod connections;
 mod cross_origin;
+mod format;
 mod harness;
 mod health;
 mod legacy;

@@ -2,7 +2,7 @@
 use futures::TryStreamExt as _;
 use seckill_ledger::{LogEntry, NewSale, Offer, Sale, SaleTerms};
 use seckill_order_log::Entry;
-use seckill_protocol::{Epoch, Offset, Record};
+use seckill_protocol::{Epoch, Format, Offset, Record};
 use seckill_stock::{Install, Installed};
 use serde_json::json;
 use uuid::Uuid;
@@ -34,6 +34,7 @@ impl Harness {
             name: format!("sale-{:08x}", rand::random::<u32>()),
             uid: Uuid::new_v4().to_string(),
             partition,
+            format: Format::FIRST,
             terms,
             offer: Offer {
                 item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499.00" }),

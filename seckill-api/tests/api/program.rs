@@ -21,7 +21,7 @@ impl Program {
     }
 
     /// `variables` replace those of the usual program.
-    fn start_with(mysql_url: &str, topic: &str, variables: &[(&str, &str)]) -> Program {
+    pub fn start_with(mysql_url: &str, topic: &str, variables: &[(&str, &str)]) -> Program {
         let [v1, admin] = free_addresses();
         let child = Command::new(env!("CARGO_BIN_EXE_seckill-api"))
             .env_clear()
@@ -53,7 +53,7 @@ impl Program {
         }
     }
 
-    fn terminate(&self) {
+    pub fn terminate(&self) {
         let status = Command::new("kill").arg(self.child.id().to_string()).status();
         assert!(status.expect("kill runs").success());
     }

@@ -9,7 +9,7 @@ use seckill_ledger::{Ledger, NewSale, Offer, Sale, SaleTerms};
 use seckill_load::Target;
 use seckill_order_log::{LogConfig, OrderLog, ensure_topic};
 use seckill_protocol::index::{Request, SaleState};
-use seckill_protocol::{Buyer, Epoch, KeyHash, Record};
+use seckill_protocol::{Buyer, Epoch, Format, KeyHash, Record};
 use seckill_stock::{Install, Installed, StockClient};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection};
@@ -187,6 +187,7 @@ impl Harness {
             name: format!("sale-{:08x}", rand::random::<u32>()),
             uid: Uuid::new_v4().to_string(),
             partition,
+            format: Format::FIRST,
             terms,
             offer: Offer {
                 item: json!({"sku": "p1", "name": "Phone", "price": "499.00", "currency": "EUR"}),

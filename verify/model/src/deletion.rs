@@ -13,7 +13,7 @@ use seckill_planner::sale::Demand;
 use seckill_planner::{DesiredSale, Observation, ObservedIndex, SaleKey, Step, plan};
 use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::sale::{Offer, Sale};
-use seckill_protocol::{SaleCut, SaleId};
+use seckill_protocol::{Format, SaleCut, SaleId};
 use stateright::{Model, Property};
 
 pub const JUSTIFIED: &str = "I15 no sale ends but by its own end, its own deletion, or a person's word";
@@ -505,6 +505,7 @@ impl Deletions {
             cluster: row.owner.map(|owner| self.identity(owner)),
             uid: desired.uid,
             partition: 0,
+            format: desired.format,
             version: 1,
             state: row.state,
             opens_at: desired.starts_at,
@@ -582,6 +583,8 @@ fn desired() -> DesiredSale {
             offered: 1,
         },
         known_id: None,
+        unknown_fields: Vec::new(),
+        format: Format::FIRST,
         max_per_order: 1,
         orders_ever_max: None,
         starts_at: END - 1,

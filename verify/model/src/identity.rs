@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use seckill_protocol::admission::{Admission, Stop, admission, behind, other_of_name};
 use seckill_protocol::fold::FoldedOrder;
-use seckill_protocol::{Batch, Epoch, Fold, Identity, KeyHash, Offset, Order, OrderId, Record, SaleCut, SaleId};
+use seckill_protocol::{
+    Batch, Epoch, Fold, Format, Identity, KeyHash, Offset, Order, OrderId, Record, SaleCut, SaleId,
+};
 use stateright::{Model, Property};
 
 use crate::buying::buyer_of;
@@ -121,6 +123,7 @@ pub enum IdentityAction {
 fn identity(sale: SaleId) -> Identity {
     Identity {
         sale,
+        format: Format::FIRST,
         class: "default".into(),
         namespace: "shop".into(),
         name: "phone".into(),

@@ -22,6 +22,7 @@
 //! - three clocks, one of them wrong, at the start and the end of a sale ([`clocks`], with `libs/planner`)
 //! - FlashSales that go away, in two clusters with one ledger: deletions, mass deletions, a restore of etcd, changes of leader
 //!   ([`deletion`], with the decisions of `libs/planner`)
+//! - an upgrade: programs of two versions, a sale of a newer format, and MySQL that loses its tail ([`formats`])
 //! - MySQL that loses the row of a sale, and operators that create the sale meanwhile ([`identity`])
 //!
 //! Each rule of the protocol can be broken ([`Rule`]). A broken rule passes other arguments to the product's functions or
@@ -55,6 +56,7 @@
 pub mod clocks;
 pub mod configuration;
 pub mod deletion;
+pub mod formats;
 pub mod identity;
 pub mod log;
 pub mod properties;
@@ -73,6 +75,7 @@ mod storing;
 pub use clocks::SaleClocks;
 pub use configuration::{Configuration, Rule};
 pub use deletion::Deletions;
+pub use formats::Formats;
 pub use identity::{Identities, IdentityConfig, IdentityRule};
 pub use protocol::Protocol;
 pub use workers::Workers;

@@ -1,7 +1,7 @@
 //! A database of its own for each test, on the server of SECKILL_TEST_MYSQL_URL.
 use seckill_ledger::{Ledger, LogEntry, NewSale, Offer, Sale, SaleTerms};
 use seckill_protocol::index::SaleState;
-use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, Offset, Order, Record, SaleId, Seq};
+use seckill_protocol::{Batch, Buyer, Epoch, Format, KeyHash, Offset, Order, Record, SaleId, Seq};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 
 pub struct Database {
@@ -70,6 +70,7 @@ pub fn new_sale(partition: u32) -> NewSale {
         name: format!("sale-{:016x}", rand::random::<u64>()),
         uid: "8f0c2f5e-0000-4000-8000-000000000000".into(),
         partition,
+        format: Format::FIRST,
         terms: SaleTerms {
             state: SaleState::Open,
             opens_at: 1,

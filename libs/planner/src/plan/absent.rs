@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use seckill_protocol::SaleId;
+use seckill_protocol::format::raise;
 use seckill_protocol::index::Millis;
 
-use super::report::stalled;
+use super::report::{refusal, stalled, unknown_fields};
 use super::step::{Plan, Step};
-use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
+use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason};
 use crate::observation::Observation;
 use crate::sale::{DesiredSale, Standing};
 
@@ -18,6 +19,8 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 const REPORT_AFTER: Millis = 1_000;
 /// How often a mismatch is checked again, which only a person can end.
 const MISMATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a sale is tried again that waits for an upgrade.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(3);
 
 pub(super) fn plan(observed: &Observation, desired: &DesiredSale) -> Plan {
     match &observed.ledger_absence {
@@ -29,7 +32,13 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale) -> Plan {
                 };
                 let cluster = &observed.cluster.identity;
                 let new = desired.new_sale(&observed.class, cluster, &observed.key, partitions);
-                Plan::without_report(Step::Create(Box::new(new)))
+                if let Some(unknown) = unknown_fields(desired) {
+                    return refused(Reason::UnknownFields, &unknown);
+                }
+                match raise(absence.required_format, new.format, &absence.running) {
+                    Ok(_) => Plan::without_report(Step::Create(Box::new(new))),
+                    Err(too_old) => refused(Reason::NewerFormatNeeded, &too_old.to_string()),
+                }
             }
             Some(known) => mismatch(format!(
                 "status.saleId is {known}, but neither the ledger nor the log has that sale: restore the database and \
@@ -79,19 +88,19 @@ pub(super) fn other_id(known: SaleId, found: SaleId) -> Plan {
     ))
 }
 
-fn mismatch(message: String) -> Plan {
-    let refused = |type_, status| Condition::new(type_, status, Reason::IdentityMismatch, message.clone());
-    let report = StatusReport {
-        phase: None,
-        conditions: vec![
-            refused(ConditionType::Accepted, ConditionStatus::False),
-            refused(ConditionType::Ready, ConditionStatus::False),
-            refused(ConditionType::Stalled, ConditionStatus::True),
-        ],
-        next_transition_at: None,
-    };
+/// Not accepted until the programs are upgraded. It needs no pods until then.
+fn refused(reason: Reason, message: &str) -> Plan {
     Plan {
-        report: Some(report),
+        report: Some(refusal(reason, message)),
+        standing: Standing::Refused,
+        requeue_after: Some(REFUSED_INTERVAL),
+        ..Plan::without_report(Step::Nothing)
+    }
+}
+
+fn mismatch(message: String) -> Plan {
+    Plan {
+        report: Some(refusal(Reason::IdentityMismatch, &message)),
         requeue_after: Some(MISMATCH_INTERVAL),
         ..Plan::without_report(Step::Nothing)
     }

@@ -75,7 +75,7 @@ impl Plan {
     }
 }
 
-/// The report of a FlashSale that is not accepted, and never will be as it is.
+/// The report of a FlashSale that is not accepted as it is.
 pub(super) fn refusal(reason: Reason, message: &str) -> StatusReport {
     let refused = |type_, status| Condition::new(type_, status, reason, message);
     StatusReport {
@@ -95,6 +95,15 @@ pub(super) fn accepted(desired: Option<&DesiredSale>, sale: &Sale) -> Condition 
         .filter(|_| sale.is_counted())
         .map(|desired| ignored_fields(desired, sale))
         .unwrap_or_default();
+    if let Some(unknown) = desired.and_then(unknown_fields) {
+        let message = format!("the sale continues by the fields that this operator knows; {unknown}");
+        return Condition::new(
+            ConditionType::Accepted,
+            ConditionStatus::True,
+            Reason::UnknownFields,
+            message,
+        );
+    }
     if ignored.is_empty() {
         return Condition::new(
             ConditionType::Accepted,
@@ -108,6 +117,17 @@ pub(super) fn accepted(desired: Option<&DesiredSale>, sale: &Sale) -> Condition 
         ignored.join(", ")
     );
     Condition::new(ConditionType::Accepted, ConditionStatus::True, Reason::Adopted, message)
+}
+
+/// The fields of the FlashSale that this version does not know, and what to do.
+pub(super) fn unknown_fields(desired: &DesiredSale) -> Option<String> {
+    let fields = &desired.unknown_fields;
+    (!fields.is_empty()).then(|| {
+        format!(
+            "unknown fields: {}; this operator is older than the FlashSale resource: upgrade the release, or remove the fields",
+            fields.join(", ")
+        )
+    })
 }
 
 fn ignored_fields(desired: &DesiredSale, sale: &Sale) -> Vec<String> {

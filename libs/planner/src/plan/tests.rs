@@ -1,10 +1,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use seckill_protocol::format::Heartbeat;
 use seckill_protocol::index::{IndexState, Millis, SaleState};
 use seckill_protocol::install::InstallRefused;
 use seckill_protocol::sale::Sale;
-use seckill_protocol::{Epoch, SaleCut, SaleId};
+use seckill_protocol::{Epoch, Format, SaleCut, SaleId};
 
 use super::*;
 use crate::balance::{BalanceCheck, Imbalance};
@@ -50,6 +51,7 @@ fn scheduled(now: Millis) -> Observation {
         name: "sale".into(),
         uid: "u".into(),
         partition: 0,
+        format: Format::FIRST,
         version: 1,
         state: terms.state,
         opens_at: terms.opens_at,
@@ -172,6 +174,8 @@ fn absent(millis: Millis, behind: &[u32]) -> Observation {
         ledger_absence: Some(LedgerAbsence {
             since: START - LEAD - 9_000,
             behind: behind.to_vec(),
+            required_format: Format::FIRST,
+            running: Vec::new(),
         }),
         ..scheduled(START - LEAD - 9_000 + millis)
     }
@@ -186,6 +190,66 @@ fn a_new_sale_is_entered_into_the_ledger() {
     assert_eq!((new.terms.opens_at, new.name.as_str()), (START, "sale"));
     assert_eq!(new.cluster.as_deref(), Some("cluster"));
     assert_eq!(plan.report, None);
+}
+
+#[test]
+fn a_sale_of_a_newer_format_waits_for_older_programs() {
+    let mut observed = absent(0, &[]);
+    observed.desired.as_mut().expect("there is one").format = Format(2);
+    assert_eq!(plan(&observed).step.name(), "Create");
+    let heartbeat = |instance: &str, format| Heartbeat {
+        program: "seckill-api".into(),
+        instance: instance.into(),
+        format: Format(format),
+    };
+    let absence = observed.ledger_absence.as_mut().expect("absent");
+    absence.running = vec![heartbeat("old", 1), heartbeat("new", 2)];
+    let waits = plan(&observed);
+    assert_eq!((waits.step.clone(), waits.standing), (Step::Nothing, Standing::Refused));
+    assert_eq!(
+        reason(&waits, ConditionType::Accepted),
+        (ConditionStatus::False, Reason::NewerFormatNeeded)
+    );
+    let accepted = report(&waits).condition(ConditionType::Accepted).expect("reported");
+    assert!(
+        accepted.message.contains("seckill-api/old (format 1);"),
+        "{}",
+        accepted.message
+    );
+    assert!(waits.requeue_after.is_some_and(|after| after <= Duration::from_secs(5)));
+    let absence = observed.ledger_absence.as_mut().expect("absent");
+    absence.required_format = Format(2);
+    assert_eq!(plan(&observed).step.name(), "Create");
+}
+
+#[test]
+fn unknown_fields_refuse_a_new_sale_and_not_an_accepted_one() {
+    let unknown = |mut observed: Observation| {
+        observed.desired.as_mut().expect("there is one").unknown_fields = vec!["spec.tiers".into()];
+        plan(&observed)
+    };
+    let refused = unknown(absent(0, &[]));
+    assert_eq!(
+        (refused.step.clone(), refused.standing),
+        (Step::Nothing, Standing::Refused)
+    );
+    assert_eq!(
+        reason(&refused, ConditionType::Accepted),
+        (ConditionStatus::False, Reason::UnknownFields)
+    );
+    // The row may come back from the log, which no event tells.
+    assert!(refused.requeue_after.is_some());
+    for (observed, phase) in [
+        (scheduled(START - LEAD - 1), Phase::Scheduled),
+        (preheated(START, 5), Phase::Open),
+    ] {
+        let accepted = unknown(observed);
+        assert_eq!(report(&accepted).phase, Some(phase));
+        assert_eq!(
+            reason(&accepted, ConditionType::Accepted),
+            (ConditionStatus::True, Reason::UnknownFields)
+        );
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! One `Args` struct per subsystem. A program flattens those that it needs. Every value is checked here.
+mod instance;
 mod kafka;
 mod mysql;
 mod redis;
 
+pub use instance::{FormatArgs, InstanceArgs, NewSalesArgs, ObjectName};
 pub use kafka::{Brokers, KafkaArgs, KafkaProperties, Topic};
 pub use mysql::{MysqlArgs, MysqlUrl};
 pub use redis::{RedisArgs, RedisUrl};

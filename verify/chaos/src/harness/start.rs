@@ -198,7 +198,7 @@ fn program_spec(
     let folder = setup.folder.join("failpoints").join(&host);
     break_rules(&folder, rules)?;
     env.insert("SECKILL_FAILPOINTS".into(), folder.display().to_string());
-    env.insert("HOSTNAME".into(), host);
+    env.insert("SECKILL_POD_NAME".into(), host);
     let argv = [path.display().to_string()].into_iter();
     Ok(Spec {
         argv: argv.chain(arguments.iter().map(|word| (*word).to_owned())).collect(),

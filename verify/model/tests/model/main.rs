@@ -2,6 +2,7 @@
 mod clocks;
 mod configurations;
 mod explore;
+mod formats;
 mod mutants;
 mod walks;
 
@@ -14,6 +15,7 @@ fn main() {
         mutants::trials(),
         walks::trials(),
         clocks::trials(),
+        formats::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }
