@@ -4,6 +4,8 @@
 //! is kept and checked against the ledger again and again, without the orders that came after the sample. Sooner or later
 //! the ledger holds all that was sold up to the sample; then the two agree, or never will. An imbalance is reported with
 //! its numbers; nothing here repairs one.
+use std::cmp::Ordering;
+
 use seckill_protocol::index::{IndexState, Millis};
 use seckill_protocol::sale::{LedgerUnits, Sale};
 use seckill_protocol::{Epoch, SaleCut, Seq};
@@ -62,15 +64,15 @@ impl IndexSample {
             return BalanceCheck::Superseded;
         }
         let ledger = units.taken.saturating_sub(units.beyond + units.returned);
-        if ledger == self.out {
-            BalanceCheck::Balanced
-        } else if ledger < self.out && !(self.is_overdue(now) && caught_up == Some(true)) {
-            BalanceCheck::InFlight(self.out - ledger)
-        } else {
-            BalanceCheck::Imbalanced(Imbalance {
+        match ledger.cmp(&self.out) {
+            Ordering::Equal => BalanceCheck::Balanced,
+            Ordering::Less if !(self.is_overdue(now) && caught_up == Some(true)) => {
+                BalanceCheck::InFlight(self.out - ledger)
+            }
+            _ => BalanceCheck::Imbalanced(Imbalance {
                 index: self.out,
                 ledger,
-            })
+            }),
         }
     }
 
@@ -213,6 +215,8 @@ mod tests {
             (in_flight.sample.clone(), in_flight.reported),
             (Some(sample()), Some(imbalanced))
         );
+        let superseded = in_flight.after(AT, sample(), BalanceCheck::Superseded);
+        assert_eq!((superseded.sample, superseded.reported), (None, Some(imbalanced)));
         let balanced = in_flight.after(AT, sample(), BalanceCheck::Balanced);
         assert_eq!(balanced.reported, Some(BalanceCheck::Balanced));
         // Units in flight are reported once they are overdue.

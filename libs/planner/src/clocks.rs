@@ -136,7 +136,10 @@ impl ClockDifference {
     pub fn warning(&self, server: &str) -> Option<String> {
         let apart = self.ahead_ms.unsigned_abs();
         (apart > CLOCK_DIFFERENCE_LIMIT_MS + self.round_trip_ms).then(|| {
-            let side = if self.ahead_ms > 0 { "ahead of" } else { "behind" };
+            let side = match self.ahead_ms.is_negative() {
+                true => "behind",
+                false => "ahead of",
+            };
             format!(
                 "the clock of {server} is up to {} s {side} the operator's: synchronize all clocks with NTP",
                 apart.div_ceil(1000)
@@ -186,6 +189,14 @@ mod tests {
     fn one_clock_alone_closes_nothing() {
         assert!(!clocks(AT + HOUR, None, None).have_reached(AT));
         assert_eq!(clocks(AT, None, None).now(), AT);
+    }
+
+    #[test]
+    fn a_sale_is_probed_when_any_clock_but_that_of_redis_says_so() {
+        let latest = |operator, mysql| clocks(operator, Some(AT + HOUR), mysql).latest_without_redis();
+        assert_eq!(latest(AT, Some(AT + 1)), AT + 1);
+        assert_eq!(latest(AT, Some(AT - 1)), AT);
+        assert_eq!(latest(AT, None), AT);
     }
 
     #[test]
@@ -246,6 +257,9 @@ mod tests {
         assert_eq!(why(AT + 100, AT - 100), None);
         assert_eq!(why(AT + HOUR, AT + HOUR + 1000), None);
         assert_eq!(why(AT - 1, AT - HOUR), None);
+        // At these instants the index sells.
+        assert_eq!(why(AT + 1000, AT), None);
+        assert_eq!(why(closes - 1000, closes - 1), None);
         assert_eq!(clocks(AT, None, Some(AT)).refusal_of_redis(opens, closes), None);
     }
 
@@ -271,7 +285,8 @@ mod tests {
         };
         assert!(warning(1300, 0).contains("Redis is up to 2 s ahead"));
         assert!(warning(-600, 0).contains("up to 1 s behind"));
-        assert_eq!(warning(600, 150), "");
+        assert_eq!(warning(650, 150), "");
+        assert!(warning(651, 150).contains("ahead"));
         assert_eq!(ClockDifference::of(1_500, 1_000, 1_200).ahead_ms, 400);
     }
 }

@@ -246,6 +246,9 @@ mod tests {
             workloads.shortage(&SaleKey::new("shop", "second")),
             Some(Shortage::Ceiling(what)) if what.contains("5 ready pods of 6") && what.contains("ceiling is 5")
         ));
+        // As many as the ceiling allows are only starting.
+        let within = shortage(&Ok(workload(4)), 5);
+        assert!(matches!(within, Some(Shortage::Starting(_))), "{within:?}");
     }
 
     #[test]

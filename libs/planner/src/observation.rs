@@ -152,3 +152,30 @@ pub fn may_have_index(now: Millis, desired: Option<&DesiredSale>, sale: &Sale) -
     let due = desired.is_none_or(|desired| now >= desired.preheat_at());
     sale.freed_at_ms.is_none() && (due || sale.live_epoch.is_some() || sale.state == SaleState::Closed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::sale;
+    use crate::sale::tests::{LEAD, START, desired};
+
+    #[test]
+    fn redis_is_probed_from_the_lead_time_until_it_was_freed() {
+        let desired = desired();
+        let may = |now, sale: &Sale| may_have_index(now, Some(&desired), sale);
+        let early = START - LEAD - 1;
+        assert!(!may(early, &sale()));
+        assert!(may(START - LEAD, &sale()));
+        // Without its FlashSale nobody knows the lead time.
+        assert!(may_have_index(early, None, &sale()));
+        let (mut live, mut closed) = (sale(), sale());
+        live.live_epoch = Some(Epoch(4));
+        closed.state = SaleState::Closed;
+        for mut sale in [live, closed] {
+            assert!(may(early, &sale));
+            sale.freed_at_ms = Some(1);
+            assert!(!may(early, &sale));
+            assert!(!may(START, &sale));
+        }
+    }
+}

@@ -410,6 +410,12 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_different_deletions_differ() {
+        let all = (0..256).flat_map(|sale| (0..256).map(move |at| token(&[(SaleId(sale), at)])));
+        assert_eq!(all.collect::<BTreeSet<String>>().len(), 256 * 256);
+    }
+
+    #[test]
     fn a_person_confirms_exactly_the_deletions_of_the_token() {
         let mut deletions = SeenDeletions::default();
         deletions.update(&all_missing(4), 4, 7);

@@ -50,7 +50,27 @@ pub fn requeue_after(plan: &Plan) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use seckill_protocol::SaleId;
+
     use super::*;
+    use crate::sale::Standing;
+
+    #[test]
+    fn a_sale_without_a_step_waits_as_long_as_its_plan_says() {
+        let after = |step, requeue_after| {
+            super::requeue_after(&Plan {
+                step,
+                report: None,
+                standing: Standing::Unsettled,
+                requeue_after,
+            })
+        };
+        let hour = Some(Duration::from_secs(3600));
+        assert_eq!([after(Step::Nothing, hour), after(Step::Nothing, None)], [hour, None]);
+        let sale = SaleId(1);
+        assert_eq!(after(Step::Free { sale }, hour), Some(AFTER_STEP));
+        assert_eq!(after(Step::Close { sale, partition: 0 }, hour), Some(AFTER_CLOSE));
+    }
 
     /// Reconciles so many sales each second for so long, and counts how often the figures of each were written.
     fn written(sales: usize, seconds: u64) -> Vec<u64> {

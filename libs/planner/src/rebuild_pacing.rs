@@ -81,7 +81,7 @@ mod tests {
         for in_a_row in 1..=7 {
             history.note(now);
             let delay = history.delay(now).expect("it waits");
-            assert_eq!(delay.in_a_row, in_a_row);
+            assert_eq!((delay.in_a_row, history.in_a_row()), (in_a_row, in_a_row));
             assert!(history.delay(now + delay.left - Duration::from_millis(1)).is_some());
             now += delay.left;
             assert_eq!(history.delay(now), None);

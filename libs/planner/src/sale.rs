@@ -192,7 +192,8 @@ pub mod tests {
     #[test]
     fn the_partition_of_a_name_never_changes() {
         // These are stored in ledgers: another hash would only matter for new sales, but the spread must stay even.
-        assert_eq!(SaleKey::new("shop", "phone-launch").partition(8), 0);
+        let key = SaleKey::new("shop", "phone-launch");
+        assert_eq!((key.to_string().as_str(), key.partition(8)), ("shop/phone-launch", 0));
         let counts = (0..800).fold([0; 8], |mut counts, n| {
             counts[SaleKey::new("shop", format!("sale-{n}")).partition(8) as usize] += 1;
             counts

@@ -262,6 +262,7 @@ mod tests {
             closed: None,
         };
         let pending = PendingAdjustment::of(8, &cancel, open, Some(&a())).expect("pending");
+        assert!(pending.adjustment.changes_units());
         let adjustment = StockAdjustment::Return {
             buyer: a(),
             epoch: Epoch(4),
@@ -273,6 +274,7 @@ mod tests {
         );
         // The second CANCEL of an order ends nothing, and the index learns that it has reached it.
         let second = PendingAdjustment::of(9, &cancel, open, None).expect("pending");
+        assert!(!second.adjustment.changes_units());
         assert_eq!((second.offset, second.adjustment), (9, StockAdjustment::Pass));
         assert!(PendingAdjustment::of(9, &total, open, None).is_some());
         let closed = SaleCut {
@@ -322,6 +324,13 @@ mod tests {
         assert_eq!(applied(&replica), [AdjustmentOutcome::Replica]);
         assert_eq!(apply_adjustments(None, &server(), &all), [AdjustmentOutcome::NotYet]);
         assert_eq!((index.left, index.adjusted), (8, Some(5)));
+    }
+
+    #[test]
+    fn only_an_index_in_force_ends_an_adjustment() {
+        use AdjustmentOutcome::{Already, Done, NoSuchOrder, NotYet, Replica};
+        assert!([Done, Already, NoSuchOrder].iter().all(|outcome| outcome.is_final()));
+        assert!(![NotYet, Replica].iter().any(|outcome| outcome.is_final()));
     }
 
     #[test]

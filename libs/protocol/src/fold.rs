@@ -226,7 +226,23 @@ mod tests {
         for (offset, total) in [(6, 20), (7, 15)] {
             fold.read(offset, &Record::Total { sale: SALE, total });
         }
-        assert_eq!(fold.total, 20);
+        assert_eq!(fold.total(), 20);
+    }
+
+    #[test]
+    fn a_fold_knows_the_epoch_and_the_end_of_its_sale() {
+        let barrier = Record::Barrier {
+            sale: SALE,
+            nonce: "n".into(),
+        };
+        let mut fold = Fold::new(SALE);
+        let mut cut = |offset, record| {
+            fold.read(offset, &record);
+            (fold.cut().current_epoch, fold.cut().closed)
+        };
+        assert_eq!(cut(3, barrier.clone()), (Some(3), None));
+        assert_eq!(cut(4, barrier), (Some(4), None));
+        assert_eq!(cut(6, Record::Close { sale: SALE }), (Some(6), Some(6)));
     }
 
     #[test]

@@ -147,8 +147,14 @@ pub(crate) mod tests {
         assert_eq!(invalid(&|i| i.cluster = Some(String::new())), "cluster");
         assert_eq!(invalid(&|i| i.uid = "u".repeat(37)), "uid");
         assert_eq!(invalid(&|i| i.item = serde_json::json!("p1")), "item");
-        let long = serde_json::json!({"sku": "s".repeat(MAX_ITEM_BYTES)});
-        assert_eq!(invalid(&|i| i.item = long.clone()), "item");
+        // 64 KiB with the name of the field and the punctuation.
+        let item = |bytes: usize| serde_json::json!({"sku": "s".repeat(bytes - r#"{"sku":""}"#.len())});
+        let longest = Identity {
+            item: item(64 * 1024),
+            ..identity(SaleId(1))
+        };
+        assert_eq!(longest.validate(), Ok(()));
+        assert_eq!(invalid(&|i| i.item = item(64 * 1024 + 1)), "item");
         for price in ["", "-1", "1.", ".5", "1.00000", "123456789012345", "1e3"] {
             assert_eq!(invalid(&|i| i.price = price.into()), "price", "{price}");
         }

@@ -226,6 +226,29 @@ mod tests {
     }
 
     #[test]
+    fn a_buyer_and_an_order_are_shown_as_in_the_log() {
+        let buyer = Buyer::new("shop:alice").expect("valid");
+        assert_eq!(
+            (buyer.as_str(), buyer.to_string().as_str()),
+            ("shop:alice", "shop:alice")
+        );
+        let order = OrderId {
+            sale: SaleId(7),
+            epoch: Epoch(3),
+            seq: 5,
+        };
+        assert_eq!(order.to_string(), "00000007/3/5");
+    }
+
+    #[test]
+    fn an_error_says_what_was_found_and_what_is_expected() {
+        let error = "x".repeat(100).parse::<SaleId>().expect_err("invalid");
+        assert_eq!(error.problem, format!("{:?} is invalid", "x".repeat(40)));
+        let error = serde_json::from_str::<SaleId>("7").expect_err("a number");
+        assert!(error.to_string().contains("expected a string"), "{error}");
+    }
+
+    #[test]
     fn ids_round_trip_through_text() {
         let sale = SaleId(0x00c0_ffee);
         assert_eq!(sale.to_string().parse(), Ok(sale));

@@ -383,6 +383,44 @@ mod tests {
     }
 
     #[test]
+    fn a_state_is_stored_by_its_name() {
+        for (state, text) in [
+            (SaleState::Open, "open"),
+            (SaleState::Suspended, "suspended"),
+            (SaleState::Closed, "closed"),
+        ] {
+            assert_eq!((state.as_str(), SaleState::from_text(text)), (text, Some(state)));
+        }
+        assert_eq!(SaleState::from_text(""), None);
+    }
+
+    #[test]
+    fn a_sale_is_exhausted_once_it_has_made_its_last_order() {
+        let exhausted = |ever, orders_ever_max| {
+            let Index {
+                epoch, rid, mut terms, ..
+            } = index();
+            terms.bounds.orders_ever_max = orders_ever_max;
+            let state = IndexState {
+                epoch,
+                rid,
+                terms,
+                total: 3,
+                left: 3,
+                seq: 0,
+                ever,
+                adjusted: None,
+                holders: 0,
+                outbox: 0,
+            };
+            state.is_exhausted()
+        };
+        assert!(!exhausted(Some(4), 5) && exhausted(Some(5), 5));
+        // No bound, and no count.
+        assert!(!exhausted(Some(5), 0) && !exhausted(None, 5));
+    }
+
+    #[test]
     fn the_window_includes_its_start_and_excludes_its_end() {
         let mut index = index();
         assert_eq!(

@@ -296,5 +296,7 @@ mod tests {
             Applied::NotHere
         );
         assert_eq!(index.terms.version, 2);
+        assert!(Applied::Done.is_in_force() && Applied::Older.is_in_force());
+        assert!(!Applied::NotHere.is_in_force() && !Applied::Replica.is_in_force());
     }
 }

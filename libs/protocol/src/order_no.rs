@@ -253,6 +253,9 @@ mod tests {
         assert_eq!(encode(&rotated, ROTATED_AT - 1), encode(&keys(), ROTATED_AT - 1));
         let new = encode(&rotated, ROTATED_AT);
         assert!(new.as_str().starts_with('2'));
+        assert_eq!(new.to_string(), new.as_str());
+        // A log shows the versions, and never a key.
+        assert_eq!(format!("{rotated:?}"), "['1', '2']");
         for number in [&new, &encode(&rotated, 0)] {
             assert_eq!(rotated.decode(number.as_str()), Ok(order(1, 2, 3)));
         }
@@ -263,7 +266,12 @@ mod tests {
         let rotated: OrderNoKeys = ROTATED.parse().expect("valid");
         let new = rotated.encode(order(1, 2, 3), ROTATED_AT).expect("fits");
         assert_eq!(keys().decode(new.as_str()), Err(OrderNoError::UnknownKey('2')));
-        for forged in ["2", "2ABCDEFGHJKMNPQRSTVWXYZ012I", "-ABCDEFGHJKMNPQRSTVWXYZ0123"] {
+        for forged in [
+            "2",
+            "20123456789ABCDEFGHJKMNPQRI",
+            "-0123456789ABCDEFGHJKMNPQRS",
+            "A0123456789ABCDEFGHJKMNPQRS",
+        ] {
             assert_eq!(keys().decode(forged), Err(OrderNoError::NotAuthentic), "{forged}");
         }
     }
@@ -283,6 +291,7 @@ mod tests {
             (format!("{b}{time}"), "one key must have no time"),
             (format!("{a},{b}@tomorrow"), "key 2 has an invalid time"),
             (format!("{a},{b}@1960-01-01T00:00:00Z"), "key 2 has an invalid time"),
+            (format!("{a},{b}@1970-01-01T00:00:00Z"), "key 2 has an invalid time"),
             (format!("{a},{b}{time},3{}{time}", &b[1..]), "key 3 repeats a time"),
         ] {
             let error = bad.parse::<OrderNoKeys>().expect_err(&bad).to_string();
@@ -306,6 +315,7 @@ mod tests {
             "1:",
             "1:zz",
             "12:00112233445566778899aabbccddeeff",
+            "A:00112233445566778899aabbccddeeff",
             "1:00112233445566778899aabbccddeef",
         ] {
             let error = bad.parse::<OrderNoKeys>().expect_err(bad).to_string();

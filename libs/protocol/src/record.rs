@@ -369,6 +369,20 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_has_at_most_128_orders() {
+        let batch = |orders| Batch {
+            sale: SaleId(7),
+            epoch: Epoch(3),
+            first: 5,
+            orders: vec![order("k"); orders],
+        };
+        assert_eq!(batch(128).last(), 132);
+        assert!(Record::decode(&Record::Batch(batch(128)).encode()).is_ok());
+        let larger = Record::decode(&Record::Batch(batch(129)).encode());
+        assert!(matches!(larger, Err(RecordError::BatchSize(129))), "{larger:?}");
+    }
+
+    #[test]
     fn invalid_records_are_refused() {
         let bad = [
             "",

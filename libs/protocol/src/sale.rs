@@ -182,3 +182,114 @@ pub struct Offer {
     pub currency: String,
     pub offered: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten units, of which nine were taken and two came back.
+    fn sale() -> Sale {
+        Sale {
+            id: SaleId(7),
+            class: "default".into(),
+            namespace: "shop".into(),
+            name: "phone".into(),
+            cluster: Some("c".into()),
+            uid: "u".into(),
+            partition: 3,
+            version: 4,
+            state: SaleState::Suspended,
+            opens_at: 1_000,
+            closes_at: 2_000,
+            limit_per_buyer: 5,
+            max_per_order: 6,
+            orders_ever_max: 200,
+            item: serde_json::json!({"sku": "p1"}),
+            item_id: Some(8),
+            price: "9.90".into(),
+            currency: "EUR".into(),
+            offered: 10,
+            live_epoch: None,
+            total: 10,
+            sold: 7,
+            taken: 9,
+            returned: 2,
+            orders_ever: 9,
+            cut: SaleCut::default(),
+            identity_at: None,
+            created_at_ms: 0,
+            updated_at_ms: 0,
+            settled_at_ms: None,
+            settled_left: None,
+            freed_at_ms: None,
+            missing_since_ms: None,
+        }
+    }
+
+    #[test]
+    fn units_that_came_back_can_be_sold_again() {
+        assert_eq!((sale().out(), sale().left_at_rest()), (7, 3));
+        // An oversold sale has none left.
+        let oversold = Sale { taken: 13, ..sale() };
+        assert_eq!((oversold.out(), oversold.left_at_rest()), (11, 0));
+    }
+
+    #[test]
+    fn an_epoch_or_an_identity_makes_a_sale_counted() {
+        assert!(!sale().is_counted());
+        let (mut live, mut begun, mut named) = (sale(), sale(), sale());
+        live.live_epoch = Some(Epoch(4));
+        begun.cut.current_epoch = Some(4);
+        named.identity_at = Some(0);
+        for sale in [live, begun, named] {
+            assert!(sale.is_counted(), "{sale:?}");
+        }
+    }
+
+    #[test]
+    fn the_index_and_the_ledger_get_the_same_terms() {
+        let bounds = OrderBounds {
+            max_per_order: 6,
+            orders_ever_max: 200,
+            ..OrderBounds::default()
+        };
+        let terms = Terms {
+            version: 4,
+            state: SaleState::Suspended,
+            opens: 1_000,
+            closes: 2_000,
+            limit: 5,
+            bounds,
+        };
+        assert_eq!(sale().terms(), terms);
+        let sale_terms = SaleTerms {
+            state: SaleState::Suspended,
+            opens_at: 1_000,
+            closes_at: 2_000,
+            limit_per_buyer: 5,
+            max_per_order: 6,
+            orders_ever_max: 200,
+        };
+        assert_eq!(sale().sale_terms(), sale_terms);
+    }
+
+    #[test]
+    fn an_identity_has_what_no_other_record_brings_back() {
+        let identity = Identity {
+            sale: SaleId(7),
+            class: "default".into(),
+            namespace: "shop".into(),
+            name: "phone".into(),
+            cluster: Some("c".into()),
+            uid: "u".into(),
+            item: serde_json::json!({"sku": "p1"}),
+            item_id: Some(8),
+            price: "9.90".into(),
+            currency: "EUR".into(),
+            offered: 10,
+            starts_at: 1_000,
+            ends_at: 2_000,
+        };
+        assert_eq!(sale().identity(), identity);
+    }
+}

@@ -15,11 +15,11 @@ use futures::TryStreamExt as _;
 use rand::random;
 use seckill_ledger::{LedgerError, Sale, SaleSnapshot};
 use seckill_order_log::{Entry, LogError, OrderLog};
-use seckill_protocol::index::IndexState;
-use seckill_protocol::install::{InstallRefused, takes_an_index};
+use seckill_protocol::index::{IndexState, Terms};
+use seckill_protocol::install::{Applied, InstallRefused, takes_an_index};
 use seckill_protocol::rebuild::{BuyerHoldings, Delta, HoldingCounts};
 use seckill_protocol::{Epoch, Offset, Record, SaleId};
-use seckill_stock::{HoldingsWriter, Install, Installed};
+use seckill_stock::{HoldingsWriter, Install, Installed, StockError};
 
 use crate::context::Stores;
 use crate::error::RebuildError;
@@ -92,7 +92,7 @@ pub async fn rebuild(stores: &Stores, sale: &Sale) -> Result<Rebuilt, RebuildErr
     seckill_failpoint::reach("rebuild.R4");
 
     // R5
-    publish(stores, sale, epoch).await?;
+    publish(stores, sale.id, epoch).await?;
     let (orders, took) = (counts.orders, begun.elapsed());
     tracing::info!(sale = %sale.id, %epoch, total, left, orders, voided, ?read, ?took, "installed an index");
     seckill_failpoint::reach("rebuild.R5");
@@ -264,25 +264,71 @@ impl HoldingsOfAnEpoch {
 }
 
 /// R5: applies the newest terms, which may be newer than those at the beginning, and then names the index to the API.
-async fn publish(stores: &Stores, sale: &Sale, epoch: Epoch) -> Result<(), RebuildError> {
-    if let Some(newest) = stores.ledger.sale(sale.id).await? {
-        if newest.settled_at_ms.is_some() {
+async fn publish(stores: &impl Publication, sale: SaleId, epoch: Epoch) -> Result<(), RebuildError> {
+    if let Some(newest) = stores.newest(sale).await? {
+        if newest.is_settled {
             // The operator that settled the sale could not delete keys that were not written yet.
-            stores.stock.drop_sale(sale.id).await?;
+            stores.drop_sale(sale).await?;
             return Err(RebuildError::Ended);
         }
         // An index without the newest terms is not published: the servers may have changed roles since it was installed.
-        if !stores.stock.apply(sale.id, epoch, &newest.terms()).await?.is_in_force() {
+        if !stores.apply(sale, epoch, &newest.terms).await?.is_in_force() {
             return Err(RebuildError::Refused("the index is gone".to_owned()));
         }
     }
-    stores.ledger.set_live_epoch(sale.id, epoch).await?;
+    stores.set_live_epoch(sale, epoch).await?;
     Ok(())
+}
+
+/// What R5 needs of the sale's row.
+struct NewestRow {
+    is_settled: bool,
+    terms: Terms,
+}
+
+/// The ledger and Redis as R5 uses them. A test replaces them, because nothing can happen between two of its steps on
+/// real servers by intention.
+trait Publication {
+    fn newest(&self, sale: SaleId) -> impl Future<Output = Result<Option<NewestRow>, LedgerError>> + Send;
+
+    fn apply(
+        &self,
+        sale: SaleId,
+        epoch: Epoch,
+        terms: &Terms,
+    ) -> impl Future<Output = Result<Applied, StockError>> + Send;
+
+    fn drop_sale(&self, sale: SaleId) -> impl Future<Output = Result<(), StockError>> + Send;
+
+    fn set_live_epoch(&self, sale: SaleId, epoch: Epoch) -> impl Future<Output = Result<bool, LedgerError>> + Send;
+}
+
+impl Publication for Stores {
+    async fn newest(&self, sale: SaleId) -> Result<Option<NewestRow>, LedgerError> {
+        Ok(self.ledger.sale(sale).await?.map(|row| NewestRow {
+            is_settled: row.settled_at_ms.is_some(),
+            terms: row.terms(),
+        }))
+    }
+
+    async fn apply(&self, sale: SaleId, epoch: Epoch, terms: &Terms) -> Result<Applied, StockError> {
+        self.stock.apply(sale, epoch, terms).await
+    }
+
+    async fn drop_sale(&self, sale: SaleId) -> Result<(), StockError> {
+        self.stock.drop_sale(sale).await
+    }
+
+    async fn set_live_epoch(&self, sale: SaleId, epoch: Epoch) -> Result<bool, LedgerError> {
+        self.ledger.set_live_epoch(sale, epoch).await
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use seckill_protocol::index::{OrderBounds, SaleState};
 
     use super::*;
 
@@ -347,5 +393,83 @@ mod tests {
                 "{replaced:?}"
             );
         }
+    }
+
+    /// A ledger and a Redis that note what R5 does to them.
+    struct FakeServers {
+        is_settled: bool,
+        applied: Applied,
+        done: Mutex<Vec<String>>,
+    }
+
+    impl FakeServers {
+        fn note(&self, done: String) {
+            self.done.lock().expect("nobody panics").push(done);
+        }
+    }
+
+    impl Publication for FakeServers {
+        async fn newest(&self, _: SaleId) -> Result<Option<NewestRow>, LedgerError> {
+            let terms = Terms {
+                version: 3,
+                state: SaleState::Suspended,
+                opens: 0,
+                closes: 1,
+                limit: 0,
+                bounds: OrderBounds::default(),
+            };
+            let is_settled = self.is_settled;
+            Ok(Some(NewestRow { is_settled, terms }))
+        }
+
+        async fn apply(&self, _: SaleId, epoch: Epoch, terms: &Terms) -> Result<Applied, StockError> {
+            self.note(format!("terms {} to epoch {epoch}", terms.version));
+            Ok(self.applied)
+        }
+
+        async fn drop_sale(&self, _: SaleId) -> Result<(), StockError> {
+            self.note("dropped".to_owned());
+            Ok(())
+        }
+
+        async fn set_live_epoch(&self, _: SaleId, epoch: Epoch) -> Result<bool, LedgerError> {
+            self.note(format!("named epoch {epoch}"));
+            Ok(true)
+        }
+    }
+
+    async fn published(is_settled: bool, applied: Applied) -> (Result<(), RebuildError>, Vec<String>) {
+        let servers = FakeServers {
+            is_settled,
+            applied,
+            done: Mutex::default(),
+        };
+        let result = publish(&servers, SaleId(1), Epoch(7)).await;
+        (result, servers.done.into_inner().expect("nobody panics"))
+    }
+
+    #[tokio::test]
+    async fn an_index_is_named_after_it_has_the_newest_terms() {
+        for applied in [Applied::Done, Applied::Older] {
+            let (result, done) = published(false, applied).await;
+            result.expect("published");
+            assert_eq!(done, ["terms 3 to epoch 7", "named epoch 7"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_index_that_did_not_get_the_terms_is_not_named() {
+        for applied in [Applied::NotHere, Applied::Replica] {
+            let (result, done) = published(false, applied).await;
+            assert!(matches!(result, Err(RebuildError::Refused(_))), "{result:?}");
+            assert_eq!(done, ["terms 3 to epoch 7"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_index_of_a_settled_sale_is_deleted_and_not_named() {
+        let (result, done) = published(true, Applied::Done).await;
+        assert!(matches!(result, Err(RebuildError::Ended)), "{result:?}");
+        assert_eq!(done, ["dropped"]);
     }
 }

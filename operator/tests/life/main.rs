@@ -11,6 +11,7 @@ mod harness;
 mod many_sales;
 mod preflight;
 mod proxy;
+mod rebuild;
 mod recovery;
 mod redis_server;
 mod running;

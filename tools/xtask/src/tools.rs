@@ -17,6 +17,7 @@ const ENVOY: &str = "1.40.0";
 const KAFKA: &str = "4.4.0";
 const CARGO_DENY: &str = "0.20.2";
 const CARGO_MACHETE: &str = "0.9.2";
+const CARGO_MUTANTS: &str = "27.1.0";
 /// Raise it to rebuild the Debian tree of MySQL, Redis and etcd.
 const DEBIAN_TREE: u32 = 1;
 
@@ -340,6 +341,11 @@ pub fn cargo_deny() -> Result<PathBuf> {
 /// cargo-machete, which finds dependencies that no code uses.
 pub fn cargo_machete() -> Result<PathBuf> {
     cargo_tool("cargo-machete", CARGO_MACHETE)
+}
+
+/// cargo-mutants, which finds code whose change fails no test.
+pub fn cargo_mutants() -> Result<PathBuf> {
+    cargo_tool("cargo-mutants", CARGO_MUTANTS)
 }
 
 /// Builds a program from crates.io in the cache, and returns its path.

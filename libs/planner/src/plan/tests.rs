@@ -159,6 +159,10 @@ fn reason(plan: &Plan, type_: ConditionType) -> (ConditionStatus, Reason) {
     (condition.status, condition.reason)
 }
 
+fn message(plan: &Plan, type_: ConditionType) -> &str {
+    &report(plan).condition(type_).expect("reported").message
+}
+
 fn report(plan: &Plan) -> &StatusReport {
     plan.report.as_ref().expect("a report")
 }
@@ -258,6 +262,8 @@ fn no_sale_is_created_while_the_ledger_is_behind() {
     assert_eq!((short.step, short.report), (Step::Nothing, None));
     let long = plan(&absent(1_000, &[3, 5]));
     assert_eq!(step_and_phase(&long), ("Nothing", Some(Phase::Scheduled)));
+    let due = plan(&absent(9_000, &[3]));
+    assert_eq!(step_and_phase(&due), ("Nothing", Some(Phase::Preheating)));
     let accepted = report(&long).condition(ConditionType::Accepted).expect("reported");
     assert_eq!(
         (accepted.status, accepted.reason),
@@ -286,6 +292,8 @@ fn a_sale_other_than_the_status_names_is_not_touched() {
     for observed in [other.clone(), gone] {
         let plan = plan(&observed);
         assert_eq!(plan.step, Step::Nothing);
+        // A person may restore the other sale.
+        assert_eq!(plan.requeue_after, Some(Duration::from_secs(5)));
         let mismatch = Reason::IdentityMismatch;
         assert_eq!(
             reason(&plan, ConditionType::Accepted),
@@ -459,6 +467,19 @@ fn missing_pods_delay_ready_before_the_start_only() {
 }
 
 #[test]
+fn an_autoscaler_is_named_although_all_pods_are_ready() {
+    let mut observed = preheated(START - 1, 10);
+    let pods = Arc::make_mut(&mut observed.workloads);
+    pods.api.as_mut().expect("known").autoscaler = Some("HorizontalPodAutoscaler a".to_owned());
+    let left = plan(&observed);
+    assert_eq!(
+        reason(&left, ConditionType::WorkloadsScaled),
+        (ConditionStatus::True, Reason::LeftToAutoscaler)
+    );
+    assert!(message(&left, ConditionType::WorkloadsScaled).contains("HorizontalPodAutoscaler a"));
+}
+
+#[test]
 fn a_demand_above_the_ceiling_is_named() {
     let mut observed = preheated(START - 1, 10);
     observed.workloads = workloads(1, 3);
@@ -530,6 +551,20 @@ fn changed_terms_go_to_the_ledger_then_to_the_index() {
     observed.index().terms.state = SaleState::Suspended;
     let suspended = plan(&observed);
     assert_eq!(step_and_phase(&suspended), ("Nothing", Some(Phase::Suspended)));
+}
+
+#[test]
+fn a_sale_that_its_owner_suspended_is_not_ready() {
+    let mut observed = preheated(START - 1, 10);
+    observed.desired.as_mut().expect("desired").suspended = true;
+    observed.sale().state = SaleState::Suspended;
+    observed.index().terms.state = SaleState::Suspended;
+    let suspended = plan(&observed);
+    assert_eq!(step_and_phase(&suspended), ("Nothing", Some(Phase::Suspended)));
+    assert_eq!(
+        reason(&suspended, ConditionType::Ready),
+        (ConditionStatus::False, Reason::Suspended)
+    );
 }
 
 #[test]
@@ -736,6 +771,8 @@ fn an_imbalance_is_reported_while_the_sale_runs() {
     ] {
         observed.balance = Some(balance);
         assert_eq!(balanced(&observed), told);
+        let expected = (told.1 == Reason::Imbalanced).then_some(-1);
+        assert_eq!(imbalance(&observed), expected);
     }
 }
 
@@ -812,6 +849,17 @@ fn at_the_end_a_lost_index_is_not_rebuilt() {
         closed: Some(9),
     };
     assert!(matches!(plan(&observed).step, Step::Settle { balance, .. } if balance.index_left.is_none()));
+}
+
+#[test]
+fn a_sale_that_never_offered_a_unit_is_balanced() {
+    let mut observed = scheduled(END);
+    let sale = observed.sale();
+    (sale.state, sale.settled_at_ms) = (SaleState::Closed, Some(1));
+    assert_eq!(
+        reason(&plan(&observed), ConditionType::LedgerBalanced),
+        (ConditionStatus::True, Reason::ComparedWithoutIndex)
+    );
 }
 
 #[test]
@@ -1066,7 +1114,14 @@ fn a_redis_that_is_gone_for_good_delays_the_end_by_seconds() {
         (ConditionStatus::Unknown, Reason::ComparedWithoutIndex)
     );
     // Its keys are deleted when it answers.
-    assert!(settled.requeue_after.is_some());
+    let keys = "its keys in Redis are deleted when Redis answers";
+    assert_eq!(settled.requeue_after, Some(Duration::from_secs(10)));
+    assert!(message(&settled, ConditionType::Settled).contains(keys));
+    let mut freed = observed.clone();
+    freed.sale().freed_at_ms = Some(1);
+    let freed = plan(&freed);
+    assert_eq!((freed.requeue_after, freed.standing), (None, Standing::Settled));
+    assert!(!message(&freed, ConditionType::Settled).contains(keys));
     observed.index = ObservedIndex::Missing;
     assert_eq!(plan(&observed).step.name(), "Free");
 }
@@ -1135,6 +1190,14 @@ fn an_open_sale_is_not_held_back_by_later_problems() {
         reason(&plan(&resumed), ConditionType::Ready),
         (ConditionStatus::False, Reason::HeldByPreflight)
     );
+}
+
+#[test]
+fn the_result_of_an_unfinished_preflight_is_awaited() {
+    let mut observed = scheduled(START - LEAD - HOUR_MS.unsigned_abs());
+    assert_eq!(plan(&observed).requeue_after, Some(Duration::from_secs(60)));
+    observed.servers = None;
+    assert_eq!(plan(&observed).requeue_after, Some(Duration::from_secs(1)));
 }
 
 #[test]

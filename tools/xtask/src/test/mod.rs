@@ -1,6 +1,7 @@
 //! `cargo xtask test`: runs all tests and checks, or one step of them. The last line adds up the results.
 mod count;
 mod deny;
+mod mutants;
 mod planner;
 mod runner;
 mod suites;
@@ -18,7 +19,7 @@ use count::{Count, StepResult};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The step to run; without it, all steps except `extended`
+    /// The step to run; without it, all steps except `mutants` and `extended`
     step: Option<Step>,
     /// Answer yes to all questions
     #[arg(long)]
@@ -56,9 +57,11 @@ enum Step {
     E2e,
     /// the instructions of the hot path, in a release build, against their budgets
     Budget,
+    /// changes of the decision code that no test notices (half an hour)
+    Mutants,
     /// `fmt` and `clippy`
     Lint,
-    /// the slow tests of all packages
+    /// the slow tests of all packages, and `mutants`
     Extended,
 }
 
@@ -153,7 +156,11 @@ fn run_counted(step: Step, filter: &[String], count: &mut Count) -> Result<()> {
         Step::Chaos => suites::chaos(count),
         Step::E2e => suites::e2e(filter, count),
         Step::Budget => suites::budget(count),
-        Step::Extended => suites::extended(filter, count),
+        Step::Mutants => one_check(mutants::check(filter), count),
+        Step::Extended => {
+            suites::extended(filter, count)?;
+            one_check(mutants::check(&[]), count)
+        }
         Step::Lint => {
             one_check(cargo(&["fmt", "--all", "--check"]), count)?;
             one_check(suites::clippy(), count)
@@ -174,9 +181,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_run_has_every_step_except_alias_and_extended() {
+    fn full_run_has_every_step_except_alias_and_slow_ones() {
         for step in Step::value_variants() {
-            let expected = !matches!(step, Step::Lint | Step::Extended);
+            let expected = !matches!(step, Step::Lint | Step::Mutants | Step::Extended);
             assert_eq!(FULL_RUN.contains(step), expected, "{step:?}");
         }
     }
