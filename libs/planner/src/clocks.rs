@@ -15,6 +15,8 @@
 //!
 //! A clock of Redis that is behind opens the sale late, and one that is ahead refuses buyers before the end. Neither can be
 //! repaired from outside, nor is it final: the sale goes on when the clock is set right. Readers of the FlashSale are told.
+use std::time::Duration;
+
 use seckill_protocol::index::Millis;
 
 /// A greater difference is reported, and holds back the opening.
@@ -54,6 +56,16 @@ impl Clocks {
     /// The current time for everything that can be undone: the agreed one, or else the operator's own.
     pub fn now(&self) -> Millis {
         self.agreed().unwrap_or(self.operator)
+    }
+
+    /// How long until the next of the clocks reaches this time; `None`: all have. A sale is looked at again by then: the
+    /// clocks that agree now may both be wrong, one of them by an old reading.
+    pub fn time_until(&self, at: Millis) -> Option<Duration> {
+        let left = self
+            .readings()
+            .filter(|reading| *reading < at)
+            .map(|reading| at - reading);
+        left.min().map(Duration::from_millis)
     }
 
     /// Whether two clocks have reached this time. One alone proves nothing.
@@ -183,6 +195,27 @@ mod tests {
             let past = clocks.readings().filter(|reading| *reading >= AT).count();
             assert_eq!(clocks.have_reached(AT), past >= 2, "{clocks:?}");
         }
+    }
+
+    #[test]
+    fn the_next_clock_to_reach_a_time_decides_the_wait() {
+        let minute = Duration::from_secs(60);
+        let before = AT - 60_000;
+        // Two wrong clocks outvote the right one, which says when to look again.
+        assert_eq!(
+            clocks(AT - HOUR, Some(AT - HOUR), Some(before)).time_until(AT),
+            Some(minute)
+        );
+        // A clock that is ahead has no say.
+        assert_eq!(
+            clocks(AT + HOUR, Some(before), Some(before - 5)).time_until(AT),
+            Some(minute)
+        );
+        assert_eq!(clocks(AT, None, Some(AT + HOUR)).time_until(AT), None);
+        assert_eq!(
+            clocks(AT - 1, None, None).time_until(AT),
+            Some(Duration::from_millis(1))
+        );
     }
 
     #[test]

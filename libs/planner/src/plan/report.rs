@@ -5,6 +5,7 @@ use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::sale::Sale;
 
 use super::step::{Plan, Step};
+use crate::clocks::Clocks;
 use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
 use crate::observation::Observation;
 use crate::sale::{DesiredSale, Standing};
@@ -63,13 +64,13 @@ impl Plan {
         })
     }
 
-    /// Reconciles again at the next transition, and no later than after `most`.
-    pub(super) fn until(mut self, now: Millis, transition_at: Millis, most: Duration) -> Self {
+    /// Reconciles again when one of the clocks reaches the next transition, and no later than after `most`.
+    pub(super) fn until(mut self, clocks: &Clocks, transition_at: Millis, most: Duration) -> Self {
         if let Some(report) = &mut self.report {
             report.next_transition_at = Some(transition_at);
         }
         // A transition that is due and not made waits for something else.
-        let left = (transition_at > now).then(|| Duration::from_millis(transition_at - now));
+        let left = clocks.time_until(transition_at);
         self.requeue_after = Some(left.map_or(most, |left| left.min(most)));
         self
     }

@@ -64,7 +64,7 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
         )
         .with(stalled(observed))
         .until(
-            now,
+            &observed.clocks,
             if opened { sale.closes_at } else { sale.opens_at },
             probe_interval(observed),
         )
@@ -149,7 +149,7 @@ fn scheduled(observed: &Observation, desired: &DesiredSale, sale: &Sale, preflig
         .with(balance(None, sale))
         .with(not_yet(ConditionType::Settled, "the sale has not started"))
         .with(stalled(observed))
-        .until(observed.now(), desired.preheat_at(), most)
+        .until(&observed.clocks, desired.preheat_at(), most)
 }
 
 /// Whether buyers can buy, or could if the sale had started.

@@ -1008,6 +1008,19 @@ fn redis_ahead(mut observed: Observation, ms: i64) -> Observation {
 const HOUR_MS: i64 = 3_600_000;
 
 #[test]
+fn a_sale_is_looked_at_when_any_clock_reaches_its_lead_time() {
+    let mut observed = scheduled(0);
+    let preheat_at = desired().preheat_at();
+    let (right, wrong) = (preheat_at - 7_000, preheat_at - 3_600_000);
+    observed.clocks = Clocks {
+        operator: wrong,
+        redis: Some(wrong),
+        mysql: Some(right),
+    };
+    assert_eq!(plan(&observed).requeue_after, Some(Duration::from_secs(7)));
+}
+
+#[test]
 fn one_clock_past_the_end_closes_nothing() {
     let mut observed = redis_ahead(preheated(END - 1, 3), HOUR_MS);
     assert_eq!(plan(&observed).step.name(), "Nothing");
