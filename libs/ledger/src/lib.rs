@@ -10,10 +10,12 @@
 //! - [`orders`], [`sales`]: queries, and updates of a sale
 //! - [`schema`]: migrations, and the check that they were applied
 //! - [`connection`]: the pool, time limits, snapshots
+//! - `diagnosis`: why connecting timed out
 //!
 //! Terms: docs/glossary.md.
 pub mod adjustments;
 pub mod connection;
+mod diagnosis;
 mod error;
 mod fold;
 mod identity;
@@ -28,6 +30,7 @@ pub mod store;
 
 pub use adjustments::SaleWithAdjustments;
 pub use connection::Ledger;
+pub use diagnosis::ConnectStep;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};
 pub use orders::{MAX_KEYS, OrderLookup, StoredOrder};
