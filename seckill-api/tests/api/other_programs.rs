@@ -36,9 +36,9 @@ impl Harness {
             partition,
             terms,
             offer: Offer {
-                item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499.00" }),
+                item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499" }),
                 item_id,
-                price: "499.00".into(),
+                price: "499".into(),
                 currency: "EUR".into(),
                 offered: units,
             },
