@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::core::Rule;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
@@ -76,10 +77,12 @@ pub struct FlashSaleSpec {
 
     /// The time from which buyers can buy, in RFC 3339, such as 2026-11-30T12:00:00Z. If the time is in the past, the
     /// sale opens immediately. It can change until the sale is preheated.
+    #[x_kube(validation = usable_time("spec.startsAt"))]
     pub starts_at: Time,
 
     /// The time at which the sale ends, in RFC 3339. It must be after startsAt, by at most 30 days. It can change until
     /// the sale has ended.
+    #[x_kube(validation = usable_time("spec.endsAt"))]
     pub ends_at: Time,
 
     /// How many seconds before the start the operator begins to load the stock into Redis and to start the pods.
@@ -290,6 +293,16 @@ pub struct LedgerStatus {
     pub remaining: i64,
     /// Units that are reserved, but not yet in the ledger.
     pub in_flight: i64,
+}
+
+/// A time that the rules of the API server can compare and that the operator can parse. The format `date-time` alone also
+/// admits a lower-case t or z, with which a rule can't be evaluated: then the API server shows the error of the evaluation
+/// and this message.
+fn usable_time(field: &str) -> Rule {
+    let message = format!(
+        "{field}: it must be a time in RFC 3339 with upper-case T and Z, before the year 9999, such as 2026-11-30T12:00:00Z"
+    );
+    Rule::new("self < timestamp('9999-01-01T00:00:00Z')").message(message.as_str())
 }
 
 fn default_class_name() -> String {

@@ -234,6 +234,36 @@ async fn valid_manifests_are_accepted_and_refusals_name_the_invalid_field() {
     assert!(mismatches.is_empty(), "{}", mismatches.join("\n"));
 }
 
+/// The API server takes these times for times. Its rules can't compare the first ones, and the operator can't parse the
+/// last ones.
+#[tokio::test]
+async fn a_time_that_cannot_be_used_is_refused_by_field() {
+    let sales = sales(&client().await);
+    for (starts_at, ends_at, fields) in [
+        ("2030-01-01t10:00:00Z", "2030-01-01T11:00:00Z", &["startsAt"][..]),
+        ("2030-01-01T10:00:00z", "2030-01-01T11:00:00Z", &["startsAt"]),
+        ("2030-01-01T10:00:00Z", "2030-01-01t11:00:00Z", &["endsAt"]),
+        ("2030-01-01T10:00:00Z", "2030-01-01T11:00:00z", &["endsAt"]),
+        ("2030-01-01T10:00:00Z", "9999-12-31T23:59:59Z", &["endsAt"]),
+        ("9999-12-31T10:00:00Z", "9999-12-31T11:00:00Z", &["startsAt", "endsAt"]),
+    ] {
+        let mut manifest = valid_manifest("times");
+        set(&mut manifest, "/startsAt", json!(starts_at));
+        set(&mut manifest, "/endsAt", json!(ends_at));
+        let refused = match create(&sales, manifest).await {
+            Err(kube::Error::Api(status)) => status.message,
+            other => panic!("{starts_at} {ends_at}: {other:?}"),
+        };
+        for field in fields {
+            let advice = format!("spec.{field}: it must be a time in RFC 3339");
+            assert!(refused.contains(&advice), "{starts_at} {ends_at}: {refused}");
+        }
+    }
+    let mut offset = valid_manifest("offset");
+    set(&mut offset, "/startsAt", json!("2030-01-01T11:00:00.123456789+01:00"));
+    create(&sales, offset).await.expect("an offset and a fraction");
+}
+
 #[tokio::test]
 async fn a_name_that_is_too_long_is_refused() {
     let sales = sales(&client().await);

@@ -8,6 +8,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions, Connection, Executor, MySql, MySqlConnection, MySqlPool};
 
+use crate::diagnosis::step_that_hangs;
 use crate::error::LedgerError;
 
 /// How long a caller waits for a connection.
@@ -40,7 +41,7 @@ impl Ledger {
     pub async fn connect(url: &str, max_connections: u32) -> Result<Self, LedgerError> {
         let options = connect_options(url)?;
         // The pool hides connection errors behind its own timeout, so the first connection is made without it.
-        within(ACQUIRE_TIMEOUT, async { Ok(options.connect().await?.close().await?) }).await?;
+        first_connection(&options).await?;
         let pool = MySqlPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -132,6 +133,21 @@ impl DerefMut for LedgerConnection {
 pub(crate) fn connect_options(url: &str) -> Result<MySqlConnectOptions, LedgerError> {
     let options: MySqlConnectOptions = url.parse()?;
     Ok(options.disable_statement_logging())
+}
+
+/// Connects once. After a timeout, the error names the step that hangs.
+async fn first_connection(options: &MySqlConnectOptions) -> Result<(), LedgerError> {
+    match within(ACQUIRE_TIMEOUT, async { Ok(options.connect().await?.close().await?) }).await {
+        Err(LedgerError::TimedOut(seconds)) if options.get_socket().is_none() => {
+            let (host, port) = (options.get_host(), options.get_port());
+            Err(LedgerError::ConnectTimedOut {
+                address: format!("{host}:{port}"),
+                seconds,
+                step: step_that_hangs(host, port).await,
+            })
+        }
+        result => result,
+    }
 }
 
 /// The defaults of the server may differ. A value that does not fit must be refused, not truncated.

@@ -3,6 +3,8 @@ use seckill_protocol::format::{NotSpoken, TooOld};
 use seckill_protocol::{Offset, SaleId};
 use sqlx::mysql::MySqlDatabaseError;
 
+use crate::diagnosis::ConnectStep;
+
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     #[error("MySQL: {0}")]
@@ -10,6 +12,12 @@ pub enum LedgerError {
     /// The query may have run.
     #[error("MySQL: no answer within {0} s")]
     TimedOut(u64),
+    #[error("MySQL at {address}: not connected within {seconds} s: {step}")]
+    ConnectTimedOut {
+        address: String,
+        seconds: u64,
+        step: ConnectStep,
+    },
     #[error("waiting for migration {wanted}, found {found}: run order-worker migrate")]
     SchemaBehind { found: i64, wanted: i64 },
     /// The server answers and refuses writes.

@@ -110,7 +110,7 @@ impl Fixed {
         let item = serde_json::from_str::<serde_json::Value>(&self.item).ok();
         item.as_ref() == Some(&identity.item)
             && self.item_id == identity.item_id
-            && rows::price(self.price.clone()) == rows::price(identity.price.clone())
+            && rows::price(&self.price) == rows::price(&identity.price)
             && self.currency == identity.currency
             && self.opens_at == identity.starts_at
     }

@@ -11,10 +11,12 @@
 //! - [`format`](mod@format): which versions of the programs may act, and their heartbeats
 //! - [`schema`]: migrations, and the check that they were applied
 //! - [`connection`]: the pool, time limits, snapshots
+//! - `diagnosis`: why connecting timed out
 //!
 //! Terms: docs/glossary.md.
 pub mod adjustments;
 pub mod connection;
+mod diagnosis;
 mod error;
 mod fold;
 pub mod format;
@@ -30,6 +32,7 @@ pub mod store;
 
 pub use adjustments::SaleWithAdjustments;
 pub use connection::Ledger;
+pub use diagnosis::ConnectStep;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};
 pub use format::Formats;

@@ -22,10 +22,20 @@ pub struct StoredOrder {
     pub tier: Tier,
     pub key: KeyHash,
     pub quantity: Quantity,
-    /// Price of one unit.
+    /// Price of one unit, as a number with two digits after the point or more.
     pub price: String,
     pub status: OrderStatus,
     pub created_at_ms: i64,
+}
+
+impl StoredOrder {
+    /// The price of one unit as the FlashSale of the order's sale states it.
+    pub fn stated_price<'a>(&'a self, sale: &'a Sale) -> &'a str {
+        match rows::price(&sale.price) == self.price {
+            true => &sale.price,
+            false => &self.price,
+        }
+    }
 }
 
 /// What the ledger has of an order, and how far it has read the log, at one instant.
@@ -76,7 +86,7 @@ impl TryFrom<OrderRow> for StoredOrder {
             tier: row.tier,
             key: KeyHash(row.key_hash),
             quantity: row.quantity,
-            price: rows::price(row.price),
+            price: rows::price(&row.price),
             status: rows::status(row.status)?,
             created_at_ms: row.created_at_ms,
         })

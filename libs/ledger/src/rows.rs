@@ -27,17 +27,25 @@ pub(crate) fn status(value: String) -> Result<OrderStatus, LedgerError> {
     })
 }
 
-/// The text of a DECIMAL(18,4) without trailing zeros, but with at least two digits after the point.
-pub(crate) fn price(value: String) -> String {
-    match value.split_once('.') {
-        Some((whole, fraction)) => format!("{whole}.{:0<2}", fraction.trim_end_matches('0')),
-        None => value,
+/// A price without trailing zeros, but with two digits after the point or more: one text for each number.
+pub(crate) fn price(value: &str) -> String {
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
+    format!("{whole}.{:0<2}", fraction.trim_end_matches('0'))
+}
+
+/// The price as the FlashSale states it. The column has only the number, so that it can be summed up; the item has the
+/// text.
+pub(crate) fn stated_price(value: &str, item: &serde_json::Value) -> String {
+    let number = price(value);
+    match item.get("price").and_then(serde_json::Value::as_str) {
+        Some(text) if price(text) == number => text.to_owned(),
+        _ => number,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{padded, price};
+    use super::{padded, price, stated_price};
 
     #[test]
     fn an_in_list_is_padded_with_its_last_value() {
@@ -53,9 +61,19 @@ mod tests {
             ("9.9000", "9.90"),
             ("1999.0000", "1999.00"),
             ("0.1250", "0.125"),
-            ("7", "7"),
+            ("7", "7.00"),
         ] {
-            assert_eq!(price(stored.into()), shown);
+            assert_eq!(price(stored), shown);
         }
+    }
+
+    #[test]
+    fn a_stated_price_is_the_text_of_the_same_number() {
+        let stated = |text: &str| stated_price("500.0000", &serde_json::json!({"price": text}));
+        assert_eq!(
+            [stated("500"), stated("500.0"), stated("5")],
+            ["500", "500.0", "500.00"]
+        );
+        assert_eq!(stated_price("9.9000", &serde_json::json!({})), "9.90");
     }
 }

@@ -44,6 +44,10 @@ fn sale_of(row: &MySqlRow, spoken: Format) -> Result<Sale, LedgerError> {
     check(Format(u16::try_from(required).unwrap_or(u16::MAX)), spoken)?;
     let state: String = row.try_get("state")?;
     let item: String = row.try_get("item")?;
+    let item = serde_json::from_str(&item).map_err(|_| LedgerError::Content {
+        column: "sales.item",
+        value: item,
+    })?;
     Ok(Sale {
         id: SaleId(row.try_get("id")?),
         class: row.try_get("class")?,
@@ -63,12 +67,9 @@ fn sale_of(row: &MySqlRow, spoken: Format) -> Result<Sale, LedgerError> {
         limit_per_buyer: row.try_get("limit_per_buyer")?,
         max_per_order: row.try_get("max_per_order")?,
         orders_ever_max: row.try_get("orders_ever_max")?,
-        item: serde_json::from_str(&item).map_err(|_| LedgerError::Content {
-            column: "sales.item",
-            value: item,
-        })?,
         item_id: row.try_get("item_id")?,
-        price: rows::price(row.try_get("price")?),
+        price: rows::stated_price(row.try_get("price")?, &item),
+        item,
         currency: row.try_get("currency")?,
         offered: row.try_get("offered")?,
         live_epoch: row.try_get::<Option<Offset>, _>("live_epoch")?.map(Epoch),

@@ -360,9 +360,9 @@ async fn a_refusal_without_an_answer_delays_no_correction() {
     let (operator, worker) = (operator_behind(&harness, &proxy).await, harness.worker());
     proxy.set(Fault::SilentWrites).await;
     let mut wrong = serde_json::to_value(harness.manifest("wrong", -1, 3600, json!({}))).expect("serializes");
-    // The API server accepts this day, and the operator can't parse it.
-    wrong["spec"]["startsAt"] = json!("9999-12-31T10:00:00Z");
-    wrong["spec"]["endsAt"] = json!("9999-12-31T11:00:00Z");
+    // The API server accepts ten digits after the point, and the operator can parse nine.
+    wrong["spec"]["startsAt"] = json!("2099-12-31T10:00:00.0000000000Z");
+    wrong["spec"]["endsAt"] = json!("2099-12-31T11:00:00Z");
     let wrong: DynamicObject = serde_json::from_value(wrong).expect("an object");
     let resource = ApiResource::erase::<FlashSale>(&());
     let objects: Api<DynamicObject> = Api::namespaced_with(harness.kube.clone(), &harness.namespace, &resource);

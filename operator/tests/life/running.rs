@@ -406,9 +406,9 @@ async fn an_unparseable_flash_sale_is_reported_and_affects_no_other_object() {
     let resource = ApiResource::erase::<FlashSale>(&());
     let objects: Api<DynamicObject> = Api::namespaced_with(harness.kube.clone(), &harness.namespace, &resource);
     let mut odd = serde_json::to_value(harness.manifest("odd", 3600, 3600, json!({}))).expect("serializes");
-    // The API server accepts this day; the last day that the operator can parse is the day before.
-    odd["spec"]["startsAt"] = json!("9999-12-31T10:00:00Z");
-    odd["spec"]["endsAt"] = json!("9999-12-31T11:00:00Z");
+    // The API server accepts ten digits after the point, and the operator can parse nine.
+    odd["spec"]["startsAt"] = json!("2099-12-31T10:00:00.0000000000Z");
+    odd["spec"]["endsAt"] = json!("2099-12-31T11:00:00Z");
     let odd: DynamicObject = serde_json::from_value(odd).expect("an object");
     objects.create(&PostParams::default(), &odd).await.expect("created");
     harness

@@ -40,7 +40,7 @@ fn order_response(status: StatusCode, order: FoundOrder) -> Response {
     } = order;
     let mut price = Price::of_sale(&listed.sale);
     if let Some(stored) = &stored {
-        price.amount.clone_from(&stored.price);
+        stored.stated_price(&listed.sale).clone_into(&mut price.amount);
     }
     let view = OrderView {
         order_no: order_no.to_string(),

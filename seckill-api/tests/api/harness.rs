@@ -133,6 +133,17 @@ fn drop_database(url: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let mut connection = MySqlConnection::connect(url).await.expect("MySQL answers");
+        // The runtime of the test stands still meanwhile. A transaction that it has begun would keep its locks for ever.
+        let others = "SELECT id FROM information_schema.processlist WHERE db = ? AND id <> CONNECTION_ID()";
+        let others: Vec<u64> = sqlx::query_scalar(others)
+            .bind(&name)
+            .fetch_all(&mut connection)
+            .await
+            .expect("may list connections");
+        for id in others {
+            // It may have ended by itself.
+            let _ = connection.execute(AssertSqlSafe(format!("KILL {id}"))).await;
+        }
         let drop = AssertSqlSafe(format!("DROP DATABASE {name}"));
         connection.execute(drop).await.expect("may drop databases");
     });

@@ -37,9 +37,9 @@ impl Harness {
             format: Format::FIRST,
             terms,
             offer: Offer {
-                item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499.00" }),
+                item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499" }),
                 item_id,
-                price: "499.00".into(),
+                price: "499".into(),
                 currency: "EUR".into(),
                 offered: units,
             },

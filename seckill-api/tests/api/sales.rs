@@ -17,7 +17,7 @@ async fn a_sale_is_shown_with_its_window_state_and_remaining_units() {
     assert_eq!(body["sale"], format!("{}/{}", sale.namespace, sale.name));
     assert_eq!(body["item"]["name"], "Phone");
     assert_eq!(body["item"]["price"], serde_json::Value::Null);
-    assert_eq!(body["price"]["amount"], "499.00");
+    assert_eq!(body["price"]["amount"], "499");
     assert_eq!((&body["state"], &body["remaining"]), (&"open".into(), &3.into()));
     assert!(body["starts_at"].as_str() < body["ends_at"].as_str());
     assert_eq!(body["limit_per_buyer"], serde_json::Value::Null);

@@ -19,7 +19,7 @@ use seckill_load::{Arrival, InvalidPlan, Plan, Route, Target};
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 pub struct Args {
-    /// URL of the installation, for example http://127.0.0.1:8080 (plain HTTP)
+    /// URL of the installation, for example http://127.0.0.1:8080 or https://shop.example
     pub target: String,
     /// Sale as namespace/name: buys by POST /v1/sales/{namespace}/{name}/orders
     #[arg(long, value_name = "NAMESPACE/NAME", required_unless_present = "item")]
@@ -51,6 +51,9 @@ pub struct Args {
     /// Header of every request, for example "Host: shop.example"; can be repeated
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
+    /// PEM file with the CA that signed the certificate of an https target; without it, the system's CAs are trusted
+    #[arg(long, value_name = "FILE.pem")]
+    pub ca_file: Option<PathBuf>,
     /// Stock of the sale: checks that no more units were sold
     #[arg(long)]
     pub units: Option<u64>,

@@ -7,6 +7,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::target::Target;
@@ -101,11 +102,10 @@ impl Connections {
             .await
             .map_err(|e| not_sent("no connection", &e))?;
         stream.set_nodelay(true).map_err(|e| not_sent("TCP_NODELAY", &e))?;
-        let (sender, connection) = handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| not_sent("HTTP", &e))?;
-        // The request on the connection gets the error of the connection.
-        tokio::spawn(async move { _ = connection.await });
+        let sender = match &self.target.tls {
+            None => begin_http(stream).await?,
+            Some(tls) => begin_http(tls.handshake(stream).await.map_err(|e| not_sent("TLS", &e))?).await?,
+        };
         self.opened.fetch_add(1, Ordering::Relaxed);
         Ok(sender)
     }
@@ -123,6 +123,18 @@ impl Connections {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn begin_http<S>(stream: S) -> Result<Connection, ExchangeError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| ExchangeError::NotSent(format!("HTTP: {}", cause(&e))))?;
+    // The request on the connection gets the error of the connection.
+    tokio::spawn(async move { _ = connection.await });
+    Ok(sender)
 }
 
 /// The text of an error and of its causes: hyper's own text says little.

@@ -7,7 +7,7 @@
 //! - **from schedule**: from the scheduled arrival of the buyer to its final answer. It includes the wait for a permit and
 //!   all retries.
 //!
-//! The files in reading order: `plan` and `target`, [`run`], `buyer` with `permits`, `connections` and `answer`, `outcome`
+//! The files in reading order: `plan` and `target` with `tls`, [`run`], `buyer` with `permits`, `connections` and `answer`, `outcome`
 //! with `latency`, [`check`].
 mod answer;
 mod buyer;
@@ -19,6 +19,7 @@ mod permits;
 mod plan;
 mod run;
 mod target;
+mod tls;
 
 pub use answer::{AnswerKind, Counts};
 pub use latency::{Bucket, Latency, Quantiles};
@@ -26,3 +27,4 @@ pub use outcome::{Outcome, SLICE_LENGTH, Sample, Slice};
 pub use plan::{Arrival, InvalidPlan, Plan, Route};
 pub use run::{LoadError, Progress, run};
 pub use target::{InvalidTarget, Target};
+pub use tls::InvalidTls;

@@ -27,12 +27,13 @@ async fn main() -> ExitCode {
 
 /// Returns whether every check passed.
 async fn run_load(args: &Args) -> Result<bool> {
-    let target = Target::resolve(&args.target, &args.headers).await?;
+    let target = Target::resolve_with_ca(&args.target, &args.headers, args.ca_file.as_deref()).await?;
     anyhow::ensure!(
         target.is_loopback() || args.i_own_this_target,
         "{target} is not on this machine. Load on somebody else's service is an attack; if the installation is yours, \
          confirm it with --i-own-this-target"
     );
+    target.check_certificate().await?;
     let plan = args.plan(target, args.tokens()?)?;
     let output = Output::new(args.output, plan.buyers.into());
     output.begin(&plan);

@@ -59,21 +59,18 @@ pub enum InvalidPlan {
         found: String,
         expected: &'static str,
     },
-    #[error("sale {0:?} is invalid; expected namespace/name, for example shop/phones")]
+    #[error(
+        "sale {0:?} is invalid; expected namespace/name as in Kubernetes, for example shop/phones or shop/phones.v2: \
+         lower-case letters, digits, hyphens, and dots in the name"
+    )]
     Sale(String),
 }
 
 impl Route {
     /// The v1 route of `namespace/name`.
     pub fn v1(sale: &str, quantity: u32) -> Result<Self, InvalidPlan> {
-        let label = |s: &str| {
-            !s.is_empty()
-                && s.len() <= 63
-                && s.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        };
         match sale.split_once('/') {
-            Some((namespace, name)) if label(namespace) && label(name) => Ok(Route::V1 {
+            Some((namespace, name)) if is_label(namespace) && is_subdomain(name) => Ok(Route::V1 {
                 namespace: namespace.into(),
                 name: name.into(),
                 quantity,
@@ -89,6 +86,20 @@ impl Route {
             Route::Legacy { .. } => 1,
         }
     }
+}
+
+/// A DNS label, as the name of a namespace is.
+fn is_label(text: &str) -> bool {
+    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
+    (1..=63).contains(&text.len())
+        && text.as_bytes().iter().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// A DNS subdomain, as the name of a FlashSale is.
+fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 impl Plan {
@@ -200,8 +211,26 @@ mod tests {
 
     #[test]
     fn a_sale_is_a_namespace_and_a_name() {
-        assert!(Route::v1("shop/phones", 1).is_ok());
-        for bad in ["", "phones", "/", "shop/", "shop/a/b", "shop/a?b", "shop/A", "../x"] {
+        for good in ["shop/phones", "shop/phones.v2", "shop/2026.11-black"] {
+            assert!(Route::v1(good, 1).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "phones",
+            "/",
+            "shop/",
+            "shop/a/b",
+            "shop/a?b",
+            "shop/A",
+            "../x",
+            "a.b/x",
+            "shop/.",
+            "shop/..",
+            "shop/a..b",
+            "shop/a.",
+            "shop/-a",
+            "shop/a.-b",
+        ] {
             assert_eq!(Route::v1(bad, 1), Err(InvalidPlan::Sale(bad.into())));
         }
     }

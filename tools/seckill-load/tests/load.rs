@@ -1,4 +1,6 @@
 //! Runs against a small server in this process, on loopback.
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +12,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use seckill_load::{Arrival, Outcome, Plan, Route, Target, check, run};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ServerConfig, crypto};
 
 /// A sale of `units`. The first `faults` requests fail with `fault`.
 struct Server {
@@ -67,29 +74,93 @@ impl Server {
     }
 
     async fn start(self) -> Target {
+        let address = self.listen(None).await;
+        Target::resolve(&format!("http://{address}"), &[]).await.expect("valid")
+    }
+
+    /// Serves HTTP, or HTTPS with the acceptor.
+    async fn listen(self, tls: Option<TlsAcceptor>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let server = Arc::new(self);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let server = Arc::clone(&server);
+                let (server, tls) = (Arc::clone(&server), tls.clone());
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| {
-                        let answer = server.answer(&request);
-                        async move {
-                            let (status, body) = answer.ok_or_else(|| std::io::Error::other("disconnected"))?;
-                            let status = StatusCode::from_u16(status).expect("valid");
-                            let response = Response::builder().status(status).body(Full::<Bytes>::from(body));
-                            Ok::<_, std::io::Error>(response.expect("valid"))
+                    match tls {
+                        None => server.serve(stream).await,
+                        // A client that does not trust the certificate ends the handshake.
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                server.serve(stream).await;
+                            }
                         }
-                    });
-                    _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    }
                 });
             }
         });
-        Target::resolve(&format!("http://{address}"), &[]).await.expect("valid")
+        address
+    }
+
+    async fn serve(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let service = service_fn(move |request| {
+            let answer = self.answer(&request);
+            async move {
+                let (status, body) = answer.ok_or_else(|| std::io::Error::other("disconnected"))?;
+                let status = StatusCode::from_u16(status).expect("valid");
+                let response = Response::builder().status(status).body(Full::<Bytes>::from(body));
+                Ok::<_, std::io::Error>(response.expect("valid"))
+            }
+        });
+        _ = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    }
+}
+
+/// A certificate of `shop.example` that signs itself, made by openssl.
+struct Certificate {
+    folder: PathBuf,
+}
+
+impl Certificate {
+    fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("seckill-load-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&folder).expect("created");
+        let config = "[req]\nprompt=no\ndistinguished_name=name\nx509_extensions=extensions\n[name]\nCN=shop.example\n\
+                      [extensions]\nbasicConstraints=critical,CA:FALSE\nsubjectAltName=DNS:shop.example\n";
+        std::fs::write(folder.join("openssl.cnf"), config).expect("written");
+        let made = std::process::Command::new("openssl")
+            .args(
+                "req -x509 -newkey rsa:2048 -nodes -days 2 -config openssl.cnf -keyout key.pem -out ca.pem".split(' '),
+            )
+            .current_dir(&folder)
+            .output()
+            .expect("openssl is installed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Certificate { folder }
+    }
+
+    fn ca_file(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        let key = PrivateKeyDer::from_pem_file(self.folder.join("key.pem")).expect("a key");
+        let certificate = CertificateDer::from_pem_file(self.ca_file()).expect("a certificate");
+        let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("the key of the certificate");
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+impl Drop for Certificate {
+    fn drop(&mut self) {
+        _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -121,6 +192,35 @@ async fn every_buyer_is_answered_and_every_unit_is_sold() {
     assert!(outcome.peak_in_flight <= 20 && outcome.connections <= 20, "{outcome:?}");
     assert!(check::answers(&plan, &outcome, Some(50)).iter().all(|c| c.passed));
     assert!(check::orders(&plan, &outcome, 1000).await.passed);
+}
+
+#[tokio::test]
+async fn buyers_buy_by_https_with_a_private_ca() {
+    let certificate = Certificate::new();
+    let address = Server::selling(10).listen(Some(certificate.acceptor())).await;
+    let host = ["Host: shop.example".to_string()];
+    let target = Target::resolve_with_ca(&format!("https://{address}"), &host, Some(&certificate.ca_file()))
+        .await
+        .expect("valid");
+    target.check_certificate().await.expect("trusted");
+    let outcome = outcome(plan(target, 30)).await;
+    assert_eq!((outcome.counts.won, outcome.counts.sold_out), (10, 20), "{outcome:?}");
+    assert!(outcome.connections <= 20, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn an_untrusted_certificate_is_reported_before_the_run() {
+    let (certificate, other) = (Certificate::new(), Certificate::new());
+    let address = Server::selling(10).listen(Some(certificate.acceptor())).await;
+    let url = format!("https://{address}");
+    let right_name = ["Host: shop.example".to_string()];
+    for (headers, ca) in [(&right_name[..], &other), (&[], &certificate)] {
+        let target = Target::resolve_with_ca(&url, headers, Some(&ca.ca_file()))
+            .await
+            .expect("valid");
+        let error = target.check_certificate().await.expect_err("not trusted").to_string();
+        assert!(error.contains("--ca-file") && error.contains(&url), "{error}");
+    }
 }
 
 #[tokio::test]

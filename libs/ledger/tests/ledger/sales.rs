@@ -92,6 +92,19 @@ async fn terms_change_only_from_the_version_that_was_read() {
 }
 
 #[tokio::test]
+async fn a_price_keeps_the_text_of_its_flash_sale() {
+    let db = Database::new().await;
+    for price in ["500", "9.9", "1.1000", "0", "7.125"] {
+        let mut new = new_sale(0);
+        new.offer.price = price.into();
+        new.offer.item["price"] = price.into();
+        let sale = db.ledger.create_sale(&new).await.expect("created");
+        assert_eq!((sale.price.as_str(), sale.identity().price.as_str()), (price, price));
+    }
+    db.drop().await;
+}
+
+#[tokio::test]
 async fn a_sale_is_claimed_once_from_its_present_cluster() {
     let db = Database::new().await;
     let mut new = new_sale(0);
