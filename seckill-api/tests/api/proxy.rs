@@ -41,8 +41,10 @@ impl Proxy {
                 tokio::spawn(async move {
                     let server = TcpStream::connect(server).await.expect("the server listens");
                     tokio::select! {
-                        () = forward(client, server, pauses, holding) => {}
+                        // First, or what was held would be forwarded if the proxy goes on at the same time.
+                        biased;
                         _ = cut.changed() => {}
+                        () = forward(client, server, pauses, holding) => {}
                     }
                 });
             }
