@@ -114,11 +114,14 @@ async fn sales_go_on_within_seconds_when_all_mysql_connections_go_silent() {
     for name in &busy {
         harness.until_phase(name, Phase::Open).await;
     }
+    // While answers are slow, the sales need all connections at the same time.
+    proxy.delay_answers(Duration::from_millis(300));
     let all = u64::from(MYSQL_CONNECTIONS);
     harness
         .eventually("all connections are open", async || proxy.open_connections() >= all)
         .await;
     proxy.silence_present_connections();
+    proxy.delay_answers(Duration::ZERO);
     let silenced = Instant::now();
     harness
         .eventually_without_delay("a query waits on each connection", async || {

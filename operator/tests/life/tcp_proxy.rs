@@ -28,6 +28,8 @@ struct Connections {
     first_alive: AtomicU64,
     /// Half silent connections that swallowed an answer.
     unanswered: AtomicU64,
+    /// Milliseconds by which each answer is late.
+    delay: AtomicU64,
 }
 
 impl TcpProxy {
@@ -66,6 +68,11 @@ impl TcpProxy {
         }));
     }
 
+    /// From now on each answer is late by so much.
+    pub fn delay_answers(&self, by: Duration) {
+        self.connections.delay.store(by.as_millis() as u64, Ordering::SeqCst);
+    }
+
     /// On all present connections, only answers to pings arrive from now on. New connections work.
     pub fn silence_present_connections(&self) {
         let present = self.connections.accepted.load(Ordering::SeqCst);
@@ -102,6 +109,7 @@ async fn forward(client: TcpStream, server: TcpStream, number: u64, connections:
             if length == 0 {
                 return Ok::<(), std::io::Error>(());
             }
+            tokio::time::sleep(Duration::from_millis(connections.delay.load(Ordering::SeqCst))).await;
             let is_silent = number < connections.first_alive.load(Ordering::SeqCst);
             if length < PING_BYTES || !is_silent {
                 to_client.write_all(&buffer[..length]).await?;
