@@ -17,20 +17,12 @@ async fn a_worker_that_is_too_old_leaves_its_partitions_to_newer_ones() {
     let (sale, epoch) = harness.sale(0, 100).await;
     let old = harness.worker_speaking(1, "old");
     old.wait_until_ready().await;
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 1, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 1, 10)).await;
     harness.wait_for_orders(10).await;
     assert_eq!(heartbeats(&harness, "old", 1).await, 1);
 
     harness.execute("UPDATE required_format SET format = 2").await;
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 11, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 11, 10)).await;
     old.wait_until(TOO_OLD).await;
     assert_eq!(harness.orders().await, 10);
     // The old one still runs, and holds no partition.
@@ -44,11 +36,7 @@ async fn a_worker_that_is_too_old_leaves_its_partitions_to_newer_ones() {
     // A person knows that nothing of the newer format was written.
     harness.execute("UPDATE required_format SET format = 1").await;
     old.wait_until_ready().await;
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 21, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 21, 10)).await;
     harness.wait_for_orders(30).await;
     assert_eq!(old.terminate(), Some(0));
     harness.drop().await;
@@ -59,11 +47,7 @@ async fn a_worker_that_starts_too_old_stores_nothing() {
     let harness = Harness::new().await;
     let (sale, epoch) = harness.sale(0, 100).await;
     harness.execute("UPDATE required_format SET format = 2").await;
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 1, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 1, 10)).await;
     let mut old = harness.worker_speaking(1, "old");
     old.wait_until(TOO_OLD).await;
     assert_eq!((harness.orders().await, heartbeats(&harness, "old", 1).await), (0, 1));
@@ -80,11 +64,7 @@ async fn a_worker_without_the_right_to_write_heartbeats_stores() {
     harness.execute("DROP TABLE heartbeats").await;
     let worker = harness.worker_speaking(1, "silent");
     worker.wait_until_ready().await;
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 1, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 1, 10)).await;
     harness.wait_for_orders(10).await;
     assert_eq!(worker.terminate(), Some(0));
     harness.drop().await;

@@ -9,7 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use seckill_ledger::{Ledger, NewSale, Offer, Sale, SaleTerms};
 use seckill_order_log::{LogConfig, OrderLog};
 use seckill_protocol::index::SaleState;
-use seckill_protocol::{Batch, Buyer, Epoch, Format, KeyHash, Order, Record, SaleId, Seq};
+use seckill_protocol::{Batch, Buyer, Epoch, Format, KeyHash, Offset, Order, Record, SaleId, Seq};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 
 pub const PARTITIONS: u32 = 2;
@@ -93,6 +93,11 @@ impl Harness {
         assert_eq!(self.orders().await, orders);
     }
 
+    /// Appends a record to the log. Returns its offset.
+    pub async fn append(&self, partition: u32, record: &Record) -> Offset {
+        self.log.append(partition, record).await.expect("appended")
+    }
+
     /// A sale with its identity, its total and its first epoch in the log.
     pub async fn sale(&self, partition: u32, total: u64) -> (Sale, Epoch) {
         let new = NewSale {
@@ -120,19 +125,14 @@ impl Harness {
             },
         };
         let sale = self.ledger.create_sale(&new).await.expect("created");
-        self.log
-            .append(partition, &Record::Identity(Box::new(sale.identity())))
-            .await
-            .expect("appended");
-        self.log
-            .append(partition, &Record::Total { sale: sale.id, total })
-            .await
-            .expect("appended");
+        self.append(partition, &Record::Identity(Box::new(sale.identity())))
+            .await;
+        self.append(partition, &Record::Total { sale: sale.id, total }).await;
         let barrier = Record::Barrier {
             sale: sale.id,
             nonce: "n".into(),
         };
-        let epoch = Epoch(self.log.append(partition, &barrier).await.expect("appended"));
+        let epoch = Epoch(self.append(partition, &barrier).await);
         (sale, epoch)
     }
 

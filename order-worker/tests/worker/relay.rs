@@ -137,7 +137,7 @@ async fn cancels_and_raised_totals_change_the_stock_once() {
     };
     let total = |total| Record::Total { sale: sale.id, total };
     for record in [cancel(1), cancel(1), total(15), total(12)] {
-        harness.log.append(0, &record).await.expect("appended");
+        harness.append(0, &record).await;
     }
     wait_until_left(&stock, &sale, 15, 14).await;
     // The index names the last record that left an adjustment: the second cancel of an order is one too.
@@ -150,7 +150,7 @@ async fn cancels_and_raised_totals_change_the_stock_once() {
             .expect("installed")
             .adjusted
     };
-    let again = harness.log.append(0, &cancel(1)).await.expect("appended");
+    let again = harness.append(0, &cancel(1)).await;
     while adjusted().await < Some(again) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -163,7 +163,7 @@ async fn cancels_and_raised_totals_change_the_stock_once() {
     ))
     .await;
     let worker = harness.worker();
-    harness.log.append(0, &cancel(2)).await.expect("appended");
+    harness.append(0, &cancel(2)).await;
     wait_until_left(&stock, &sale, 15, 15).await;
     while harness.number("SELECT COUNT(*) FROM effects").await > 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -185,12 +185,12 @@ async fn an_adjustment_waits_for_an_index_of_its_epoch() {
         sale: sale.id,
         nonce: "n".into(),
     };
-    let next = Epoch(harness.log.append(0, &barrier).await.expect("appended"));
+    let next = Epoch(harness.append(0, &barrier).await);
     let raise = Record::Total {
         sale: sale.id,
         total: 12,
     };
-    harness.log.append(0, &raise).await.expect("appended");
+    harness.append(0, &raise).await;
     let worker = harness.worker();
     while harness.number("SELECT COUNT(*) FROM effects").await == 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -231,7 +231,7 @@ async fn a_sale_without_an_index_does_not_delay_adjustments_of_others() {
         seq: 1,
         reason: "buyer".into(),
     };
-    harness.log.append(0, &cancel).await.expect("appended");
+    harness.append(0, &cancel).await;
     wait_until_left(&stock, &sale, 10, 10).await;
     let of_starved = format!("SELECT COUNT(*) FROM effects WHERE sale = {}", starved.id.0);
     assert_eq!(harness.number(&of_starved).await, 2000);
@@ -257,11 +257,7 @@ async fn storing_continues_while_redis_is_away() {
     let (sale, epoch) = harness.sale(0, 100).await;
     harness.ledger.set_live_epoch(sale.id, epoch).await.expect("MySQL");
     let worker = harness.worker();
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 1, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 1, 10)).await;
     harness.wait_for_orders(10).await;
     worker.wait_until_ready().await;
     harness.drop().await;

@@ -44,12 +44,8 @@ async fn records_are_stored_once_when_the_worker_is_killed() {
     }
     harness.wait_for_orders((BATCHES * SIZE) as i64).await;
     let again = batch(sale.id, epoch, 1, SIZE);
-    harness.log.append(0, &again).await.expect("appended");
-    harness
-        .log
-        .append(0, &Record::Close { sale: sale.id })
-        .await
-        .expect("appended");
+    harness.append(0, &again).await;
+    harness.append(0, &Record::Close { sale: sale.id }).await;
     let end = harness.log.end_offset(0).await.expect("asked");
     while harness.ledger.positions().await.expect("read").first().map(|p| p.1) != Some(end) {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -73,28 +69,12 @@ async fn a_worker_takes_over_the_partitions_of_a_killed_one() {
     let (one, two) = (harness.worker(), harness.worker());
     one.wait_until_ready().await;
     two.wait_until_ready().await;
-    harness
-        .log
-        .append(0, &batch(first.id, first_epoch, 1, 10))
-        .await
-        .expect("appended");
-    harness
-        .log
-        .append(1, &batch(second.id, second_epoch, 1, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(first.id, first_epoch, 1, 10)).await;
+    harness.append(1, &batch(second.id, second_epoch, 1, 10)).await;
     harness.wait_for_orders(20).await;
     one.kill();
-    harness
-        .log
-        .append(0, &batch(first.id, first_epoch, 11, 10))
-        .await
-        .expect("appended");
-    harness
-        .log
-        .append(1, &batch(second.id, second_epoch, 11, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(first.id, first_epoch, 11, 10)).await;
+    harness.append(1, &batch(second.id, second_epoch, 11, 10)).await;
     harness.wait_for_orders(40).await;
     assert_eq!(two.terminate(), Some(0));
     harness.drop().await;
@@ -113,20 +93,12 @@ async fn the_worker_waits_for_mysql_and_loses_nothing() {
     let user = harness.url.split_once('@').expect("a user").0;
     let mut worker = harness.worker_with_mysql(&format!("{user}@{}/{database}", proxy.address));
     worker.wait_until_ready().await;
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 1, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 1, 10)).await;
     harness.wait_for_orders(10).await;
 
     proxy.set_open(false);
     for i in 1..20 {
-        harness
-            .log
-            .append(0, &batch(sale.id, epoch, 1 + i * 10, 10))
-            .await
-            .expect("appended");
+        harness.append(0, &batch(sale.id, epoch, 1 + i * 10, 10)).await;
     }
     worker.wait_until("mysql: ").await;
     assert_eq!(harness.orders().await, 10);
@@ -142,11 +114,7 @@ async fn records_are_stored_again_after_mysql_lost_its_tail() {
     let harness = Harness::new().await;
     let (sale, epoch) = harness.sale(0, 1000).await;
     let worker = harness.worker();
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 1, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 1, 10)).await;
     harness.wait_for_orders(10).await;
     harness
         .execute(&format!(
@@ -167,11 +135,7 @@ async fn a_lost_row_comes_back_after_mysql_lost_its_tail() {
     let harness = Harness::new().await;
     let (sale, epoch) = harness.sale(0, 1000).await;
     let worker = harness.worker();
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 1, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 1, 10)).await;
     harness.wait_for_orders(10).await;
     // The replica has nothing of the sale and of its partition.
     harness
@@ -180,11 +144,7 @@ async fn a_lost_row_comes_back_after_mysql_lost_its_tail() {
         )
         .await;
     let other = harness.sale(1, 10).await;
-    harness
-        .log
-        .append(1, &batch(other.0.id, other.1, 1, 1))
-        .await
-        .expect("appended");
+    harness.append(1, &batch(other.0.id, other.1, 1, 1)).await;
     harness.wait_for_orders(11).await;
     let restored = harness.ledger.sale(sale.id).await.expect("read").expect("there");
     assert_eq!((restored.identity(), restored.sold), (sale.identity(), 10));
@@ -202,23 +162,15 @@ async fn an_unknown_sale_stops_its_partition_and_no_other() {
         sale: seckill_protocol::SaleId(known.id.0 ^ 1),
         nonce: "n".into(),
     };
-    let at = harness.log.append(0, &barrier).await.expect("appended");
-    harness
-        .log
-        .append(0, &batch(known.id, epoch, 1, 10))
-        .await
-        .expect("appended");
+    let at = harness.append(0, &barrier).await;
+    harness.append(0, &batch(known.id, epoch, 1, 10)).await;
     let mut worker = harness.worker();
     worker
         .wait_until(&format!(
             "partition 0 stops at offset {at}: the ledger does not know sale"
         ))
         .await;
-    harness
-        .log
-        .append(1, &batch(other.id, other_epoch, 1, 5))
-        .await
-        .expect("appended");
+    harness.append(1, &batch(other.id, other_epoch, 1, 5)).await;
     harness.wait_for_orders(5).await;
     let metrics = worker.get("/metrics").await;
     assert!(
@@ -253,11 +205,7 @@ async fn a_position_out_of_range_stops_storing_until_it_is_repaired() {
         .await;
     let mut worker = harness.worker();
     worker.wait_until("the log does not hold a position of MySQL").await;
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 1, 10))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 1, 10)).await;
     assert!(worker.is_running());
     assert_eq!(harness.orders().await, 0);
     harness.execute("UPDATE log_position SET off = 0 WHERE part = 0").await;
@@ -321,16 +269,12 @@ async fn measure_stored_orders_per_second() {
 async fn a_quarantined_record_is_listed_shown_and_replayed() {
     let harness = Harness::new().await;
     let (sale, epoch) = harness.sale(0, 2).await;
-    harness
-        .log
-        .append(0, &batch(sale.id, epoch, 1, 3))
-        .await
-        .expect("appended");
+    harness.append(0, &batch(sale.id, epoch, 1, 3)).await;
     let total = Record::Total {
         sale: sale.id,
         total: 3,
     };
-    harness.log.append(0, &total).await.expect("appended");
+    harness.append(0, &total).await;
     let worker = harness.worker();
     while harness.number("SELECT CAST(total AS SIGNED) FROM sales").await < 3 {
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -36,7 +36,7 @@ async fn relay_and_adjustments_follow_a_switchover_that_cuts_nothing() {
     })
     .await;
     let total = |total| Record::Total { sale: sale.id, total };
-    harness.log.append(0, &total(11)).await.expect("appended");
+    harness.append(0, &total(11)).await;
     wait_until_left(&before, &sale, 11, 10).await;
 
     new.promote().await;
@@ -46,7 +46,7 @@ async fn relay_and_adjustments_follow_a_switchover_that_cuts_nothing() {
         sale: sale.id,
         nonce: "n".into(),
     };
-    let epoch = Epoch(harness.log.append(0, &barrier).await.expect("appended"));
+    let epoch = Epoch(harness.append(0, &barrier).await);
     install(&harness, &after, &sale, epoch, 11).await;
     sell(&after, &sale, epoch, &["b"]).await;
     harness.wait_for_orders(2).await;
@@ -54,7 +54,7 @@ async fn relay_and_adjustments_follow_a_switchover_that_cuts_nothing() {
         after.outbox_len(sale.id, epoch).await.expect("Redis") == 0
     })
     .await;
-    harness.log.append(0, &total(12)).await.expect("appended");
+    harness.append(0, &total(12)).await;
     wait_until_left(&after, &sale, 12, 11).await;
     harness.drop().await;
 }
@@ -78,7 +78,7 @@ async fn the_relay_leaves_a_server_without_the_index() {
         sale: sale.id,
         nonce: "n".into(),
     };
-    let epoch = Epoch(harness.log.append(0, &barrier).await.expect("appended"));
+    let epoch = Epoch(harness.append(0, &barrier).await);
     install(&harness, &after, &sale, epoch, 10).await;
     sell(&after, &sale, epoch, &["b"]).await;
     harness.wait_for_orders(2).await;

@@ -1,4 +1,5 @@
-//! Around the routes of both listeners: a ledger that needs a newer program, time limit, panics, metrics, and requests that no route takes.
+//! Around the routes of both listeners: a ledger that needs a newer program, time limit, panics, metrics, and requests that
+//! no route takes.
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

@@ -21,6 +21,9 @@ use tokio::time::{Instant, sleep};
 /// The namespace of a run's sales, and also their class.
 pub const NAMESPACE: &str = "chaos";
 
+/// How long the ledger may take to have a new sale: longer than any fault.
+const ACCEPTANCE_LIMIT: Duration = Duration::from_secs(60);
+
 /// The time from the creation of a sale to its start, and how long it sells.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
@@ -169,35 +172,37 @@ impl FlashSales {
 
     /// Waits until the ledger has the sale, as `kubectl wait --for=condition=Accepted` does. The phase is no proof: a new sale
     /// shows one while it waits for the workers.
-    pub async fn wait_until_accepted(&self, name: &str, limit: Duration) -> Result<()> {
-        let started = Instant::now();
-        loop {
-            let status = self.status(name).await?;
-            let accepted = |condition: &Condition| condition.type_ == "Accepted" && condition.status == "True";
-            if status.conditions.iter().any(accepted) {
-                return Ok(());
-            }
-            if started.elapsed() > limit {
-                let (limit, status) = (limit.as_secs(), serde_json::to_string(&status)?);
-                bail!("{name} was not accepted within {limit} s: {status}");
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
+    pub async fn wait_until_accepted(&self, name: &str) -> Result<()> {
+        let is_accepted = |condition: &Condition| condition.type_ == "Accepted" && condition.status == "True";
+        let accepted = |status: &FlashSaleStatus| status.conditions.iter().any(is_accepted);
+        self.wait_until(name, "was not accepted", ACCEPTANCE_LIMIT, accepted)
+            .await
+            .map(drop)
     }
 
     pub async fn wait_for_phase(&self, name: &str, phases: &[Phase], limit: Duration) -> Result<FlashSaleStatus> {
+        let in_phase = |status: &FlashSaleStatus| status.phase.is_some_and(|phase| phases.contains(&phase));
+        self.wait_until(name, &format!("did not reach {phases:?}"), limit, in_phase)
+            .await
+    }
+
+    /// `failure` is what the error says of the sale.
+    async fn wait_until(
+        &self,
+        name: &str,
+        failure: &str,
+        limit: Duration,
+        is_so: impl Fn(&FlashSaleStatus) -> bool,
+    ) -> Result<FlashSaleStatus> {
         let started = Instant::now();
         loop {
             let status = self.status(name).await?;
-            if status.phase.is_some_and(|phase| phases.contains(&phase)) {
+            if is_so(&status) {
                 return Ok(status);
             }
             if started.elapsed() > limit {
-                bail!(
-                    "{name} did not reach {phases:?} within {} s: {}",
-                    limit.as_secs(),
-                    serde_json::to_string(&status)?
-                );
+                let (limit, status) = (limit.as_secs(), serde_json::to_string(&status)?);
+                bail!("{name} {failure} within {limit} s: {status}");
             }
             sleep(Duration::from_millis(100)).await;
         }

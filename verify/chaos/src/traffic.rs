@@ -16,8 +16,6 @@ use crate::flash_sales::{FlashSales, Times};
 pub const BUYERS_PER_SECOND: f64 = 30.0;
 /// How long a short sale sells.
 const SHORT_SALE_DURATION: Duration = Duration::from_secs(24);
-/// How long the ledger may take to have a new sale: longer than any fault.
-const ACCEPTANCE_LIMIT: Duration = Duration::from_secs(60);
 /// From the beginning of a short sale to the beginning of the next one.
 const SHORT_SALE_INTERVAL: Duration = Duration::from_secs(20);
 
@@ -110,6 +108,6 @@ impl ShortSales {
             lasts: SHORT_SALE_DURATION,
         };
         self.sales.create(name, stock, times).await?;
-        self.sales.wait_until_accepted(name, ACCEPTANCE_LIMIT).await
+        self.sales.wait_until_accepted(name).await
     }
 }
