@@ -141,6 +141,32 @@ async fn a_sale_that_ended_without_an_operator_is_settled_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ended_sale_drains_an_index_that_mysql_forgot() {
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("forgot", -1, 3600, json!({})).await;
+    harness.until_phase("forgot", Phase::Open).await;
+    let sale = harness.sale("forgot").await;
+    operator.stop().await;
+    worker.stop().await;
+    // Sold by a process that died before it published the batch.
+    let (_, batch) = harness.reserve("forgot", &["a", "b"]).await;
+    assert!(batch.is_some());
+    // The sale ends, and a failover of MySQL loses the epoch of the index.
+    harness.end_in("forgot", 0).await;
+    harness
+        .execute(&format!("UPDATE sales SET live_epoch = NULL WHERE id = {}", sale.id.0))
+        .await;
+
+    let (operator, worker) = (harness.operator(), harness.worker());
+    let settled = harness.until_phase("forgot", Phase::Settled).await;
+    assert_eq!(settled.ledger.as_ref().map(|l| (l.sold, l.remaining)), Some((2, 8)));
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_difference_between_index_and_ledger_is_reported_and_not_repaired() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());

@@ -47,7 +47,8 @@ impl Protocol {
             let outbox = state.server(on).map_or(&[][..], |server| &server.data.outbox);
             for (entry, batch) in outbox.iter().enumerate() {
                 let missing = batch.iter().any(|(id, _)| !state.log.view().copies.contains_key(&id));
-                if missing && self.may_append(state, batch) {
+                // The worker reads the outbox of the epoch that the ledger names.
+                if missing && state.mysql.live_epoch == Some(batch.epoch) && self.may_append(state, batch) {
                     actions.push(Action::Relay { on, entry });
                 }
             }

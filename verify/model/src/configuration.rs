@@ -73,6 +73,8 @@ pub enum Rule {
     NeedSeesBarrier,
     /// R0 checks whether the index was published.
     NeedSeesLiveEpoch,
+    /// R0 does so also after the end.
+    NeedSeesLiveEpochAfterTheEnd,
 
     /// Pending stock adjustments are rows, written with the position.
     AdjustmentsAreRows,

@@ -66,8 +66,8 @@ impl Protocol {
         match state.need(&self.config) {
             // No index is in force, and none is rebuilt for the end.
             Need::Rebuild => true,
-            Need::Apply | Need::Renumber(_) => false,
-            Need::Nothing | Need::Publish(_) => in_flight(state) == 0 || self.config.breaks(Rule::CloseAfterOutbox),
+            Need::Apply | Need::Renumber(_) | Need::Publish(_) => false,
+            Need::Nothing => in_flight(state) == 0 || self.config.breaks(Rule::CloseAfterOutbox),
         }
     }
 
@@ -122,7 +122,7 @@ impl Protocol {
 }
 
 /// Units in the outbox that the ledger does not have.
-fn in_flight(state: &State) -> u64 {
+pub(crate) fn in_flight(state: &State) -> u64 {
     let stored = state.ledger().fold.orders();
     let outbox = state.redis.data.outbox.iter().flat_map(|batch| batch.iter());
     let missing = outbox.filter(|(id, _)| !stored.contains_key(id));

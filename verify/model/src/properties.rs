@@ -6,6 +6,7 @@ use seckill_protocol::{Batch, OrderId, Record};
 use stateright::Property;
 
 use crate::configuration::{Configuration, Rule};
+use crate::ending::in_flight;
 use crate::property;
 use crate::protocol::Protocol;
 use crate::state::{Coordinator, State};
@@ -95,11 +96,10 @@ impl State {
             .redis
             .in_force()
             .filter(|index| Some(index.epoch) == view.fold.cut().epoch());
-        if !self.ended() && self.need(config) == Need::Nothing {
-            let known = index.is_some_and(|index| self.mysql.live_epoch == Some(index.epoch));
-            if !known {
-                return Some(property::STUCK);
-            }
+        let known = index.is_some_and(|index| self.mysql.live_epoch == Some(index.epoch));
+        // API processes need the epoch to sell, and after the end the worker needs it to empty the outbox.
+        if self.need(config) == Need::Nothing && !known && (!self.ended() || in_flight(self) > 0) {
+            return Some(property::STUCK);
         }
         let index = index?;
         let row = self.mysql.row;
@@ -139,7 +139,7 @@ impl State {
         if config.breaks(Rule::NeedSeesBarrier) && known.cut.closed.is_none() {
             known.cut.current_epoch = None;
         }
-        if config.breaks(Rule::NeedSeesLiveEpoch) {
+        if config.breaks(Rule::NeedSeesLiveEpoch) || self.ended() && config.breaks(Rule::NeedSeesLiveEpochAfterTheEnd) {
             known.live_epoch = index.map(|index| index.epoch);
         }
         if config.breaks(Rule::TermsBeforePublication)

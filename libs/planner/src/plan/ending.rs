@@ -7,6 +7,7 @@ use seckill_protocol::settlement::{Settlement, settle};
 
 use super::final_balance::{FinalBalance, closing};
 use super::report::{accepted, stalled};
+use super::running;
 use super::step::{Plan, SaleVersion, Step};
 use crate::condition::{ConditionStatus, ConditionType, Phase, Reason};
 use crate::observation::Observation;
@@ -52,12 +53,12 @@ pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
 /// A lost, unreachable or outdated index is not rebuilt for the end: what the log holds before CLOSE counts, and what was not published
 /// was promised to nobody.
 fn before_close(observed: &Observation, sale: &Sale) -> Plan {
-    match observed.index.in_force() {
-        Some(index) if index.terms.version < sale.version => Plan::without_report(Step::ApplyTerms {
-            sale: sale.id,
-            epoch: index.epoch,
-            terms: sale.terms(),
-        }),
+    let index = observed.index.in_force();
+    // The index has to know the end, and the worker the index: it empties the outbox of the epoch that the ledger names.
+    if let Some(step) = index.and_then(|index| running::exchange_step(index, sale)) {
+        return Plan::without_report(step);
+    }
+    match index {
         // The worker publishes what was sold before the index knew the end and was not published by its seller.
         Some(index) if index.outbox > 0 => {
             let batches = index.outbox;

@@ -107,23 +107,28 @@ fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
     })
 }
 
-/// What an index in force has to learn from the ledger.
+/// What an index in force and the ledger have to learn from each other, also after the end of the sale.
+pub(super) fn exchange_step(index: &IndexState, sale: &Sale) -> Option<Step> {
+    match index_need(index, sale) {
+        Need::Apply => Some(Step::ApplyTerms {
+            sale: sale.id,
+            epoch: index.epoch,
+            terms: sale.terms(),
+        }),
+        Need::Renumber(version) => Some(Step::Renumber {
+            sale: SaleVersion::from(sale),
+            version,
+        }),
+        Need::Publish(epoch) => Some(Step::Publish { sale: sale.id, epoch }),
+        Need::Nothing | Need::Rebuild => None,
+    }
+}
+
+/// The same, and the units that were added.
 pub(super) fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
     let index = observed.index.in_force()?;
-    match index_need(index, sale) {
-        Need::Apply => {
-            return Some(Step::ApplyTerms {
-                sale: sale.id,
-                epoch: index.epoch,
-                terms: sale.terms(),
-            });
-        }
-        Need::Renumber(version) => {
-            let sale = SaleVersion::from(sale);
-            return Some(Step::Renumber { sale, version });
-        }
-        Need::Publish(epoch) => return Some(Step::Publish { sale: sale.id, epoch }),
-        Need::Nothing | Need::Rebuild => {}
+    if let Some(step) = exchange_step(index, sale) {
+        return Some(step);
     }
     let raised = index.total < sale.offered && sale.total < sale.offered;
     (raised && !observed.total_appended).then_some(Step::AppendTotal {

@@ -138,6 +138,8 @@ fn over(left: u64) -> Observation {
     observed.sale().total = 10;
     observed.sale().sold = 10 - left;
     observed.sale().taken = 10 - left;
+    let terms = observed.sale().terms();
+    observed.index().terms = terms;
     observed
 }
 
@@ -413,6 +415,27 @@ fn an_address_that_leads_to_a_replica_begins_no_rebuild() {
         let replica = refused == InstallRefused::NotAPrimary;
         assert_eq!(stalled.message.starts_with("the address leads to a replica"), replica);
     }
+}
+
+#[test]
+fn an_ended_index_is_published_before_the_worker_drains_it() {
+    let mut observed = over(4);
+    observed.index().outbox = 2;
+    // MySQL came back without the newest epoch, so the worker reads the outbox of an older one.
+    observed.sale().live_epoch = Some(Epoch(3));
+    assert!(matches!(plan(&observed).step, Step::Publish { epoch: Epoch(4), .. }));
+    observed.sale().live_epoch = None;
+    assert!(matches!(plan(&observed).step, Step::Publish { epoch: Epoch(4), .. }));
+    observed.sale().live_epoch = Some(Epoch(4));
+    assert_eq!(step_and_phase(&plan(&observed)), ("Nothing", Some(Phase::Ended)));
+}
+
+#[test]
+fn an_ended_sale_outnumbers_terms_that_mysql_lost() {
+    let mut observed = over(4);
+    observed.index().terms.version = 2;
+    observed.index().terms.state = SaleState::Open;
+    assert!(matches!(plan(&observed).step, Step::Renumber { version: 3, .. }));
 }
 
 #[test]

@@ -316,6 +316,16 @@ pub const MUTANTS: &[Mutant] = &[
         },
         STUCK,
     ),
+    // The worker never empties the outbox, so the sale is never closed.
+    (
+        "need_blind_to_live_epoch_after_the_end",
+        Configuration {
+            mysql_losses: 1,
+            broken: &[Rule::NeedSeesLiveEpochAfterTheEnd],
+            ..END
+        },
+        STUCK,
+    ),
     (
         "adjustments_in_memory",
         Configuration {
