@@ -9,6 +9,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use seckill_protocol::Quantity;
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::api::Api;
 use crate::catalogue::ListedSale;
@@ -58,9 +59,12 @@ pub struct RequestedQuantity(pub Quantity);
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct PurchaseBody {
+#[schema(as = Purchase)]
+pub struct PurchaseBody {
+    /// Units, at most the sale's `max_per_order`. A purchase gets all of them or nothing.
+    #[schema(value_type = u32, minimum = 1, maximum = 1000)]
     quantity: Value,
 }
 

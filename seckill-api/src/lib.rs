@@ -18,6 +18,7 @@
 //! And what all of them use:
 //!
 //! - [`problem`]: every answer except success
+//! - `routes::openapi`: the OpenAPI document, from the routes, the types and the problems
 //! - `limits`, `clock`, [`metrics`]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 

@@ -10,16 +10,20 @@ use http::{HeaderValue, StatusCode, header};
 use seckill_protocol::index::Millis;
 use seckill_protocol::{OrderNo, Quantity};
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::clock;
 use crate::idempotency_key::KeyError;
 use crate::limits::{MAX_BODY_BYTES, MAX_QUANTITY};
 
 /// `Display` writes the `detail`: what is wrong, and what to do.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, strum::EnumDiscriminants)]
+#[strum_discriminants(name(ProblemKind), doc = "A problem without its data.", derive(strum::VariantArray))]
 pub enum Problem {
+    #[error("{}", KeyError::Missing)]
+    KeyMissing,
     #[error("{0}")]
-    Key(#[from] KeyError),
+    KeyInvalid(KeyError),
     #[error("The body is invalid: {0}. Send a JSON object such as {{\"quantity\": 1}}.")]
     BodyInvalid(String),
     #[error("The quantity {0} is invalid. Send a whole number from 1 to {MAX_QUANTITY}.")]
@@ -109,11 +113,11 @@ pub struct Code(pub &'static str);
 
 impl Problem {
     pub fn code(&self) -> &'static str {
-        self.definition().1
+        self.definition().code
     }
 
     pub fn status(&self) -> StatusCode {
-        self.definition().0
+        self.definition().status
     }
 
     /// Whether the same request may succeed in a moment.
@@ -121,54 +125,8 @@ impl Problem {
         self.status() == StatusCode::SERVICE_UNAVAILABLE
     }
 
-    /// Status, code and title.
-    fn definition(&self) -> (StatusCode, &'static str, &'static str) {
-        use Problem::*;
-        match self {
-            Key(KeyError::Missing) => (StatusCode::BAD_REQUEST, "key_missing", "Missing Idempotency-Key"),
-            Key(_) => (StatusCode::BAD_REQUEST, "key_invalid", "Invalid Idempotency-Key"),
-            BodyInvalid(_) => (StatusCode::BAD_REQUEST, "body_invalid", "Invalid body"),
-            QuantityInvalid(_) | QuantityTooLarge { .. } => {
-                (StatusCode::BAD_REQUEST, "quantity_invalid", "Invalid quantity")
-            }
-            PathInvalid(_) => (StatusCode::BAD_REQUEST, "path_invalid", "Invalid path"),
-            SaleUnknown(_) => (StatusCode::NOT_FOUND, "sale_unknown", "Sale not found"),
-            OrderUnknown => (StatusCode::NOT_FOUND, "order_unknown", "Order not found"),
-            RequestUnknown => (StatusCode::NOT_FOUND, "request_unknown", "No purchase with this key"),
-            RouteUnknown(_) => (StatusCode::NOT_FOUND, "route_unknown", "Route not found"),
-            MethodNotAllowed(_) => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "Method not allowed",
-            ),
-            BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body timeout"),
-            NotStarted { .. } => (StatusCode::CONFLICT, "not_started", "Not started"),
-            SoldOut { .. } => (StatusCode::CONFLICT, "sold_out", "Sold out"),
-            LimitReached { .. } => (StatusCode::CONFLICT, "limit_reached", "Limit reached"),
-            TooManyOrders => (StatusCode::CONFLICT, "too_many_orders", "Too many orders"),
-            AlreadyPaid => (StatusCode::CONFLICT, "already_paid", "Already paid"),
-            Ended => (StatusCode::GONE, "ended", "Sale ended"),
-            RouteRemoved(_) => (StatusCode::GONE, "route_removed", "Route removed"),
-            BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large"),
-            ContentType(_) => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "content_type",
-                "Unsupported content type",
-            ),
-            ContentEncoding(_) => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "content_encoding",
-                "Unsupported content encoding",
-            ),
-            KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "key_reused", "Idempotency-Key reused"),
-            Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
-            Suspended => (StatusCode::SERVICE_UNAVAILABLE, "suspended", "Sale suspended"),
-            NotReady | NumberUnreadable => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "Not ready"),
-            Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
-            CancelUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
-            OrderHeld => (StatusCode::SERVICE_UNAVAILABLE, "order_held", "Order in quarantine"),
-            OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
-        }
+    fn definition(&self) -> Definition {
+        ProblemKind::from(self).definition()
     }
 
     /// The value of Retry-After, in seconds.
@@ -183,19 +141,103 @@ impl Problem {
     }
 }
 
-/// The body. The optional members are for programs.
-#[derive(Serialize)]
-struct ProblemDetails<'a> {
+/// What all problems of a kind have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Definition {
+    pub status: StatusCode,
+    /// Stable, for programs. Several kinds may share one.
+    pub code: &'static str,
+    pub title: &'static str,
+}
+
+impl ProblemKind {
+    pub fn definition(self) -> Definition {
+        use ProblemKind::*;
+        let (status, code, title) = match self {
+            KeyMissing => (StatusCode::BAD_REQUEST, "key_missing", "Missing Idempotency-Key"),
+            KeyInvalid => (StatusCode::BAD_REQUEST, "key_invalid", "Invalid Idempotency-Key"),
+            BodyInvalid => (StatusCode::BAD_REQUEST, "body_invalid", "Invalid body"),
+            QuantityInvalid | QuantityTooLarge => (StatusCode::BAD_REQUEST, "quantity_invalid", "Invalid quantity"),
+            PathInvalid => (StatusCode::BAD_REQUEST, "path_invalid", "Invalid path"),
+            SaleUnknown => (StatusCode::NOT_FOUND, "sale_unknown", "Sale not found"),
+            OrderUnknown => (StatusCode::NOT_FOUND, "order_unknown", "Order not found"),
+            RequestUnknown => (StatusCode::NOT_FOUND, "request_unknown", "No purchase with this key"),
+            RouteUnknown => (StatusCode::NOT_FOUND, "route_unknown", "Route not found"),
+            MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "Method not allowed",
+            ),
+            BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body timeout"),
+            NotStarted => (StatusCode::CONFLICT, "not_started", "Not started"),
+            SoldOut => (StatusCode::CONFLICT, "sold_out", "Sold out"),
+            LimitReached => (StatusCode::CONFLICT, "limit_reached", "Limit reached"),
+            TooManyOrders => (StatusCode::CONFLICT, "too_many_orders", "Too many orders"),
+            AlreadyPaid => (StatusCode::CONFLICT, "already_paid", "Already paid"),
+            Ended => (StatusCode::GONE, "ended", "Sale ended"),
+            RouteRemoved => (StatusCode::GONE, "route_removed", "Route removed"),
+            BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large"),
+            ContentType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "content_type",
+                "Unsupported content type",
+            ),
+            ContentEncoding => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "content_encoding",
+                "Unsupported content encoding",
+            ),
+            KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "key_reused", "Idempotency-Key reused"),
+            Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+            Suspended => (StatusCode::SERVICE_UNAVAILABLE, "suspended", "Sale suspended"),
+            NotReady | NumberUnreadable => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "Not ready"),
+            Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
+            CancelUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
+            OrderHeld => (StatusCode::SERVICE_UNAVAILABLE, "order_held", "Order in quarantine"),
+            OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
+        };
+        Definition { status, code, title }
+    }
+
+    /// Whether an answer has the header Retry-After.
+    pub fn has_retry_after(self) -> bool {
+        self == ProblemKind::NotStarted || self.definition().status == StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Missing => Problem::KeyMissing,
+            other => Problem::KeyInvalid(other),
+        }
+    }
+}
+
+/// Problem details (RFC 9457). Decide by `code`, which is stable. `title` and `detail` are for people and may change.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemDetails<'a> {
+    #[schema(value_type = String, example = "urn:seckill:problem:not_started")]
     r#type: Displayed<Urn>,
     title: &'static str,
     status: u16,
+    /// New codes may be added: handle an unknown code by its status.
     code: &'static str,
+    /// What is wrong, and what to do.
+    #[schema(value_type = String)]
     detail: Displayed<&'a Problem>,
+    /// Of `not_started`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
     starts_at: Option<String>,
+    /// Of `sold_out`: fewer units than requested are left, perhaps none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     remaining: Option<u64>,
+    /// Of `limit_reached`: one of the buyer's orders.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     order_no: Option<&'a str>,
 }
 
@@ -219,7 +261,7 @@ impl Display for Urn {
 
 impl<'a> ProblemDetails<'a> {
     fn from_problem(problem: &'a Problem) -> Self {
-        let (status, code, title) = problem.definition();
+        let Definition { status, code, title } = problem.definition();
         ProblemDetails {
             r#type: Displayed(Urn(code)),
             title,
@@ -247,7 +289,7 @@ const INITIAL_BODY_CAPACITY: usize = 320;
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, code, _) = self.definition();
+        let Definition { status, code, .. } = self.definition();
         let mut body = Vec::with_capacity(INITIAL_BODY_CAPACITY);
         // Writing strings and numbers into memory does not fail.
         let _ = serde_json::to_writer(&mut body, &ProblemDetails::from_problem(&self));

@@ -1,6 +1,7 @@
 //! The routes. `purchase` is the way in of a purchase.
 pub mod legacy;
 mod middleware;
+pub mod openapi;
 mod orders;
 mod purchase;
 mod sales;
@@ -9,10 +10,22 @@ mod view;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::get;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::api::Api;
 use crate::cors::CorsOrigins;
+
+/// The routes that the OpenAPI document describes.
+fn documented_routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(openapi::document_without_routes())
+        .routes(routes!(sales::list))
+        .routes(routes!(sales::show))
+        .routes(routes!(purchase::buy))
+        .routes(routes!(purchase::earlier))
+        .routes(routes!(orders::show, orders::cancel))
+}
 
 async fn healthy() -> &'static str {
     "ok\n"
@@ -21,12 +34,9 @@ async fn healthy() -> &'static str {
 /// `cors`: pages of these origins may call the API from a browser.
 pub fn v1(api: Arc<Api>, cors: Option<CorsOrigins>) -> Router {
     let (metrics, too_old) = (api.metrics.clone(), api.catalogue.too_old());
-    let routes = Router::new()
-        .route("/v1/sales", get(sales::list))
-        .route("/v1/sales/{namespace}/{name}", get(sales::show))
-        .route("/v1/sales/{namespace}/{name}/orders", post(purchase::buy))
-        .route("/v1/sales/{namespace}/{name}/request", get(purchase::earlier))
-        .route("/v1/orders/{order_no}", get(orders::show).delete(orders::cancel))
+    let (routes, document) = documented_routes().split_for_parts();
+    let routes = routes
+        .merge(openapi::routes(&document))
         // For load balancers that check the port of the Service: cloud providers' ask for `/` by default. Readiness, with its
         // reasons, is on the admin port.
         .route("/", get(healthy))

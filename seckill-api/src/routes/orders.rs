@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 
+use super::openapi::{self, problems};
 use super::view::{OrderView, Price};
 use crate::api::Api;
 use crate::cancel::CancelOutcome;
@@ -14,12 +15,31 @@ use crate::extract::OrderNumber;
 use crate::orders::FoundOrder;
 use crate::problem::Problem;
 
-/// `GET /v1/orders/{order_no}`
+/// An order
+///
+/// Anyone who knows the number can see the order.
+#[utoipa::path(
+    get, path = "/v1/orders/{order_no}", operation_id = "showOrder", tag = "orders",
+    params(openapi::OrderPath),
+    responses((status = 200, description = "The order", body = OrderView), ShowProblems)
+)]
 pub async fn show(State(api): State<Arc<Api>>, OrderNumber(number): OrderNumber) -> Result<Response, Problem> {
     Ok(order_response(StatusCode::OK, api.find_order(&number).await?))
 }
 
-/// `DELETE /v1/orders/{order_no}`
+/// Cancels an order
+///
+/// A retry is safe: an order that had ended before gets the same answer. The units go back on sale, once, within a second.
+#[utoipa::path(
+    delete, path = "/v1/orders/{order_no}", operation_id = "cancelOrder", tag = "orders",
+    params(openapi::OrderPath),
+    responses(
+        (status = 200, description = "The order is cancelled", body = OrderView),
+        (status = 202, description = "The cancellation is safe in the log, and its result is not known yet: ask at the Location",
+            body = OrderView, headers(("Location" = String), ("Retry-After" = u64, description = "Seconds"))),
+        CancelProblems,
+    )
+)]
 pub async fn cancel(State(api): State<Arc<Api>>, OrderNumber(number): OrderNumber) -> Result<Response, Problem> {
     Ok(match api.cancel(&number).await? {
         CancelOutcome::Done(order) => order_response(StatusCode::OK, order),
@@ -30,6 +50,11 @@ pub async fn cancel(State(api): State<Arc<Api>>, OrderNumber(number): OrderNumbe
         }
     })
 }
+
+problems!(ShowProblems: PathInvalid, OrderUnknown, Internal, NotReady, Overloaded, OutcomeUnknown);
+problems!(
+    CancelProblems: PathInvalid, OrderUnknown, AlreadyPaid, Internal, NotReady, Overloaded, OutcomeUnknown, OrderHeld,
+);
 
 fn order_response(status: StatusCode, order: FoundOrder) -> Response {
     let FoundOrder {

@@ -6,16 +6,32 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::openapi::{self, problems};
 use super::view::{OrderView, Price};
 use crate::api::Api;
 use crate::catalogue::ListedSale;
-use crate::extract::{NamedSale, RequestedQuantity};
+use crate::extract::{NamedSale, PurchaseBody, RequestedQuantity};
 use crate::idempotency_key::Caller;
 use crate::problem::Problem;
 use crate::purchase::{Bought, Outcome, Purchase};
 
-/// `POST /v1/sales/{namespace}/{name}/orders`
+/// Buys
+///
+/// 201 is a promise: the order is in the log on all in-sync replicas. Send the request again, with the same key, until the
+/// answer is final: after a time-out, a broken connection, 202, 408, 500, 502, 503 and 504. A retry can't buy twice.
+#[utoipa::path(
+    post, path = "/v1/sales/{namespace}/{name}/orders", operation_id = "buy", tag = "orders",
+    params(openapi::SalePath, openapi::KeyHeader),
+    request_body = PurchaseBody,
+    responses(
+        (status = 201, description = "Bought", body = OrderView, headers(("Location" = String, description = "The order"))),
+        (status = 202, description = "The log is slow: the purchase is neither won nor lost. Ask at the Location, or send it again",
+            body = PendingView, headers(("Location" = String), ("Retry-After" = u64, description = "Seconds"))),
+        BuyProblems,
+    )
+)]
 pub async fn buy(
     State(api): State<Arc<Api>>,
     NamedSale(listed): NamedSale,
@@ -32,7 +48,20 @@ pub async fn buy(
     Ok(outcome_response(&listed, outcome, StatusCode::CREATED))
 }
 
-/// `GET /v1/sales/{namespace}/{name}/request`
+/// The result of an earlier purchase
+///
+/// It never buys.
+#[utoipa::path(
+    get, path = "/v1/sales/{namespace}/{name}/request", operation_id = "showRequest", tag = "orders",
+    params(openapi::SalePath, openapi::KeyHeader),
+    responses(
+        (status = 200, description = "This key bought", body = OrderView,
+            headers(("Location" = String, description = "The order"))),
+        (status = 202, description = "The log is slow: the purchase is neither won nor lost", body = PendingView,
+            headers(("Location" = String), ("Retry-After" = u64, description = "Seconds"))),
+        EarlierProblems,
+    )
+)]
 pub async fn earlier(
     State(api): State<Arc<Api>>,
     NamedSale(listed): NamedSale,
@@ -41,6 +70,16 @@ pub async fn earlier(
     let outcome = api.earlier_purchase(listed.sale.id, buyer, key).await?;
     Ok(outcome_response(&listed, outcome, StatusCode::OK))
 }
+
+problems!(
+    BuyProblems: KeyMissing, KeyInvalid, BodyInvalid, QuantityInvalid, PathInvalid, SaleUnknown, BodyTimeout, NotStarted,
+    SoldOut, LimitReached, TooManyOrders, Ended, BodyTooLarge, ContentType, ContentEncoding, KeyReused, Internal, Suspended,
+    NotReady, Overloaded, OutcomeUnknown, OrderHeld,
+);
+problems!(
+    EarlierProblems: KeyMissing, KeyInvalid, PathInvalid, SaleUnknown, RequestUnknown, Internal, Suspended, NotReady,
+    Overloaded, OutcomeUnknown, OrderHeld,
+);
 
 fn outcome_response(listed: &ListedSale, outcome: Outcome, bought: StatusCode) -> Response {
     match outcome {
@@ -82,9 +121,13 @@ fn outcome_response(listed: &ListedSale, outcome: Outcome, bought: StatusCode) -
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Pending)]
 struct PendingView {
+    /// `namespace/name` of the FlashSale.
     sale: String,
+    #[schema(schema_with = openapi::pending)]
     status: &'static str,
+    /// For people.
     detail: &'static str,
 }

@@ -9,7 +9,9 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use seckill_protocol::index::{Millis, SaleState};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
+use super::openapi::{self, problems};
 use super::view::Price;
 use crate::api::Api;
 use crate::catalogue::ListedSale;
@@ -21,7 +23,22 @@ use crate::problem::Problem;
 /// The server's time in milliseconds, for a countdown; `Date` has only whole seconds.
 const SERVER_TIME: HeaderName = HeaderName::from_static("server-time");
 
-/// `GET /v1/sales`
+/// All sales of this release, by name
+///
+/// A sale is listed until 7 days after its settlement.
+#[utoipa::path(
+    get, path = "/v1/sales", operation_id = "listSales", tag = "sales",
+    params(openapi::IfNoneMatch),
+    responses(
+        (status = 200, description = "The sales", body = SaleList, headers(
+            ("ETag" = String, description = "For `If-None-Match`"),
+            ("Server-Time" = String, description = "For a countdown: RFC 3339 with milliseconds"),
+            ("Cache-Control" = String),
+        )),
+        (status = 304, description = "Unchanged"),
+        ListProblems,
+    )
+)]
 pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let sales: Vec<SaleView> = stream::iter(api.catalogue.all())
         .map(|listed| SaleView::new(api.clone(), listed))
@@ -31,31 +48,52 @@ pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     cacheable(&headers, &SaleList { sales })
 }
 
-/// `GET /v1/sales/{namespace}/{name}`
+/// One sale
+#[utoipa::path(
+    get, path = "/v1/sales/{namespace}/{name}", operation_id = "showSale", tag = "sales",
+    params(openapi::SalePath, openapi::IfNoneMatch),
+    responses(
+        (status = 200, description = "The sale", body = SaleView, headers(
+            ("ETag" = String, description = "For `If-None-Match`"),
+            ("Server-Time" = String, description = "For a countdown: RFC 3339 with milliseconds"),
+            ("Cache-Control" = String),
+        )),
+        (status = 304, description = "Unchanged"),
+        ShowProblems,
+    )
+)]
 pub async fn show(State(api): State<Arc<Api>>, NamedSale(listed): NamedSale, headers: HeaderMap) -> Response {
     cacheable(&headers, &SaleView::new(api, listed).await)
 }
 
-#[derive(Serialize)]
+problems!(ListProblems: Internal, NotReady, OutcomeUnknown);
+problems!(ShowProblems: PathInvalid, SaleUnknown, Internal, NotReady, OutcomeUnknown);
+
+#[derive(Serialize, ToSchema)]
 struct SaleList {
     sales: Vec<SaleView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Sale)]
 struct SaleView {
     /// As in the paths: `namespace/name`.
     sale: String,
     /// As in the FlashSale, without the price.
+    #[schema(value_type = openapi::Item)]
     item: Value,
     price: Price,
+    #[schema(format = DateTime)]
     starts_at: String,
+    #[schema(format = DateTime)]
     ends_at: String,
-    /// The most units that an order can have.
+    /// The greatest `quantity` of a purchase. It can rise while the sale runs.
     max_per_order: u32,
     /// Null if there is no limit.
     limit_per_buyer: Option<u32>,
+    #[schema(schema_with = openapi::sale_state)]
     state: &'static str,
-    /// Null if the number is unknown now.
+    /// At most a second old, for display only: a purchase decides. Null if the number is unknown now.
     remaining: Option<u64>,
 }
 

@@ -6,6 +6,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::contract;
+
 #[derive(Clone)]
 pub struct Request {
     /// Method and path.
@@ -43,7 +45,9 @@ impl Request {
         self.write(&mut stream).await;
         let mut response = Vec::new();
         let _ = stream.read_to_end(&mut response).await;
-        Response::parse(&String::from_utf8_lossy(&response))
+        let response = Response::parse(&String::from_utf8_lossy(&response))?;
+        contract::check(&self.line, &response);
+        Some(response)
     }
 
     /// Sends the request without waiting for the response. Dropping the connection is a client that goes away.

@@ -3,6 +3,7 @@ mod bad_input;
 mod buying;
 mod client;
 mod connections;
+mod contract;
 mod cross_origin;
 mod format;
 mod harness;
