@@ -532,6 +532,7 @@ impl Deletions {
             settled_left: None,
             freed_at_ms: None,
             missing_since_ms: row.missing_since,
+            stopped: false,
         }
     }
 }
