@@ -15,6 +15,8 @@
 //! - [`release::servers`]: the settings of Redis, Kafka and MySQL, for the preflight
 //! - [`release::orphans`]: ends the sales whose FlashSale is gone
 //!
+//! Without an API server and beside the operator: [`emergency_stop`], the subcommands `suspend` and `resume`.
+//!
 //! Kubernetes is in [`cluster`]: client, watches, lease, events, conversions. One of several operators does all this: the
 //! one that holds the [lease](cluster::lease). [`run`] wires the parts together and is imported by nobody.
 //!
@@ -23,6 +25,7 @@ pub mod args;
 pub mod clock_reading;
 pub mod cluster;
 pub mod context;
+pub mod emergency_stop;
 pub mod error;
 pub mod format;
 pub mod manifest;

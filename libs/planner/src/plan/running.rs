@@ -23,6 +23,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_INTERVAL_UNKNOWN: Duration = Duration::from_millis(200);
 /// The longest time without a reconcile, in case the clock is set.
 const RECONCILE_INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// The same for a sale that shows an emergency stop: its end is nothing that a watch reports.
+const RECONCILE_INTERVAL_STOPPED: Duration = Duration::from_secs(5);
 
 pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -> Plan {
     let now = observed.now();
@@ -136,6 +138,7 @@ pub(super) fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
 fn scheduled(observed: &Observation, desired: &DesiredSale, sale: &Sale, preflight: Condition) -> Plan {
     let most = match preflight.reason {
         Reason::Checking => PROBE_INTERVAL,
+        _ if sale.stopped => RECONCILE_INTERVAL_STOPPED,
         _ => RECONCILE_INTERVAL_MAX,
     };
     let message = "preheating and scaling start spec.leadTimeSeconds before spec.startsAt";
@@ -145,11 +148,23 @@ fn scheduled(observed: &Observation, desired: &DesiredSale, sale: &Sale, preflig
         .with(preflight)
         .with(not_yet(ConditionType::StockPreheated, message))
         .with(not_yet(ConditionType::WorkloadsScaled, message))
-        .with(not_yet(ConditionType::Ready, message))
+        .with(emergency_stop(sale).unwrap_or_else(|| not_yet(ConditionType::Ready, message)))
         .with(balance(None, sale))
         .with(not_yet(ConditionType::Settled, "the sale has not started"))
         .with(stalled(observed))
         .until(&observed.clocks, desired.preheat_at(), most)
+}
+
+/// The condition Ready of a sale that an emergency stop holds. Its index is kept up to date meanwhile.
+fn emergency_stop(sale: &Sale) -> Option<Condition> {
+    sale.stopped.then(|| {
+        Condition::new(
+            ConditionType::Ready,
+            ConditionStatus::False,
+            Reason::EmergencyStop,
+            "the emergency stop of this release is on, so none of its sales sells; `operator resume --all` ends it",
+        )
+    })
 }
 
 /// Whether buyers can buy, or could if the sale had started.
@@ -161,6 +176,9 @@ fn ready(
     [stock, pods, preflight]: [&Condition; 3],
 ) -> Condition {
     use ConditionStatus::{False, True};
+    if let Some(stopped) = emergency_stop(sale) {
+        return stopped;
+    }
     let opened = observed.now() >= sale.opens_at;
     let refusal = observed.clocks.refusal_of_redis(sale.opens_at, sale.closes_at);
     let sold_out = observed.index.in_force().is_some_and(|index| index.left == 0);
@@ -205,9 +223,11 @@ fn ready(
 /// The phase that goes with the reason of the condition Ready.
 fn phase(ready: Reason) -> Phase {
     match ready {
-        Reason::Suspended | Reason::HeldByPreflight | Reason::ClocksDiffer | Reason::OrdersExhausted => {
-            Phase::Suspended
-        }
+        Reason::Suspended
+        | Reason::EmergencyStop
+        | Reason::HeldByPreflight
+        | Reason::ClocksDiffer
+        | Reason::OrdersExhausted => Phase::Suspended,
         Reason::ReadyToSell => Phase::Ready,
         Reason::SoldOut => Phase::SoldOut,
         Reason::Selling => Phase::Open,
