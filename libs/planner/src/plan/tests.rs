@@ -1182,7 +1182,7 @@ fn requiring(mut observed: Observation) -> Observation {
 /// With a Redis that drops stock.
 fn risky(mut observed: Observation) -> Observation {
     let mut servers = right();
-    servers.redis.as_mut().expect("known").eviction = "allkeys-lru".into();
+    servers.redis.as_mut().expect("known").eviction = Some("allkeys-lru".into());
     observed.servers = Some(Arc::new(servers));
     observed
 }
