@@ -12,6 +12,7 @@
 //! Loops for the whole release, which only apply what the planner decides:
 //!
 //! - [`release::scale`]: the replicas of the two Deployments
+//! - [`release::indexes`]: which sales have changed, by one probe of all of them
 //! - [`release::servers`]: the settings of Redis, Kafka and MySQL, for the preflight
 //! - [`release::orphans`]: ends the sales whose FlashSale is gone
 //!
@@ -34,4 +35,5 @@ pub mod reconcile_cache;
 pub mod release;
 pub mod run;
 pub mod sale;
+pub mod sale_changes;
 pub mod status_queue;

@@ -603,6 +603,24 @@ async fn a_sold_unit_takes_the_estimated_memory() {
 }
 
 #[tokio::test]
+async fn many_indexes_are_probed_at_once_in_their_order() {
+    let client = connect().await;
+    let sales: Vec<SaleId> = (0..300).map(|_| new_sale()).collect();
+    for sale in [sales[7], sales[299]] {
+        install(&client, sale, Epoch(4), 9, open_terms()).await;
+    }
+    let probes = client.probe_all(&sales).await.expect("answers");
+    let in_force = probes.iter().map(|probe| probe.valid().map(|index| index.left));
+    let in_force: Vec<usize> = in_force.enumerate().filter_map(|(n, left)| left.map(|_| n)).collect();
+    assert_eq!((probes.len(), in_force), (300, vec![7, 299]));
+    assert_eq!(probes[7].index, client.probe(sales[7]).await.expect("answers").index);
+    assert_eq!(client.probe_all(&[]).await.expect("nothing to do"), []);
+    for sale in [sales[7], sales[299]] {
+        client.drop_sale(sale).await.expect("answers");
+    }
+}
+
+#[tokio::test]
 async fn settings_describe_the_server() {
     let settings = connect().await.settings().await.expect("answers");
     assert_eq!(

@@ -436,6 +436,7 @@ impl Deletions {
             index: ObservedIndex::NotAsked,
             index_unknown_for: Default::default(),
             rebuild_delay: None,
+            is_watched: false,
             workloads: Default::default(),
             servers: None,
             balance: None,

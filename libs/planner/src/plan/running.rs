@@ -19,6 +19,8 @@ use crate::sale::{DesiredSale, SaleKey};
 
 /// How often the index of a sale that sells, or soon will, is probed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// The same if a change causes a reconcile anyway, and nothing is to come: the preflight and the pods are looked at then.
+const WATCHED_INTERVAL: Duration = Duration::from_secs(10);
 /// The same while Redis does not answer: once it does, buyers wait for the rebuild.
 const PROBE_INTERVAL_UNKNOWN: Duration = Duration::from_millis(200);
 /// The longest time without a reconcile, in case the clock is set.
@@ -51,6 +53,10 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
     let pods = pods(&observed.workloads, sale);
     let ready = ready(observed, desired, sale, held, [&stock, &pods, &preflight]);
     let opened = now >= sale.opens_at;
+    let most = match opened && is_steady(observed, &ready) {
+        true => WATCHED_INTERVAL,
+        false => probe_interval(observed),
+    };
     Plan::reporting(step, phase(ready.reason))
         .with(accepted(Some(desired), sale))
         .with(preflight)
@@ -68,8 +74,15 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
         .until(
             &observed.clocks,
             if opened { sale.closes_at } else { sale.opens_at },
-            probe_interval(observed),
+            most,
         )
+}
+
+/// Whether nothing of the sale will change before a change of its row or its index. A balance that is not complete yet is
+/// checked again soon.
+fn is_steady(observed: &Observation, ready: &Condition) -> bool {
+    let sells = ready.status == ConditionStatus::True;
+    observed.is_watched && sells && observed.balance == Some(BalanceCheck::Balanced) && !observed.adjustments_pending
 }
 
 fn probe_interval(observed: &Observation) -> Duration {

@@ -104,6 +104,7 @@ fn scheduled(now: Millis) -> Observation {
         total_appended: false,
         blocker: None,
         rebuild_delay: None,
+        is_watched: false,
     }
 }
 
@@ -600,6 +601,28 @@ fn an_emergency_stop_holds_the_index_and_is_reported() {
         panic!("{:?}", plan(&observed))
     };
     assert_eq!(terms.state, SaleState::Closed);
+}
+
+#[test]
+fn a_watched_sale_of_which_nothing_is_to_come_waits_for_changes() {
+    let interval = |change: &dyn Fn(&mut Observation)| {
+        let mut observed = preheated(START + 1, 3);
+        (observed.is_watched, observed.balance) = (true, Some(BalanceCheck::Balanced));
+        change(&mut observed);
+        plan(&observed).requeue_after.expect("it is reconciled again").as_secs()
+    };
+    assert_eq!(interval(&|_| {}), 10);
+    assert_eq!(interval(&|observed| observed.index().left = 0), 10);
+    assert_eq!(interval(&|observed| observed.is_watched = false), 1);
+    assert_eq!(interval(&|observed| observed.balance = None), 1);
+    assert_eq!(interval(&|observed| observed.adjustments_pending = true), 1);
+    // Before the start the pods have to become ready.
+    assert_eq!(
+        interval(&|observed| observed.clocks = Clocks::all_at(START - 60_000)),
+        1
+    );
+    // Its end is never late.
+    assert_eq!(interval(&|observed| observed.clocks = Clocks::all_at(END - 4_000)), 4);
 }
 
 #[test]
