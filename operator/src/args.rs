@@ -24,6 +24,10 @@ pub enum Command {
     Crd,
     /// Fail if the ledger requires a format that this version does not speak, before a rollback to it
     CheckFormat(CheckFormatArgs),
+    /// Emergency stop: suspend every sale of the release, without the API server of Kubernetes
+    Suspend(EmergencyStopArgs),
+    /// End the emergency stop: every sale continues as its FlashSale says
+    Resume(EmergencyStopArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,6 +79,30 @@ pub struct CheckFormatArgs {
     #[arg(
         long,
         env = "SECKILL_CHECK_FORMAT_TIMEOUT_SECONDS",
+        default_value_t = 60,
+        value_name = "60"
+    )]
+    pub timeout_seconds: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct EmergencyStopArgs {
+    /// Confirms that all sales of the release are meant
+    #[arg(long, required = true)]
+    pub all: bool,
+    #[command(flatten)]
+    pub mysql: MysqlArgs,
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
+    pub format: FormatArgs,
+    /// The class of the release
+    #[arg(long, env = "SECKILL_CLASS", value_name = "default", default_value = "default")]
+    pub class: String,
+    /// Time limit for the whole command, including waiting for MySQL and Redis, in seconds
+    #[arg(
+        long,
+        env = "SECKILL_EMERGENCY_STOP_TIMEOUT_SECONDS",
         default_value_t = 60,
         value_name = "60"
     )]

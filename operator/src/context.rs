@@ -21,6 +21,7 @@ use crate::cluster::lease::LeadershipTerm;
 use crate::error::{ReconcileError, Server};
 use crate::metrics::Metrics;
 use crate::reconcile_cache::ReconcileCache;
+use crate::sale_changes::SaleChanges;
 use crate::status_queue::StatusQueue;
 
 /// How often a wait for the connections looks.
@@ -133,6 +134,8 @@ pub struct Context {
     pub cache: Arc<ReconcileCache>,
     pub metrics: Arc<Metrics>,
     pub statuses: Arc<StatusQueue>,
+    /// Sales that changed elsewhere than in their FlashSales.
+    pub changes: SaleChanges,
     /// The rebuilds that may run at once: each holds some chunks of orders in memory.
     pub rebuilds: Arc<Semaphore>,
     /// The operator's own clock. One clock alone decides nothing final, see [`seckill_planner::clocks`].

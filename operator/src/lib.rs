@@ -12,8 +12,11 @@
 //! Loops for the whole release, which only apply what the planner decides:
 //!
 //! - [`release::scale`]: the replicas of the two Deployments
+//! - [`release::indexes`]: which sales have changed, by one probe of all of them
 //! - [`release::servers`]: the settings of Redis, Kafka and MySQL, for the preflight
 //! - [`release::orphans`]: ends the sales whose FlashSale is gone
+//!
+//! Without an API server and beside the operator: [`emergency_stop`], the subcommands `suspend` and `resume`.
 //!
 //! Kubernetes is in [`cluster`]: client, watches, lease, events, conversions. One of several operators does all this: the
 //! one that holds the [lease](cluster::lease). [`run`] wires the parts together and is imported by nobody.
@@ -23,6 +26,7 @@ pub mod args;
 pub mod clock_reading;
 pub mod cluster;
 pub mod context;
+pub mod emergency_stop;
 pub mod error;
 pub mod format;
 pub mod manifest;
@@ -31,4 +35,5 @@ pub mod reconcile_cache;
 pub mod release;
 pub mod run;
 pub mod sale;
+pub mod sale_changes;
 pub mod status_queue;

@@ -1,12 +1,14 @@
 //! The operator: runs flash sales on time.
 use seckill_operator::args::{Args, Command};
-use seckill_operator::{format, manifest, run};
+use seckill_operator::{emergency_stop, format, manifest, run};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match seckill_service::parse::<Args>().command {
         Command::Run(args) => run::run(*args).await?,
         Command::CheckFormat(args) => format::check_format(args).await?,
+        Command::Suspend(args) => println!("{}", emergency_stop::set(&args, true).await?),
+        Command::Resume(args) => println!("{}", emergency_stop::set(&args, false).await?),
         Command::Crd => print!("{}", manifest::crd()?),
     }
     Ok(())

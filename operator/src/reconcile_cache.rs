@@ -19,6 +19,9 @@ use crate::cluster::convert::sale_key;
 /// A CLOSE or TOTAL that the worker has not read within this time is appended again: twice is once.
 const APPEND_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
+/// Changes are noticed if they were looked for within this time.
+const WATCH_VALID: Duration = Duration::from_secs(3);
+
 #[derive(Default)]
 pub struct ReconcileCache(Mutex<Entries>);
 
@@ -29,6 +32,8 @@ struct Entries {
     totals: HashMap<SaleId, (u64, Instant)>,
     any_ending: Option<bool>,
     any_selling_orphan: bool,
+    /// The sales whose changes are noticed without a reconcile, and when that was checked.
+    watched: Option<(HashSet<SaleKey>, Instant)>,
     budget: StatusBudget,
     clock_of_redis: Option<ClockReading>,
     /// How many ms the agreed time is ahead of the operator's own clock.
@@ -249,6 +254,17 @@ impl ReconcileCache {
 
     pub fn note_any_selling_orphan(&self, any: bool) {
         self.lock().any_selling_orphan = any;
+    }
+
+    /// Whether a change of a sale or its index is noticed without a reconcile.
+    pub fn is_watched(&self, key: &SaleKey) -> bool {
+        let entries = self.lock();
+        let watched = entries.watched.as_ref();
+        watched.is_some_and(|(keys, at)| at.elapsed() < WATCH_VALID && keys.contains(key))
+    }
+
+    pub fn set_watched(&self, keys: HashSet<SaleKey>) {
+        self.lock().watched = Some((keys, Instant::now()));
     }
 
     /// Forgets the FlashSales that are gone.

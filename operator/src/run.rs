@@ -28,9 +28,10 @@ use crate::context::{Cluster, Connections, Context, LeaseName, Release, ReleaseO
 use crate::error::ReconcileError;
 use crate::format::{stand_down, watch_format};
 use crate::metrics::Metrics;
-use crate::release::{orphans, scale, servers};
+use crate::release::{indexes, orphans, scale, servers};
 use crate::sale::reconcile::{MAX_CONCURRENT_REBUILDS, controllers};
 use crate::sale::status_writer::write_statuses;
+use crate::sale_changes::SaleChanges;
 use crate::status_queue::{DueStatuses, StatusQueue};
 
 pub const MYSQL_CONNECTIONS: u32 = 8;
@@ -98,6 +99,7 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutd
             cache: Arc::default(),
             metrics: metrics.clone(),
             statuses: Arc::new(statuses),
+            changes: SaleChanges::default(),
             rebuilds: Arc::new(Semaphore::new(MAX_CONCURRENT_REBUILDS)),
             clock: clock.clone(),
             term,
@@ -236,6 +238,7 @@ async fn run_sales(
             sales.clone().wait_until_known(),
             scale::run(context.clone(), sales.clone(), workloads),
             servers::run(context.clone(), servers),
+            indexes::run(context.clone()),
             write_statuses(context.clone(), due_statuses),
         );
     };

@@ -354,6 +354,7 @@ mod tests {
             settled_left: None,
             freed_at_ms: None,
             missing_since_ms: None,
+            stopped: false,
             identity_at: None,
             cluster: None,
         }

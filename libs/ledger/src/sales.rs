@@ -30,7 +30,8 @@ macro_rules! select_sales {
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', updated_at) DIV 1000 AS updated_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', settled_at) DIV 1000 AS settled_at_ms, settled_left, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', freed_at) DIV 1000 AS freed_at_ms, \
-             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 AS now_ms, CAST(",
+             TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 AS now_ms, \
+             EXISTS (SELECT 1 FROM emergency_stops WHERE emergency_stops.class = sales.class AND active) AS stopped, CAST(",
             required_format!(),
             " AS UNSIGNED) AS required_format FROM sales WHERE ",
             $rest
@@ -62,6 +63,7 @@ fn sale_of(row: &MySqlRow, spoken: Format) -> Result<Sale, LedgerError> {
             column: "sales.state",
             value: state,
         })?,
+        stopped: row.try_get("stopped")?,
         opens_at: row.try_get("opens_at")?,
         closes_at: row.try_get("closes_at")?,
         limit_per_buyer: row.try_get("limit_per_buyer")?,
@@ -229,6 +231,29 @@ impl Ledger {
             .bind(id.0)
             .bind(expected_version),
         )
+        .await
+    }
+
+    /// Begins or ends the emergency stop of a class. All its sales get a newer version in the same transaction, so that the
+    /// indexes take the terms that it changes.
+    pub async fn set_emergency_stop(&self, class: &str, active: bool) -> Result<(), LedgerError> {
+        // An error closes the connection, and the server rolls back.
+        self.query(async |connection| {
+            check_now(connection, self.spoken).await?;
+            connection.execute("START TRANSACTION").await?;
+            sqlx::query("INSERT INTO emergency_stops (class, active) VALUES (?, ?) ON DUPLICATE KEY UPDATE active = ?")
+                .bind(class)
+                .bind(active)
+                .bind(active)
+                .execute(&mut *connection)
+                .await?;
+            sqlx::query("UPDATE sales SET version = version + 1 WHERE class = ? AND settled_at IS NULL")
+                .bind(class)
+                .execute(&mut *connection)
+                .await?;
+            connection.execute("COMMIT").await?;
+            Ok(())
+        })
         .await
     }
 

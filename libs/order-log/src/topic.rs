@@ -14,21 +14,29 @@ pub enum Ensured {
     Existed,
 }
 
-/// Settings of the topic, for checks before a sale.
+/// Settings of the topic, for checks before a sale. `None`: the brokers do not report it, because they have no such setting
+/// or this client may not read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicFacts {
     pub partitions: u32,
     /// The lowest number of replicas of a partition.
     pub replication: u32,
-    pub min_insync: u32,
+    pub min_insync: Option<u32>,
     /// Minimum time that Kafka holds a record; -1 = forever.
-    pub retention_ms: i64,
+    pub retention_ms: Option<i64>,
     /// Minimum number of bytes of a partition that Kafka holds; -1 = all.
-    pub retention_bytes: i64,
-    pub cleanup_policy: String,
+    pub retention_bytes: Option<i64>,
+    pub cleanup_policy: Option<String>,
     /// True means that the log can lose acknowledged records.
-    pub unclean_election: bool,
+    pub unclean_election: Option<bool>,
 }
+
+/// The brokers refuse to report settings, or can't.
+const NOT_REPORTED: [RDKafkaErrorCode; 3] = [
+    RDKafkaErrorCode::TopicAuthorizationFailed,
+    RDKafkaErrorCode::ClusterAuthorizationFailed,
+    RDKafkaErrorCode::UnsupportedVersion,
+];
 
 /// Time limit for a new topic to be known to all brokers.
 const TOPIC_VISIBLE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -94,27 +102,25 @@ impl OrderLog {
             move || kafka::find_topic(&observer, &topic)
         })
         .await?;
-        let resource = describe(&admin(self.config())?, &topic).await?;
-        let read = |name: &str| {
-            setting(&resource, name).ok_or_else(|| LogError::Topic {
-                topic: topic.clone(),
-                problem: format!("the brokers did not return its {name}"),
-            })
+        let resource = match describe(&admin(self.config())?, &topic).await {
+            Ok(resource) => Some(resource),
+            // Selling needs no right to read the settings.
+            Err(LogError::Kafka {
+                error: KafkaError::AdminOp(code),
+                ..
+            }) if NOT_REPORTED.contains(&code) => None,
+            Err(error) => return Err(error),
         };
-        let number = |name: &str| {
-            read(name)?.parse::<i64>().map_err(|_| LogError::Topic {
-                topic: topic.clone(),
-                problem: format!("its {name} is not a number"),
-            })
-        };
+        let read = |name: &str| setting(resource.as_ref()?, name);
+        let number = |name: &str| read(name)?.parse::<i64>().ok();
         Ok(TopicFacts {
             partitions,
             replication,
-            min_insync: u32::try_from(number("min.insync.replicas")?).unwrap_or(0),
-            retention_ms: number("retention.ms")?,
-            retention_bytes: number("retention.bytes")?,
-            cleanup_policy: read("cleanup.policy")?,
-            unclean_election: read("unclean.leader.election.enable")? == "true",
+            min_insync: number("min.insync.replicas").map(|least| u32::try_from(least).unwrap_or(0)),
+            retention_ms: number("retention.ms"),
+            retention_bytes: number("retention.bytes"),
+            cleanup_policy: read("cleanup.policy"),
+            unclean_election: read("unclean.leader.election.enable").map(|enabled| enabled == "true"),
         })
     }
 }

@@ -146,10 +146,10 @@ async fn the_topic_is_created_once_as_the_log_needs_it() {
     assert_eq!(ensure_topic(&config, 2, 1, 1).await.expect("finds"), Ensured::Existed);
     let log = OrderLog::connect(config.clone()).await.expect("connects");
     let facts = log.topic_facts().await.expect("answers");
-    assert_eq!((facts.partitions, facts.replication, facts.min_insync), (3, 1, 1));
-    assert_eq!((facts.retention_ms, facts.cleanup_policy.as_str()), (-1, "delete"));
-    assert_eq!(facts.retention_bytes, -1);
-    assert!(!facts.unclean_election);
+    assert_eq!((facts.partitions, facts.replication, facts.min_insync), (3, 1, Some(1)));
+    assert_eq!(facts.cleanup_policy.as_deref(), Some("delete"));
+    assert_eq!((facts.retention_ms, facts.retention_bytes), (Some(-1), Some(-1)));
+    assert_eq!(facts.unclean_election, Some(false));
     let error = ensure_topic(&config, 4, 1, 1)
         .await
         .expect_err("it has three")

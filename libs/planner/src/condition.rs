@@ -57,6 +57,7 @@ pub enum Reason {
     SoldOut,
     OrdersExhausted,
     Suspended,
+    EmergencyStop,
     HeldByPreflight,
     Ended,
     Balanced,

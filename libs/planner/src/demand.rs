@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use seckill_protocol::index::Millis;
 
-use crate::sale::{DesiredSale, SaleKey, Standing};
+use crate::sale::{PodSchedule, SaleKey, Standing};
 
 /// A Deployment as it was observed last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,11 +120,11 @@ fn shortage(workload: &Result<Workload, String>, needed: i32) -> Option<Shortage
 
 /// Adds up the demands in the order of the starts: at the ceiling the sales that start first have their pods. More workers
 /// than the log has partitions would have nothing to do.
-pub fn needs(mut sales: Vec<(SaleKey, DesiredSale)>, partitions: i32) -> HashMap<SaleKey, Needs> {
-    sales.sort_by_cached_key(|(key, desired)| (desired.starts_at, key.clone()));
+pub fn needs(mut sales: Vec<(SaleKey, PodSchedule)>, partitions: i32) -> HashMap<SaleKey, Needs> {
+    sales.sort_by_cached_key(|(key, schedule)| (schedule.starts_at, key.clone()));
     let mut sum = Needs::default();
-    let added = sales.into_iter().map(|(key, desired)| {
-        let demand = desired.demand;
+    let added = sales.into_iter().map(|(key, schedule)| {
+        let demand = schedule.demand;
         sum.api = sum.api.saturating_add(demand.api_replicas.unwrap_or_default());
         sum.worker = sum.worker.saturating_add(demand.worker_replicas.unwrap_or_default());
         sum.worker = sum.worker.min(partitions);
@@ -148,13 +148,13 @@ pub fn total_demand(needs: &HashMap<SaleKey, Needs>, needs_worker: bool) -> Need
 ///
 /// `standing` is unknown before the first reconcile of the sale: then its times decide. `None`: its end has passed, and it
 /// may be settled or not; for such a sale no pod is added, and none is removed.
-pub fn needs_pods(desired: &DesiredSale, standing: Option<Standing>, now: Millis) -> Option<bool> {
+pub fn needs_pods(schedule: &PodSchedule, standing: Option<Standing>, now: Millis) -> Option<bool> {
     match standing {
         Some(Standing::Refused) => Some(false),
-        _ if now < desired.preheat_at() => Some(false),
-        Some(Standing::Settled) => Some(now < desired.cool_down_until()),
+        _ if now < schedule.preheat_at => Some(false),
+        Some(Standing::Settled) => Some(now < schedule.cool_down_until),
         Some(Standing::AwaitingLedger | Standing::Unsettled) => Some(true),
-        None => (now < desired.cool_down_until()).then_some(true),
+        None => (now < schedule.cool_down_until).then_some(true),
     }
 }
 
@@ -164,14 +164,14 @@ mod tests {
     use crate::sale::Demand;
     use crate::sale::tests::desired;
 
-    fn sale(name: &str, starts_at: Millis, api: Option<i32>, worker: Option<i32>) -> (SaleKey, DesiredSale) {
+    fn sale(name: &str, starts_at: Millis, api: Option<i32>, worker: Option<i32>) -> (SaleKey, PodSchedule) {
         let mut desired = desired();
         desired.starts_at = starts_at;
         desired.demand = Demand {
             api_replicas: api,
             worker_replicas: worker,
         };
-        (SaleKey::new("shop", name), desired)
+        (SaleKey::new("shop", name), desired.pod_schedule())
     }
 
     fn workload(ready: i32) -> Workload {
@@ -256,13 +256,13 @@ mod tests {
         let mut desired = desired();
         (desired.starts_at, desired.ends_at) = (100_000, 200_000);
         (desired.lead_time_seconds, desired.cool_down_seconds) = (10, 20);
-        let needs = |standing, seconds: u64| needs_pods(&desired, Some(standing), seconds * 1000);
+        let needs = |standing, seconds: u64| needs_pods(&desired.pod_schedule(), Some(standing), seconds * 1000);
         assert_eq!(needs(Standing::Unsettled, 89), Some(false));
         assert_eq!(needs(Standing::Unsettled, 90), Some(true));
         assert_eq!(needs(Standing::Settled, 219), Some(true));
         assert_eq!(needs(Standing::Settled, 220), Some(false));
         // Before its first reconcile, an old sale asks for nothing and removes nothing.
-        let unknown = |seconds: u64| needs_pods(&desired, None, seconds * 1000);
+        let unknown = |seconds: u64| needs_pods(&desired.pod_schedule(), None, seconds * 1000);
         assert_eq!(
             [unknown(89), unknown(219), unknown(220)],
             [Some(false), Some(true), None]
@@ -271,14 +271,14 @@ mod tests {
 
     #[test]
     fn pods_stay_until_the_sale_is_settled() {
-        let needs = needs_pods(&desired(), Some(Standing::Unsettled), Millis::MAX);
+        let needs = needs_pods(&desired().pod_schedule(), Some(Standing::Unsettled), Millis::MAX);
         assert_eq!(needs, Some(true));
     }
 
     #[test]
     fn a_refused_sale_needs_no_pods() {
         let desired = desired();
-        let needs = needs_pods(&desired, Some(Standing::Refused), desired.starts_at);
+        let needs = needs_pods(&desired.pod_schedule(), Some(Standing::Refused), desired.starts_at);
         assert_eq!(needs, Some(false));
     }
 

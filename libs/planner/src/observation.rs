@@ -54,6 +54,8 @@ pub struct Observation {
     pub blocker: Option<Blocker>,
     /// The next rebuild has to wait; `None`: it may begin.
     pub rebuild_delay: Option<RebuildDelay>,
+    /// A change of the sale or its index causes a reconcile.
+    pub is_watched: bool,
 }
 
 /// The ledger does not know the name of a FlashSale.

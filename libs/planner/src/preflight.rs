@@ -32,33 +32,35 @@ pub struct ServerSettings {
     pub expected: ExpectedTopic,
 }
 
+/// `None`: the server does not report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSettings {
     /// `maxmemory-policy`.
-    pub eviction: String,
+    pub eviction: Option<String>,
     /// Bytes; 0 = no limit.
-    pub max_memory: u64,
-    pub used_memory: u64,
+    pub max_memory: Option<u64>,
+    pub used_memory: Option<u64>,
     /// Bytes of one order, which stay until the end of its sale.
     pub bytes_per_order: u64,
     /// The last snapshot, or the last write of the append-only file, failed.
-    pub persistence_fails: bool,
-    pub append_only_file: bool,
+    pub persistence_fails: Option<bool>,
+    pub append_only_file: Option<bool>,
     pub clock: ClockDifference,
 }
 
+/// `None`: the brokers do not report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSettings {
     pub partitions: u32,
     /// The fewest replicas of a partition.
     pub replication: u32,
-    pub min_insync: u32,
+    pub min_insync: Option<u32>,
     /// -1 = for ever.
-    pub retention_ms: i64,
+    pub retention_ms: Option<i64>,
     /// -1 = all.
-    pub retention_bytes: i64,
-    pub cleanup_policy: String,
-    pub unclean_election: bool,
+    pub retention_bytes: Option<i64>,
+    pub cleanup_policy: Option<String>,
+    pub unclean_election: Option<bool>,
 }
 
 /// What the release expects of the topic.
@@ -169,9 +171,12 @@ fn check_pods(preflight: &mut Preflight, workloads: &Workloads, desired: &Desire
 
 /// All sales share the memory, and the first that finds it full stops all of them: Redis then refuses every purchase.
 fn check_memory(preflight: &mut Preflight, redis: &RedisSettings, orders: u64) {
+    let (Some(most), Some(used)) = (redis.max_memory, redis.used_memory) else {
+        return;
+    };
     let needed = orders.saturating_mul(redis.bytes_per_order);
-    let free = redis.max_memory.saturating_sub(redis.used_memory);
-    if redis.max_memory > 0 && free < needed {
+    let free = most.saturating_sub(used);
+    if most > 0 && free < needed {
         preflight.problems.push(format!(
             "Redis has {} MiB of free memory, and the sales of this release that have not ended may need {} MiB for {orders} \
              more orders, including cancelled ones: raise maxmemory, or lower spec.ordersEverMax",
@@ -182,20 +187,26 @@ fn check_memory(preflight: &mut Preflight, redis: &RedisSettings, orders: u64) {
 }
 
 fn check_redis(preflight: &mut Preflight, redis: &RedisSettings) {
-    if redis.eviction != "noeviction" {
+    let unreported = [
+        ("maxmemory-policy", redis.eviction.is_none()),
+        ("maxmemory", redis.max_memory.is_none()),
+        ("used memory", redis.used_memory.is_none()),
+        ("whether its persistence works", redis.persistence_fails.is_none()),
+    ];
+    advise_unreported(preflight, "Redis does", unreported);
+    if let Some(eviction) = redis.eviction.as_deref().filter(|policy| *policy != "noeviction") {
         preflight.problems.push(format!(
-            "Redis has maxmemory-policy {} and would drop stock when its memory is full: set it to noeviction",
-            redis.eviction
+            "Redis has maxmemory-policy {eviction} and would drop stock when its memory is full: set it to noeviction"
         ));
     }
-    if redis.persistence_fails {
+    if redis.persistence_fails == Some(true) {
         preflight.problems.push(
             "Redis failed to write its snapshot or append-only file, and by default refuses writes then: free disk space, \
              or switch persistence off (`save \"\"`, `appendonly no`): the index is rebuilt from the log"
                 .to_owned(),
         );
     }
-    if redis.append_only_file {
+    if redis.append_only_file == Some(true) {
         preflight.advice.push(
             "Redis reads its append-only file before it answers after a restart; without the file (`appendonly no`) the \
              index is rebuilt from the log sooner"
@@ -204,7 +215,29 @@ fn check_redis(preflight: &mut Preflight, redis: &RedisSettings) {
     }
 }
 
+/// What can't be known holds no sale back: nobody could correct it. A person has to check it once.
+fn advise_unreported<const N: usize>(preflight: &mut Preflight, who: &str, settings: [(&str, bool); N]) {
+    let missing = settings
+        .into_iter()
+        .filter_map(|(name, missing)| missing.then_some(name));
+    let missing: Vec<&str> = missing.collect();
+    if !missing.is_empty() {
+        preflight.advice.push(format!(
+            "not checked, because {who} not report it: {}; compare it once with the requirements in docs/installation.md",
+            missing.join(", ")
+        ));
+    }
+}
+
 fn check_topic(preflight: &mut Preflight, topic: &TopicSettings, expected: ExpectedTopic, desired: &DesiredSale) {
+    let unreported = [
+        ("min.insync.replicas", topic.min_insync.is_none()),
+        ("cleanup.policy", topic.cleanup_policy.is_none()),
+        ("unclean.leader.election.enable", topic.unclean_election.is_none()),
+        ("retention.ms", topic.retention_ms.is_none()),
+        ("retention.bytes", topic.retention_bytes.is_none()),
+    ];
+    advise_unreported(preflight, "the brokers do", unreported);
     let mut problem = |problem: String| preflight.problems.push(problem);
     if topic.replication < expected.replication {
         problem(format!(
@@ -213,24 +246,28 @@ fn check_topic(preflight: &mut Preflight, topic: &TopicSettings, expected: Expec
             topic.replication, expected.replication
         ));
     }
-    if topic.min_insync < expected.min_insync {
+    if let Some(least) = topic.min_insync.filter(|least| *least < expected.min_insync) {
         problem(format!(
-            "the order log has min.insync.replicas={}, and the release expects {}: confirmed orders could be \
+            "the order log has min.insync.replicas={least}, and the release expects {}: confirmed orders could be \
              lost with a broker; set it with kafka-configs.sh",
-            topic.min_insync, expected.min_insync
+            expected.min_insync
         ));
     }
-    if topic.min_insync > topic.replication {
+    if let Some(least) = topic.min_insync.filter(|least| *least > topic.replication) {
         problem(format!(
-            "the order log has min.insync.replicas={} and {} replicas, so nothing can be written: lower the first or \
+            "the order log has min.insync.replicas={least} and {} replicas, so nothing can be written: lower the first or \
              add replicas",
-            topic.min_insync, topic.replication
+            topic.replication
         ));
     }
-    if topic.cleanup_policy.contains("compact") {
+    if topic
+        .cleanup_policy
+        .as_deref()
+        .is_some_and(|policy| policy.contains("compact"))
+    {
         problem("the order log has cleanup.policy=compact, which removes orders: set it to delete".to_owned());
     }
-    if topic.unclean_election {
+    if topic.unclean_election == Some(true) {
         problem(
             "the order log has unclean.leader.election.enable=true, so confirmed orders can be lost: set it to \
              false"
@@ -239,26 +276,25 @@ fn check_topic(preflight: &mut Preflight, topic: &TopicSettings, expected: Expec
     }
     let lasts = desired.ends_at.saturating_sub(desired.preheat_at());
     let kept = Duration::from_millis(lasts) + RETENTION_AFTER_END;
-    if u64::try_from(topic.retention_ms).is_ok_and(|ms| u128::from(ms) < kept.as_millis()) {
+    let too_short = |ms: &i64| u64::try_from(*ms).is_ok_and(|ms| u128::from(ms) < kept.as_millis());
+    if let Some(ms) = topic.retention_ms.filter(too_short) {
         problem(format!(
-            "the order log has retention.ms={}, and this sale needs its records for {} days, until {} days after its end: \
+            "the order log has retention.ms={ms}, and this sale needs its records for {} days, until {} days after its end: \
              set it to -1, or to more",
-            topic.retention_ms,
             kept.as_secs().div_ceil(24 * 3600),
             RETENTION_AFTER_END.as_secs() / (24 * 3600)
         ));
     }
-    if topic.retention_bytes >= 0 {
+    if let Some(bytes) = topic.retention_bytes.filter(|bytes| *bytes >= 0) {
         problem(format!(
-            "the order log has retention.bytes={}, and would drop orders when a partition outgrows it: set it to -1",
-            topic.retention_bytes
+            "the order log has retention.bytes={bytes}, and would drop orders when a partition outgrows it: set it to -1"
         ));
     }
     if topic.replication == 1 && expected.replication == 1 {
         preflight
             .advice
             .push("the order log has one replica: if that broker loses its disk, the orders are lost".to_owned());
-    } else if topic.min_insync == topic.replication {
+    } else if topic.min_insync == Some(topic.replication) {
         preflight
             .advice
             .push("the order log needs all its replicas in sync: selling stops while one broker is down".to_owned());
@@ -302,12 +338,12 @@ pub mod tests {
     pub fn right() -> ServerSettings {
         ServerSettings {
             redis: Ok(RedisSettings {
-                eviction: "noeviction".into(),
-                max_memory: 0,
-                used_memory: 1 << 20,
+                eviction: Some("noeviction".into()),
+                max_memory: Some(0),
+                used_memory: Some(1 << 20),
                 bytes_per_order: 320,
-                persistence_fails: false,
-                append_only_file: false,
+                persistence_fails: Some(false),
+                append_only_file: Some(false),
                 clock: ClockDifference {
                     ahead_ms: -3,
                     round_trip_ms: 1,
@@ -317,11 +353,11 @@ pub mod tests {
             topic: Ok(TopicSettings {
                 partitions: 8,
                 replication: 3,
-                min_insync: 2,
-                retention_ms: -1,
-                retention_bytes: -1,
-                cleanup_policy: "delete".into(),
-                unclean_election: false,
+                min_insync: Some(2),
+                retention_ms: Some(-1),
+                retention_bytes: Some(-1),
+                cleanup_policy: Some("delete".into()),
+                unclean_election: Some(false),
             }),
             ledger: Ok(None),
             late_partitions: Ok(Vec::new()),
@@ -411,16 +447,16 @@ pub mod tests {
     #[test]
     fn a_risky_redis_setting_is_named_with_its_fix() {
         assert_problem(&["maxmemory-policy volatile-lru", "noeviction"], |s| {
-            redis(s).eviction = "volatile-lru".into();
+            redis(s).eviction = Some("volatile-lru".into());
         });
         assert_problem(
             &["20000000 more orders", "6104 MiB", "maxmemory", "spec.ordersEverMax"],
-            |s| redis(s).max_memory = 5 << 30,
+            |s| redis(s).max_memory = Some(5 << 30),
         );
-        assert_problem(&["appendonly no"], |s| redis(s).persistence_fails = true);
-        let enough = right().redis.expect("known").used_memory + 20_000_000 * 320;
-        assert!(check_of(|s| redis(s).max_memory = enough).passed());
-        assert!(!check_of(|s| redis(s).max_memory = enough - 1).passed());
+        assert_problem(&["appendonly no"], |s| redis(s).persistence_fails = Some(true));
+        let enough = (1 << 20) + 20_000_000 * 320;
+        assert!(check_of(|s| redis(s).max_memory = Some(enough)).passed());
+        assert!(!check_of(|s| redis(s).max_memory = Some(enough - 1)).passed());
     }
 
     #[test]
@@ -441,24 +477,26 @@ pub mod tests {
     #[test]
     fn a_risky_topic_setting_is_named_with_its_fix() {
         assert_problem(&["2 replicas", "expects 3", "reassign"], |s| topic(s).replication = 2);
-        assert_problem(&["min.insync.replicas=1", "expects 2"], |s| topic(s).min_insync = 1);
+        assert_problem(&["min.insync.replicas=1", "expects 2"], |s| {
+            topic(s).min_insync = Some(1)
+        });
         assert_problem(&["min.insync.replicas=4", "nothing can be written"], |s| {
-            topic(s).min_insync = 4
+            topic(s).min_insync = Some(4)
         });
         assert_problem(&["cleanup.policy=compact"], |s| {
-            topic(s).cleanup_policy = "compact,delete".into()
+            topic(s).cleanup_policy = Some("compact,delete".into())
         });
         assert_problem(&["unclean.leader.election.enable=true"], |s| {
-            topic(s).unclean_election = true
+            topic(s).unclean_election = Some(true)
         });
         assert_problem(&["retention.ms=604800000", "8 days"], |s| {
-            topic(s).retention_ms = 7 * DAY_MS
+            topic(s).retention_ms = Some(7 * DAY_MS)
         });
         // From the lead time on: ten minutes, two hours, seven days.
         let kept = 7 * DAY_MS + 130 * 60 * 1000;
-        assert!(check_of(|s| topic(s).retention_ms = kept).passed());
-        assert!(!check_of(|s| topic(s).retention_ms = kept - 1).passed());
-        assert_problem(&["retention.bytes=1000"], |s| topic(s).retention_bytes = 1000);
+        assert!(check_of(|s| topic(s).retention_ms = Some(kept)).passed());
+        assert!(!check_of(|s| topic(s).retention_ms = Some(kept - 1)).passed());
+        assert_problem(&["retention.bytes=1000"], |s| topic(s).retention_bytes = Some(1000));
     }
 
     #[test]
@@ -490,6 +528,51 @@ pub mod tests {
     }
 
     #[test]
+    fn settings_that_no_server_reports_are_named_and_hold_nothing_back() {
+        let preflight = check_of(|s| {
+            let known = redis(s).clone();
+            *redis(s) = RedisSettings {
+                eviction: None,
+                max_memory: None,
+                used_memory: None,
+                persistence_fails: None,
+                append_only_file: None,
+                ..known
+            };
+            let known = topic(s).clone();
+            *topic(s) = TopicSettings {
+                min_insync: None,
+                retention_ms: None,
+                retention_bytes: None,
+                cleanup_policy: None,
+                unclean_election: None,
+                ..known
+            };
+        });
+        assert!(preflight.passed(), "{preflight:?}");
+        let [redis, topic] = preflight.advice.as_slice() else {
+            panic!("{preflight:?}")
+        };
+        assert!(
+            redis.contains("Redis does not report it: maxmemory-policy, maxmemory, used memory"),
+            "{redis}"
+        );
+        let names =
+            "min.insync.replicas, cleanup.policy, unclean.leader.election.enable, retention.ms, retention.bytes";
+        assert!(topic.contains(names), "{topic}");
+        // What is reported counts all the same.
+        assert_problem(&["3 replicas", "expects 5"], |s| {
+            topic_without_settings(s);
+            s.expected.replication = 5;
+        });
+    }
+
+    fn topic_without_settings(servers: &mut ServerSettings) {
+        let topic = topic(servers);
+        (topic.min_insync, topic.cleanup_policy) = (None, None);
+    }
+
+    #[test]
     fn missing_pods_are_unknown_before_the_start_and_a_problem_after() {
         let (servers, desired) = (right(), desired());
         let check = |now| check(&servers, &pods(0), &desired, 5, now);
@@ -503,7 +586,7 @@ pub mod tests {
     #[test]
     fn memory_is_checked_only_before_the_start() {
         let (mut servers, desired) = (right(), desired());
-        redis(&mut servers).max_memory = 200 << 20;
+        redis(&mut servers).max_memory = Some(200 << 20);
         let passed = |now| check(&servers, &pods(1), &desired, 5, now).passed();
         assert!(!passed(desired.starts_at - 1));
         assert!(passed(desired.starts_at));
@@ -516,11 +599,11 @@ pub mod tests {
             assert!(preflight.passed() && preflight.advice.len() == 1, "{preflight:?}");
             preflight.advice[0].clone()
         };
-        assert!(advice(|s| redis(s).append_only_file = true).contains("appendonly no"));
+        assert!(advice(|s| redis(s).append_only_file = Some(true)).contains("appendonly no"));
         assert!(advice(|s| topic(s).partitions = 4).contains("workerReplicas is 8"));
-        assert!(advice(|s| topic(s).min_insync = 3).contains("one broker is down"));
+        assert!(advice(|s| topic(s).min_insync = Some(3)).contains("one broker is down"));
         let one = advice(|s| {
-            (topic(s).replication, topic(s).min_insync) = (1, 1);
+            (topic(s).replication, topic(s).min_insync) = (1, Some(1));
             (s.expected.replication, s.expected.min_insync) = (1, 1);
         });
         assert!(one.contains("one replica"), "{one}");

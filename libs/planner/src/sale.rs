@@ -71,13 +71,41 @@ pub struct Demand {
     pub worker_replicas: Option<i32>,
 }
 
+/// When a sale needs how many pods. Each second this is read of every sale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodSchedule {
+    pub preheat_at: Millis,
+    pub starts_at: Millis,
+    pub cool_down_until: Millis,
+    pub demand: Demand,
+}
+
+impl PodSchedule {
+    pub fn new(
+        [starts_at, ends_at]: [Millis; 2],
+        [lead_time_seconds, cool_down_seconds]: [u32; 2],
+        demand: Demand,
+    ) -> Self {
+        PodSchedule {
+            preheat_at: starts_at.saturating_sub(1000 * u64::from(lead_time_seconds)),
+            starts_at,
+            cool_down_until: ends_at.saturating_add(1000 * u64::from(cool_down_seconds)),
+            demand,
+        }
+    }
+}
+
 impl DesiredSale {
     pub fn preheat_at(&self) -> Millis {
-        self.starts_at.saturating_sub(1000 * u64::from(self.lead_time_seconds))
+        self.pod_schedule().preheat_at
     }
 
-    pub fn cool_down_until(&self) -> Millis {
-        self.ends_at.saturating_add(1000 * u64::from(self.cool_down_seconds))
+    pub fn pod_schedule(&self) -> PodSchedule {
+        PodSchedule::new(
+            [self.starts_at, self.ends_at],
+            [self.lead_time_seconds, self.cool_down_seconds],
+            self.demand,
+        )
     }
 
     pub fn terms(&self) -> SaleTerms {

@@ -21,7 +21,10 @@ pub struct Sale {
     pub format: Format,
     /// Rises with each change of terms or offer.
     pub version: u64,
+    /// As the FlashSale wants it. See [`Self::state_in_force`].
     pub state: SaleState,
+    /// The emergency stop of its class is on: it does not sell, whatever its state.
+    pub stopped: bool,
     /// Unix ms, as is `closes_at`.
     pub opens_at: u64,
     pub closes_at: u64,
@@ -124,11 +127,19 @@ impl Sale {
         }
     }
 
+    /// The state with the emergency stop. A sale that has ended is not suspended.
+    pub fn state_in_force(&self) -> SaleState {
+        match self.state {
+            SaleState::Open if self.stopped => SaleState::Suspended,
+            state => state,
+        }
+    }
+
     /// The terms for the index.
     pub fn terms(&self) -> Terms {
         Terms {
             version: self.version,
-            state: self.state,
+            state: self.state_in_force(),
             opens: self.opens_at,
             closes: self.closes_at,
             limit: self.limit_per_buyer,
@@ -200,6 +211,7 @@ mod tests {
             format: Format(2),
             version: 4,
             state: SaleState::Suspended,
+            stopped: false,
             opens_at: 1_000,
             closes_at: 2_000,
             limit_per_buyer: 5,
@@ -272,6 +284,23 @@ mod tests {
             orders_ever_max: 200,
         };
         assert_eq!(sale().sale_terms(), sale_terms);
+    }
+
+    #[test]
+    fn an_emergency_stop_suspends_the_index_and_keeps_the_row() {
+        let stopped = |state| Sale {
+            state,
+            stopped: true,
+            ..sale()
+        };
+        let states = [SaleState::Open, SaleState::Suspended, SaleState::Closed];
+        let in_force = states.map(|state| stopped(state).terms().state);
+        assert_eq!(
+            in_force,
+            [SaleState::Suspended, SaleState::Suspended, SaleState::Closed]
+        );
+        let kept = states.map(|state| stopped(state).sale_terms().state);
+        assert_eq!(kept, states);
     }
 
     #[test]

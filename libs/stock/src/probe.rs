@@ -3,7 +3,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::Script;
+use redis::{Cmd, Script};
 use seckill_protocol::index::{IndexState, OrderBounds, SaleState, Server, Terms};
 use seckill_protocol::{Epoch, SaleId};
 
@@ -12,6 +12,9 @@ use crate::connection::Connection;
 use crate::keys;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/probe.lua")));
+
+/// One round trip must not keep the connection busy for long.
+const PROBES_PER_ROUND_TRIP: usize = 250;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
@@ -45,11 +48,42 @@ impl StockClient {
         self.probe_on(&self.holdings, sale).await
     }
 
+    /// Probes many sales in few round trips, in this order. They are not read at one instant.
+    pub async fn probe_all(&self, sales: &[SaleId]) -> Result<Vec<Probe>, StockError> {
+        let (mut connection, mut probes) = (self.administration.clone(), Vec::with_capacity(sales.len()));
+        if !sales.is_empty() {
+            // Pipelined calls can't load the script when it is missing.
+            SCRIPT.load_async(&mut connection).await?;
+        }
+        for sales in sales.chunks(PROBES_PER_ROUND_TRIP) {
+            let mut calls = redis::pipe();
+            for sale in sales {
+                calls.add_command(probe_of(*sale));
+            }
+            let replies: Vec<Vec<String>> = calls.query_async(&mut connection).await?;
+            for reply in replies {
+                probes.push(parse_reply(&reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))?);
+            }
+        }
+        Ok(probes)
+    }
+
     async fn probe_on(&self, connection: &Connection, sale: SaleId) -> Result<Probe, StockError> {
         let args = [keys::holdings_prefix(sale), keys::outbox_prefix(sale)];
         let reply: Vec<String> = call(connection, &SCRIPT, &[keys::figures(sale)], &args[..]).await?;
         parse_reply(&reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))
     }
+}
+
+fn probe_of(sale: SaleId) -> Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command
+        .arg(SCRIPT.get_hash())
+        .arg(1)
+        .arg(keys::figures(sale))
+        .arg(keys::holdings_prefix(sale))
+        .arg(keys::outbox_prefix(sale));
+    command
 }
 
 fn parse_reply(reply: &[String]) -> Option<Probe> {

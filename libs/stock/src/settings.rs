@@ -9,17 +9,18 @@ use crate::client::{StockClient, StockError};
 /// A cancelled order keeps its memory.
 pub const BYTES_AN_ORDER: u64 = 320;
 
+/// `None`: the server does not report it, as some managed ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerSettings {
     /// The eviction policy when memory is full. `noeviction` removes nothing.
-    pub eviction: String,
+    pub eviction: Option<String>,
     /// Bytes; 0 = no limit.
-    pub max_memory: u64,
-    pub used_memory: u64,
+    pub max_memory: Option<u64>,
+    pub used_memory: Option<u64>,
     /// The last snapshot or the last write of the append-only file failed. By default the server then refuses writes.
-    pub persistence_fails: bool,
+    pub persistence_fails: Option<bool>,
     /// The append-only file is enabled: after a restart the server reads it before it answers.
-    pub append_only_file: bool,
+    pub append_only_file: Option<bool>,
     /// What its clock showed when the answer arrived, within half of the round trip.
     pub clock: Millis,
     pub round_trip: Duration,
@@ -40,28 +41,42 @@ impl StockClient {
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
         let round_trip = asked.elapsed();
         let sent_at = seconds * 1000 + micros / 1000;
-        let failed = |status| Ok::<_, StockError>(field(&persistence, status)? != "ok");
+        let bytes = |name| field(&memory, name)?.parse().ok();
         Ok(ServerSettings {
-            eviction: field(&memory, "maxmemory_policy")?.to_owned(),
-            max_memory: bytes(&memory, "maxmemory")?,
-            used_memory: bytes(&memory, "used_memory")?,
-            persistence_fails: failed("rdb_last_bgsave_status")? || failed("aof_last_write_status")?,
-            append_only_file: field(&persistence, "aof_enabled")? == "1",
+            eviction: field(&memory, "maxmemory_policy").map(str::to_owned),
+            max_memory: bytes("maxmemory"),
+            used_memory: bytes("used_memory"),
+            persistence_fails: persistence_fails(&persistence),
+            append_only_file: field(&persistence, "aof_enabled").map(|enabled| enabled == "1"),
             clock: sent_at + (round_trip / 2).as_millis() as Millis,
             round_trip,
         })
     }
 }
 
-fn field<'a>(info: &'a str, name: &str) -> Result<&'a str, StockError> {
-    let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value
-        .map(str::trim)
-        .ok_or_else(|| StockError::Reply(format!("INFO without {name}")))
+fn persistence_fails(persistence: &str) -> Option<bool> {
+    let reported = ["rdb_last_bgsave_status", "aof_last_write_status"].map(|name| field(persistence, name));
+    let known = reported.iter().any(Option::is_some);
+    known.then(|| reported.into_iter().flatten().any(|status| status != "ok"))
 }
 
-fn bytes(info: &str, name: &str) -> Result<u64, StockError> {
-    let text = field(info, name)?;
-    text.parse()
-        .map_err(|_| StockError::Reply(format!("{name} is {text:?} in INFO")))
+/// A field of the answer to INFO.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_is_not_reported_is_no_failure() {
+        assert_eq!(field("used_memory:1\r\nmaxmemory:2\r\n", "maxmemory"), Some("2"));
+        assert_eq!(field("used_memory_peak:1\r\n", "used_memory"), None);
+        assert_eq!(persistence_fails(""), None);
+        assert_eq!(persistence_fails("rdb_last_bgsave_status:ok\r\n"), Some(false));
+        let failing = "rdb_last_bgsave_status:ok\r\naof_last_write_status:err\r\n";
+        assert_eq!(persistence_fails(failing), Some(true));
+    }
 }

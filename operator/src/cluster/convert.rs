@@ -2,7 +2,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use seckill_crds::{FlashSale, FlashSaleSpec, UnknownFields};
-use seckill_planner::sale::{Demand, DesiredSale, SaleKey};
+use seckill_planner::sale::{Demand, DesiredSale, PodSchedule, SaleKey};
 use seckill_protocol::index::Millis;
 use seckill_protocol::sale::{Offer, needed_format};
 use seckill_protocol::{Format, SaleId};
@@ -17,7 +17,6 @@ pub fn sale_key(object: &impl kube::ResourceExt) -> SaleKey {
 pub fn desired_sale(object: &FlashSale) -> DesiredSale {
     let spec = &object.spec;
     let annotation = object.annotations().get(SUSPEND_ANNOTATION);
-    let demand = spec.demand.clone().unwrap_or_default();
     let mut desired = DesiredSale {
         uid: object.uid().unwrap_or_default(),
         known_id: known_id(object),
@@ -34,15 +33,31 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
         ends_at: to_millis(&spec.ends_at),
         lead_time_seconds: u32::try_from(spec.lead_time_seconds).unwrap_or_default(),
         cool_down_seconds: u32::try_from(spec.cool_down_seconds).unwrap_or_default(),
-        demand: Demand {
-            api_replicas: demand.api_replicas,
-            worker_replicas: demand.worker_replicas,
-        },
+        demand: demand(spec),
         suspended: spec.suspend || annotation.is_some_and(|value| value != "false"),
         preflight_required: spec.preflight == seckill_crds::Preflight::Require,
     };
     desired.format = needed_format(&desired.offer, &desired.terms());
     desired
+}
+
+/// The part of it that scaling needs.
+pub fn pod_schedule(object: &FlashSale) -> PodSchedule {
+    let spec = &object.spec;
+    let seconds = |seconds| u32::try_from(seconds).unwrap_or_default();
+    PodSchedule::new(
+        [to_millis(&spec.starts_at), to_millis(&spec.ends_at)],
+        [seconds(spec.lead_time_seconds), seconds(spec.cool_down_seconds)],
+        demand(spec),
+    )
+}
+
+fn demand(spec: &FlashSaleSpec) -> Demand {
+    let demand = spec.demand.as_ref();
+    Demand {
+        api_replicas: demand.and_then(|demand| demand.api_replicas),
+        worker_replicas: demand.and_then(|demand| demand.worker_replicas),
+    }
 }
 
 /// The fields that only a newer version of the resource has.

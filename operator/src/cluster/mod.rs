@@ -5,3 +5,4 @@ pub mod events;
 pub mod identity;
 pub mod lease;
 pub mod watch;
+pub mod workloads;

@@ -133,9 +133,15 @@ impl FlashSales {
         self.namespaces.iter().flat_map(|watched| watched.store.state())
     }
 
-    pub fn all(&self, class: &str) -> Vec<FlashSale> {
-        let whole = self.stores().filter_map(|guarded| guarded.0.as_ref().ok().cloned());
-        whole.filter(|sale| sale.spec.class_name == class).collect()
+    /// The FlashSales of a class that can be parsed.
+    pub fn for_each(&self, class: &str, mut each: impl FnMut(&FlashSale)) {
+        for guarded in self.stores() {
+            if let Ok(sale) = &guarded.0
+                && sale.spec.class_name == class
+            {
+                each(sale);
+            }
+        }
     }
 
     /// A FlashSale that can't be parsed may be of any class.
@@ -204,7 +210,7 @@ pub fn apis(kube: &Client, namespaces: &Namespaces) -> Vec<(Option<String>, Api<
     namespaces.iter().map(of).collect()
 }
 
-fn config() -> watcher::Config {
+pub fn config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
 }
 

@@ -1,199 +1,191 @@
 //! Keeps the replicas of the two Deployments at what the sales need. The planner adds up the demands; this loop observes and
 //! applies.
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition};
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::api::{ListParams, Patch, PatchParams};
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, ResourceExt as _};
 use seckill_order_log::OrderLog;
-use seckill_planner::demand::{Workload, Workloads, needs, needs_pods, total_demand};
+use seckill_planner::SaleKey;
+use seckill_planner::demand::{Needs, Workload, Workloads, needs, needs_pods, total_demand};
 use seckill_service::periodic;
 use tokio::sync::watch;
 
-use crate::args::DeploymentName;
-use crate::cluster::convert::{desired_sale, sale_key};
+use crate::cluster::convert::{pod_schedule, sale_key};
 use crate::cluster::watch::FlashSales;
+use crate::cluster::workloads::{ObservedDeployment, WatchedWorkloads};
 use crate::context::{Context, ScaledDeployment};
 
 const SCALE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often ScaledObjects are listed. What KEDA does with a Deployment, it does through a HorizontalPodAutoscaler.
-const KEDA_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the first tick waits for what the watches list.
+const LIST_WAIT: Duration = Duration::from_secs(5);
+const LIST_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often the pods of a Deployment are listed again that lacks some of them.
+const PODS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until the leadership term ends.
 pub async fn run(context: Arc<Context>, sales: FlashSales, observed: watch::Sender<Arc<Workloads>>) {
-    let (mut keda, mut keda_at): (Keda, Option<Instant>) = (Keda::default(), None);
+    let release = &context.release;
+    let watched = WatchedWorkloads::new(&context.cluster.kube, &release.api.name, &release.worker.name);
+    tokio::select! {
+        () = watched.run() => {}
+        () = keep_scaled(&context, &sales, &watched, &observed) => {}
+    }
+}
+
+async fn keep_scaled(
+    context: &Context,
+    sales: &FlashSales,
+    watched: &WatchedWorkloads,
+    observed: &watch::Sender<Arc<Workloads>>,
+) {
+    let known = async {
+        while !watched.are_known() {
+            tokio::time::sleep(LIST_CHECK_INTERVAL).await;
+        }
+    };
+    let _ = tokio::time::timeout(LIST_WAIT, known).await;
+    let (mut api, mut worker) = (
+        Scaling::new(&context.release.api),
+        Scaling::new(&context.release.worker),
+    );
     let mut ticks = periodic(SCALE_INTERVAL);
     loop {
         ticks.tick().await;
         if !context.term.holds() {
             continue;
         }
-        if keda_at.is_none_or(|at| at.elapsed() >= KEDA_INTERVAL) {
-            keda = Keda::list(&context.cluster.kube, &context.release.api.name.namespace).await;
-            keda_at = Some(Instant::now());
-        }
-        let workloads = scale(&context, &sales, &keda).await;
-        observed.send_if_modified(|last| {
-            let changed = **last != workloads;
-            if changed {
-                for error in [&workloads.api, &workloads.worker]
-                    .into_iter()
-                    .filter_map(|w| w.as_ref().err())
-                {
-                    tracing::warn!(error, "scaling failed");
-                }
-                *last = Arc::new(workloads);
-            }
-            changed
-        });
+        let (needs, demand, may_shrink) = demand(context, sales);
+        let kube = &context.cluster.kube;
+        let (api, worker) = tokio::join!(
+            api.apply(kube, watched.api(), demand.api, may_shrink),
+            worker.apply(kube, watched.worker(), demand.worker, may_shrink),
+        );
+        publish(observed, Workloads { api, worker, needs });
     }
 }
 
-async fn scale(context: &Context, sales: &FlashSales, keda: &Keda) -> Workloads {
-    let Context {
-        release,
-        cluster,
-        cache,
-        ..
-    } = context;
+fn publish(observed: &watch::Sender<Arc<Workloads>>, workloads: Workloads) {
+    observed.send_if_modified(|last| {
+        let changed = **last != workloads;
+        if changed {
+            let results = [&workloads.api, &workloads.worker];
+            for error in results.into_iter().filter_map(|workload| workload.as_ref().err()) {
+                tracing::warn!(error, "scaling failed");
+            }
+            *last = Arc::new(workloads);
+        }
+        changed
+    });
+}
+
+/// What each sale needs, all of them together, and whether pods may be removed.
+fn demand(context: &Context, sales: &FlashSales) -> (HashMap<SaleKey, Needs>, Needs, bool) {
+    let Context { release, cache, .. } = context;
     let now = context.now();
     let any_ending = cache.any_ending();
     let mut may_shrink = sales.all_known() && any_ending.is_some() && !cache.any_selling_orphan();
     let mut needing = Vec::new();
-    for object in sales.all(&release.class) {
-        let (key, desired) = (sale_key(&object), desired_sale(&object));
-        match needs_pods(&desired, cache.standing(&key), now) {
-            Some(true) => needing.push((key, desired)),
+    sales.for_each(&release.class, |object| {
+        let (key, schedule) = (sale_key(object), pod_schedule(object));
+        match needs_pods(&schedule, cache.standing(&key), now) {
+            Some(true) => needing.push((key, schedule)),
             Some(false) => {}
             None => may_shrink = false,
         }
-    }
+    });
     // As long as the partitions are unknown they limit nothing.
     let partitions = context.connections.log().ok().map(OrderLog::partitions);
     let partitions = partitions.and_then(|partitions| i32::try_from(partitions).ok());
     let needs = needs(needing, partitions.unwrap_or(i32::MAX));
     let demand = total_demand(&needs, any_ending.unwrap_or_default() || cache.any_awaiting_ledger());
     context.metrics.demand(demand);
-    let (api, worker) = tokio::join!(
-        apply(&cluster.kube, &release.api, demand.api, may_shrink, keda),
-        apply(&cluster.kube, &release.worker, demand.worker, may_shrink, keda),
-    );
-    Workloads { api, worker, needs }
+    (needs, demand, may_shrink)
 }
 
-/// Sets the replicas of a Deployment for a demand, unless an autoscaler controls them.
-async fn apply(
-    kube: &Client,
-    scaled: &ScaledDeployment,
-    demand: i32,
-    may_shrink: bool,
-    keda: &Keda,
-) -> Result<Workload, String> {
-    let DeploymentName { namespace, name } = &scaled.name;
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |error: kube::Error| format!("failed to {what} {namespace}/{name}: {error}")
-    };
-    let deployments: Api<Deployment> = Api::namespaced(kube.clone(), namespace);
-    let deployment = deployments.get(name).await.map_err(failed("read Deployment"))?;
-    let autoscaler = match keda.scaled_object_for(name)? {
-        Some(scaled_object) => Some(scaled_object),
-        None => autoscaler(kube, namespace, name)
-            .await
-            .map_err(failed("list the autoscalers of"))?,
-    };
-    let present = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let replicas = scaled.bounds.replicas(demand, present, may_shrink);
-    if autoscaler.is_none() && present != replicas {
-        // With the version that was read: a change that somebody made in between is not overwritten.
-        let patch = serde_json::json!({
-            "metadata": {"resourceVersion": deployment.metadata.resource_version},
-            "spec": {"replicas": replicas},
-        });
-        deployments
-            .patch_scale(name, &PatchParams::default(), &Patch::Merge(patch))
-            .await
-            .map_err(failed("scale Deployment"))?;
-        tracing::info!(deployment = name, from = present, to = replicas, "scaled");
+/// The scaling of one Deployment.
+struct Scaling<'a> {
+    scaled: &'a ScaledDeployment,
+    /// Why pods are missing, and when and of which version of the Deployment that was read.
+    blocked: Option<(Instant, Option<String>, Option<String>)>,
+}
+
+impl<'a> Scaling<'a> {
+    fn new(scaled: &'a ScaledDeployment) -> Self {
+        Scaling { scaled, blocked: None }
     }
-    let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas);
-    let ready = ready.unwrap_or_default();
-    let blocked = match ready < present {
-        true => blocked(kube, &deployment).await,
-        false => None,
-    };
-    Ok(Workload {
-        name: name.clone(),
-        bounds: scaled.bounds,
-        ready,
-        autoscaler,
-        blocked,
-    })
-}
 
-/// A ScaledObject works through a HorizontalPodAutoscaler too, once KEDA has created it.
-async fn autoscaler(kube: &Client, namespace: &str, deployment: &str) -> Result<Option<String>, kube::Error> {
-    let autoscalers: Api<HorizontalPodAutoscaler> = Api::namespaced(kube.clone(), namespace);
-    let found = autoscalers
-        .list(&ListParams::default())
-        .await?
-        .items
-        .into_iter()
-        .find(|autoscaler| {
-            let target = &autoscaler.spec.scale_target_ref;
-            target.kind == "Deployment" && target.name == deployment
-        });
-    Ok(found
-        .and_then(|autoscaler| autoscaler.metadata.name)
-        .map(|name| format!("HorizontalPodAutoscaler {name}")))
-}
-
-/// The ScaledObjects of the release's namespace, if KEDA is installed.
-#[derive(Debug)]
-struct Keda(Result<Vec<DynamicObject>, String>);
-
-impl Default for Keda {
-    fn default() -> Self {
-        Keda(Ok(Vec::new()))
-    }
-}
-
-impl Keda {
-    async fn list(kube: &Client, namespace: &str) -> Self {
-        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("keda.sh", "v1alpha1", "ScaledObject"));
-        let api: Api<DynamicObject> = Api::namespaced_with(kube.clone(), namespace, &kind);
-        Keda(match api.list(&ListParams::default()).await {
-            Ok(list) => Ok(list.items),
-            // There is no KEDA, or no right to list its objects; then the HorizontalPodAutoscaler that KEDA makes is found.
-            Err(kube::Error::Api(status)) if [403, 404].contains(&status.code) => Ok(Vec::new()),
-            Err(error) => Err(format!("failed to list the ScaledObjects of {namespace}: {error}")),
+    /// Sets the replicas of the Deployment for a demand, unless an autoscaler controls them.
+    async fn apply(
+        &mut self,
+        kube: &Client,
+        observed: Result<ObservedDeployment, String>,
+        demand: i32,
+        may_shrink: bool,
+    ) -> Result<Workload, String> {
+        let ObservedDeployment { deployment, autoscaler } = observed?;
+        let bounds = self.scaled.bounds;
+        let present = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let replicas = bounds.replicas(demand, present, may_shrink);
+        if autoscaler.is_none() && present != replicas {
+            set_replicas(kube, &deployment, present, replicas).await?;
+        }
+        let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas);
+        let ready = ready.unwrap_or_default();
+        let blocked = match ready < present {
+            true => self.blocked(kube, &deployment).await,
+            false => None,
+        };
+        Ok(Workload {
+            name: self.scaled.name.name.clone(),
+            bounds,
+            ready,
+            autoscaler,
+            blocked,
         })
     }
 
-    fn scaled_object_for(&self, deployment: &str) -> Result<Option<String>, String> {
-        let objects = self.0.as_ref().map_err(Clone::clone)?;
-        let found = objects.iter().find(|object| {
-            let target = &object.data["spec"]["scaleTargetRef"];
-            // The default kind is Deployment.
-            target["kind"].as_str().unwrap_or("Deployment") == "Deployment" && target["name"] == deployment
-        });
-        Ok(found.map(|object| format!("ScaledObject {}", object.name_any())))
+    /// Why pods of the Deployment can't be created or scheduled.
+    async fn blocked(&mut self, kube: &Client, deployment: &Deployment) -> Option<String> {
+        if let Some(why) = refused(deployment) {
+            return Some(why);
+        }
+        if let Some((at, version, why)) = &self.blocked
+            && at.elapsed() < PODS_INTERVAL
+            && *version == deployment.resource_version()
+        {
+            return why.clone();
+        }
+        // An explanation only, so its failure is part of the text.
+        let why = unschedulable(kube, deployment)
+            .await
+            .unwrap_or_else(|error| Some(format!("failed to list its pods: {error}")));
+        self.blocked = Some((Instant::now(), deployment.resource_version(), why.clone()));
+        why
     }
 }
 
-/// Why pods of a Deployment can't be created or scheduled.
-async fn blocked(kube: &Client, deployment: &Deployment) -> Option<String> {
-    match refused(deployment) {
-        Some(why) => Some(why),
-        // An explanation only, so its failure is part of the text.
-        None => unschedulable(kube, deployment)
-            .await
-            .unwrap_or_else(|error| Some(format!("failed to list its pods: {error}"))),
+async fn set_replicas(kube: &Client, deployment: &Deployment, from: i32, to: i32) -> Result<(), String> {
+    let (name, namespace) = (deployment.name_any(), deployment.namespace().unwrap_or_default());
+    let deployments: Api<Deployment> = Api::namespaced(kube.clone(), &namespace);
+    // With the version that was seen: a change that somebody made in between is not overwritten.
+    let patch = serde_json::json!({
+        "metadata": {"resourceVersion": deployment.metadata.resource_version},
+        "spec": {"replicas": to},
+    });
+    let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+    match deployments.patch_scale(&name, &params, &patch).await {
+        Ok(_) => tracing::info!(deployment = name, from, to, "scaled"),
+        // The watch is about to show what changed.
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            tracing::debug!(deployment = name, from, to, "the Deployment has changed");
+        }
+        Err(error) => return Err(format!("failed to scale Deployment {namespace}/{name}: {error}")),
     }
+    Ok(())
 }
 
 /// Why the API server refuses pods of a Deployment, for example because of a ResourceQuota. Such pods do not exist, so only

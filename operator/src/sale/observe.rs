@@ -107,6 +107,7 @@ pub async fn observe(
         adjustments_pending,
         blocker: cache.blocker(key),
         rebuild_delay: cache.rebuild_delay(key),
+        is_watched: cache.is_watched(key),
         sale,
     })
 }

@@ -2,8 +2,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use kube::runtime::controller::{self, Action, Controller};
+use kube::runtime::reflector::ObjectRef;
 use seckill_crds::FlashSale;
 use seckill_planner::orphan::Absence;
 use seckill_planner::pacing::requeue_after;
@@ -39,8 +40,12 @@ pub fn controllers(context: &Arc<Context>) -> (FlashSales, Vec<impl Future<Outpu
     let mut sales = FlashSales::default();
     let mut running = Vec::new();
     for (namespace, api) in watch::apis(&context.cluster.kube, &context.release.namespaces) {
+        let namespace_of_watch = namespace.clone();
         let (objects, store) = sales.watch(namespace, api);
-        let controller = Controller::for_stream(objects, store).trigger_backoff(WatchBackoff::default());
+        let changes = changes_in(context, namespace_of_watch);
+        let controller = Controller::for_stream(objects, store)
+            .trigger_backoff(WatchBackoff::default())
+            .reconcile_on(changes);
         let (ending, context) = (context.term.ending.clone(), context.clone());
         let metrics = context.metrics.clone();
         running.push(async move {
@@ -60,6 +65,15 @@ pub fn controllers(context: &Arc<Context>) -> (FlashSales, Vec<impl Future<Outpu
         });
     }
     (sales, running)
+}
+
+/// The sales of a watch that changed elsewhere than in their FlashSales.
+fn changes_in(context: &Context, namespace: Option<String>) -> impl Stream<Item = ObjectRef<Guarded>> + Send + 'static {
+    context.changes.listen().filter_map(move |key| {
+        let is_in = namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);
+        let changed = is_in.then(|| ObjectRef::new(&key.name).within(&key.namespace));
+        std::future::ready(changed)
+    })
 }
 
 async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
@@ -108,14 +122,15 @@ async fn reconcile_sale(object: &FlashSale, context: &Context) -> Result<Action,
         return Ok(Action::await_change());
     }
     // Only noted here, and written beside: the step does not wait for the API server.
-    status::report(context, object, &observed, &plan);
+    let is_reported = status::report(context, object, &observed, &plan);
     if is_terminating {
         return Ok(Action::requeue(TERMINATING_INTERVAL));
     }
     if !carry_out(context, object, &plan.step).await? {
         return Ok(Action::requeue(RETRY_DELAY_MIN));
     }
-    let pending = context.statuses.is_pending(&key).then_some(STATUS_CHECK_INTERVAL);
+    let is_pending = !is_reported || context.statuses.is_pending(&key);
+    let pending = is_pending.then_some(STATUS_CHECK_INTERVAL);
     let requeue = requeue_after(&plan).into_iter().chain(pending).min();
     Ok(requeue.map_or_else(Action::await_change, Action::requeue))
 }

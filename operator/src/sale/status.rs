@@ -17,9 +17,10 @@ use crate::status_queue::Refusal;
 /// One field manager for each concern; this one is of the status.
 const FIELD_MANAGER: &str = "seckill-operator/status";
 
-/// Has the status written if it changed, figures alone only now and then, and what changed for its reader as events.
-pub fn report(context: &Context, object: &FlashSale, observed: &Observation, plan: &Plan) {
-    let Some(report) = &plan.report else { return };
+/// Has the status written if it changed, figures alone only now and then, and what changed for its reader as events. False:
+/// the figures have to wait for their turn.
+pub fn report(context: &Context, object: &FlashSale, observed: &Observation, plan: &Plan) -> bool {
+    let Some(report) = &plan.report else { return true };
     let old = context.cache.status(object);
     let new = next_status(object.metadata.generation, &old, observed, report);
     let lead = ready_lead(&new, observed);
@@ -34,14 +35,14 @@ pub fn report(context: &Context, object: &FlashSale, observed: &Observation, pla
         .metrics
         .balance(&observed.key, imbalanced, imbalance(observed).filter(|_| imbalanced));
     if new == old {
-        return;
+        return true;
     }
     let only_figures = FlashSaleStatus {
         ledger: old.ledger.clone(),
         ..new.clone()
     } == old;
     if only_figures && !context.cache.may_write_figures(&observed.key) {
-        return;
+        return false;
     }
     let mut notes = Vec::new();
     if new.phase != old.phase {
@@ -53,6 +54,7 @@ pub fn report(context: &Context, object: &FlashSale, observed: &Observation, pla
     notes.extend(turned_bad(&old, &new));
     context.cache.wrote(object, new.clone());
     context.statuses.push_status(object, new, notes);
+    true
 }
 
 /// Says why the reconciles of a sale fail; the rest of the status stays as it is.

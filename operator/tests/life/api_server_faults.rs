@@ -167,7 +167,12 @@ async fn an_api_server_outage_beyond_the_lease_closes_no_sale() {
 /// FlashSales; the RoleBinding of that Role is returned too.
 async fn restricted_client(harness: &Harness) -> (Client, RoleBinding) {
     let of = |group: &str, resources: Value| json!([{"apiGroups": [group], "resources": resources, "verbs": ["*"]}]);
-    let mut rest = of("apps", json!(["deployments", "deployments/scale"]));
+    // As in the chart: the Deployments by name only.
+    let deployments = |resource: &str, verbs: &[&str]| json!({"apiGroups": ["apps"], "resources": [resource], "resourceNames": ["api", "worker"], "verbs": verbs});
+    let mut rest = json!([
+        deployments("deployments", &["list", "watch"]),
+        deployments("deployments/scale", &["patch"]),
+    ]);
     for (group, resource) in [
         ("seckill.dev", "flashsales/status"),
         ("events.k8s.io", "events"),

@@ -3,14 +3,13 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::ResourceExt as _;
 use seckill_crds::{FlashSale, Phase};
 use seckill_order_log::Entry;
 use seckill_protocol::Record;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-use crate::harness::{Harness, free_address, get, set_flag, status_and_reason};
+use crate::harness::{Harness, free_address, get, set_flag, status_and_reason, written_by_operator};
 
 /// A process of the operator binary. It is killed on drop.
 struct Process {
@@ -83,8 +82,8 @@ async fn leader_and_follower(harness: &Harness, lease_seconds: u32) -> (Process,
     harness
         .eventually("the second operator is ready", async || follower.is_ready().await)
         .await;
-    // The follower checks the lease more than once in this time.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // The follower checks the Lease as often as the leader renews it.
+    harness.until_lease_is_renewed(2).await;
     assert_eq!(
         (leader.is_leader().await, follower.is_leader().await),
         (Some(true), Some(false))
@@ -215,23 +214,25 @@ async fn a_leader_paused_beyond_its_lease_resumes_as_a_harmless_follower() {
     }
 
     // The follower does not act against the leader: nothing is written, and no epoch begins.
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    let version = async || {
+    let written = async || {
         let object = harness.api::<FlashSale>().get("stopped").await.expect("it exists");
-        object.resource_version()
+        written_by_operator(&object)
     };
     let terms = async || {
         let lease = harness.api::<Lease>().get("operator").await.expect("it exists");
         lease.spec.and_then(|spec| spec.lease_transitions)
     };
     let end = async || harness.log.end_offset(sale.partition).await.expect("Kafka");
-    let before = (version().await, terms().await, end().await);
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(
-        (version().await, terms().await, end().await),
-        before,
-        "the status, the lease or the epoch changed"
-    );
+    harness
+        .eventually(
+            "no status, Lease or epoch changes while the Lease is renewed",
+            async || {
+                let before = (written().await, terms().await, end().await);
+                harness.until_lease_is_renewed(3).await;
+                (written().await, terms().await, end().await) == before
+            },
+        )
+        .await;
     let end = end().await;
     // The first epoch, and at most three for each round: of the paused leader, of the next leader, and one unused.
     let mut epochs = 0;
@@ -255,14 +256,16 @@ async fn a_leader_paused_beyond_its_lease_resumes_as_a_harmless_follower() {
         "{settled:#?}"
     );
     assert_eq!(harness.orders("stopped").await, 10);
-    let events = harness.events("stopped").await;
-    for once in ["Accepted", "Preheated", "SoldOut", "Ended", "Settled"] {
-        assert_eq!(
-            events.iter().filter(|event| *event == once).count(),
-            1,
-            "{once}: {events:?}"
-        );
-    }
+    // Events are written after the status.
+    harness
+        .eventually("each step has one event", async || {
+            let events = harness.events("stopped").await;
+            let once = |step: &str| events.iter().filter(|event| *event == step).count() == 1;
+            ["Accepted", "Preheated", "SoldOut", "Ended", "Settled"]
+                .into_iter()
+                .all(once)
+        })
+        .await;
     leader.shut_down().await;
     follower.shut_down().await;
     worker.stop().await;

@@ -1,10 +1,12 @@
 //! The environment of one test: a release with its own class, namespace, Deployments, database and topic. The operator
 //! and the worker run in the test process.
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -12,7 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
-use kube::{Api, Client, Config, CustomResourceExt as _, Resource};
+use kube::{Api, Client, Config, CustomResourceExt as _, Resource, ResourceExt};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -634,6 +636,26 @@ impl Harness {
         deployment.spec.and_then(|spec| spec.replicas).unwrap_or_default()
     }
 
+    /// Returns when the leader has renewed its Lease so many times.
+    pub async fn until_lease_is_renewed(&self, times: usize) {
+        let leases: Api<Lease> = Api::namespaced(self.kube.clone(), &self.name);
+        let mut versions = HashSet::new();
+        self.eventually("the Lease is renewed", async || {
+            let lease = leases.get("operator").await.expect("it exists");
+            versions.insert(lease.metadata.resource_version);
+            versions.len() > times
+        })
+        .await;
+    }
+
+    /// Waits for an event of a sale. Events are written after the status.
+    pub async fn until_event(&self, name: &str, reason: &str) {
+        self.eventually(&format!("{name} has an event {reason}"), async || {
+            self.events(name).await.iter().any(|event| event == reason)
+        })
+        .await;
+    }
+
     /// The reasons of the events of a sale, oldest first.
     pub async fn events(&self, name: &str) -> Vec<String> {
         let mut events: Vec<Event> = self
@@ -658,6 +680,19 @@ pub fn set_flag(args: &mut [String], flag: &str, value: &str) {
 pub fn remove_flag(args: &mut Vec<String>, flag: &str) {
     let flag = args.iter().position(|word| word == flag).expect("it exists");
     args.drain(flag..flag + 2);
+}
+
+/// What the operator has written of an object, and when. Others may write too, such as a kubelet or a test.
+pub fn written_by_operator(object: &impl ResourceExt) -> Value {
+    let mut fields = object.managed_fields().to_vec();
+    fields.retain(|entry| {
+        entry
+            .manager
+            .as_deref()
+            .is_some_and(|manager| manager.starts_with("seckill-operator"))
+    });
+    let values = serde_json::to_value(fields);
+    values.expect("serializes")
 }
 
 /// Waits until the condition `what` is true.

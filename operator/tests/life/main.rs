@@ -4,6 +4,7 @@ mod api_server_faults;
 mod clocks;
 mod deletion;
 mod edits;
+mod emergency_stop;
 mod ends;
 mod formats;
 mod handover;

@@ -9,25 +9,66 @@ use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt as _};
 use seckill_crds::{FlashSale, Phase};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::harness::Harness;
+use crate::harness::{self, Harness, written_by_operator};
+use crate::proxy::Proxy;
 
 type Objects = BTreeMap<String, Value>;
 
-async fn objects<K>(harness: &Harness) -> Objects
+/// What an operator may write of all objects of a kind, by name.
+async fn objects<K>(harness: &Harness, of_operator: impl Fn(&K) -> Value) -> Objects
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     let all = harness.api::<K>().list(&ListParams::default()).await.expect("listed");
-    let named = |mut object: K| {
-        object.managed_fields_mut().clear();
-        let name = format!("{} {}", K::kind(&()), object.name_any());
-        (name, serde_json::to_value(object).expect("serializes"))
-    };
+    let named = |object: K| (format!("{} {}", K::kind(&()), object.name_any()), of_operator(&object));
     all.items.into_iter().map(named).collect()
+}
+
+/// All objects but the Lease, which is renewed all the time.
+async fn all_objects(harness: &Harness) -> Objects {
+    let mut all = objects::<FlashSale>(harness, |sale| written_by_operator(sale)).await;
+    let replicas = |deployment: &Deployment| json!(deployment.spec.as_ref().and_then(|spec| spec.replicas));
+    all.extend(objects::<Deployment>(harness, replicas).await);
+    let event = |event: &Event| json!([event.reporting_controller, event.regarding, event.reason, event.series]);
+    let mut events = objects::<Event>(harness, event).await;
+    events.retain(|_, event| event[0] == "seckill-operator");
+    all.extend(events);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_operator_asks_the_api_server_nothing() {
+    let harness = Harness::new().await;
+    let proxy = Proxy::start(harness::upstream().await).await;
+    let operator = harness.operator_with_client(&proxy.client(), harness.operator_args("operator", 15));
+    let worker = harness.worker();
+    harness.apply("open", -1, 3600, json!({})).await;
+    harness.apply("later", 3600, 3600, json!({})).await;
+    harness.until_phase("open", Phase::Open).await;
+    harness.until_phase("later", Phase::Scheduled).await;
+    // Late writes of statuses, and now and then a look for KEDA, are no polling.
+    harness
+        .eventually("nothing is asked while the Lease is renewed", async || {
+            proxy.take_asked();
+            harness.until_lease_is_renewed(4).await;
+            proxy.take_asked().is_empty()
+        })
+        .await;
+    // It sees what changes all the same.
+    harness
+        .edit(
+            "later",
+            json!({"spec": {"leadTimeSeconds": 3700, "demand": {"apiReplicas": 2}}}),
+        )
+        .await;
+    harness.until_phase("later", Phase::Ready).await;
+    assert_eq!(harness.replicas("api").await, 2);
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,27 +88,23 @@ async fn nothing_is_written_while_nothing_changes() {
         harness.until_phase(&format!("open-{n}"), Phase::Open).await;
         harness.until_phase(&format!("settled-{n}"), Phase::Settled).await;
     }
-    // All objects but the Lease, which is renewed all the time.
-    let all = async || {
-        let mut all = objects::<FlashSale>(&harness).await;
-        all.extend(objects::<Deployment>(&harness).await);
-        let mut events = objects::<Event>(&harness).await;
-        events.retain(|_, event| event["reportingController"] == "seckill-operator");
-        assert!(events.len() >= 3 * SALES_PER_PHASE, "{events:#?}");
-        all.extend(events);
-        all
-    };
     // Some writes of status and events may still follow.
-    let mut before = all().await;
+    let mut before = all_objects(&harness).await;
     harness
-        .eventually("nothing is written for five seconds", async || {
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            let now = all().await;
+        .eventually("nothing is written while the Lease is renewed", async || {
+            harness.until_lease_is_renewed(3).await;
+            let now = all_objects(&harness).await;
             std::mem::replace(&mut before, now) == before
         })
         .await;
+    let is_event = |name: &&String| name.starts_with("Event ");
+    assert!(
+        before.keys().filter(is_event).count() >= 3 * SALES_PER_PHASE,
+        "{before:#?}"
+    );
+    // In this time each sale is reconciled.
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let after = all().await;
+    let after = all_objects(&harness).await;
     let written: Vec<_> = after
         .iter()
         .filter(|(name, object)| before.get(*name) != Some(object))

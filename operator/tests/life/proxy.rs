@@ -52,6 +52,8 @@ struct Server {
     upstream: Client,
     fault: Mutex<Fault>,
     requests: AtomicU64,
+    /// The requests that neither watch nor renew a Lease.
+    asked: Mutex<Vec<String>>,
     dead_watches: AtomicU64,
     silent_writes: AtomicU64,
     abandoned_writes: AtomicU64,
@@ -74,6 +76,7 @@ impl Proxy {
                 upstream,
                 fault: Mutex::new(Fault::None),
                 requests: AtomicU64::default(),
+                asked: Mutex::default(),
                 dead_watches: AtomicU64::default(),
                 silent_writes: AtomicU64::default(),
                 abandoned_writes: AtomicU64::default(),
@@ -132,6 +135,11 @@ impl Proxy {
     }
 
     /// Closes all connections and refuses new ones.
+    /// The requests since the last call that neither watch nor renew a Lease.
+    pub fn take_asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.server.asked.lock().expect("nobody panics"))
+    }
+
     pub async fn refuse(&mut self) {
         if let Some(listening) = self.listening.take() {
             listening.abort();
@@ -160,6 +168,10 @@ impl Server {
         let nth = self.requests.fetch_add(1, Ordering::Relaxed);
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
+        if !query.contains("watch=true") && !path.contains("/leases") {
+            let asked = format!("{} {path}", request.method());
+            self.asked.lock().expect("nobody panics").push(asked);
+        }
         let sales = path.contains("/flashsales");
         let watch = sales && query.contains("watch=true");
         let list = sales && path.ends_with("/flashsales") && !watch && request.method() == http::Method::GET;

@@ -109,7 +109,13 @@ impl SaleView {
             ends_at: clock::rfc3339(sale.closes_at),
             max_per_order: listed.max_per_order(),
             limit_per_buyer: (sale.limit_per_buyer > 0).then_some(sale.limit_per_buyer),
-            state: state(sale.state, listed.has_ended(), sale.opens_at, clock::now(), remaining),
+            state: state(
+                sale.state_in_force(),
+                listed.has_ended(),
+                sale.opens_at,
+                clock::now(),
+                remaining,
+            ),
             remaining,
         }
     }

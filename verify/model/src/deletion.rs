@@ -436,6 +436,7 @@ impl Deletions {
             index: ObservedIndex::NotAsked,
             index_unknown_for: Default::default(),
             rebuild_delay: None,
+            is_watched: false,
             workloads: Default::default(),
             servers: None,
             balance: None,
@@ -532,6 +533,7 @@ impl Deletions {
             settled_left: None,
             freed_at_ms: None,
             missing_since_ms: row.missing_since,
+            stopped: false,
         }
     }
 }

@@ -92,6 +92,39 @@ async fn terms_change_only_from_the_version_that_was_read() {
 }
 
 #[tokio::test]
+async fn an_emergency_stop_changes_the_terms_of_every_sale_of_its_class() {
+    let db = Database::new().await;
+    let create = async |class: &str, state| {
+        let mut new = new_sale(0);
+        (new.class, new.terms.state) = (class.into(), state);
+        db.ledger.create_sale(&new).await.expect("created")
+    };
+    let open = create("default", SaleState::Open).await;
+    let closed = create("default", SaleState::Closed).await;
+    let other = create("other", SaleState::Open).await;
+    let terms = async |sale: &seckill_ledger::Sale| {
+        let sale = db.ledger.sale(sale.id).await.expect("read").expect("there");
+        assert_eq!(sale.sale_terms().state, sale.state);
+        (sale.terms().version, sale.terms().state)
+    };
+    db.ledger.set_emergency_stop("default", true).await.expect("stopped");
+    assert_eq!(terms(&open).await, (2, SaleState::Suspended));
+    assert_eq!(terms(&closed).await, (2, SaleState::Closed));
+    assert_eq!(terms(&other).await, (1, SaleState::Open));
+    // A sale that an operator creates or opens meanwhile is stopped too.
+    let new = create("default", SaleState::Open).await;
+    assert_eq!(terms(&new).await, (1, SaleState::Suspended));
+    let as_wanted = open.sale_terms();
+    assert!(db.ledger.update_terms(open.id, 2, &as_wanted).await.expect("asked"));
+    assert_eq!(terms(&open).await, (3, SaleState::Suspended));
+    db.ledger.set_emergency_stop("default", true).await.expect("repeated");
+    db.ledger.set_emergency_stop("default", false).await.expect("resumed");
+    assert_eq!(terms(&open).await, (5, SaleState::Open));
+    assert_eq!(terms(&new).await, (3, SaleState::Open));
+    db.drop().await;
+}
+
+#[tokio::test]
 async fn a_price_keeps_the_text_of_its_flash_sale() {
     let db = Database::new().await;
     for price in ["500", "9.9", "1.1000", "0", "7.125"] {

@@ -19,10 +19,14 @@ use crate::sale::{DesiredSale, SaleKey};
 
 /// How often the index of a sale that sells, or soon will, is probed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// The same if a change causes a reconcile anyway, and nothing is to come: the preflight and the pods are looked at then.
+const WATCHED_INTERVAL: Duration = Duration::from_secs(10);
 /// The same while Redis does not answer: once it does, buyers wait for the rebuild.
 const PROBE_INTERVAL_UNKNOWN: Duration = Duration::from_millis(200);
 /// The longest time without a reconcile, in case the clock is set.
 const RECONCILE_INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// The same for a sale that shows an emergency stop: its end is nothing that a watch reports.
+const RECONCILE_INTERVAL_STOPPED: Duration = Duration::from_secs(5);
 
 pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -> Plan {
     let now = observed.now();
@@ -49,6 +53,10 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
     let pods = pods(&observed.workloads, sale);
     let ready = ready(observed, desired, sale, held, [&stock, &pods, &preflight]);
     let opened = now >= sale.opens_at;
+    let most = match opened && is_steady(observed, &ready) {
+        true => WATCHED_INTERVAL,
+        false => probe_interval(observed),
+    };
     Plan::reporting(step, phase(ready.reason))
         .with(accepted(Some(desired), sale))
         .with(preflight)
@@ -66,8 +74,15 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
         .until(
             &observed.clocks,
             if opened { sale.closes_at } else { sale.opens_at },
-            probe_interval(observed),
+            most,
         )
+}
+
+/// Whether nothing of the sale will change before a change of its row or its index. A balance that is not complete yet is
+/// checked again soon.
+fn is_steady(observed: &Observation, ready: &Condition) -> bool {
+    let sells = ready.status == ConditionStatus::True;
+    observed.is_watched && sells && observed.balance == Some(BalanceCheck::Balanced) && !observed.adjustments_pending
 }
 
 fn probe_interval(observed: &Observation) -> Duration {
@@ -141,6 +156,7 @@ pub(super) fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
 fn scheduled(observed: &Observation, desired: &DesiredSale, sale: &Sale, preflight: Condition) -> Plan {
     let most = match preflight.reason {
         Reason::Checking => PROBE_INTERVAL,
+        _ if sale.stopped => RECONCILE_INTERVAL_STOPPED,
         _ => RECONCILE_INTERVAL_MAX,
     };
     let message = "preheating and scaling start spec.leadTimeSeconds before spec.startsAt";
@@ -150,11 +166,23 @@ fn scheduled(observed: &Observation, desired: &DesiredSale, sale: &Sale, preflig
         .with(preflight)
         .with(not_yet(ConditionType::StockPreheated, message))
         .with(not_yet(ConditionType::WorkloadsScaled, message))
-        .with(not_yet(ConditionType::Ready, message))
+        .with(emergency_stop(sale).unwrap_or_else(|| not_yet(ConditionType::Ready, message)))
         .with(balance(None, sale))
         .with(not_yet(ConditionType::Settled, "the sale has not started"))
         .with(stalled(observed))
         .until(&observed.clocks, desired.preheat_at(), most)
+}
+
+/// The condition Ready of a sale that an emergency stop holds. Its index is kept up to date meanwhile.
+fn emergency_stop(sale: &Sale) -> Option<Condition> {
+    sale.stopped.then(|| {
+        Condition::new(
+            ConditionType::Ready,
+            ConditionStatus::False,
+            Reason::EmergencyStop,
+            "the emergency stop of this release is on, so none of its sales sells; `operator resume --all` ends it",
+        )
+    })
 }
 
 /// Whether buyers can buy, or could if the sale had started.
@@ -166,6 +194,9 @@ fn ready(
     [stock, pods, preflight]: [&Condition; 3],
 ) -> Condition {
     use ConditionStatus::{False, True};
+    if let Some(stopped) = emergency_stop(sale) {
+        return stopped;
+    }
     let opened = observed.now() >= sale.opens_at;
     let refusal = observed.clocks.refusal_of_redis(sale.opens_at, sale.closes_at);
     let sold_out = observed.index.in_force().is_some_and(|index| index.left == 0);
@@ -210,9 +241,11 @@ fn ready(
 /// The phase that goes with the reason of the condition Ready.
 fn phase(ready: Reason) -> Phase {
     match ready {
-        Reason::Suspended | Reason::HeldByPreflight | Reason::ClocksDiffer | Reason::OrdersExhausted => {
-            Phase::Suspended
-        }
+        Reason::Suspended
+        | Reason::EmergencyStop
+        | Reason::HeldByPreflight
+        | Reason::ClocksDiffer
+        | Reason::OrdersExhausted => Phase::Suspended,
         Reason::ReadyToSell => Phase::Ready,
         Reason::SoldOut => Phase::SoldOut,
         Reason::Selling => Phase::Open,

@@ -77,6 +77,7 @@ fn scheduled(now: Millis) -> Observation {
         settled_left: None,
         freed_at_ms: None,
         missing_since_ms: None,
+        stopped: false,
         identity_at: None,
         cluster: Some("cluster".into()),
     };
@@ -103,6 +104,7 @@ fn scheduled(now: Millis) -> Observation {
         total_appended: false,
         blocker: None,
         rebuild_delay: None,
+        is_watched: false,
     }
 }
 
@@ -588,6 +590,62 @@ fn a_sale_that_its_owner_suspended_is_not_ready() {
         reason(&suspended, ConditionType::Ready),
         (ConditionStatus::False, Reason::Suspended)
     );
+}
+
+/// The FlashSale wants the sale open, and the emergency stop of its class is on.
+#[test]
+fn an_emergency_stop_holds_the_index_and_is_reported() {
+    let stopped = (ConditionStatus::False, Reason::EmergencyStop);
+    let mut observed = preheated(START + 1, 3);
+    (observed.sale().stopped, observed.sale().version) = (true, 2);
+    let Step::ApplyTerms { terms, .. } = plan(&observed).step else {
+        panic!("{:?}", plan(&observed))
+    };
+    assert_eq!((terms.version, terms.state), (2, SaleState::Suspended));
+    observed.index().terms = terms;
+    let held = plan(&observed);
+    assert_eq!(step_and_phase(&held), ("Nothing", Some(Phase::Suspended)));
+    assert_eq!(reason(&held, ConditionType::Ready), stopped);
+    // A lost index is rebuilt meanwhile.
+    observed.index = ObservedIndex::Missing;
+    let rebuilt = plan(&observed);
+    assert_eq!(step_and_phase(&rebuilt), ("Rebuild", Some(Phase::Suspended)));
+    assert_eq!(reason(&rebuilt, ConditionType::Ready), stopped);
+    let mut observed = scheduled(START - LEAD - 60_000);
+    observed.sale().stopped = true;
+    let waiting = plan(&observed);
+    assert_eq!(step_and_phase(&waiting), ("Nothing", Some(Phase::Scheduled)));
+    assert_eq!(reason(&waiting, ConditionType::Ready), stopped);
+    assert!(waiting.requeue_after <= Some(Duration::from_secs(5)));
+    // It delays no end.
+    let mut observed = preheated(END, 3);
+    observed.sale().stopped = true;
+    let Step::UpdateTerms { terms, .. } = plan(&observed).step else {
+        panic!("{:?}", plan(&observed))
+    };
+    assert_eq!(terms.state, SaleState::Closed);
+}
+
+#[test]
+fn a_watched_sale_of_which_nothing_is_to_come_waits_for_changes() {
+    let interval = |change: &dyn Fn(&mut Observation)| {
+        let mut observed = preheated(START + 1, 3);
+        (observed.is_watched, observed.balance) = (true, Some(BalanceCheck::Balanced));
+        change(&mut observed);
+        plan(&observed).requeue_after.expect("it is reconciled again").as_secs()
+    };
+    assert_eq!(interval(&|_| {}), 10);
+    assert_eq!(interval(&|observed| observed.index().left = 0), 10);
+    assert_eq!(interval(&|observed| observed.is_watched = false), 1);
+    assert_eq!(interval(&|observed| observed.balance = None), 1);
+    assert_eq!(interval(&|observed| observed.adjustments_pending = true), 1);
+    // Before the start the pods have to become ready.
+    assert_eq!(
+        interval(&|observed| observed.clocks = Clocks::all_at(START - 60_000)),
+        1
+    );
+    // Its end is never late.
+    assert_eq!(interval(&|observed| observed.clocks = Clocks::all_at(END - 4_000)), 4);
 }
 
 #[test]
@@ -1170,7 +1228,7 @@ fn requiring(mut observed: Observation) -> Observation {
 /// With a Redis that drops stock.
 fn risky(mut observed: Observation) -> Observation {
     let mut servers = right();
-    servers.redis.as_mut().expect("known").eviction = "allkeys-lru".into();
+    servers.redis.as_mut().expect("known").eviction = Some("allkeys-lru".into());
     observed.servers = Some(Arc::new(servers));
     observed
 }

@@ -316,12 +316,12 @@ fn check_rights_of_the_manual(tenant: &Release, watched: &[&String], foreign: &s
     }
     let seen = of_the_operator(&tenant.namespace)?;
     let of_its_own = expected(&[
-        "deployments.apps [] [NAME-api] [get]",
-        "deployments.apps [] [NAME-worker] [get]",
+        "deployments.apps [] [NAME-api] [list watch]",
+        "deployments.apps [] [NAME-worker] [list watch]",
         "deployments.apps/scale [] [NAME-api] [patch]",
         "deployments.apps/scale [] [NAME-worker] [patch]",
         "events.events.k8s.io [] [] [create patch]",
-        "horizontalpodautoscalers.autoscaling [] [] [list]",
+        "horizontalpodautoscalers.autoscaling [] [] [list watch]",
         "leases.coordination.k8s.io [] [] [create]",
         "leases.coordination.k8s.io [] [NAME-operator] [get update]",
         "pods [] [] [list]",
