@@ -32,12 +32,17 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The state folder: `SECKILL_STATE`, else `run` in the cache folder.
+    /// The state folder: `SECKILL_STATE`, else the default.
     pub fn state_folder() -> Result<PathBuf> {
         match std::env::var_os("SECKILL_STATE") {
-            Some(folder) => Ok(folder.into()),
-            None => Ok(crate::cache::folder()?.join("run")),
+            Some(folder) => Ok(std::path::absolute(folder)?),
+            None => Self::default_state_folder(),
         }
+    }
+
+    /// `run` in the cache folder.
+    pub fn default_state_folder() -> Result<PathBuf> {
+        Ok(crate::cache::folder()?.join("run"))
     }
 
     fn file(state: &Path) -> PathBuf {
