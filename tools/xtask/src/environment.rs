@@ -9,6 +9,8 @@ use crate::sandbox::Sandbox;
 
 /// Passwords of servers that only this machine can reach and that are deleted after the tests.
 pub const MYSQL_PASSWORD: &str = "seckill";
+/// The context of the cluster in the kubeconfig.
+pub const CONTEXT: &str = "seckill";
 pub const REDIS_PASSWORD: &str = "seckill";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,6 +81,14 @@ impl Environment {
     /// The socket of the container runtime, which is separate from the machine's own.
     pub fn containerd_socket(&self) -> PathBuf {
         self.state.join("containerd/containerd.sock")
+    }
+
+    /// The PATH with kubectl, helm, mysql and redis-cli.
+    pub fn path(&self) -> String {
+        let folders = [self.kubectl.parent(), Some(self.servers.as_path())];
+        let path = std::env::var("PATH").unwrap_or_default();
+        let folders = folders.into_iter().flatten().map(|folder| folder.display().to_string());
+        folders.chain([path]).collect::<Vec<_>>().join(":")
     }
 
     /// The variables that tests and people use.

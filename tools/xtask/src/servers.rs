@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache::step;
 use crate::command::output;
-use crate::environment::{Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
+use crate::environment::{CONTEXT, Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
 use crate::process::Processes;
 use crate::tools::{Alternatives, Tools};
 
@@ -432,8 +432,8 @@ impl ApiServer {
              clusters: [{{name: seckill, cluster: {{server: \"https://{}:{}\", \
              certificate-authority: \"{}/apiserver.crt\"}}}}]\n\
              users: [{{name: admin, user: {{token: {token}}}}}]\n\
-             contexts: [{{name: seckill, context: {{cluster: seckill, user: admin}}}}]\n\
-             current-context: seckill\n",
+             contexts: [{{name: {CONTEXT}, context: {{cluster: seckill, user: admin}}}}]\n\
+             current-context: {CONTEXT}\n",
             self.address,
             self.port,
             self.folder.display()

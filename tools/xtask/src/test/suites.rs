@@ -114,7 +114,12 @@ fn on_cluster(tests: &[&str], filter: &[String], count: &mut Count) -> Result<()
     let env = up(Scope::Cluster)?;
     let tag = images::product(&env)?;
     let values = demo::local_values(&env, &tag)?;
-    let variables = [("SECKILL_HELM_VALUES", values.display().to_string())];
+    let demo = demo::command_on_context(&env, &tag, &values)?;
+    let variables = [
+        ("SECKILL_HELM_VALUES", values.display().to_string()),
+        ("SECKILL_DEMO", serde_json::to_string(&demo)?),
+        ("PATH", env.path()),
+    ];
     inside(&env, tests, filter, &variables, count)
 }
 
