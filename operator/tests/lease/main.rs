@@ -229,7 +229,12 @@ async fn a_task_that_ignores_shutdown_does_not_delay_the_next_leader() {
     one.until_leader().await;
     let other = harness.candidate("other", &harness.kube);
     one.stop().await;
-    assert_eq!(harness.lease_holder().await, None, "the lease was released");
+    // The other may have acquired it already.
+    assert_ne!(
+        harness.lease_holder().await.as_deref(),
+        Some("one"),
+        "the lease was released"
+    );
     other.until_leader().await;
     assert_eq!(harness.max_leaders(), 1);
     other.stop().await;

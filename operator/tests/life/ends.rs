@@ -165,7 +165,7 @@ async fn a_difference_between_index_and_ledger_is_reported_and_not_repaired() {
     let condition = settled.conditions.iter().find(|c| c.type_ == "LedgerBalanced");
     let message = &condition.expect("the condition").message;
     assert!(message.contains("0 sold") && message.contains("9 left"), "{message}");
-    assert!(harness.events("uneven").await.contains(&"Imbalanced".to_owned()));
+    harness.until_event("uneven", "Imbalanced").await;
     // The alert and its number follow the condition.
     assert_eq!(operator.metric_of("seckill_sale_imbalanced", "uneven").await, Some(1.0));
     assert_eq!(

@@ -255,6 +255,7 @@ async fn a_leader_paused_beyond_its_lease_resumes_as_a_harmless_follower() {
         "{settled:#?}"
     );
     assert_eq!(harness.orders("stopped").await, 10);
+    harness.until_event("stopped", "Settled").await;
     let events = harness.events("stopped").await;
     for once in ["Accepted", "Preheated", "SoldOut", "Ended", "Settled"] {
         assert_eq!(

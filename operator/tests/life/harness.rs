@@ -640,6 +640,31 @@ impl Harness {
         deployment.spec.and_then(|spec| spec.replicas).unwrap_or_default()
     }
 
+    /// Waits until a sale has an event with this reason. Events are written beside the status, not before it.
+    pub async fn until_event(&self, name: &str, reason: &str) {
+        let what = format!("{name} has an event {reason}");
+        self.eventually(&what, async || {
+            self.events(name).await.iter().any(|event| event == reason)
+        })
+        .await;
+    }
+
+    /// Waits until a sale has these events, besides those that say how busy the machine is.
+    pub async fn until_events(&self, name: &str, expected: &[&str]) {
+        let started = Instant::now();
+        loop {
+            let mut events = self.events(name).await;
+            // How long the pods take depends on the machine.
+            events.retain(|event| event != "ReadyLate");
+            if events == expected {
+                return;
+            }
+            let left = started.elapsed() < WAIT_TIMEOUT;
+            assert!(left, "timed out waiting for the events of {name}: {events:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// The reasons of the events of a sale, oldest first.
     pub async fn events(&self, name: &str) -> Vec<String> {
         let mut events: Vec<Event> = self

@@ -33,7 +33,7 @@ async fn a_lost_index_is_rebuilt_with_every_order() {
     let buyers: Vec<String> = (0..10).map(|n| format!("new-{n}")).collect();
     let buyers: Vec<&str> = buyers.iter().map(String::as_str).collect();
     assert_eq!(harness.buy("lost", &buyers).await, 7);
-    assert!(harness.events("lost").await.contains(&"Rebuilt".to_owned()));
+    harness.until_event("lost", "Rebuilt").await;
 
     harness.end_in("lost", 2).await;
     let settled = harness.until_phase("lost", Phase::Settled).await;
