@@ -27,6 +27,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+#[path = "../namespaces/mod.rs"]
+mod namespaces;
+
+use namespaces::OwnedNamespaces;
+
 pub const LEASE_DURATION: Duration = Duration::from_secs(3);
 /// The chart names the Lease, the Role and the ServiceAccount of the operator so.
 pub const LEASE_NAME: &str = "seckill-operator";
@@ -38,8 +43,9 @@ pub struct Harness {
     /// `host:port` of the API server.
     pub api_server: String,
     kubeconfig: Value,
-    namespace: String,
+    pub namespace: String,
     leaders: Arc<LeaderCount>,
+    _owned: OwnedNamespaces,
 }
 
 /// Counts the candidates whose leader task runs.
@@ -97,6 +103,7 @@ impl Harness {
             kube,
             api_server,
             kubeconfig,
+            _owned: OwnedNamespaces::of(&namespace),
             namespace,
             leaders: Arc::default(),
         }
@@ -107,15 +114,6 @@ impl Harness {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.kube.clone(), &self.namespace)
-    }
-
-    /// A failed test does not call it, so its objects can be inspected.
-    pub async fn drop(self) {
-        let namespaces: Api<Namespace> = Api::all(self.kube.clone());
-        namespaces
-            .delete(&self.namespace, &DeleteParams::default())
-            .await
-            .expect("deleted");
     }
 
     pub fn candidate(&self, identity: &str, kube: &Client) -> Candidate {

@@ -280,11 +280,7 @@ async fn a_reapplied_manifest_changes_nothing_and_an_old_one_is_refused() {
     harness.until_phase("synced", Phase::Open).await;
     harness.until_reason("synced", "LedgerBalanced", "Balanced").await;
     harness.until_reason("synced", "WorkloadsScaled", "Scaled").await;
-    harness
-        .eventually("the event Opened is written", async || {
-            harness.events("synced").await.contains(&"Opened".to_owned())
-        })
-        .await;
+    harness.until_event("synced", "Opened").await;
 
     let sales = harness.api::<FlashSale>();
     let state = async || {

@@ -34,6 +34,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+#[path = "../namespaces/mod.rs"]
+mod namespaces;
+
+use namespaces::OwnedNamespaces;
+
 /// The identity of the cluster, by the operators' arguments.
 pub const CLUSTER: &str = "tests";
 
@@ -94,6 +99,8 @@ pub struct Harness {
     /// Whether the simulated kubelet reports pods as ready.
     pub pods_become_ready: Arc<AtomicBool>,
     kubelet: JoinHandle<()>,
+    /// None in a harness for another namespace.
+    _owned: Option<OwnedNamespaces>,
 }
 
 /// An operator or a worker that runs in the test process.
@@ -211,6 +218,7 @@ impl Harness {
             .await
             .expect("a topic");
         let (pods_become_ready, namespace) = (Arc::new(AtomicBool::new(pods_become_ready)), name.clone());
+        let owned = OwnedNamespaces::of(&name);
         let harness = Harness {
             kubelet: tokio::spawn(kubelet(kube.clone(), namespace, pods_become_ready.clone())),
             pods_become_ready,
@@ -218,7 +226,8 @@ impl Harness {
             log: OrderLog::connect(config).await.expect("Kafka"),
             stock: StockClient::connect(&redis).await.expect("Redis"),
             namespace: name.clone(),
-            namespaces: Arc::new(Mutex::new(vec![name.clone()])),
+            namespaces: owned.0.clone(),
+            _owned: Some(owned),
             name,
             kube,
             mysql,
@@ -234,7 +243,11 @@ impl Harness {
                 "metadata": {"name": name},
                 "spec": {
                     "selector": {"matchLabels": labels},
-                    "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+                    "template": {"metadata": {"labels": labels}, "spec": {
+                        "containers": [container],
+                        // Also if the cluster has a node, only the simulated kubelet acts for the pods.
+                        "schedulerName": "none",
+                    }},
                 },
             }))
             .expect("a Deployment");
@@ -279,6 +292,7 @@ impl Harness {
             pods_become_ready: self.pods_become_ready.clone(),
             // The pods are in the first namespace, and the first harness has a kubelet for them.
             kubelet: tokio::spawn(async {}),
+            _owned: None,
         }
     }
 
@@ -289,7 +303,7 @@ impl Harness {
         Api::namespaced(self.kube.clone(), &self.namespace)
     }
 
-    /// A failed test does not call it, so its objects and data can be inspected.
+    /// A failed test does not call it, so its data can be inspected.
     pub async fn drop(self) {
         self.kubelet.abort();
         let mut admin = MySqlConnection::connect(&self.mysql).await.expect("MySQL");
@@ -305,14 +319,6 @@ impl Harness {
             .delete_topics(&[&self.name], &AdminOptions::new())
             .await
             .expect("deleted");
-        let namespaces: Api<Namespace> = Api::all(self.kube.clone());
-        let all = self.namespaces.lock().expect("nobody panics").clone();
-        for namespace in all {
-            namespaces
-                .delete(&namespace, &DeleteParams::default())
-                .await
-                .expect("deleted");
-        }
     }
 
     fn server_flags(&self) -> Vec<String> {
@@ -654,6 +660,22 @@ impl Harness {
             self.events(name).await.iter().any(|event| event == reason)
         })
         .await;
+    }
+
+    /// Waits until a sale has these events, besides those that say how busy the machine is.
+    pub async fn until_events(&self, name: &str, expected: &[&str]) {
+        let started = Instant::now();
+        loop {
+            let mut events = self.events(name).await;
+            // How long the pods take depends on the machine.
+            events.retain(|event| event != "ReadyLate");
+            if events == expected {
+                return;
+            }
+            let left = started.elapsed() < WAIT_TIMEOUT;
+            assert!(left, "timed out waiting for the events of {name}: {events:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// The reasons of the events of a sale, oldest first.

@@ -46,11 +46,7 @@ async fn preflight_problems_are_reported_with_a_fix_and_the_sale_opens() {
             && condition.message.contains("set it to false"),
         "{condition:?}"
     );
-    harness
-        .eventually("the sale has an event PreflightFailed", async || {
-            harness.events("risky").await.contains(&"PreflightFailed".to_owned())
-        })
-        .await;
+    harness.until_event("risky", "PreflightFailed").await;
     harness.until_phase("risky", Phase::Open).await;
     assert_eq!(harness.buy("risky", &["a"]).await, 1);
     set_unclean_election(&harness, false).await;

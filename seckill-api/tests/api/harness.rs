@@ -51,6 +51,8 @@ struct Options {
     max_purchases: Option<usize>,
     /// Instead of the Redis that all tests share.
     redis_url: Option<String>,
+    /// Pages of these origins may call the API, instead of those of https://shop.example.
+    origins: Option<String>,
 }
 
 /// Between the API and its servers. The test itself does not use them.
@@ -213,6 +215,14 @@ impl Harness {
         (harness, proxies)
     }
 
+    pub async fn with_origins(origins: &str) -> Harness {
+        Self::start_with(Options {
+            origins: Some(origins.to_owned()),
+            ..Options::default()
+        })
+        .await
+    }
+
     async fn start_with(options: Options) -> Harness {
         Self::connect(options, new_database().await, None).await
     }
@@ -263,7 +273,8 @@ impl Harness {
         );
         let (followed, until) = (catalogue.clone(), shutdown.clone());
         tokio::spawn(async move { followed.follow(until).await });
-        let cors = "https://shop.example".parse().expect("an origin");
+        let origins = options.origins.as_deref().unwrap_or("https://shop.example");
+        let cors = origins.parse().expect("origins");
         let serve = |routes| serve(routes, options.connections, metrics.clone(), &shutdown);
         Harness {
             v1: serve(routes::v1(api.clone(), Some(cors))).await,
@@ -327,6 +338,11 @@ impl Harness {
     /// Cancels, while a loop stores the records as order-worker does.
     pub async fn cancel(&self, number: &str) -> Response {
         let request = Request::new(format!("DELETE /v1/orders/{number}"), &[], "");
+        self.while_storing(self.send(request)).await
+    }
+
+    /// Waits for a future, while a loop stores the records as order-worker does.
+    pub async fn while_storing<T>(&self, future: impl Future<Output = T>) -> T {
         let store = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -334,7 +350,7 @@ impl Harness {
             }
         };
         tokio::select! {
-            response = self.send(request) => response,
+            output = future => output,
             () = store => unreachable!("the loop has no end"),
         }
     }

@@ -1,5 +1,6 @@
 //! The API over HTTP, on a real Redis, Kafka and MySQL.
 mod bad_input;
+mod browser;
 mod buying;
 mod client;
 mod connections;

@@ -244,7 +244,8 @@ state = "{state}"
             .arg("-c")
             .arg(&bootstrap)
             .args(["--service-cluster", "seckill", "--service-node", "node1"]);
-        command.args(["--log-level", "error", "--concurrency", "2"]);
+        // The shared memory for hot restarts is the same for all environments of a machine.
+        command.args(["--log-level", "error", "--concurrency", "2", "--disable-hot-restart"]);
         self.processes.start("envoy", &mut command)?;
         self.processes.wait("envoy", START_TIMEOUT, || {
             output(

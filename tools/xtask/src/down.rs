@@ -27,6 +27,8 @@ const STOP_ORDER: &[&str] = &[
     "kafka",
     "mysql",
     "redis",
+    "mariadb",
+    "valkey",
 ];
 
 pub fn down() -> Result<()> {
@@ -48,7 +50,7 @@ pub fn down() -> Result<()> {
         }
         unmount(&state)?;
         remove_cgroups();
-        Sandbox { namespace: true }.remove()?;
+        Sandbox::of(&state)?.remove()?;
         Ok(fs::remove_dir_all(&state)?)
     })
 }

@@ -9,6 +9,8 @@ use crate::sandbox::Sandbox;
 
 /// Passwords of servers that only this machine can reach and that are deleted after the tests.
 pub const MYSQL_PASSWORD: &str = "seckill";
+/// The context of the cluster in the kubeconfig.
+pub const CONTEXT: &str = "seckill";
 pub const REDIS_PASSWORD: &str = "seckill";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,12 +34,17 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The state folder: `SECKILL_STATE`, else `run` in the cache folder.
+    /// The state folder: `SECKILL_STATE`, else the default.
     pub fn state_folder() -> Result<PathBuf> {
         match std::env::var_os("SECKILL_STATE") {
-            Some(folder) => Ok(folder.into()),
-            None => Ok(crate::cache::folder()?.join("run")),
+            Some(folder) => Ok(std::path::absolute(folder)?),
+            None => Self::default_state_folder(),
         }
+    }
+
+    /// `run` in the cache folder.
+    pub fn default_state_folder() -> Result<PathBuf> {
+        Ok(crate::cache::folder()?.join("run"))
     }
 
     fn file(state: &Path) -> PathBuf {
@@ -74,6 +81,14 @@ impl Environment {
     /// The socket of the container runtime, which is separate from the machine's own.
     pub fn containerd_socket(&self) -> PathBuf {
         self.state.join("containerd/containerd.sock")
+    }
+
+    /// The PATH with kubectl, helm, mysql and redis-cli.
+    pub fn path(&self) -> String {
+        let folders = [self.kubectl.parent(), Some(self.servers.as_path())];
+        let path = std::env::var("PATH").unwrap_or_default();
+        let folders = folders.into_iter().flatten().map(|folder| folder.display().to_string());
+        folders.chain([path]).collect::<Vec<_>>().join(":")
     }
 
     /// The variables that tests and people use.

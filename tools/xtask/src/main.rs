@@ -140,16 +140,7 @@ fn run(task: Task) -> Result<ExitCode> {
 fn exec(command: &[String]) -> Result<ExitCode> {
     let env = Environment::load()?;
     let mut program = env.command(&command[0]);
-    // kubectl, helm, mysql and redis-cli must be found by their names.
-    let folders = [env.kubectl.parent(), Some(env.servers.as_path())];
-    let path = std::env::var("PATH").unwrap_or_default();
-    let path = folders
-        .into_iter()
-        .flatten()
-        .map(|f| f.display().to_string())
-        .chain([path])
-        .collect::<Vec<_>>();
-    let status = program.args(&command[1..]).env("PATH", path.join(":")).status()?;
+    let status = program.args(&command[1..]).env("PATH", env.path()).status()?;
     Ok(ExitCode::from(
         status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1),
     ))

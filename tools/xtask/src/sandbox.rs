@@ -7,8 +7,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::command::output;
+use crate::environment::Environment;
 
-/// The name of the namespace.
+/// The name of the namespace of the default state folder.
 pub const NAME: &str = "seckill";
 /// The node's address. Pods reach Redis, Kafka and MySQL at this address.
 pub const NODE_ADDRESS: &str = "10.99.0.1";
@@ -16,18 +17,42 @@ pub const NODE_ADDRESS: &str = "10.99.0.1";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sandbox {
     pub namespace: bool,
+    /// The name of the namespace.
+    #[serde(default = "default_name")]
+    name: String,
+}
+
+fn default_name() -> String {
+    NAME.into()
 }
 
 impl Sandbox {
+    /// The sandbox of a state folder. Each has a namespace of its own, so environments run side by side.
+    pub fn of(state: &Path) -> Result<Self> {
+        let name = if state == Environment::default_state_folder()? {
+            default_name()
+        } else {
+            // The name is a file name.
+            NAME.to_owned() + &state.to_string_lossy().replace('/', "-")
+        };
+        Ok(Sandbox { namespace: true, name })
+    }
+
+    fn file(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
     /// Creates the namespace unless it exists.
-    pub fn create() -> Result<Self> {
-        let file = format!("/run/netns/{NAME}");
-        if !Path::new(&file).exists() {
-            if let Err(error) = output(Command::new("ip").args(["netns", "add", NAME])) {
+    pub fn create(self) -> Result<Self> {
+        let sandbox = self;
+        if !Path::new(&sandbox.file()).exists() {
+            if let Err(error) = output(Command::new("ip").args(["netns", "add", &sandbox.name])) {
                 eprintln!("  ! failed to create a network namespace, so the machine's own network is used: {error:#}");
-                return Ok(Sandbox { namespace: false });
+                return Ok(Sandbox {
+                    namespace: false,
+                    ..sandbox
+                });
             }
-            let sandbox = Sandbox { namespace: true };
             let node = format!("{NODE_ADDRESS}/24");
             // A bridge without ports serves as the node's interface, because not every kernel has dummy interfaces.
             for line in [
@@ -43,7 +68,7 @@ impl Sandbox {
                 output(sandbox.command(program).args(words))?;
             }
         }
-        Ok(Sandbox { namespace: true })
+        Ok(sandbox)
     }
 
     /// The address of the node inside the namespace.
@@ -55,7 +80,7 @@ impl Sandbox {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         if self.namespace {
             let mut command = Command::new("nsenter");
-            command.arg(format!("--net=/run/netns/{NAME}")).arg("--").arg(program);
+            command.arg(format!("--net={}", self.file())).arg("--").arg(program);
             command
         } else {
             Command::new(program)
@@ -63,8 +88,8 @@ impl Sandbox {
     }
 
     pub fn remove(&self) -> Result<()> {
-        if Path::new(&format!("/run/netns/{NAME}")).exists() {
-            output(Command::new("ip").args(["netns", "del", NAME]))?;
+        if Path::new(&self.file()).exists() {
+            output(Command::new("ip").args(["netns", "del", &self.name]))?;
         }
         Ok(())
     }

@@ -4,16 +4,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache::step;
 use crate::command::output;
-use crate::environment::{Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
+use crate::environment::{CONTEXT, Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
 use crate::process::Processes;
-use crate::tools::Tools;
+use crate::tools::{Alternatives, Tools};
 
 /// Time limit for a server to become ready. It is long, for a machine that is busy with builds.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+const MARIADB_PORT: u16 = 3307;
+const VALKEY_PORT: u16 = 6380;
 
 pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
     let processes = Processes::new(&env.state)?;
@@ -31,6 +34,123 @@ pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
         servers.wait_for_mysql()?;
         servers.wait_for_kafka()?;
         servers.wait_for_apiserver()
+    })
+}
+
+/// Starts MariaDB and Valkey beside MySQL and Redis. Returns the variables of the tests that then use them instead.
+pub fn start_alternatives(env: &Environment, programs: &Alternatives) -> Result<Vec<(&'static str, String)>> {
+    let processes = Processes::new(&env.state)?;
+    step("MariaDB and Valkey", "alternatives", |_| {
+        start_mariadb(env, &programs.mariadb, &processes)?;
+        start_valkey(env, &programs.valkey, &processes)
+    })?;
+    let address = &env.node_address;
+    Ok(vec![
+        (
+            "SECKILL_TEST_MYSQL_URL",
+            format!("mysql://root:{MYSQL_PASSWORD}@{address}:{MARIADB_PORT}/seckill_test"),
+        ),
+        (
+            "SECKILL_TEST_REDIS_URL",
+            format!("redis://:{REDIS_PASSWORD}@{address}:{VALKEY_PORT}"),
+        ),
+        (
+            "SECKILL_TEST_REDIS_SERVER",
+            programs.valkey.join("valkey-server").display().to_string(),
+        ),
+    ])
+}
+
+fn start_mariadb(env: &Environment, programs: &Path, processes: &Processes) -> Result<()> {
+    let folder = folder(&env.state, "mariadb")?;
+    let data = folder.join("data");
+    let share = programs.join("tree/usr/share/mysql");
+    let mariadbd = |mut command: Command, data: &Path| {
+        command
+            .args(["--no-defaults", "--user=root"])
+            .arg(format!("--basedir={}", programs.join("tree/usr").display()))
+            .arg(format!("--lc-messages-dir={}", share.display()))
+            .arg(format!("--character-sets-dir={}", share.join("charsets").display()))
+            .arg(format!("--datadir={}", data.display()));
+        command
+    };
+    if !data.exists() {
+        // Created under another name, so that an interrupted initialization is not used.
+        let partial = folder.join("partial");
+        if partial.exists() {
+            fs::remove_dir_all(&partial)?;
+        }
+        fs::create_dir_all(&partial)?;
+        // As mariadb-install-db does it, which knows nothing of the tree's loader.
+        let mut sql = "CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket=NULL;\n".to_owned();
+        for file in [
+            "mysql_system_tables",
+            "mysql_performance_tables",
+            "mysql_system_tables_data",
+        ] {
+            sql += &fs::read_to_string(share.join(file).with_extension("sql"))?;
+        }
+        let script = folder.join("bootstrap.sql");
+        fs::write(&script, sql)?;
+        let mut command = mariadbd(Command::new(programs.join("mariadbd")), &partial);
+        command.arg("--bootstrap").stdin(fs::File::open(script)?);
+        let bootstrap = command.output()?;
+        ensure!(
+            bootstrap.status.success(),
+            "mariadbd --bootstrap: {}",
+            String::from_utf8_lossy(&bootstrap.stderr)
+        );
+        fs::rename(partial, &data)?;
+    }
+    let users = folder.join("users.sql");
+    fs::write(&users, users_sql())?;
+    let mut command = mariadbd(env.sandbox.command(programs.join("mariadbd")), &data);
+    command
+        .arg(format!("--port={MARIADB_PORT}"))
+        .arg(format!("--bind-address={}", env.node_address))
+        .arg(format!("--socket={}/mysql.sock", folder.display()))
+        .arg(format!("--pid-file={}/mysql.pid", folder.display()))
+        .arg(format!("--init-file={}", users.display()))
+        // As in MySQL, where it is the default. A test lists connections by it.
+        .arg("--performance-schema=ON")
+        .args(["--skip-name-resolve", "--max-connections=500"]);
+    processes.start("mariadb", &mut command)?;
+    processes.wait("mariadb", START_TIMEOUT, || {
+        let port = MARIADB_PORT.to_string();
+        let mut client = env.sandbox.command(programs.join("mariadb"));
+        client
+            .args([
+                "--no-defaults",
+                "-h",
+                &env.node_address,
+                "-P",
+                &port,
+                "-uroot",
+                "-e",
+                "SELECT 1",
+            ])
+            .env("MYSQL_PWD", MYSQL_PASSWORD);
+        output(&mut client).map(drop)
+    })
+}
+
+fn start_valkey(env: &Environment, programs: &Path, processes: &Processes) -> Result<()> {
+    let port = VALKEY_PORT.to_string();
+    let mut command = env.sandbox.command(programs.join("valkey-server"));
+    command
+        .args(["--port", &port, "--bind", &env.node_address])
+        .args(["--requirepass", REDIS_PASSWORD, "--appendonly", "yes", "--save", ""])
+        .args(["--maxmemory-policy", "noeviction", "--dir"])
+        .arg(folder(&env.state, "valkey")?);
+    processes.start("valkey", &mut command)?;
+    processes.wait("valkey", START_TIMEOUT, || {
+        let mut client = env.sandbox.command(programs.join("valkey-cli"));
+        client
+            .args(["-h", &env.node_address, "-p", &port, "ping"])
+            .env("REDISCLI_AUTH", REDIS_PASSWORD);
+        let reply = output(&mut client)?;
+        ensure!(reply.trim() == "PONG", "unexpected reply {reply:?}");
+        Ok(())
     })
 }
 
@@ -312,8 +432,8 @@ impl ApiServer {
              clusters: [{{name: seckill, cluster: {{server: \"https://{}:{}\", \
              certificate-authority: \"{}/apiserver.crt\"}}}}]\n\
              users: [{{name: admin, user: {{token: {token}}}}}]\n\
-             contexts: [{{name: seckill, context: {{cluster: seckill, user: admin}}}}]\n\
-             current-context: seckill\n",
+             contexts: [{{name: {CONTEXT}, context: {{cluster: seckill, user: admin}}}}]\n\
+             current-context: {CONTEXT}\n",
             self.address,
             self.port,
             self.folder.display()

@@ -18,7 +18,7 @@ const KAFKA: &str = "4.4.0";
 const CARGO_DENY: &str = "0.20.2";
 const CARGO_MACHETE: &str = "0.9.2";
 const CARGO_MUTANTS: &str = "27.1.0";
-/// Raise it to rebuild the Debian tree of MySQL, Redis and etcd.
+/// Raise it to rebuild the Debian trees of the servers.
 const DEBIAN_TREE: u32 = 1;
 
 /// The Debian packages that are installed on this machine. The Rust build needs those from gcc on.
@@ -48,6 +48,9 @@ const PACKAGES: &[&str] = &[
     "zlib1g-dev",
 ];
 
+/// The browser of the slow tests.
+const BROWSER: &str = "chromium";
+
 /// The programs in the binary that is built from `xtask/go/cluster`. Its file name selects the program.
 const CLUSTER_PROGRAMS: &[&str] = &[
     "kube-apiserver",
@@ -74,7 +77,7 @@ pub fn consent_text() -> String {
     format!(
         "This installs the missing ones of the Debian packages {} (it starts no service), and \
          Kubernetes {KUBERNETES}, Helm {HELM}, Contour {CONTOUR}, Envoy {ENVOY}, Kafka {KAFKA}, MySQL and Redis in the \
-         cache folder. The cluster runs as root in a network namespace called `{}`, with its state in one folder. \
+         cache folder. The slow tests also install {BROWSER}, and MariaDB and Valkey in the cache folder. The cluster runs as root in a network namespace called `{}`, with its state in one folder. \
          `cargo xtask down` removes everything except the packages and the cache.",
         PACKAGES.join(" "),
         sandbox::NAME
@@ -85,7 +88,7 @@ pub fn consent_text() -> String {
 pub fn get() -> Result<Tools> {
     packages()?;
     Ok(Tools {
-        servers: servers()?,
+        servers: SERVERS.get()?,
         kafka: kafka()?,
         cluster: cluster()?,
         contour: contour()?,
@@ -93,13 +96,22 @@ pub fn get() -> Result<Tools> {
     })
 }
 
-/// Installs the missing Debian packages.
+/// Installs the missing ones of the packages that every command needs.
 pub fn packages() -> Result<()> {
+    install(PACKAGES)
+}
+
+/// Installs Chromium, which the slow tests need.
+pub fn browser() -> Result<()> {
+    install(&[BROWSER])
+}
+
+fn install(packages: &[&str]) -> Result<()> {
     let installed = |package: &&&str| {
         output(Command::new("dpkg-query").args(["-W", "-f=${db:Status-Status}", package]))
             .is_ok_and(|status| status == "installed")
     };
-    let missing: Vec<&str> = PACKAGES.iter().filter(|p| !installed(p)).copied().collect();
+    let missing: Vec<&str> = packages.iter().filter(|p| !installed(p)).copied().collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -126,51 +138,95 @@ pub fn packages() -> Result<()> {
     })
 }
 
-/// Programs of a newer Debian release than this machine's. Each is started by that release's loader with its libraries,
-/// without a chroot, so that it sees the same files as other programs.
-const SERVER_PROGRAMS: &[&str] = &[
-    "usr/sbin/mysqld",
-    "usr/bin/mysql",
-    "usr/bin/redis-server",
-    "usr/bin/redis-cli",
-    "usr/bin/redis-benchmark",
-    "usr/bin/etcd",
-];
+/// Servers of a Debian release, which may be another one than this machine's. Each program is started by that release's
+/// loader with its libraries, without a chroot, so that it sees the same files as other programs.
+struct DebianTree {
+    name: &'static str,
+    title: &'static str,
+    release: &'static str,
+    packages: &'static str,
+    programs: &'static [&'static str],
+}
 
-fn servers() -> Result<PathBuf> {
-    let item = Item {
-        name: format!("servers-{DEBIAN_TREE}"),
-        title: "MySQL, Redis and etcd from Debian".into(),
-    };
-    let folder = item.get(|folder, log| {
-        log.run(
-            Command::new("mmdebstrap")
-                .args([
-                    "--variant=essential",
-                    "--include=mysql-server-core,mysql-client-core,redis-server,etcd-server",
-                ])
-                .args(["--aptopt=Acquire::Check-Valid-Until \"false\"", "sid"])
-                .arg(folder.join("tree")),
-        )
-    })?;
-    for program in SERVER_PROGRAMS {
-        let name = program.rsplit('/').next().unwrap_or(program);
-        let script = folder.join(name);
-        if script.exists() {
-            continue;
+const SERVERS: DebianTree = DebianTree {
+    name: "servers",
+    title: "MySQL, Redis and etcd from Debian",
+    release: "sid",
+    packages: "mysql-server-core,mysql-client-core,redis-server,etcd-server",
+    programs: &[
+        "usr/sbin/mysqld",
+        "usr/bin/mysql",
+        "usr/bin/redis-server",
+        "usr/bin/redis-cli",
+        "usr/bin/redis-benchmark",
+        "usr/bin/etcd",
+    ],
+};
+
+/// Debian 12 has MariaDB 10.11.
+const MARIADB: DebianTree = DebianTree {
+    name: "mariadb",
+    title: "MariaDB from Debian",
+    release: "bookworm",
+    packages: "mariadb-server-core,mariadb-client-core",
+    programs: &["usr/sbin/mariadbd", "usr/bin/mariadb"],
+};
+
+const VALKEY: DebianTree = DebianTree {
+    name: "valkey",
+    title: "Valkey from Debian",
+    release: "sid",
+    packages: "valkey-server",
+    programs: &["usr/bin/valkey-server", "usr/bin/valkey-cli"],
+};
+
+impl DebianTree {
+    /// The folder of the programs. It also has the tree that they are from.
+    fn get(&self) -> Result<PathBuf> {
+        let item = Item {
+            name: format!("{}-{DEBIAN_TREE}", self.name),
+            title: self.title.into(),
+        };
+        let folder = item.get(|folder, log| {
+            log.run(
+                Command::new("mmdebstrap")
+                    .args(["--variant=essential", &format!("--include={}", self.packages)])
+                    .args(["--aptopt=Acquire::Check-Valid-Until \"false\"", self.release])
+                    .arg(folder.join("tree")),
+            )
+        })?;
+        for program in self.programs {
+            let name = program.rsplit('/').next().unwrap_or(program);
+            let script = folder.join(name);
+            if script.exists() {
+                continue;
+            }
+            fs::write(
+                &script,
+                format!(
+                    "#!/bin/sh\n\
+                     tree=$(dirname \"$(readlink -f \"$0\")\")/tree\n\
+                     exec \"$tree/lib64/ld-linux-x86-64.so.2\" --library-path \
+                     \"$tree/usr/lib/x86_64-linux-gnu:$tree/usr/lib/mysql/private\" \"$tree/{program}\" \"$@\"\n"
+                ),
+            )?;
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
         }
-        fs::write(
-            &script,
-            format!(
-                "#!/bin/sh\n\
-                 tree=$(dirname \"$(readlink -f \"$0\")\")/tree\n\
-                 exec \"$tree/lib64/ld-linux-x86-64.so.2\" --library-path \
-                 \"$tree/usr/lib/x86_64-linux-gnu:$tree/usr/lib/mysql/private\" \"$tree/{program}\" \"$@\"\n"
-            ),
-        )?;
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        Ok(folder)
     }
-    Ok(folder)
+}
+
+/// The servers that may stand in for MySQL and Redis.
+pub struct Alternatives {
+    pub mariadb: PathBuf,
+    pub valkey: PathBuf,
+}
+
+pub fn alternatives() -> Result<Alternatives> {
+    Ok(Alternatives {
+        mariadb: MARIADB.get()?,
+        valkey: VALKEY.get()?,
+    })
 }
 
 fn kafka() -> Result<PathBuf> {

@@ -7,6 +7,7 @@
 //! | `KUBECONFIG` | the cluster |
 //! | `SECKILL_KUBECTL`, `SECKILL_HELM` | the programs; by default those on the PATH |
 //! | `SECKILL_INGRESS_URL` | the address of the ingress, for example `http://127.0.0.1:8880` |
+//! | `SECKILL_DEMO` | the command of a demo on that cluster, as a list in JSON; only for the slow scenarios |
 //! | `SECKILL_HELM_VALUES` | values of the cluster for the chart `helm/seckill`: image, servers, credentials |
 mod buyers;
 mod cluster;

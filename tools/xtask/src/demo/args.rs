@@ -10,15 +10,17 @@ pub struct Args {
     /// Answer yes to all questions
     #[arg(long)]
     pub yes: bool,
-    /// Use an existing cluster, by the name of its context, instead of building one. Not tested: it was written without
-    /// access to Docker or another cluster
+    /// Run only the first sale, with 300 buyers
+    #[arg(long)]
+    pub small: bool,
+    /// Use an existing cluster, by the name of its context, instead of building one. It says what it will do there, and asks
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// With --context: an image that is loaded into the cluster, for example seckill:dev
     #[arg(long, requires = "context", value_name = "NAME:TAG")]
     pub image: Option<String>,
-    /// With --context: the URL of the cluster's ingress. Without it, requests go through kubectl port-forward, which is too
-    /// slow for 20,000 buyers
+    /// With --context: the URL of the cluster's ingress. Without it, requests go through kubectl port-forward, which is
+    /// slow with 20,000 buyers
     #[arg(long, requires = "context")]
     pub url: Option<String>,
     /// With --url: the ingress class, if it is not the cluster's default

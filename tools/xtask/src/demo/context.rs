@@ -1,28 +1,20 @@
 //! The demo on an existing cluster: kind, k3d, minikube, or a company's.
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::Args;
+use super::forward::{Forward, Ports};
+use super::install;
+use super::names::Names;
 use super::screen::Screen;
-use super::site::{Site, load_program};
+use super::site::{Crds, Site, load_program};
 use super::stores::Stores;
 use super::tool::Tool;
 use crate::workspace;
-
-/// The namespace of the servers in `examples/dependencies.yaml`.
-const DEPENDENCIES: &str = "seckill-dependencies";
-
-/// The ports of `kubectl port-forward` on this machine.
-const API_PORT: u16 = 18080;
-const OLD_ROUTES_PORT: u16 = 18888;
-
-/// Time limit for the API to answer through the port forward.
-const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The command that loads an image into the cluster, for clusters on this machine.
 fn load_command(context: &str) -> Option<&'static str> {
@@ -39,23 +31,50 @@ fn load_command(context: &str) -> Option<&'static str> {
         .map(|(_, command)| *command)
 }
 
-/// The site, after the user has agreed that this cluster is changed.
-pub fn site(args: &Args, context: &str, screen: &Screen) -> Result<Site> {
+/// The demo on an existing cluster, after the user has agreed that it is changed.
+pub fn demo(args: &Args, context: &str) -> Result<()> {
+    let screen = Screen::new();
+    let ports = Ports::free()?;
+    let site = site(args, context, ports)?;
+    ask_consent(args, &plan(args, context, &site))?;
+    let result = install::install(&site, &screen).and_then(|()| {
+        // It ends before the release does.
+        let _forward = match args.url {
+            None => Some(Forward::start(&site, ports)?),
+            Some(_) => None,
+        };
+        super::run_sales(&site, &screen, super::cases(args))
+    });
+    super::save_logs(&site, &screen, &result);
+    if args.keep {
+        screen.plain("Kept. To delete it:");
+        for command in commands_to_remove(&site) {
+            screen.plain(format!("  {command}"));
+        }
+        return result;
+    }
+    result.and(install::remove(&site, &screen))
+}
+
+fn site(args: &Args, context: &str, ports: Ports) -> Result<Site> {
     let kubectl = Tool::new(["kubectl", "--context", context]);
     let helm = Tool::new(["helm", "--kube-context", context]);
+    let curl = Tool::new(["curl"]);
     for (tool, probe) in [
         (&kubectl, ["version", "-o=json"]),
         (&helm, ["version", "--short"]),
-        (&Tool::new(["curl"]), ["-s", "-V"]),
+        (&curl, ["-s", "-V"]),
     ] {
         tool.text(&probe)?;
     }
-    ask_consent(args, context)?;
-    let (repository, tag) = image(args, context)?;
+    let image = image(args, context)?;
     let workspace = workspace::folder()?;
-    let folder = workspace.join("target/demo");
-    std::fs::create_dir_all(&folder)?;
-
+    let state = workspace.join("target/demo");
+    std::fs::create_dir_all(&state)?;
+    let exists = |kind: &str, name: &str| -> Result<bool> {
+        let found = kubectl.text(&["get", kind, name, "--ignore-not-found", "-o", "name"])?;
+        Ok(!found.trim().is_empty())
+    };
     let (file, stores) = match (&args.values, &args.mysql, &args.redis) {
         (Some(file), Some(mysql), Some(redis)) => {
             let stores = Stores {
@@ -65,59 +84,165 @@ pub fn site(args: &Args, context: &str, screen: &Screen) -> Result<Site> {
             (file.clone(), stores)
         }
         (None, None, None) => {
-            let file = workspace.join("examples/dependencies.yaml").display().to_string();
-            screen.waiting("starting Kafka, MySQL and Redis", || {
-                kubectl.text(&["apply", "-f", &file])?;
-                kubectl.text(&["rollout", "status", "-n", DEPENDENCIES, "--timeout=5m", "statefulset"])
-            })?;
-            let in_pod = |name: &str| {
-                let pod = format!("statefulset/{name}");
-                kubectl.with(["exec", "-i", "-n", DEPENDENCIES, pod.as_str(), "--"])
-            };
-            let stores = Stores {
-                mysql: in_pod("mysql").with(["mysql", "-useckill", "-pseckill", "seckill"]),
-                redis: in_pod("redis").with(["redis-cli"]),
-            };
-            (workspace.join("examples/values-trying-out.yaml"), stores)
+            let file = workspace.join("examples/values-trying-out.yaml");
+            (file, stores_of_dependencies(&kubectl))
         }
         _ => bail!("--values, --mysql and --redis must be given together"),
     };
-    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    let mut values: serde_json::Value = serde_yaml::from_str(&text).with_context(|| file.display().to_string())?;
-    ensure!(values.is_object(), "{} is not a values file", file.display());
-    values["image"] = json!({"repository": repository, "tag": tag});
-    values["legacy"] = json!({"enabled": true});
-    values["ingress"] = json!({"enabled": args.url.is_some(), "className": args.ingress_class});
-    let values_file = folder.join("values.json");
+    let names = Names::generated();
+    let ingress = args.url.as_deref().map(|url| Ingress::of(url, &names));
+    let values = values(&file, &image, &names, args, ingress.as_ref())?;
+    let values_file = state.join("values.json");
     std::fs::write(&values_file, serde_json::to_vec_pretty(&values)?)?;
+    let header = ingress.and_then(|ingress| ingress.header);
+    let with_header = |tool: Tool, flag: &str| match &header {
+        Some(header) => tool.with([flag, header]),
+        None => tool,
+    };
+    let load = Tool::new([load_program()?.display().to_string()]).with(["--i-own-this-target"]);
     let forwarded = |port: u16| format!("http://127.0.0.1:{port}");
     Ok(Site {
+        crds: match exists("crd", install::CRD)? {
+            true => Crds::Existing,
+            false => Crds::Created,
+        },
+        creates_dependencies: args.values.is_none() && !exists("namespace", install::DEPENDENCIES)?,
         repository: workspace,
-        state: folder,
+        state,
         kubectl,
         helm,
-        curl: Tool::new(["curl"]),
-        load: Tool::new([load_program()?.display().to_string()]).with(["--i-own-this-target"]),
+        curl: with_header(curl, "-H"),
+        load: with_header(load, "--header"),
         stores,
         values: values_file,
-        take_crds: false,
-        api_url: args.url.clone().unwrap_or_else(|| forwarded(API_PORT)),
-        old_routes_url: args.url.clone().unwrap_or_else(|| forwarded(OLD_ROUTES_PORT)),
+        names,
+        api_url: args.url.clone().unwrap_or_else(|| forwarded(ports.api)),
+        old_routes_url: args.url.clone().unwrap_or_else(|| forwarded(ports.old_routes)),
         known_versions: BTreeMap::new(),
     })
 }
 
-/// Asks before a cluster on another machine is changed.
-fn ask_consent(args: &Args, context: &str) -> Result<()> {
-    if args.yes || load_command(context).is_some() {
+fn stores_of_dependencies(kubectl: &Tool) -> Stores {
+    let in_pod = |name: &str| {
+        let pod = format!("statefulset/{name}");
+        kubectl.with(["exec", "-i", "-n", install::DEPENDENCIES, pod.as_str(), "--"])
+    };
+    Stores {
+        mysql: in_pod("mysql").with(["mysql", "-useckill", "-pseckill", "seckill"]),
+        redis: in_pod("redis").with(["redis-cli"]),
+    }
+}
+
+/// The host of the release at the ingress. Without one, its paths would be those of all hosts.
+struct Ingress {
+    host: String,
+    /// The header that names it, unless the URL does.
+    header: Option<String>,
+}
+
+impl Ingress {
+    fn of(url: &str, names: &Names) -> Self {
+        let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let authority = authority.split('/').next().unwrap_or_default();
+        let host = authority.split(':').next().unwrap_or_default();
+        // An Ingress takes no address as its host.
+        let is_name = host.contains(|c: char| c.is_ascii_alphabetic()) && host != "localhost";
+        if is_name && !authority.starts_with('[') {
+            return Ingress {
+                host: host.to_ascii_lowercase(),
+                header: None,
+            };
+        }
+        let host = format!("{}.test", names.release);
+        Ingress {
+            header: Some(format!("Host: {host}")),
+            host,
+        }
+    }
+}
+
+/// The values of the file, with the demo's own.
+fn values(
+    file: &Path,
+    (repository, tag): &(String, String),
+    names: &Names,
+    args: &Args,
+    ingress: Option<&Ingress>,
+) -> Result<Value> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let mut values: Value = serde_yaml::from_str(&text).with_context(|| file.display().to_string())?;
+    ensure!(values.is_object(), "{} is not a values file", file.display());
+    values["image"] = json!({"repository": repository, "tag": tag});
+    values["className"] = json!(names.class);
+    values["legacy"] = json!({"enabled": true});
+    values["ingress"] = match ingress {
+        Some(ingress) => json!({"enabled": true, "className": args.ingress_class, "host": ingress.host}),
+        None => json!({"enabled": false}),
+    };
+    Ok(values)
+}
+
+/// What the demo will do in the cluster, one line each.
+fn plan(args: &Args, context: &str, site: &Site) -> Vec<String> {
+    let names = &site.names;
+    let buyers: u64 = super::cases(args).iter().map(|case| case.buyers).sum();
+    let mut lines = vec![format!("In the cluster of the context {context}, the demo")];
+    lines.push(match site.crds {
+        Crds::Existing => format!("- uses the CustomResourceDefinition {} that is there", install::CRD),
+        _ => format!("- creates the CustomResourceDefinition {}", install::CRD),
+    });
+    let (new, file) = (install::DEPENDENCIES, "examples/dependencies.yaml");
+    lines.push(match (&args.values, site.creates_dependencies) {
+        (Some(file), _) => format!(
+            "- uses the Kafka, MySQL and Redis of {}: it may create the topic and tables; the rows and records of its sales stay",
+            file.display()
+        ),
+        (None, true) => format!("- starts Kafka, MySQL and Redis ({file}) in the new namespace {new}"),
+        (None, false) => format!("- uses Kafka, MySQL and Redis in the namespace {new} that is there"),
+    });
+    lines.push(format!(
+        "- installs the Helm release {} into the new namespace {}, with roles for the whole cluster",
+        names.release, names.namespace
+    ));
+    lines.push(format!("- creates sales in the new namespace {}", names.sales));
+    lines.push(match &args.url {
+        Some(url) => format!("- sends {buyers} buyers to {url}"),
+        None => format!("- sends {buyers} buyers through kubectl port-forward"),
+    });
+    lines.push(match args.keep {
+        true => "At the end, it deletes nothing.".into(),
+        false => "At the end, it deletes what it created, and nothing else.".into(),
+    });
+    lines
+}
+
+fn commands_to_remove(site: &Site) -> Vec<String> {
+    let names = &site.names;
+    let kubectl = |args: &[&str]| site.kubectl.line(args);
+    let mut commands = vec![
+        kubectl(&["delete", "namespace", &names.sales]),
+        site.helm
+            .line(&["uninstall", &names.release, "-n", &names.namespace, "--wait"]),
+        kubectl(&["delete", "namespace", &names.namespace]),
+    ];
+    if site.crds == Crds::Created {
+        commands.push(kubectl(&["delete", "crd", install::CRD]));
+    }
+    if site.creates_dependencies {
+        commands.push(kubectl(&["delete", "namespace", install::DEPENDENCIES]));
+    }
+    commands
+}
+
+/// Says what the demo will do, and asks.
+fn ask_consent(args: &Args, plan: &[String]) -> Result<()> {
+    let plan = plan.join("\n");
+    eprintln!("{plan}");
+    if args.yes {
         return Ok(());
     }
-    let what = format!(
-        "The context {context} is not a cluster on this machine. The demo installs CRDs and a release into the namespace \
-         seckill, sales into the namespace shop, and sends 20,000 buyers to it."
-    );
-    ensure!(std::io::stdin().is_terminal(), "{what} Pass --yes to agree.");
-    eprint!("{what}\nContinue? [y/N] ");
+    ensure!(std::io::stdin().is_terminal(), "nobody can agree here; pass --yes");
+    eprint!("Continue? [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
@@ -146,60 +271,39 @@ fn image(args: &Args, context: &str) -> Result<(String, String)> {
     }
 }
 
-/// A running `kubectl port-forward`; it stops when this is dropped.
-pub struct Forward(Child);
-
-impl Forward {
-    pub fn start(site: &Site) -> Result<Self> {
-        let ports = [format!("{API_PORT}:8080"), format!("{OLD_ROUTES_PORT}:8888")];
-        let child = site
-            .kubectl
-            .command(&[
-                "port-forward",
-                "-n",
-                super::install::RELEASE,
-                "service/seckill-api",
-                &ports[0],
-                &ports[1],
-            ])
-            .stdout(Stdio::null())
-            .spawn()
-            .context("kubectl port-forward")?;
-        let forward = Forward(child);
-        let started = Instant::now();
-        while site
-            .curl
-            .text(&["-sf", "-m", "2", &format!("{}/v1/sales", site.api_url)])
-            .is_err()
-        {
-            ensure!(
-                started.elapsed() < FORWARD_TIMEOUT,
-                "the API did not answer through kubectl port-forward"
-            );
-            std::thread::sleep(Duration::from_millis(300));
-        }
-        Ok(forward)
-    }
-}
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_local_clusters_are_changed_without_consent() {
+    fn clusters_on_this_machine_load_images_without_a_registry() {
         for local in ["kind-dev", "k3d-dev", "minikube", "docker-desktop", "rancher-desktop"] {
             assert!(load_command(local).is_some(), "{local}");
         }
         for remote in ["production", "arn:aws:eks:kind-of", "my-kind-cluster", ""] {
             assert!(load_command(remote).is_none(), "{remote}");
+        }
+    }
+
+    #[test]
+    fn a_release_never_takes_the_paths_of_all_hosts() {
+        let names = Names::generated();
+        for named in [
+            "https://Shop.example/x",
+            "http://shop.example:8080",
+            "http://shop.example",
+        ] {
+            let ingress = Ingress::of(named, &names);
+            assert_eq!(
+                (ingress.host.as_str(), ingress.header),
+                ("shop.example", None),
+                "{named}"
+            );
+        }
+        for address in ["http://127.0.0.1:8880", "http://[::1]:80", "http://localhost"] {
+            let ingress = Ingress::of(address, &names);
+            assert_eq!(ingress.host, format!("{}.test", names.release), "{address}");
+            assert_eq!(ingress.header, Some(format!("Host: {}", ingress.host)), "{address}");
         }
     }
 }

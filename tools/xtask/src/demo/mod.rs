@@ -1,8 +1,10 @@
 //! `cargo xtask demo`: installs a release on a cluster, sends two crowds of buyers, and accounts for every unit.
 mod args;
 mod context;
+mod forward;
 mod install;
 mod load;
+mod names;
 mod report;
 mod sales;
 mod screen;
@@ -12,7 +14,7 @@ mod tool;
 mod watch;
 
 pub use args::Args;
-pub use install::local_values;
+pub use install::{command_on_context, local_values};
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -30,9 +32,6 @@ use watch::Watch;
 
 use crate::up::{Scope, up};
 use crate::{consent, down, images, lock};
-
-/// The namespace of the sales.
-const NAMESPACE: &str = "shop";
 
 /// The number of buyers before the start, and again after the end.
 const BUYERS_OUTSIDE_WINDOW: u64 = 20;
@@ -82,17 +81,7 @@ struct RunningCase {
 /// The whole demo, from a bare machine or on an existing cluster.
 pub fn demo(args: &Args) -> Result<()> {
     if let Some(context) = &args.context {
-        let screen = Screen::new();
-        let site = context::site(args, context, &screen)?;
-        install::install(&site, &screen)?;
-        let forward = if args.url.is_none() {
-            Some(context::Forward::start(&site)?)
-        } else {
-            None
-        };
-        let result = run_sales(&site, &screen);
-        drop(forward);
-        return end(&site, &screen, result, args.keep);
+        return context::demo(args, context);
     }
     let _lock = lock::take()?;
     consent::ask(args.yes)?;
@@ -100,8 +89,12 @@ pub fn demo(args: &Args) -> Result<()> {
     let tag = images::product(&env)?;
     let site = Site::local(&env, install::local_values(&env, &tag)?)?;
     let screen = Screen::new();
-    let result = install::install(&site, &screen).and_then(|()| run_sales(&site, &screen));
-    let ended = end(&site, &screen, result, args.keep);
+    let result = install::install(&site, &screen).and_then(|()| run_sales(&site, &screen, cases(args)));
+    save_logs(&site, &screen, &result);
+    let ended = match args.keep {
+        true => result,
+        false => result.and(install::uninstall(&site, &screen)),
+    };
     if args.keep {
         usage(&site, &screen);
         return ended;
@@ -109,34 +102,35 @@ pub fn demo(args: &Args) -> Result<()> {
     ended.and(down::down())
 }
 
-/// Uninstalls the release unless it is kept. Saves the programs' logs if the demo failed.
-fn end(site: &Site, screen: &Screen, result: Result<()>, keep: bool) -> Result<()> {
-    if result.is_err() {
-        match install::save_logs(site) {
-            Ok(folder) => screen.say(format!("the programs' logs: {}", folder.display())),
-            Err(error) => screen.say(format!("failed to save the programs' logs: {error:#}")),
-        }
+/// The sales to run.
+fn cases(args: &Args) -> &'static [Case] {
+    if args.small { &CASES[..1] } else { &CASES }
+}
+
+/// Saves the programs' logs if the demo failed.
+fn save_logs(site: &Site, screen: &Screen, result: &Result<()>) {
+    if result.is_ok() {
+        return;
     }
-    let ended = if keep {
-        Ok(())
-    } else {
-        install::uninstall(site, screen, NAMESPACE)
-    };
-    result.and(ended)
+    match install::save_logs(site) {
+        Ok(folder) => screen.say(format!("the programs' logs: {}", folder.display())),
+        Err(error) => screen.say(format!("failed to save the programs' logs: {error:#}")),
+    }
 }
 
 /// Prints how to use the environment that is kept.
 fn usage(site: &Site, screen: &Screen) {
+    let (sales, namespace) = (&site.names.sales, &site.names.namespace);
     let lines = [
         "The environment keeps running. Use it from this folder:".to_string(),
         String::new(),
         "  cargo xtask exec -- bash                      # a shell inside its network, with kubectl, helm, mysql, redis-cli".into(),
-        "  cargo xtask exec -- kubectl get pods -n seckill".into(),
-        format!("  cargo xtask exec -- kubectl get fsale -n {NAMESPACE} -w"),
-        format!("  cargo xtask exec -- kubectl describe fsale -n {NAMESPACE}"),
+        format!("  cargo xtask exec -- kubectl get pods -n {namespace}"),
+        format!("  cargo xtask exec -- kubectl get fsale -n {sales} -w"),
+        format!("  cargo xtask exec -- kubectl describe fsale -n {sales}"),
         format!("  cargo xtask exec -- curl -s {}/v1/sales", site.api_url),
         format!(
-            "  cargo xtask exec -- curl -s {}/v1/sales/{NAMESPACE}/NAME/orders -H \"Idempotency-Key: $(uuidgen)\" --json '{{\"quantity\":1}}'",
+            "  cargo xtask exec -- curl -s {}/v1/sales/{sales}/NAME/orders -H \"Idempotency-Key: $(uuidgen)\" --json '{{\"quantity\":1}}'",
             site.api_url
         ),
         "  cargo xtask down                              # stop and delete it".into(),
@@ -147,15 +141,16 @@ fn usage(site: &Site, screen: &Screen) {
 }
 
 /// Runs the sales on a site where the release is installed, and accounts for every unit.
-fn run_sales(site: &Site, screen: &Screen) -> Result<()> {
+fn run_sales(site: &Site, screen: &Screen, cases: &[Case]) -> Result<()> {
+    let namespace = &site.names.sales;
     site.kubectl.text_with_input(
         &["apply", "-f", "-"],
         Some(&format!(
-            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}}}}}"
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}"
         )),
     )?;
-    let watch = Watch::start(&site.kubectl, NAMESPACE, screen)?;
-    let example = std::fs::read_to_string(site.repository.join("examples/demo.yaml")).context("examples/demo.yaml")?;
+    let watch = Watch::start(&site.kubectl, namespace, screen)?;
+    let example = std::fs::read_to_string(site.example("demo.yaml")).context("examples/demo.yaml")?;
 
     let now = Timestamp::now();
     // A demo that was killed leaves its sale behind, which may still be open under its own item id.
@@ -168,8 +163,8 @@ fn run_sales(site: &Site, screen: &Screen) -> Result<()> {
         item_id,
         window(now, Duration::ZERO, Duration::from_secs(60))?,
     )?;
-    let mut cases = Vec::new();
-    for case in &CASES {
+    let mut running = Vec::new();
+    for case in cases {
         let planned = apply(
             site,
             screen,
@@ -182,7 +177,7 @@ fn run_sales(site: &Site, screen: &Screen) -> Result<()> {
             name: planned.name.clone(),
             ..Sale::default()
         };
-        cases.push(RunningCase {
+        running.push(RunningCase {
             planned,
             sale,
             differences: Vec::new(),
@@ -190,11 +185,11 @@ fn run_sales(site: &Site, screen: &Screen) -> Result<()> {
     }
 
     let mut differences = buy_by_old_routes(site, screen, &watch, &old_routes, item_id)?;
-    for (case, running) in CASES.iter().zip(&mut cases) {
+    for (case, running) in cases.iter().zip(&mut running) {
         test_before_start(site, screen, &watch, running)?;
         test_crowd(site, screen, case, running)?;
     }
-    for running in &mut cases {
+    for running in &mut running {
         test_after_end(site, screen, &watch, running)?;
     }
 
@@ -202,7 +197,7 @@ fn run_sales(site: &Site, screen: &Screen) -> Result<()> {
         versions: site.versions()?,
         ..Report::default()
     };
-    for case in cases {
+    for case in running {
         differences.extend(case.differences);
         differences.extend(case.sale.differences(case.planned.units));
         report.sales.push(case.sale);
@@ -228,15 +223,22 @@ fn window(now: Timestamp, after: Duration, duration: Duration) -> Result<Window>
 
 /// Applies one of the example's sales under a name that is new to the ledger, because a sale runs once.
 fn apply(site: &Site, screen: &Screen, example: &str, sale: &str, item_id: u64, window: Window) -> Result<Planned> {
+    let namespace = &site.names.sales;
     let mut name = sale.to_string();
     let mut next = 2;
-    while site.stores.ledger(NAMESPACE, &name)?.is_some() {
+    while site.stores.ledger(namespace, &name)?.is_some() {
         name = format!("{sale}-{next}");
         next += 1;
     }
-    let planned = sales::plan(example, sale, &name, item_id, window)?;
+    let replacement = sales::Replacement {
+        name: &name,
+        class: &site.names.class,
+        item_id,
+        window,
+    };
+    let planned = sales::plan(example, sale, replacement)?;
     site.kubectl
-        .text_with_input(&["apply", "-n", NAMESPACE, "-f", "-"], Some(&planned.manifest))?;
+        .text_with_input(&["apply", "-n", namespace, "-f", "-"], Some(&planned.manifest))?;
     let starts_in = planned.starts_at.duration_since(Timestamp::now()).as_secs();
     let when = if starts_in > 0 {
         format!("starts in {starts_in} s")
@@ -244,7 +246,7 @@ fn apply(site: &Site, screen: &Screen, example: &str, sale: &str, item_id: u64, 
         "starts now".into()
     };
     screen.say(format!(
-        "kubectl apply: {NAMESPACE}/{name}, {} units, {when}",
+        "kubectl apply: {namespace}/{name}, {} units, {when}",
         planned.units
     ));
     Ok(planned)
@@ -289,7 +291,7 @@ fn test_crowd(site: &Site, screen: &Screen, case: &Case, running: &mut RunningCa
     ));
     let numbers = site.state.join(format!("{name}.orders"));
     let (sale, buyers, in_flight) = (
-        format!("{NAMESPACE}/{name}"),
+        format!("{}/{name}", site.names.sales),
         case.buyers.to_string(),
         case.in_flight.to_string(),
     );
@@ -381,7 +383,7 @@ fn drain(
             }
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(20)),
         }
-        let ledger = site.stores.ledger(NAMESPACE, name)?.unwrap_or_default();
+        let ledger = site.stores.ledger(&site.names.sales, name)?.unwrap_or_default();
         if let Some((at, won)) = last_answer
             && (ledger.orders >= won || at.elapsed() > DRAIN_TIMEOUT)
         {
@@ -413,7 +415,7 @@ fn test_after_end(site: &Site, screen: &Screen, watch: &Watch, case: &mut Runnin
         watch.wait_for(name, "Settled", Duration::from_secs(90), settled)
     })?;
     case.sale.phases = history.phases;
-    let ledger = site.stores.ledger(NAMESPACE, name)?;
+    let ledger = site.stores.ledger(&site.names.sales, name)?;
     let ledger = ledger.with_context(|| format!("{name} is no longer in MySQL"))?;
     case.sale.orders_in_mysql = ledger.orders;
     case.sale.stock_left_mysql = ledger.left;
@@ -428,7 +430,10 @@ fn test_after_end(site: &Site, screen: &Screen, watch: &Watch, case: &mut Runnin
 
 /// Sends buyers outside the sale's window.
 fn outsiders(site: &Site, screen: &Screen, name: &str) -> Result<Answers> {
-    let (sale, buyers) = (format!("{NAMESPACE}/{name}"), BUYERS_OUTSIDE_WINDOW.to_string());
+    let (sale, buyers) = (
+        format!("{}/{name}", site.names.sales),
+        BUYERS_OUTSIDE_WINDOW.to_string(),
+    );
     let args = [
         &site.api_url,
         "--sale",
@@ -460,7 +465,10 @@ fn buy_by_old_routes(
     // A sale that opens immediately has no lead time in which every API process discovers its index.
     std::thread::sleep(Duration::from_secs(1));
     let url = &site.old_routes_url;
-    let get = |path: &str| site.curl.text(&["-sS", "--max-time", "10", &format!("{url}{path}")]);
+    let get = |path: &str| {
+        let retries = ["--retry", "5", "--retry-connrefused", "--max-time", "20"];
+        site.curl.with(retries).text(&["-sS", &format!("{url}{path}")])
+    };
     for path in ["/items/get-list".to_string(), format!("/items/get-info?id={item_id}")] {
         screen.say(format!("GET {path}: {}", shortened(&get(&path)?)));
     }

@@ -21,8 +21,19 @@ pub struct Window {
     pub ends_at: Timestamp,
 }
 
-/// Finds the sale `name` in the documents of `text`, and replaces its name, its times and its item's id, if it has one.
-pub fn plan(text: &str, name: &str, new_name: &str, new_item_id: u64, window: Window) -> Result<Planned> {
+/// What the demo gives to a sale of the example.
+#[derive(Debug, Clone, Copy)]
+pub struct Replacement<'a> {
+    pub name: &'a str,
+    pub class: &'a str,
+    /// The id of the item, if the example has one.
+    pub item_id: u64,
+    pub window: Window,
+}
+
+/// Finds the sale `name` in the documents of `text`, and replaces its name, class, times and item's id.
+pub fn plan(text: &str, name: &str, new: Replacement) -> Result<Planned> {
+    let window = new.window;
     for document in serde_yaml::Deserializer::from_str(text) {
         let mut sale = Value::deserialize(document).context("examples/demo.yaml")?;
         if sale["metadata"]["name"].as_str() != Some(name) {
@@ -30,14 +41,15 @@ pub fn plan(text: &str, name: &str, new_name: &str, new_item_id: u64, window: Wi
         }
         let units = sale["spec"]["stock"].as_u64();
         let units = units.with_context(|| format!("examples/demo.yaml: {name}: spec.stock is not a number"))?;
-        sale["metadata"]["name"] = new_name.into();
+        sale["metadata"]["name"] = new.name.into();
+        sale["spec"]["className"] = new.class.into();
         if let Some(id) = sale["spec"]["item"].get_mut("id") {
-            *id = new_item_id.into();
+            *id = new.item_id.into();
         }
         sale["spec"]["startsAt"] = whole_seconds(window.starts_at).into();
         sale["spec"]["endsAt"] = whole_seconds(window.ends_at).into();
         return Ok(Planned {
-            name: new_name.into(),
+            name: new.name.into(),
             units,
             starts_at: window.starts_at,
             manifest: serde_yaml::to_string(&sale)?,
@@ -71,28 +83,35 @@ metadata: {name: b}
 spec: {stock: 7, item: {name: B, id: 1}}
 ";
 
-    fn window() -> Window {
-        Window {
+    fn new(name: &str) -> Replacement<'_> {
+        let window = Window {
             starts_at: "2030-01-01T10:00:00Z".parse().expect("a time"),
             ends_at: "2030-01-01T10:01:00Z".parse().expect("a time"),
+        };
+        Replacement {
+            name,
+            class: "c",
+            item_id: 9,
+            window,
         }
     }
 
     #[test]
-    fn only_name_times_and_item_id_are_replaced() {
-        let planned = plan(TEXT, "b", "b-2", 9, window()).expect("the sale exists");
+    fn only_name_class_times_and_item_id_are_replaced() {
+        let planned = plan(TEXT, "b", new("b-2")).expect("the sale exists");
         assert_eq!((planned.name.as_str(), planned.units), ("b-2", 7));
         let yaml: Value = serde_yaml::from_str(&planned.manifest).expect("YAML");
         assert_eq!(yaml["spec"]["startsAt"].as_str(), Some("2030-01-01T10:00:00Z"));
         assert_eq!(yaml["spec"]["endsAt"].as_str(), Some("2030-01-01T10:01:00Z"));
+        assert_eq!(yaml["spec"]["className"].as_str(), Some("c"));
         assert_eq!(yaml["spec"]["item"]["name"].as_str(), Some("B"));
         assert_eq!(yaml["spec"]["item"]["id"].as_u64(), Some(9));
-        let planned = plan(TEXT, "a", "a", 9, window()).expect("the sale exists");
+        let planned = plan(TEXT, "a", new("a")).expect("the sale exists");
         assert!(!planned.manifest.contains("id:"), "{}", planned.manifest);
     }
 
     #[test]
     fn unknown_sale_is_an_error() {
-        assert!(plan(TEXT, "c", "c", 9, window()).is_err());
+        assert!(plan(TEXT, "c", new("c")).is_err());
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use super::names::Names;
 use super::stores::Stores;
 use super::tool::Tool;
 use crate::cargo::cargo;
@@ -22,14 +23,27 @@ pub struct Site {
     pub stores: Stores,
     /// The values file for the chart.
     pub values: PathBuf,
-    /// Whether Helm may take over an existing CRD, for example one that a test created.
-    pub take_crds: bool,
+    pub names: Names,
+    pub crds: Crds,
+    /// Whether the demo starts, and deletes, Kafka, MySQL and Redis of `examples/dependencies.yaml`.
+    pub creates_dependencies: bool,
     /// The URL of the API.
     pub api_url: String,
     /// The URL of the old demo's routes.
     pub old_routes_url: String,
     /// Versions that the servers cannot be asked for.
     pub known_versions: BTreeMap<String, String>,
+}
+
+/// Where the definition of FlashSales comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crds {
+    /// From the chart, which takes over an existing one, for example one that a test created.
+    Chart,
+    /// The demo creates and deletes it. The chart would keep it, and a later release of the chart would not accept it.
+    Created,
+    /// It is there, and stays.
+    Existing,
 }
 
 impl Site {
@@ -58,7 +72,9 @@ impl Site {
                     .with_env("REDISCLI_AUTH", REDIS_PASSWORD),
             },
             values,
-            take_crds: true,
+            names: Names::local(),
+            crds: Crds::Chart,
+            creates_dependencies: false,
             api_url: env.ingress_url.clone(),
             old_routes_url: env.ingress_url.clone(),
             known_versions: env
@@ -67,6 +83,11 @@ impl Site {
                 .map(|(name, version)| (name.clone(), version.as_str().unwrap_or_default().to_string()))
                 .collect(),
         })
+    }
+
+    /// The path of a file of the examples.
+    pub fn example(&self, file: &str) -> String {
+        self.repository.join("examples").join(file).display().to_string()
     }
 
     /// The versions of all servers and programs.

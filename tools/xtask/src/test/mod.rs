@@ -19,7 +19,7 @@ use count::{Count, StepResult};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The step to run; without it, all steps except `mutants` and `extended`
+    /// The step to run; without it, all steps except `alternatives`, `mutants` and `extended`
     step: Option<Step>,
     /// Answer yes to all questions
     #[arg(long)]
@@ -51,6 +51,8 @@ enum Step {
     Model,
     /// each package against real Redis, Kafka, MySQL and a real Kubernetes API server
     Integration,
+    /// the tests of ledger, stock, order-worker and seckill-api, on MariaDB and Valkey
+    Alternatives,
     /// a short chaos run: real processes, faults, invariants
     Chaos,
     /// the scenarios on a real cluster, by kubectl, helm and HTTP
@@ -61,7 +63,7 @@ enum Step {
     Mutants,
     /// `fmt` and `clippy`
     Lint,
-    /// the slow tests of all packages, and `mutants`
+    /// the slow tests of all packages, `alternatives`, and `mutants`
     Extended,
 }
 
@@ -92,7 +94,7 @@ impl Step {
     fn needs_environment(self) -> bool {
         matches!(
             self,
-            Step::Integration | Step::Chaos | Step::E2e | Step::Budget | Step::Extended
+            Step::Integration | Step::Alternatives | Step::Chaos | Step::E2e | Step::Budget | Step::Extended
         )
     }
 }
@@ -153,12 +155,14 @@ fn run_counted(step: Step, filter: &[String], count: &mut Count) -> Result<()> {
         Step::Unit => suites::unit(filter, count),
         Step::Model => suites::model(filter, count),
         Step::Integration => suites::integration(filter, count),
+        Step::Alternatives => suites::alternatives(filter, count),
         Step::Chaos => suites::chaos(count),
         Step::E2e => suites::e2e(filter, count),
         Step::Budget => suites::budget(count),
         Step::Mutants => one_check(mutants::check(filter), count),
         Step::Extended => {
             suites::extended(filter, count)?;
+            suites::alternatives(filter, count)?;
             one_check(mutants::check(&[]), count)
         }
         Step::Lint => {
@@ -183,7 +187,7 @@ mod tests {
     #[test]
     fn full_run_has_every_step_except_alias_and_slow_ones() {
         for step in Step::value_variants() {
-            let expected = !matches!(step, Step::Lint | Step::Mutants | Step::Extended);
+            let expected = !matches!(step, Step::Lint | Step::Alternatives | Step::Mutants | Step::Extended);
             assert_eq!(FULL_RUN.contains(step), expected, "{step:?}");
         }
     }

@@ -8,7 +8,7 @@ use super::runner::counted;
 use crate::cargo::cargo;
 use crate::environment::Environment;
 use crate::up::{Scope, up};
-use crate::{chaos, command, demo, images, workspace};
+use crate::{chaos, command, demo, images, servers, tools, workspace};
 
 /// Packages that have no integration tests of their own, or whose tests another step runs.
 const NOT_INTEGRATION: [&str; 6] = [
@@ -19,6 +19,8 @@ const NOT_INTEGRATION: [&str; 6] = [
     "--exclude",
     "seckill-model",
 ];
+
+const ALL_TESTS: [&str; 2] = ["--test", "*"];
 
 pub fn clippy() -> Result<()> {
     cargo(&[
@@ -62,10 +64,23 @@ pub fn model(filter: &[String], count: &mut Count) -> Result<()> {
 
 pub fn integration(filter: &[String], count: &mut Count) -> Result<()> {
     let env = up(Scope::Servers)?;
-    let tests = [&["--workspace"], &NOT_INTEGRATION[..]].concat();
-    // The tests mostly wait, so there are more threads than cores.
-    let threads = [("RUST_TEST_THREADS", "4".to_owned())];
-    inside(&env, &tests, filter, &threads, count)
+    let tests = [&["--workspace"], &NOT_INTEGRATION[..], &ALL_TESTS].concat();
+    inside(&env, &tests, filter, &[threads()], count)
+}
+
+/// The tests of everything that queries MySQL or runs scripts in Redis, on MariaDB and Valkey.
+pub fn alternatives(filter: &[String], count: &mut Count) -> Result<()> {
+    let env = up(Scope::Servers)?;
+    let variables = servers::start_alternatives(&env, &tools::alternatives()?)?;
+    let tests = ["ledger", "index_in_redis", "same_as_protocol", "worker", "api"];
+    let tests: Vec<&str> = tests.into_iter().flat_map(|test| ["--test", test]).collect();
+    let tests = [&["--workspace"], &tests[..]].concat();
+    inside(&env, &tests, filter, &[&variables[..], &[threads()]].concat(), count)
+}
+
+/// The tests mostly wait, so there are more threads than cores.
+fn threads() -> (&'static str, String) {
+    ("RUST_TEST_THREADS", "4".to_owned())
 }
 
 pub fn chaos(count: &mut Count) -> Result<()> {
@@ -74,7 +89,7 @@ pub fn chaos(count: &mut Count) -> Result<()> {
 }
 
 pub fn e2e(filter: &[String], count: &mut Count) -> Result<()> {
-    on_cluster(&["-p", "seckill-e2e"], filter, count)
+    on_cluster(&[&["-p", "seckill-e2e"], &ALL_TESTS[..]].concat(), filter, count)
 }
 
 pub fn budget(count: &mut Count) -> Result<()> {
@@ -90,7 +105,8 @@ pub fn extended(filter: &[String], count: &mut Count) -> Result<()> {
         .into_iter()
         .chain(filter.iter().cloned())
         .collect();
-    on_cluster(&["--workspace"], &filter, count)
+    tools::browser()?;
+    on_cluster(&[&["--workspace"], &ALL_TESTS[..]].concat(), &filter, count)
 }
 
 /// Runs tests that install the charts on the cluster.
@@ -98,7 +114,12 @@ fn on_cluster(tests: &[&str], filter: &[String], count: &mut Count) -> Result<()
     let env = up(Scope::Cluster)?;
     let tag = images::product(&env)?;
     let values = demo::local_values(&env, &tag)?;
-    let variables = [("SECKILL_HELM_VALUES", values.display().to_string())];
+    let demo = demo::command_on_context(&env, &tag, &values)?;
+    let variables = [
+        ("SECKILL_HELM_VALUES", values.display().to_string()),
+        ("SECKILL_DEMO", serde_json::to_string(&demo)?),
+        ("PATH", env.path()),
+    ];
     inside(&env, tests, filter, &variables, count)
 }
 
@@ -110,11 +131,11 @@ fn inside(
     variables: &[(&str, String)],
     count: &mut Count,
 ) -> Result<()> {
-    let build = [&["test", "--quiet", "--no-run", "--test", "*"], tests].concat();
+    let build = [&["test", "--quiet", "--no-run"], tests].concat();
     cargo(&build)?;
     let mut command = env.command("cargo");
     command
-        .args(["test", "--quiet", "--offline", "--no-fail-fast", "--test", "*"])
+        .args(["test", "--quiet", "--offline", "--no-fail-fast"])
         .args(tests)
         .arg("--")
         .args(filter);
