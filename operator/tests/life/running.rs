@@ -376,7 +376,11 @@ async fn units_that_are_unaccounted_for_are_reported_with_numbers() {
         message.contains("1 are sold according to the index and 3 according to the ledger"),
         "{message}"
     );
-    assert!(harness.events("odd").await.contains(&"Imbalanced".to_owned()));
+    harness
+        .eventually("the event is written", async || {
+            harness.events("odd").await.contains(&"Imbalanced".to_owned())
+        })
+        .await;
     assert_eq!(operator.metric_of("seckill_sale_imbalanced", "odd").await, Some(1.0));
     assert_eq!(
         operator.metric_of("seckill_sale_imbalance_units", "odd").await,
