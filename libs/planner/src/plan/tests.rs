@@ -1468,3 +1468,41 @@ Settled=True Settled: 10 units: 7 sold, 3 left
 UpToDate";
     assert_eq!(rendered(&plan(&observed)), expected);
 }
+
+#[test]
+fn a_name_is_free_once_a_sale_that_offered_no_unit_is_settled() {
+    let mut observed = scheduled(END + 60_000);
+    let desired = observed.desired.as_mut().expect("desired");
+    (desired.uid, desired.created_at) = ("another".into(), END + 30_000);
+    observed.sale().state = SaleState::Closed;
+    observed.index = ObservedIndex::Missing;
+    let closing = plan(&observed);
+    assert_eq!(closing.step.name(), "Close");
+    assert_eq!(
+        reason(&closing, ConditionType::Accepted),
+        (ConditionStatus::Unknown, Reason::Closing)
+    );
+    observed.sale().cut = SaleCut {
+        current_epoch: Some(9),
+        closed: Some(9),
+    };
+    assert_eq!(plan(&observed).step.name(), "Settle");
+    observed.sale().settled_at_ms = Some(1);
+    assert_eq!(plan(&observed).step, Step::FreeName { sale: SaleId(1) });
+    observed.sale().total = 1;
+    assert_eq!(blocked(&plan(&observed)).0, Reason::NameUsed);
+}
+
+#[test]
+fn the_index_of_a_suspended_sale_is_built_all_the_same() {
+    let mut observed = scheduled(START);
+    observed.desired.as_mut().expect("desired").suspended = true;
+    observed.sale().state = SaleState::Suspended;
+    observed.index = ObservedIndex::Missing;
+    let building = plan(&observed);
+    assert_eq!(step_and_phase(&building), ("Rebuild", Some(Phase::Preheating)));
+    assert_eq!(
+        reason(&building, ConditionType::Ready),
+        (ConditionStatus::False, Reason::StockMissing)
+    );
+}
