@@ -4,12 +4,29 @@
 //! rules below. Each message names the field and says what to do. The doc comments are the text of `kubectl explain`.
 use std::collections::BTreeMap;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::core::Rule;
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
 use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
+
+/// The custom resource. Tools that wait for a FlashSale compare the generation that its status describes with the present one.
+/// Without any status they would take an object for ready that no operator has seen yet, so it has one from the beginning.
+pub fn crd() -> CustomResourceDefinition {
+    let mut crd = FlashSale::crd();
+    let schemas = crd
+        .spec
+        .versions
+        .iter_mut()
+        .filter_map(|version| version.schema.as_mut());
+    let properties = schemas.filter_map(|schema| schema.open_api_v3_schema.as_mut()?.properties.as_mut());
+    for status in properties.filter_map(|properties| properties.get_mut("status")) {
+        status.default = Some(JSON(serde_json::json!({"observedGeneration": -1})));
+    }
+    crd
+}
 
 /// A limited stock of one item, sold between two fixed times.
 ///
@@ -27,7 +44,8 @@ use serde::{Deserialize, Serialize, Serializer};
     status = "FlashSaleStatus",
     doc = "A limited stock of one item, sold between two fixed times to more buyers than there are units. A FlashSale runs once, like a Job. Class, namespace and name identify the sale. If the object is deleted and applied again, the new object adopts the running sale of that name.",
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
-    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Prepared","type":"string","jsonPath":".status.conditions[?(@.type==\"Prepared\")].status"}"#,
+    printcolumn = r#"{"name":"Sellable","type":"string","jsonPath":".status.conditions[?(@.type==\"Sellable\")].status"}"#,
     printcolumn = r#"{"name":"Stock","type":"integer","jsonPath":".spec.stock"}"#,
     printcolumn = r#"{"name":"Remaining","type":"integer","jsonPath":".status.ledger.remaining"}"#,
     printcolumn = r#"{"name":"Starts","type":"string","jsonPath":".spec.startsAt"}"#,
@@ -210,7 +228,7 @@ pub struct Demand {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct FlashSaleStatus {
-    /// The generation of the spec that this status describes.
+    /// The generation of the spec that this status describes. -1: no operator has seen the object yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
@@ -225,7 +243,7 @@ pub struct FlashSaleStatus {
     pub sale_id: Option<String>,
 
     /// The state of the sale in detail, by the condition types Accepted, Preflight, StockPreheated, WorkloadsScaled,
-    /// Ready, LedgerBalanced, Settled and Stalled.
+    /// Prepared, Sellable, Ready, LedgerBalanced, Settled, Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -239,7 +257,8 @@ pub struct FlashSaleStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<LedgerStatus>,
 
-    /// When the stock was loaded into Redis for the first time.
+    /// When the stock began to be loaded into Redis, or to be counted in the order log. From then on the item and the
+    /// start can't change, and the stock can only rise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preheated_at: Option<Time>,
 

@@ -29,6 +29,10 @@ pub enum ReconcileError {
     Stock(#[from] StockError),
     #[error("failed to rebuild the index: {0}")]
     Rebuild(#[from] RebuildError),
+    #[error(
+        "the log has records of sale {0} that order-worker has not read; the offer is changed after that, if it still can be"
+    )]
+    Unread(SaleId),
     #[error("Kubernetes: {0}")]
     Kube(#[from] kube::Error),
 }
@@ -84,7 +88,9 @@ impl ReconcileError {
                 Server::Kafka => "log",
                 Server::Redis => "stock",
             },
-            ReconcileError::Ledger(_) | ReconcileError::Rebuild(RebuildError::Ledger(_)) => "ledger",
+            ReconcileError::Ledger(_)
+            | ReconcileError::Unread(_)
+            | ReconcileError::Rebuild(RebuildError::Ledger(_)) => "ledger",
             ReconcileError::Log(_) | ReconcileError::Rebuild(RebuildError::Log(_)) => "log",
             ReconcileError::Stock(_) | ReconcileError::Rebuild(RebuildError::Stock(_)) => "stock",
             ReconcileError::Rebuild(_) => "rebuild",
@@ -102,6 +108,7 @@ impl ReconcileError {
             },
             ReconcileError::Ledger(LedgerError::NotSpoken(_) | LedgerError::TooOld(_)) => Reason::NewerFormatNeeded,
             ReconcileError::Ledger(_)
+            | ReconcileError::Unread(_)
             | ReconcileError::Rebuild(RebuildError::Ledger(_) | RebuildError::LedgerBehind { .. }) => {
                 Reason::LedgerUnavailable
             }

@@ -1,10 +1,8 @@
 //! The manifest of the custom resource.
-use kube::CustomResourceExt as _;
-use seckill_crds::FlashSale;
 
 /// As YAML. Helm keeps it when the chart is uninstalled: with it all FlashSales would go.
 pub fn crd() -> Result<String, serde_yaml::Error> {
-    let mut crd = FlashSale::crd();
+    let mut crd = seckill_crds::crd();
     crd.metadata
         .annotations
         .get_or_insert_default()

@@ -8,8 +8,9 @@ use seckill_crds::{FlashSale, FlashSaleStatus};
 use seckill_planner::balance::BalanceHistory;
 use seckill_planner::condition::Blocker;
 use seckill_planner::pacing::StatusBudget;
+use seckill_planner::progress::ProgressHistory;
 use seckill_planner::rebuild_pacing::{RebuildDelay, RebuildHistory};
-use seckill_planner::{Clocks, SaleKey, Standing};
+use seckill_planner::{Clocks, Condition, Progress, SaleKey, Standing};
 use seckill_protocol::index::Millis;
 use seckill_protocol::{Offset, SaleId};
 
@@ -45,6 +46,7 @@ struct SaleEntry {
     standing: Option<Standing>,
     failures: u32,
     blocker: Option<Blocker>,
+    progress: ProgressHistory,
     /// When its figures may be written next.
     write_turn: Option<Instant>,
     written: Option<Written>,
@@ -111,6 +113,13 @@ impl ReconcileCache {
     pub fn blocker(&self, key: &SaleKey) -> Option<Blocker> {
         self.recall(key, |sale| sale.blocker.clone().filter(|_| sale.failures > 1))
             .flatten()
+    }
+
+    /// Notes what is being done for a sale, and returns the conditions that say whether it takes long.
+    pub fn note_progress(&self, key: &SaleKey, progress: &Progress) -> [Condition; 2] {
+        let mut entries = self.lock();
+        let sale = entries.sales.entry(key.clone()).or_default();
+        sale.progress.note(progress, Instant::now())
     }
 
     /// The status as it was decided last, even if the watch has not shown it yet. Otherwise a time that says when

@@ -3,8 +3,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client, Config, CustomResourceExt as _};
-use seckill_crds::FlashSale;
+use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
 async fn client() -> Client {
@@ -16,7 +15,7 @@ async fn client() -> Client {
         .expect("a context");
     let client = Client::try_from(config).expect("a client");
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let patch = Patch::Apply(FlashSale::crd());
+    let patch = Patch::Apply(seckill_crds::crd());
     crds.patch(
         "flashsales.seckill.dev",
         &PatchParams::apply("operator-tests").force(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::AddAssign;
 
+use seckill_protocol::admission::{KnownSale, has_freed_name};
 use seckill_protocol::{
     Acceptance, Batch, Buyer, Epoch, Identity, Offset, Order, OrderId, OrderStatus, PendingAdjustment, Record,
     RecordError, RecordVerdict, SaleCut, SaleId, Seq,
@@ -56,6 +57,11 @@ pub(crate) struct SaleRow {
 }
 
 impl SaleRow {
+    pub fn known(&self, sale: SaleId) -> KnownSale {
+        let has_freed_name = has_freed_name(self.cut, self.total);
+        KnownSale { sale, has_freed_name }
+    }
+
     /// The row that an IDENTITY brings back. What the log says of the sale comes after it.
     pub fn restored(partition: u32, offset: Offset, identity: &Identity) -> Self {
         SaleRow {

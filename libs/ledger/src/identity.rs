@@ -1,7 +1,8 @@
 //! The rows of sales and their IDENTITY records: a row that MySQL has lost is inserted again, and the first IDENTITY fixes
 //! what never changes of a row.
+use seckill_protocol::admission::{KnownSale, has_freed_name};
 use seckill_protocol::index::SaleState;
-use seckill_protocol::{Format, Identity, Offset, SaleId};
+use seckill_protocol::{Format, Identity, Offset, SaleCut, SaleId};
 use sqlx::{FromRow, MySqlConnection};
 
 use crate::error::LedgerError;
@@ -11,14 +12,29 @@ use crate::{format, rows};
 pub(crate) async fn sale_of_name(
     connection: &mut MySqlConnection,
     identity: &Identity,
-) -> Result<Option<SaleId>, LedgerError> {
-    let query = sqlx::query_scalar("SELECT id FROM sales WHERE class = ? AND namespace = ? AND name = ?");
+) -> Result<Option<KnownSale>, LedgerError> {
+    let query =
+        sqlx::query_as("SELECT id, total, cur, closed_at FROM sales WHERE class = ? AND namespace = ? AND name = ?");
     let query = query
         .bind(&identity.class)
         .bind(&identity.namespace)
         .bind(&identity.name);
-    let id: Option<u32> = query.fetch_optional(connection).await?;
-    Ok(id.map(SaleId))
+    let row: Option<(u32, u64, Option<Offset>, Option<Offset>)> = query.fetch_optional(connection).await?;
+    Ok(row.map(|(id, total, current_epoch, closed)| KnownSale {
+        sale: SaleId(id),
+        has_freed_name: has_freed_name(SaleCut { current_epoch, closed }, total),
+    }))
+}
+
+/// Gives the row of a sale that has freed its name another one, which no FlashSale can have. The row stays: records of the
+/// sale may still come. False if the sale has not freed its name, or has another one already.
+pub(crate) async fn free_name(connection: &mut MySqlConnection, sale: SaleId) -> Result<bool, LedgerError> {
+    let query = sqlx::query(
+        "UPDATE sales SET name = CONCAT(LEFT(name, 240), '~', LPAD(HEX(id), 8, '0')) \
+         WHERE id = ? AND closed_at IS NOT NULL AND total = 0 AND name NOT LIKE '%~%'",
+    );
+    let done = query.bind(sale.0).execute(connection).await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// Inserts the row of a sale that MySQL has lost. The sale is suspended: its latest terms are lost too, and nothing may be

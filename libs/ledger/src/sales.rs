@@ -14,7 +14,7 @@ use crate::connection::Ledger;
 use crate::error::LedgerError;
 use crate::format::{check_now, raise_for, required_format};
 use crate::position::positions;
-use crate::rows;
+use crate::{identity, rows};
 
 /// There are 2^32 ids. This many taken ids in a row mean that something else is wrong.
 const MAX_ID_DRAWS: u32 = 32;
@@ -345,6 +345,13 @@ impl Ledger {
             .bind(id.0),
         )
         .await
+    }
+
+    /// Frees the name of a sale that was closed before it offered a unit, so that another sale can have it. False if it has
+    /// offered one, CLOSE is not folded yet, or its name is free already.
+    pub async fn free_name(&self, id: SaleId) -> Result<bool, LedgerError> {
+        self.query(async |connection| identity::free_name(connection, id).await)
+            .await
     }
 
     /// Sales that the operator still has work with.

@@ -44,7 +44,6 @@ impl Ledger {
         entries: &[LogEntry],
     ) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
-        let mut stopped = None;
         let mut ranges = vec![(from, to, entries)];
         while let Some((from, to, entries)) = ranges.pop() {
             let error = match self.store_range(partition, from, to, entries, None).await {
@@ -57,14 +56,15 @@ impl Ledger {
             let retry = match &error {
                 StoreError::Ledger(error) => Retry::of(error),
                 StoreError::PositionMoved { .. } => return Err(error),
-                // The position must never pass the record, so what comes behind it is not tried.
                 StoreError::Stopped { offset, .. } => {
-                    let before = &entries[..entries.partition_point(|entry| entry.offset < *offset)];
-                    ranges.clear();
-                    if !before.is_empty() {
-                        ranges.push((from, *offset, before));
+                    let (before, rest) = entries.split_at(entries.partition_point(|entry| entry.offset < *offset));
+                    if before.is_empty() {
+                        // The position must never pass the record, so what comes behind it is not tried.
+                        return Err(error);
                     }
-                    stopped = Some(error);
+                    // What comes before it may be what it needs: a sale that it names may end there.
+                    ranges.push((*offset, to, rest));
+                    ranges.push((from, *offset, before));
                     continue;
                 }
             };
@@ -82,10 +82,7 @@ impl Ledger {
                 Retry::AtOnce | Retry::Later => return Err(error),
             }
         }
-        match stopped {
-            Some(error) => Err(error),
-            None => Ok(stored),
-        }
+        Ok(stored)
     }
 
     /// One transaction, retried after a deadlock or a lock timeout.
@@ -207,10 +204,14 @@ async fn admit(
             Record::Identity(identity) => identity::sale_of_name(connection, identity).await?,
             _ => None,
         };
-        match admission(record, sales.contains_key(&sale), named) {
+        let known = sales.get(&sale).map(|row| row.known(sale));
+        match admission(record, known, named) {
             Admission::Known => {}
             _ if seckill_failpoint::breaks("lost-row-forgotten") => {}
-            Admission::Insert(identity) => {
+            admitted @ (Admission::Insert(identity) | Admission::Replace(identity, _)) => {
+                if let Admission::Replace(_, freed) = admitted {
+                    identity::free_name(connection, freed).await?;
+                }
                 // MySQL has lost the row, and with it that the ledger requires this format.
                 check(identity.format, spoken).map_err(LedgerError::from)?;
                 identity::insert_row(connection, partition, offset, identity).await?;

@@ -8,9 +8,15 @@ pub enum ConditionType {
     Preflight,
     StockPreheated,
     WorkloadsScaled,
+    /// Stock, pods and preflight: whether the sale can open as intended.
+    Prepared,
+    /// Whether buyers can buy now.
+    Sellable,
+    /// Whether everything that the current phase needs is there.
     Ready,
     LedgerBalanced,
     Settled,
+    Reconciling,
     Stalled,
 }
 
@@ -33,6 +39,7 @@ pub enum Reason {
     UnknownFields,
     IdentityMismatch,
     NotYetDue,
+    Scheduled,
     Passed,
     ProblemsFound,
     NotChecked,
@@ -70,6 +77,7 @@ pub enum Reason {
     Closing,
     Settled,
     Progressing,
+    UpToDate,
 }
 
 /// Where a sale is in its life: a summary of the conditions.
@@ -107,9 +115,14 @@ impl Condition {
 /// The part of a FlashSale's status that a plan decides.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StatusReport {
-    /// `None`: the sale is not accepted, so it has no phase.
+    /// `None`: the FlashSale is refused.
     pub phase: Option<Phase>,
+    /// Of a FlashSale that is refused: the sale that its last phase describes is still its own. The rules of the API server
+    /// about edits and deletions read the phase.
+    pub keeps_phase: bool,
     pub conditions: Vec<Condition>,
+    /// Becomes the conditions `Reconciling` and `Stalled`.
+    pub progress: Progress,
     /// When the phase changes next without anybody's action.
     pub next_transition_at: Option<Millis>,
 }
@@ -125,4 +138,46 @@ impl StatusReport {
 pub struct Blocker {
     pub reason: Reason,
     pub message: String,
+}
+
+/// Whether the operator has work to do for a sale, or is kept from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Everything that the current phase needs is done.
+    UpToDate,
+    Working {
+        reason: Reason,
+        message: String,
+    },
+    /// Something keeps the operator from the next step. It may pass by itself.
+    Blocked {
+        reason: Reason,
+        message: String,
+    },
+    /// Nothing goes on until a person acts.
+    Stopped {
+        reason: Reason,
+        message: String,
+    },
+}
+
+impl Progress {
+    /// Why reconciles fail.
+    pub fn of(blocker: &Blocker) -> Self {
+        let Blocker { reason, message } = blocker.clone();
+        match reason {
+            Reason::LogReplaced | Reason::Oversold | Reason::IdentityMismatch => Progress::Stopped { reason, message },
+            _ => Progress::Blocked { reason, message },
+        }
+    }
+
+    /// Of a sale that is not up to date.
+    pub fn reason(&self) -> Option<(Reason, &str)> {
+        match self {
+            Progress::UpToDate => None,
+            Progress::Working { reason, message }
+            | Progress::Blocked { reason, message }
+            | Progress::Stopped { reason, message } => Some((*reason, message)),
+        }
+    }
 }

@@ -82,6 +82,11 @@ impl Workloads {
         shortage(&self.api, needs.api).or_else(|| shortage(&self.worker, needs.worker))
     }
 
+    /// Whether it is known that no pod answers buyers.
+    pub fn lacks_api(&self) -> bool {
+        self.api.as_ref().is_ok_and(|api| api.ready == 0)
+    }
+
     /// The autoscalers that control one of the Deployments.
     pub fn autoscalers(&self) -> Vec<&str> {
         let known = [&self.api, &self.worker].into_iter().filter_map(|w| w.as_ref().ok());
@@ -146,15 +151,15 @@ pub fn total_demand(needs: &HashMap<SaleKey, Needs>, needs_worker: bool) -> Need
 /// A sale needs pods from its lead time until the end of its cool-down, and until it is settled. A sale is settled once
 /// the ledger has read all that the log has of it, so no worker is removed that still has to store its orders.
 ///
-/// `standing` is unknown before the first reconcile of the sale: then its times decide. `None`: its end has passed, and it
-/// may be settled or not; for such a sale no pod is added, and none is removed.
+/// `standing` is unknown before the first reconcile of the sale, which may be long if MySQL is away: then its times decide.
+/// `None`: its end has passed, and it may be settled or not; for such a sale no pod is added, and none is removed.
 pub fn needs_pods(schedule: &PodSchedule, standing: Option<Standing>, now: Millis) -> Option<bool> {
     match standing {
         Some(Standing::Refused) => Some(false),
         _ if now < schedule.preheat_at => Some(false),
         Some(Standing::Settled) => Some(now < schedule.cool_down_until),
         Some(Standing::AwaitingLedger | Standing::Unsettled) => Some(true),
-        None => (now < schedule.cool_down_until).then_some(true),
+        None => (now < schedule.ends_at).then_some(true),
     }
 }
 
@@ -261,11 +266,11 @@ mod tests {
         assert_eq!(needs(Standing::Unsettled, 90), Some(true));
         assert_eq!(needs(Standing::Settled, 219), Some(true));
         assert_eq!(needs(Standing::Settled, 220), Some(false));
-        // Before its first reconcile, an old sale asks for nothing and removes nothing.
+        // Before its first reconcile, a sale whose end has passed asks for nothing and removes nothing.
         let unknown = |seconds: u64| needs_pods(&desired.pod_schedule(), None, seconds * 1000);
         assert_eq!(
-            [unknown(89), unknown(219), unknown(220)],
-            [Some(false), Some(true), None]
+            [unknown(89), unknown(199), unknown(200), unknown(219), unknown(220)],
+            [Some(false), Some(true), None, None, None]
         );
     }
 

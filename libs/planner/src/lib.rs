@@ -8,6 +8,7 @@
 //! - [`clocks`]: by which clocks it opens and ends
 //! - [`mod@plan`]: the next step, and the status report for its readers
 //! - [`condition`]: the vocabulary of that report
+//! - [`progress`]: how long a step takes before its readers hear of it
 //! - [`balance`]: whether every unit is accounted for while the sale runs
 //! - [`preflight`]: which settings of the servers put a sale at risk
 //! - [`demand`]: how many pods the sales need together, and what one of them lacks
@@ -30,11 +31,12 @@ pub mod ownership;
 pub mod pacing;
 pub mod plan;
 pub mod preflight;
+pub mod progress;
 pub mod rebuild_pacing;
 pub mod sale;
 
 pub use clocks::Clocks;
-pub use condition::{Condition, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
+pub use condition::{Condition, ConditionStatus, ConditionType, Phase, Progress, Reason, StatusReport};
 pub use observation::{Observation, ObservedIndex};
 pub use plan::{Plan, Step, plan};
 pub use sale::{DesiredSale, SaleKey, Standing};

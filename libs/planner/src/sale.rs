@@ -76,6 +76,7 @@ pub struct Demand {
 pub struct PodSchedule {
     pub preheat_at: Millis,
     pub starts_at: Millis,
+    pub ends_at: Millis,
     pub cool_down_until: Millis,
     pub demand: Demand,
 }
@@ -89,6 +90,7 @@ impl PodSchedule {
         PodSchedule {
             preheat_at: starts_at.saturating_sub(1000 * u64::from(lead_time_seconds)),
             starts_at,
+            ends_at,
             cool_down_until: ends_at.saturating_add(1000 * u64::from(cool_down_seconds)),
             demand,
         }

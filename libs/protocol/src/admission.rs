@@ -1,5 +1,6 @@
 //! Which sales a view of the log knows, and when it learns of one. A view that lost its tail has lost rows of sales
 //! too; the record IDENTITY brings them back, before anything that counts for them.
+use crate::acceptance::SaleCut;
 use crate::identity::Identity;
 use crate::ids::{Offset, SaleId};
 use crate::record::Record;
@@ -11,6 +12,8 @@ pub enum Admission<'a> {
     Known,
     /// The view does not know the sale, and the record says which one it is.
     Insert(&'a Identity),
+    /// The same, and the name belonged to this sale, which has freed it.
+    Replace(&'a Identity, SaleId),
     /// Nothing may be stored from this record on.
     Stop(Stop),
 }
@@ -33,19 +36,40 @@ pub enum Stop {
     IdTaken(SaleId),
 }
 
-/// Decides about a record of a partition. `known` says whether the view has the record's sale, and `named` which sale
-/// the view has under the name of an IDENTITY.
-pub fn admission(record: &Record, known: bool, named: Option<SaleId>) -> Admission<'_> {
+/// A sale that a view has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownSale {
+    pub sale: SaleId,
+    pub has_freed_name: bool,
+}
+
+/// Whether a sale has freed its name: it was closed before it offered a unit, so nobody can ever have bought anything. CLOSE
+/// is the record of that, because no TOTAL counts after it.
+pub fn has_freed_name(cut: SaleCut, total: u64) -> bool {
+    cut.closed.is_some() && total == 0
+}
+
+/// Decides about a record of a partition. `known` is the record's sale, and `named` the one that the view has under the name
+/// of an IDENTITY.
+pub fn admission(record: &Record, known: Option<KnownSale>, named: Option<KnownSale>) -> Admission<'_> {
     let sale = record.sale();
-    match (record, named) {
-        (Record::Identity(_), Some(named)) if named != sale => Admission::Stop(Stop::NameTaken {
+    let Record::Identity(identity) = record else {
+        return match known {
+            Some(_) => Admission::Known,
+            None => Admission::Stop(Stop::UnknownSale(sale)),
+        };
+    };
+    match (known, named) {
+        // A late copy of its IDENTITY, which is void. The name may be another sale's by now.
+        (Some(known), _) if known.has_freed_name => Admission::Known,
+        (None, Some(named)) if named.has_freed_name => Admission::Replace(identity, named.sale),
+        (_, Some(named)) if named.sale != sale => Admission::Stop(Stop::NameTaken {
             new: sale,
-            known: named,
+            known: named.sale,
         }),
-        (Record::Identity(_), None) if known => Admission::Stop(Stop::IdTaken(sale)),
-        _ if known => Admission::Known,
-        (Record::Identity(identity), _) => Admission::Insert(identity),
-        _ => Admission::Stop(Stop::UnknownSale(sale)),
+        (Some(_), None) => Admission::Stop(Stop::IdTaken(sale)),
+        (Some(_), Some(_)) => Admission::Known,
+        (None, _) => Admission::Insert(identity),
     }
 }
 
@@ -80,35 +104,66 @@ mod tests {
     const SALE: SaleId = SaleId(1);
     const OTHER: SaleId = SaleId(2);
 
+    fn of(sale: SaleId) -> Option<KnownSale> {
+        let has_freed_name = false;
+        Some(KnownSale { sale, has_freed_name })
+    }
+
+    fn freed(sale: SaleId) -> Option<KnownSale> {
+        let has_freed_name = true;
+        Some(KnownSale { sale, has_freed_name })
+    }
+
     #[test]
     fn an_unknown_sale_is_inserted_by_its_identity_only() {
         let record = Record::Identity(Box::new(identity(SALE)));
-        assert_eq!(admission(&record, false, None), Admission::Insert(&identity(SALE)));
+        assert_eq!(admission(&record, None, None), Admission::Insert(&identity(SALE)));
         let unknown = Admission::Stop(Stop::UnknownSale(SALE));
         let barrier = Record::Barrier {
             sale: SALE,
             nonce: "n".into(),
         };
         for record in [barrier, Record::Close { sale: SALE }] {
-            assert_eq!(admission(&record, false, None), unknown);
-            assert_eq!(admission(&record, true, None), Admission::Known);
+            assert_eq!(admission(&record, None, None), unknown);
+            assert_eq!(admission(&record, of(SALE), None), Admission::Known);
         }
     }
 
     #[test]
     fn a_second_sale_of_a_name_stops_the_reader() {
         let record = Record::Identity(Box::new(identity(SALE)));
-        assert_eq!(admission(&record, true, Some(SALE)), Admission::Known);
+        assert_eq!(admission(&record, of(SALE), of(SALE)), Admission::Known);
         let taken = Stop::NameTaken {
             new: SALE,
             known: OTHER,
         };
-        assert_eq!(admission(&record, false, Some(OTHER)), Admission::Stop(taken.clone()));
-        assert_eq!(admission(&record, true, Some(OTHER)), Admission::Stop(taken));
-        assert_eq!(admission(&record, true, None), Admission::Stop(Stop::IdTaken(SALE)));
+        assert_eq!(admission(&record, None, of(OTHER)), Admission::Stop(taken.clone()));
+        assert_eq!(admission(&record, of(SALE), of(OTHER)), Admission::Stop(taken.clone()));
+        assert_eq!(admission(&record, of(SALE), freed(OTHER)), Admission::Stop(taken));
+        assert_eq!(admission(&record, of(SALE), None), Admission::Stop(Stop::IdTaken(SALE)));
         assert_eq!(other_of_name(&identity(OTHER), &record), Some(SALE));
         assert_eq!(other_of_name(&identity(SALE), &record), None);
         assert_eq!(other_of_name(&identity(OTHER), &Record::Close { sale: SALE }), None);
+    }
+
+    #[test]
+    fn a_sale_takes_the_name_of_one_that_never_offered_a_unit() {
+        let record = Record::Identity(Box::new(identity(SALE)));
+        assert_eq!(
+            admission(&record, None, freed(OTHER)),
+            Admission::Replace(&identity(SALE), OTHER)
+        );
+        // A late copy of the identity of the sale that had the name.
+        for named in [None, of(OTHER), freed(SALE)] {
+            assert_eq!(admission(&record, freed(SALE), named), Admission::Known);
+        }
+        let cut = |closed| SaleCut {
+            current_epoch: closed,
+            closed,
+        };
+        assert!(has_freed_name(cut(Some(7)), 0));
+        assert!(!has_freed_name(cut(Some(7)), 1));
+        assert!(!has_freed_name(cut(None), 0));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A sale as the ledger stores it: data only. The ledger reads and writes these types, and the planner uses them.
 use crate::acceptance::SaleCut;
+use crate::admission::has_freed_name;
 use crate::format::Format;
 use crate::identity::Identity;
 use crate::ids::{Epoch, Offset, Quantity, SaleId};
@@ -93,6 +94,11 @@ impl Sale {
     /// created again under its name can't change the item and the window.
     pub fn is_counted(&self) -> bool {
         self.live_epoch.is_some() || self.cut.current_epoch.is_some() || self.identity_at.is_some()
+    }
+
+    /// Whether another sale can have the name: this one was closed before it offered a unit.
+    pub fn has_freed_name(&self) -> bool {
+        has_freed_name(self.cut, self.total)
     }
 
     /// What the log keeps of the sale for ever.

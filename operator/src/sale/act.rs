@@ -7,6 +7,7 @@ use crate::cluster::events::Note;
 use crate::context::Connections;
 use crate::error::ReconcileError;
 use crate::reconcile_cache::ReconcileCache;
+use crate::sale::identity::{ensure_identity, has_unread_record};
 use crate::sale::rebuild::{Rebuilt, rebuild};
 
 /// Returns what is worth an event.
@@ -46,7 +47,14 @@ pub async fn act(
             }
         }
         Step::UpdateOffer { sale, offer } => {
-            connections.ledger()?.update_offer(sale.id, sale.version, offer).await?;
+            let (ledger, log) = (connections.ledger()?, connections.log()?);
+            // What a preheating that failed has appended is fixed, whether or not the ledger has read it.
+            if let Some(row) = ledger.sale(sale.id).await?
+                && has_unread_record(ledger, log, &row).await?
+            {
+                return Err(ReconcileError::Unread(sale.id));
+            }
+            ledger.update_offer(sale.id, sale.version, offer).await?;
         }
         Step::UpdateTerms { sale, terms } => {
             connections.ledger()?.update_terms(sale.id, sale.version, terms).await?;
@@ -93,10 +101,12 @@ pub async fn act(
             connections.stock()?.apply(*sale, *epoch, terms).await?;
         }
         Step::Close { sale, partition } => {
-            let offset = connections
-                .log()?
-                .append(*partition, &Record::Close { sale: *sale })
-                .await?;
+            let (ledger, log) = (connections.ledger()?, connections.log()?);
+            // A ledger that has lost the row meets CLOSE again, and has to know whose it is.
+            if let Some(row) = ledger.sale(*sale).await? {
+                ensure_identity(ledger, log, &row).await?;
+            }
+            let offset = log.append(*partition, &Record::Close { sale: *sale }).await?;
             cache.remember_close(*sale);
             tracing::info!(%sale, offset, "closed the sale");
         }
@@ -104,6 +114,11 @@ pub async fn act(
             // A second coordinator keeps to what the first one found.
             if connections.ledger()?.set_settled(*sale, balance.index_left).await? {
                 return Ok(Some(settled_note(*sale, balance)));
+            }
+        }
+        Step::FreeName { sale } => {
+            if connections.ledger()?.free_name(*sale).await? {
+                tracing::info!(%sale, "freed the name of a sale that never offered a unit");
             }
         }
         Step::Free { sale } => {

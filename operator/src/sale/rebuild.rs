@@ -48,7 +48,7 @@ pub async fn rebuild(stores: &Stores, sale: &Sale) -> Result<Rebuilt, RebuildErr
     let probe = stores.stock.probe_for_rebuild(sale.id).await?;
     takes_an_index(&probe.server).map_err(RebuildError::NoServer)?;
     let previous = probe.index;
-    ensure_identity(stores, &before).await?;
+    ensure_identity(&stores.ledger, &stores.log, &before).await?;
 
     // R1: what was sold before the barrier is in the log by now, or will be void.
     append_total(stores, sale, &before).await?;

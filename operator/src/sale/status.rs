@@ -6,10 +6,14 @@ use kube::{Api, Client, Resource as _};
 use seckill_crds::{FlashSale, FlashSaleStatus, LedgerStatus};
 use seckill_planner::condition::Blocker;
 use seckill_planner::plan::imbalance;
-use seckill_planner::{ConditionStatus, ConditionType, Observation, Phase, Plan, Reason, SaleKey, StatusReport};
+use seckill_planner::{
+    ConditionStatus, ConditionType, Observation, Phase, Plan, Progress, Reason, SaleKey, StatusReport,
+};
 use seckill_protocol::sale::Sale;
+use serde::Serialize;
+use serde_json::{Value, json};
 
-use crate::cluster::convert::{self, to_time};
+use crate::cluster::convert::{self, sale_key, to_time};
 use crate::cluster::events::Note;
 use crate::context::Context;
 use crate::status_queue::Refusal;
@@ -22,7 +26,10 @@ const FIELD_MANAGER: &str = "seckill-operator/status";
 pub fn report(context: &Context, object: &FlashSale, observed: &Observation, plan: &Plan) -> bool {
     let Some(report) = &plan.report else { return true };
     let old = context.cache.status(object);
-    let new = next_status(object.metadata.generation, &old, observed, report);
+    let mut report = report.clone();
+    let progress = context.cache.note_progress(&observed.key, &report.progress);
+    report.conditions.extend(progress);
+    let new = next_status(object.metadata.generation, &old, observed, &report);
     let lead = ready_lead(&new, observed);
     if let Some(seconds) = lead {
         context.metrics.ready_lead(&observed.key, seconds);
@@ -57,27 +64,55 @@ pub fn report(context: &Context, object: &FlashSale, observed: &Observation, pla
     true
 }
 
-/// Says why the reconciles of a sale fail; the rest of the status stays as it is.
+/// Says why the reconciles of a sale fail. What was known before stands until the sale counts as stalled.
 pub fn report_blocker(context: &Context, object: &FlashSale, blocker: &Blocker) {
     let old = context.cache.status(object);
-    let stalled = seckill_planner::Condition::new(
-        ConditionType::Stalled,
-        ConditionStatus::True,
-        blocker.reason,
-        blocker.message.clone(),
-    );
-    let now = to_time(context.now());
-    let stalled = condition(&old.conditions, &stalled, object.metadata.generation, &now);
-    // The same reason in other words, such as an attempt's number, is no news.
-    let known = |c: &Condition| c.type_ == stalled.type_ && c.status == stalled.status && c.reason == stalled.reason;
-    if old.conditions.iter().any(known) {
+    let progress = context.cache.note_progress(&sale_key(object), &Progress::of(blocker));
+    let Some(new) = blocked(&old, object.metadata.generation, &progress, &to_time(context.now())) else {
         return;
-    }
-    let mut new = old.clone();
-    set_condition(&mut new.conditions, stalled);
+    };
     let notes = turned_bad(&old, &new);
     context.cache.wrote(object, new.clone());
     context.statuses.push_status(object, new, notes);
+}
+
+/// The status of a sale whose reconciles fail; `None`: it says so already. The same reason in other words, such as an
+/// attempt's number, is no news.
+fn blocked(
+    old: &FlashSaleStatus,
+    generation: Option<i64>,
+    progress: &[seckill_planner::Condition; 2],
+    now: &Time,
+) -> Option<FlashSaleStatus> {
+    let is_known = |reported: &seckill_planner::Condition| {
+        let new = condition(&old.conditions, reported, generation, now);
+        let same = |c: &Condition| (&c.type_, &c.status, &c.reason) == (&new.type_, &new.status, &new.reason);
+        old.conditions.iter().any(same)
+    };
+    let [_, stalled] = progress;
+    let is_stalled = stalled.status == ConditionStatus::True;
+    if progress.iter().all(is_known) && (!is_stalled || old.observed_generation == generation) {
+        return None;
+    }
+    let mut new = old.clone();
+    let mut set = |reported: &seckill_planner::Condition| {
+        let condition = condition(&old.conditions, reported, generation, now);
+        set_condition(&mut new.conditions, condition);
+    };
+    progress.iter().for_each(&mut set);
+    if is_stalled {
+        // Nothing was observed for long, so nobody knows what buyers hear.
+        for type_ in [ConditionType::Prepared, ConditionType::Sellable, ConditionType::Ready] {
+            set(&seckill_planner::Condition::new(
+                type_,
+                ConditionStatus::Unknown,
+                stalled.reason,
+                stalled.message.clone(),
+            ));
+        }
+        new.observed_generation = generation;
+    }
+    Some(new)
 }
 
 /// Refuses a FlashSale that can't be parsed, for example because a newer version wrote it. It affects no other object, and
@@ -92,35 +127,43 @@ pub async fn refuse(context: &Context, key: &SaleKey, refusal: &Refusal) -> Resu
     if is_corrected || object.data["spec"]["className"] != context.release.class {
         return Ok(());
     }
-    let old: FlashSaleStatus = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
-    let new = refused(&old, refusal, &to_time(context.now()));
-    if new == old {
+    let old = &object.data["status"];
+    let new = refused(old, refusal, &to_time(context.now()));
+    if new == *old {
         return Ok(());
     }
     tracing::warn!(sale = %key, error = refusal.error, "failed to parse a FlashSale");
     sales.patch_status(&key.name, &params(), &patch(&new)).await.map(drop)
 }
 
-fn refused(old: &FlashSaleStatus, refusal: &Refusal, now: &Time) -> FlashSaleStatus {
+/// The status is kept as it was written, because the operator that wrote it may be newer: the rules of the API server about
+/// edits read it.
+fn refused(old: &Value, refusal: &Refusal, now: &Time) -> Value {
     let message = format!(
         "the manifest can't be parsed, so nothing is sold by it: {}; correct the field as `kubectl explain fsale.spec` \
          describes it, and apply the manifest again",
         refusal.error
     );
-    let mut new = old.clone();
-    new.observed_generation = refusal.generation;
+    let old_conditions: Vec<Condition> = serde_json::from_value(old["conditions"].clone()).unwrap_or_default();
+    let mut conditions = old_conditions.clone();
     for (type_, status) in [
         (ConditionType::Accepted, ConditionStatus::False),
+        (ConditionType::Prepared, ConditionStatus::False),
+        (ConditionType::Sellable, ConditionStatus::False),
         (ConditionType::Ready, ConditionStatus::False),
+        (ConditionType::Reconciling, ConditionStatus::False),
         (ConditionType::Stalled, ConditionStatus::True),
     ] {
         let refused = seckill_planner::Condition::new(type_, status, Reason::Invalid, message.clone());
         set_condition(
-            &mut new.conditions,
-            condition(&old.conditions, &refused, refusal.generation, now),
+            &mut conditions,
+            condition(&old_conditions, &refused, refusal.generation, now),
         );
     }
-    new
+    let mut new = old.as_object().cloned().unwrap_or_default();
+    new.insert("observedGeneration".to_owned(), json!(refusal.generation));
+    new.insert("conditions".to_owned(), json!(conditions));
+    Value::Object(new)
 }
 
 fn set_condition(conditions: &mut Vec<Condition>, new: Condition) {
@@ -139,8 +182,8 @@ fn params() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force()
 }
 
-fn patch(status: &FlashSaleStatus) -> Patch<serde_json::Value> {
-    Patch::Apply(serde_json::json!({
+fn patch(status: &impl Serialize) -> Patch<Value> {
+    Patch::Apply(json!({
         "apiVersion": FlashSale::api_version(&()),
         "kind": FlashSale::kind(&()),
         "status": status,
@@ -158,14 +201,15 @@ fn next_status(
     let now = to_time(observed.now());
     let index = observed.index.in_force();
     let sale = observed.own_sale();
-    let ready = report.condition(ConditionType::Ready);
-    let ready = ready.is_some_and(|ready| ready.status == ConditionStatus::True);
-    let preheated = index.is_some() || sale.is_some_and(|s| s.live_epoch.is_some());
+    let ready = matches!(report.phase, Some(Phase::Ready | Phase::Open | Phase::SoldOut));
+    // From the first record on, item, start and total are what the log says, whatever becomes of this preheating.
+    let preheated = index.is_some() || sale.is_some_and(|s| s.is_counted() || s.total > 0);
     let open = matches!(report.phase, Some(Phase::Open | Phase::SoldOut));
+    let last_phase = old.phase.filter(|_| report.keeps_phase);
     let first = |before: &Option<Time>, seen: bool| before.clone().or_else(|| seen.then(|| now.clone()));
     FlashSaleStatus {
         observed_generation: generation,
-        phase: report.phase.map(convert::phase),
+        phase: report.phase.map(convert::phase).or(last_phase),
         // The first id stays: another one is a mismatch, which the status must still show at the next reconcile.
         sale_id: old.sale_id.clone().or_else(|| identified(sale)),
         conditions: conditions(&old.conditions, report, generation, &now),
@@ -316,6 +360,10 @@ fn turned_bad(old: &FlashSaleStatus, new: &FlashSaleStatus) -> Vec<Note> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use seckill_planner::progress::ProgressHistory;
+
     use super::*;
 
     #[test]
@@ -332,20 +380,102 @@ mod tests {
                 Reason::Balanced,
                 "",
             )],
+            keeps_phase: true,
+            progress: Progress::UpToDate,
             next_transition_at: None,
         };
-        let old = FlashSaleStatus {
-            sale_id: Some("00000001".to_owned()),
-            conditions: conditions(&[], &report, Some(1), &to_time(0)),
-            ..FlashSaleStatus::default()
-        };
+        // A newer operator wrote a phase that this one does not know.
+        let old = json!({
+            "saleId": "00000001",
+            "phase": "Rehearsed",
+            "preheatedAt": "2030-01-01T00:00:00Z",
+            "conditions": conditions(&[], &report, Some(1), &to_time(0)),
+        });
         let first = refused(&old, &refusal("a wrong day"), &to_time(1000));
-        assert_eq!((&first.sale_id, first.observed_generation), (&old.sale_id, Some(2)));
-        let types: Vec<&str> = first.conditions.iter().map(|c| c.type_.as_str()).collect();
-        assert_eq!(types, ["Accepted", "LedgerBalanced", "Ready", "Stalled"]);
+        for field in ["saleId", "phase", "preheatedAt"] {
+            assert_eq!(first[field], old[field], "{field}");
+        }
+        assert_eq!(first["observedGeneration"], 2);
+        let types: Vec<&str> = first["conditions"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|condition| condition["type"].as_str())
+            .collect();
+        assert_eq!(
+            types,
+            [
+                "Accepted",
+                "LedgerBalanced",
+                "Prepared",
+                "Ready",
+                "Reconciling",
+                "Sellable",
+                "Stalled"
+            ]
+        );
         // Nothing is written again later.
         assert_eq!(refused(&first, &refusal("a wrong day"), &to_time(9000)), first);
         assert_ne!(refused(&first, &refusal("a wrong hour"), &to_time(9000)), first);
+    }
+
+    /// The status, its conditions and the generation of a sale whose ledger is away for this long.
+    fn blocked_for(seconds: u64, old: &FlashSaleStatus) -> Option<FlashSaleStatus> {
+        let away = Progress::of(&Blocker {
+            reason: Reason::LedgerUnavailable,
+            message: String::new(),
+        });
+        let (mut history, begun) = (ProgressHistory::default(), Instant::now());
+        history.note(&away, begun);
+        let progress = history.note(&away, begun + Duration::from_secs(seconds));
+        blocked(old, Some(2), &progress, &to_time(1000))
+    }
+
+    #[test]
+    fn the_last_view_stands_until_a_sale_is_stalled() {
+        let report = StatusReport {
+            phase: Some(Phase::Open),
+            keeps_phase: true,
+            conditions: vec![seckill_planner::Condition::new(
+                ConditionType::Ready,
+                ConditionStatus::True,
+                Reason::Selling,
+                "",
+            )],
+            progress: Progress::UpToDate,
+            next_transition_at: None,
+        };
+        let mut history = ProgressHistory::default();
+        let mut report_ = report.clone();
+        report_
+            .conditions
+            .extend(history.note(&report.progress, Instant::now()));
+        let old = FlashSaleStatus {
+            observed_generation: Some(1),
+            conditions: conditions(&[], &report_, Some(1), &to_time(0)),
+            ..FlashSaleStatus::default()
+        };
+        let status = |new: &FlashSaleStatus, type_: &str| {
+            let found = new.conditions.iter().find(|c| c.type_ == type_);
+            found.expect("there").status.clone()
+        };
+        assert_eq!(blocked_for(4, &old), None);
+        let after_seconds = blocked_for(5, &old).expect("news");
+        assert_eq!(status(&after_seconds, "Ready"), "True");
+        assert_eq!(status(&after_seconds, "Reconciling"), "True");
+        assert_eq!(after_seconds.observed_generation, Some(1));
+        assert_eq!(blocked_for(6, &after_seconds), None);
+        let after_a_minute = blocked_for(60, &after_seconds).expect("news");
+        for (type_, expected) in [
+            ("Ready", "Unknown"),
+            ("Sellable", "Unknown"),
+            ("Reconciling", "False"),
+            ("Stalled", "True"),
+        ] {
+            assert_eq!(status(&after_a_minute, type_), expected, "{type_}");
+        }
+        assert_eq!(after_a_minute.observed_generation, Some(2));
+        assert_eq!(blocked_for(61, &after_a_minute), None);
     }
 
     fn after(old: Reason, new: Reason) -> String {
@@ -357,6 +487,8 @@ mod tests {
                 reason,
                 "",
             )],
+            keeps_phase: true,
+            progress: Progress::UpToDate,
             next_transition_at: None,
         };
         let old = conditions(&[], &report(old), None, &to_time(0));

@@ -1,4 +1,5 @@
 //! The chart: what helm renders, and what a real API server says to it.
+mod guard;
 mod harness;
 mod keys;
 mod monitoring;

@@ -160,8 +160,8 @@ async fn before_preheating_all_fields_but_the_class_can_change() {
     let later = json!({"startsAt": in_seconds(4000)});
     assert_applied(&harness, "early", later, 1, |sale| sale.opens_at > before).await;
     harness
-        .eventually("no other event than Accepted", async || {
-            harness.events("early").await == ["Accepted"]
+        .eventually("no other event than Accepted and Suspended", async || {
+            harness.events("early").await == ["Accepted", "Suspended"]
         })
         .await;
     operator.stop().await;
@@ -329,6 +329,60 @@ async fn a_reapplied_manifest_changes_nothing_and_an_old_one_is_refused() {
     assert!(suspended.annotations().contains_key("seckill.dev/suspend"));
     assert_eq!(harness.buy("synced", &["b"]).await, 0);
     assert_eq!(harness.sale("synced").await.state, SaleState::Suspended);
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}
+
+/// What a preheating has appended before it failed.
+async fn append_identity_and_total(harness: &Harness, name: &str) {
+    let sale = harness.sale(name).await;
+    let total = sale.offered;
+    for record in [
+        Record::Identity(Box::new(sale.identity())),
+        Record::Total { sale: sale.id, total },
+    ] {
+        harness.log.append(sale.partition, &record).await.expect("Kafka");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_total_in_the_log_counts_as_preheated() {
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("failed", 3600, 3600, json!({})).await;
+    harness.until_phase("failed", Phase::Scheduled).await;
+    append_identity_and_total(&harness, "failed").await;
+    harness
+        .until("failed", "preheated", |status| status.preheated_at.is_some())
+        .await;
+    assert_fixed_after_preheating(&harness, "failed").await;
+    let lower = json!({"stock": 5});
+    assert_refused(&harness, "failed", lower, "spec.stock: it can only rise").await;
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lower_stock_is_not_offered_after_a_total_that_nobody_has_read() {
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("failed", 3600, 3600, json!({})).await;
+    harness.until_phase("failed", Phase::Scheduled).await;
+    worker.stop().await;
+    append_identity_and_total(&harness, "failed").await;
+    change(&harness, "failed", &json!({"stock": 5}))
+        .await
+        .expect("accepted");
+    harness.until_reason("failed", "Reconciling", "LedgerUnavailable").await;
+    assert_eq!(harness.sale("failed").await.offered, 10);
+    let worker = harness.worker();
+    let adopted = harness.until_reason("failed", "Accepted", "Adopted").await;
+    assert_eq!(harness.sale("failed").await.offered, 10);
+    let accepted = adopted.conditions.iter().find(|c| c.type_ == "Accepted");
+    let message = &accepted.expect("reported").message;
+    assert!(message.contains("spec.stock (10 units are offered)"), "{message}");
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;

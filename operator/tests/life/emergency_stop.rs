@@ -95,9 +95,9 @@ async fn every_sale_is_stopped_and_resumed_without_an_api_server() {
         assert!(!sells(&harness, name, "d").await, "{name} sells");
     }
     let status = harness.until_reason("later", "Ready", "EmergencyStop").await;
-    assert_eq!(status.phase, Some(Phase::Scheduled));
+    assert_eq!(status.phase, Some(Phase::Suspended));
     run(&harness, "resume").await;
-    harness.until_reason("later", "Ready", "NotYetDue").await;
+    harness.until_reason("later", "Ready", "Scheduled").await;
     for name in ["one", "two"] {
         harness.until_phase(name, Phase::Open).await;
     }
@@ -117,7 +117,7 @@ async fn a_new_sale_is_held_while_the_stop_is_on() {
     harness.apply("new", -1, 3600, json!({})).await;
     let status = harness
         .until("new", "preheated and stopped", |status| {
-            let stopped = harness::status_and_reason(status, "Ready") == ("False", "EmergencyStop");
+            let stopped = harness::status_and_reason(status, "Ready") == ("True", "EmergencyStop");
             stopped && harness::status_and_reason(status, "StockPreheated").0 == "True"
         })
         .await;

@@ -234,3 +234,57 @@ async fn the_next_operator_reports_the_stored_result_of_a_settlement() {
     worker.stop().await;
     harness.drop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_that_offered_no_unit_frees_its_name() {
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    harness.apply("early", 3600, 60, json!({})).await;
+    harness.until_phase("early", Phase::Scheduled).await;
+    let first = harness.sale("early").await.id;
+    harness.delete("early").await;
+    harness
+        .eventually("the sale is settled", async || {
+            harness.sale("early").await.settled_at_ms.is_some()
+        })
+        .await;
+
+    harness.apply("early", -1, 3600, json!({})).await;
+    let open = harness.until_phase("early", Phase::Open).await;
+    assert_eq!(status_and_reason(&open, "Accepted"), ("True", "Accepted"));
+    assert_ne!(harness.sale("early").await.id, first);
+    assert_eq!(harness.buy("early", &["a"]).await, 1);
+    let stored = async || harness.orders("early").await == 1;
+    harness.eventually("the order is stored", stored).await;
+    let ended = harness.ledger.sale(first).await.expect("MySQL").expect("it stays");
+    let name = format!("early~{}", first.to_string().to_uppercase());
+    assert_eq!((ended.total, ended.name), (0, name));
+
+    // The log brings both sales back, in this order.
+    let second = harness.sale("early").await.id;
+    worker.stop().await;
+    harness.lose_all_rows().await;
+    let worker = harness.worker();
+    harness
+        .eventually("the order is restored", async || {
+            let sale = harness
+                .ledger
+                .sale_by_name(&harness.name, &harness.namespace, "early")
+                .await;
+            let restored = sale
+                .expect("MySQL")
+                .is_some_and(|sale| sale.id == second && sale.sold == 1);
+            restored && stored().await
+        })
+        .await;
+    harness
+        .eventually("the sale sells again", async || {
+            let sale = harness.sale("early").await;
+            sale.state == SaleState::Open && sale.live_epoch.is_some()
+        })
+        .await;
+    assert_eq!(harness.buy("early", &["a", "b"]).await, 1);
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}

@@ -70,7 +70,7 @@ async fn client() -> Client {
     crds.patch(
         name,
         &PatchParams::apply("operator-tests").force(),
-        &Patch::Apply(FlashSale::crd()),
+        &Patch::Apply(seckill_crds::crd()),
     )
     .await
     .expect("applied");

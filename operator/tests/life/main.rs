@@ -9,6 +9,7 @@ mod ends;
 mod formats;
 mod handover;
 mod harness;
+mod helm_wait;
 mod many_sales;
 mod preflight;
 mod proxy;

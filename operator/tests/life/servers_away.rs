@@ -19,7 +19,7 @@ async fn assert_leads_without(harness: &Harness, reason: &str) -> RunningProgram
     harness
         .eventually("the API is scaled", async || harness.replicas("api").await == 2)
         .await;
-    harness.until_reason("patient", "Stalled", reason).await;
+    harness.until_reason("patient", "Reconciling", reason).await;
     harness.worker()
 }
 

@@ -39,11 +39,12 @@ async fn no_barrier_is_appended_while_the_address_leads_to_a_replica() {
     new.promote().await;
     old.follow(&new).await;
     let status = harness
-        .until("switched", "stalled by a replica", |status| {
-            message(status, "Stalled").starts_with("the address leads to a replica")
+        .until("switched", "blocked by a replica", |status| {
+            message(status, "Reconciling").starts_with("the address leads to a replica")
         })
         .await;
-    assert_eq!(status_and_reason(&status, "Stalled"), ("True", "RedisUnavailable"));
+    assert_eq!(status_and_reason(&status, "Reconciling"), ("True", "RedisUnavailable"));
+    assert_eq!(status_and_reason(&status, "Stalled"), ("False", "Progressing"));
     assert_eq!(
         status_and_reason(&status, "StockPreheated"),
         ("Unknown", "RedisUnavailable")

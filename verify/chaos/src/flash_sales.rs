@@ -46,7 +46,7 @@ pub async fn client(kubeconfig: &Path) -> Result<Client> {
 pub async fn prepare_cluster(kube: &Client, namespace: &str) -> Result<()> {
     let crds: Api<CustomResourceDefinition> = Api::all(kube.clone());
     let apply = PatchParams::apply("seckill-chaos").force();
-    crds.patch(FlashSale::crd_name(), &apply, &Patch::Apply(FlashSale::crd()))
+    crds.patch(FlashSale::crd_name(), &apply, &Patch::Apply(seckill_crds::crd()))
         .await
         .context("applying the FlashSale resource")?;
     let established = kube::runtime::conditions::is_crd_established();

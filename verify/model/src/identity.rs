@@ -3,10 +3,13 @@
 //!
 //! The decisions are the product's own: `admission` (what the worker does with a record of a sale whose row is missing),
 //! `behind` (when an operator may insert a new row), `other_of_name` (when it may begin an epoch), and `Fold`. Redis and
-//! the rest of a rebuild are left out: an index that was installed sells under its epoch for ever.
+//! the rest of a rebuild are left out: an index that was installed sells under its epoch until CLOSE.
+//!
+//! With `ends`, a sale may also be closed at any time, as after the deletion of its FlashSale, and one that has offered no
+//! unit frees its name for another sale.
 use std::collections::{BTreeMap, BTreeSet};
 
-use seckill_protocol::admission::{Admission, Stop, admission, behind, other_of_name};
+use seckill_protocol::admission::{Admission, KnownSale, Stop, admission, behind, has_freed_name, other_of_name};
 use seckill_protocol::fold::FoldedOrder;
 use seckill_protocol::{
     Batch, Epoch, Fold, Format, Identity, KeyHash, Offset, Order, OrderId, Record, SaleCut, SaleId,
@@ -30,6 +33,8 @@ pub struct IdentityConfig {
     pub log: usize,
     /// How often MySQL fails over and loses its tail.
     pub losses: u8,
+    /// Sales are closed, and their names used again.
+    pub ends: bool,
     /// The sale was sold by a version without IDENTITY, and MySQL's replica lacks its row.
     pub without_identity: bool,
     pub broken: Option<IdentityRule>,
@@ -48,6 +53,14 @@ pub enum IdentityRule {
     IdentityInserts,
     /// No epoch begins while the log has another sale of the name that the ledger has not read.
     OtherSaleOfNameRefuses,
+    /// IDENTITY is in the log before CLOSE.
+    IdentityBeforeClose,
+    /// Only a sale that has offered no unit frees its name.
+    OnlyUnofferedFreesName,
+    /// The worker gives the name of an ended sale that has offered no unit to the sale of an IDENTITY.
+    IdentityTakesFreedName,
+    /// The row of a sale whose name was freed stays, and late copies of its IDENTITY are void.
+    FreedRowStays,
 }
 
 pub struct Identities {
@@ -79,6 +92,9 @@ struct Rows {
 struct Row {
     identified: bool,
     cut: SaleCut,
+    total: u64,
+    /// Another sale can have its name.
+    renamed: bool,
     orders: BTreeMap<OrderId, FoldedOrder>,
 }
 
@@ -115,6 +131,8 @@ pub enum IdentityAction {
     CheckLog { operator: usize },
     AppendBarrier { operator: usize },
     Sell { sale: SaleId },
+    Close { sale: SaleId },
+    FreeName { sale: SaleId },
     Store,
     Replicates,
     FailsOver,
@@ -202,6 +220,17 @@ impl Model for Identities {
             let sales = state.indexes.keys().filter(unsold).copied();
             actions.extend(sales.map(|sale| IdentityAction::Sell { sale }));
         }
+        if self.config.ends {
+            let rows = state.ledger.sales.iter().filter(|(_, row)| !row.renamed);
+            for (sale, row) in rows {
+                if room && row.cut.closed.is_none() && !state.log.contains(&Record::Close { sale: *sale }) {
+                    actions.push(IdentityAction::Close { sale: *sale });
+                }
+                if self.frees_name(row) {
+                    actions.push(IdentityAction::FreeName { sale: *sale });
+                }
+            }
+        }
         if state.ledger.position < state.log.len() {
             actions.push(IdentityAction::Store);
         }
@@ -216,7 +245,7 @@ impl Model for Identities {
             IdentityAction::Observe { operator } => state.operators[operator] = self.observe(last, operator),
             IdentityAction::Insert { operator } => {
                 // The name is unique in the table.
-                if state.ledger.sales.is_empty() {
+                if state.ledger.named().is_none() {
                     let sale = state.draw();
                     state.ledger.sales.insert(sale, Row::default());
                 }
@@ -234,6 +263,17 @@ impl Model for Identities {
                 state.operators[operator] = Operator::Idle;
             }
             IdentityAction::Sell { sale } => state.sell(sale),
+            IdentityAction::Close { sale } => {
+                let is_identified = state.ledger.sales.get(&sale)?.identified;
+                if !is_identified && !self.breaks(IdentityRule::IdentityBeforeClose) {
+                    state.log.push(Record::Identity(Box::new(identity(sale))));
+                }
+                state.log.push(Record::Close { sale });
+            }
+            IdentityAction::FreeName { sale } if self.breaks(IdentityRule::FreedRowStays) => {
+                state.ledger.sales.remove(&sale);
+            }
+            IdentityAction::FreeName { sale } => state.ledger.sales.get_mut(&sale)?.renamed = true,
             IdentityAction::Store => state.ledger = self.stored(&last.ledger, &last.log).ok()?,
             IdentityAction::Replicates => state.copy = state.ledger.clone(),
             IdentityAction::FailsOver => {
@@ -254,10 +294,23 @@ impl Model for Identities {
             Property::sometimes(
                 "the replica lacks the row of a sale that sold",
                 |_, state: &IdentityState| {
-                    state.losses > 0 && state.ledger.sales.is_empty() && !state.promised.is_empty()
+                    state.losses > 0
+                        && state
+                            .promised
+                            .iter()
+                            .any(|order| !state.ledger.sales.contains_key(&order.sale))
                 },
             ),
         ];
+        if self.config.ends {
+            properties.push(Property::sometimes(
+                "a sale sells under a name that was freed",
+                |_, state: &IdentityState| {
+                    let freed = state.ledger.sales.values().any(|row| row.renamed);
+                    freed && !state.promised.is_empty()
+                },
+            ));
+        }
         // Two operators at once, or a sale without IDENTITY, may leave a partition that waits for a person.
         if self.config.operators == 1 && !self.config.without_identity {
             properties.push(Property::always(PROMISE, |model: &Self, state: &IdentityState| {
@@ -292,7 +345,8 @@ impl Identities {
 
     fn observe(&self, state: &IdentityState, operator: usize) -> Operator {
         let ledger = &state.ledger;
-        match (ledger.sales.iter().next(), &state.operators[operator]) {
+        match (ledger.named(), &state.operators[operator]) {
+            (Some((_, row)), _) if row.cut.closed.is_some() => Operator::Idle,
             (Some((sale, _)), _) if state.indexes.contains_key(sale) => Operator::Idle,
             (Some((sale, row)), _) if row.identified => Operator::Checked { sale: *sale },
             (Some((sale, _)), _) => Operator::Begins { sale: *sale },
@@ -346,24 +400,50 @@ impl Identities {
         rows.position += 1;
         let sale = record.sale();
         let named = match record {
-            Record::Identity(_) => rows.sales.keys().next().copied(),
+            Record::Identity(_) => rows.named().map(|(sale, row)| self.known(*sale, row)),
             _ => None,
         };
-        match admission(record, rows.sales.contains_key(&sale), named) {
+        let known = rows.sales.get(&sale).map(|row| self.known(sale, row));
+        match admission(record, known, named) {
             Admission::Known => {}
+            Admission::Replace(_, ended) if self.breaks(IdentityRule::IdentityTakesFreedName) => {
+                return Err(Stop::NameTaken {
+                    new: sale,
+                    known: ended,
+                });
+            }
+            Admission::Replace(_, ended) => {
+                if let Some(row) = rows.sales.get_mut(&ended) {
+                    row.renamed = true;
+                }
+                rows.sales.insert(sale, Row::default());
+            }
             Admission::Insert(_) if self.breaks(IdentityRule::IdentityInserts) => return Ok(rows),
             Admission::Insert(_) => _ = rows.sales.insert(sale, Row::default()),
             Admission::Stop(Stop::UnknownSale(_)) if self.breaks(IdentityRule::UnknownSaleStops) => return Ok(rows),
             Admission::Stop(stop) => return Err(stop),
         }
         if let Some(row) = rows.sales.get_mut(&sale) {
-            let mut fold = Fold::starting_from(sale, row.cut, 1, row.orders.clone());
+            let mut fold = Fold::starting_from(sale, row.cut, row.total, row.orders.clone());
             fold.read(offset, record);
             row.cut = fold.cut();
+            row.total = fold.total();
             row.orders = fold.orders().iter().map(|(id, order)| (*id, order.clone())).collect();
             row.identified |= matches!(record, Record::Identity(_));
         }
         Ok(rows)
+    }
+
+    fn frees_name(&self, row: &Row) -> bool {
+        let is_ended = row.cut.closed.is_some() && self.breaks(IdentityRule::OnlyUnofferedFreesName);
+        is_ended || has_freed_name(row.cut, row.total)
+    }
+
+    fn known(&self, sale: SaleId, row: &Row) -> KnownSale {
+        KnownSale {
+            sale,
+            has_freed_name: self.frees_name(row),
+        }
     }
 
     /// The rows after the worker has read all that it can.
@@ -379,14 +459,22 @@ impl Identities {
     }
 }
 
+impl Rows {
+    /// The sale that has the name.
+    fn named(&self) -> Option<(&SaleId, &Row)> {
+        self.sales.iter().find(|(_, row)| !row.renamed)
+    }
+}
+
 impl IdentityState {
     fn draw(&mut self) -> SaleId {
         self.drawn += 1;
         SaleId(self.drawn)
     }
 
-    /// Appends a barrier, and installs an index if the ledger still has the row.
+    /// Appends the total and a barrier, and installs an index if the ledger still has the row.
     fn begin(&mut self, sale: SaleId) {
+        self.log.push(Record::Total { sale, total: 1 });
         let epoch = Epoch(self.log.len() as Offset);
         self.log.push(barrier(sale));
         if self.ledger.sales.contains_key(&sale) {
@@ -394,11 +482,13 @@ impl IdentityState {
         }
     }
 
-    /// A buyer buys, and gets the number once the record was read back.
+    /// A buyer buys, and gets the number once the record was read back as accepted.
     fn sell(&mut self, sale: SaleId) {
         if let Some(epoch) = self.indexes.get(&sale) {
             let batch = batch(sale, *epoch);
-            self.promised.extend(batch.iter().map(|(id, _)| id));
+            if !self.log.contains(&Record::Close { sale }) {
+                self.promised.extend(batch.iter().map(|(id, _)| id));
+            }
             self.log.push(Record::Batch(batch));
         }
     }

@@ -221,3 +221,80 @@ async fn a_lookup_shows_order_sale_and_positions_together() {
     assert_eq!((listed, positions), (vec![sale.id], vec![(0, log.end())]));
     db.drop().await;
 }
+
+/// The next sale under the name of another one.
+fn next_of_name(sale: &Sale) -> Identity {
+    Identity {
+        sale: SaleId(sale.id.0 ^ 1),
+        ..sale.identity()
+    }
+}
+
+async fn named(ledger: &Ledger, sale: &Sale) -> Option<SaleId> {
+    let found = ledger.sale_by_name(&sale.class, &sale.namespace, &sale.name).await;
+    found.expect("read").map(|sale| sale.id)
+}
+
+#[tokio::test]
+async fn a_name_that_was_freed_belongs_to_the_next_sale() {
+    let db = Database::new().await;
+    let (sale, _) = db.sale(0, 100).await;
+    let next = next_of_name(&sale);
+    let mut log = Log {
+        partition: 0,
+        sale: sale.id,
+        entries: Vec::new(),
+        epoch: Epoch(0),
+    };
+    log.push(Record::Identity(Box::new(sale.identity())));
+    store(&db.ledger, &log, 0).await.expect("stored");
+    assert!(!db.ledger.free_name(sale.id).await.expect("read"), "it is not closed");
+    log.push(Record::Close { sale: sale.id });
+    store(&db.ledger, &log, 1).await.expect("stored");
+    assert!(db.ledger.free_name(sale.id).await.expect("freed"));
+    assert!(!db.ledger.free_name(sale.id).await.expect("read"), "it is free already");
+    assert_eq!(named(&db.ledger, &sale).await, None);
+
+    log.push(Record::Identity(Box::new(next.clone())));
+    log.push(Record::Total {
+        sale: next.sale,
+        total: 7,
+    });
+    // A late copy, of an operator that was paused.
+    log.push(Record::Identity(Box::new(sale.identity())));
+    store(&db.ledger, &log, 2).await.expect("stored");
+    for _ in 0..2 {
+        assert_eq!(named(&db.ledger, &sale).await, Some(next.sale));
+        assert_eq!(row(&db.ledger, next.sale).await.total, 7);
+        let ended = row(&db.ledger, sale.id).await;
+        assert_eq!((ended.total, ended.cut.closed), (0, Some(1)));
+        assert_ne!(ended.name, sale.name);
+        assert_eq!(db.number("SELECT COUNT(*) FROM quarantine").await, 0);
+        // The log brings back all of it, in one call.
+        lose_everything(&db).await;
+        assert_eq!(position(&db.ledger, 0).await, 0);
+        store(&db.ledger, &log, 0).await.expect("stored");
+    }
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_sale_that_offered_a_unit_keeps_its_name() {
+    let db = Database::new().await;
+    let (sale, mut log) = identified_sale(&db, 0, 100).await;
+    log.push(Record::Close { sale: sale.id });
+    store(&db.ledger, &log, 0).await.expect("stored");
+    assert!(!db.ledger.free_name(sale.id).await.expect("read"));
+    let (at, next) = (log.end(), next_of_name(&sale));
+    log.push(Record::Identity(Box::new(next.clone())));
+    let error = store(&db.ledger, &log, at).await.expect_err("stops");
+    let StoreError::Stopped { stop, .. } = &error else {
+        panic!("{error}");
+    };
+    let taken = Stop::NameTaken {
+        new: next.sale,
+        known: sale.id,
+    };
+    assert_eq!((stop, named(&db.ledger, &sale).await), (&taken, Some(sale.id)));
+    db.drop().await;
+}

@@ -7,9 +7,9 @@ use seckill_protocol::SaleId;
 use seckill_protocol::format::raise;
 use seckill_protocol::index::Millis;
 
-use super::report::{refusal, stalled, unknown_fields};
+use super::report::{progress, refusal, unknown_fields};
 use super::step::{Plan, Step};
-use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason};
+use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Progress, Reason};
 use crate::observation::Observation;
 use crate::sale::{DesiredSale, Standing};
 
@@ -72,11 +72,16 @@ fn reported(observed: &Observation, desired: &DesiredSale, behind: &[u32]) -> Pl
         partitions.join(", ")
     );
     let condition = |type_, status| Condition::new(type_, status, Reason::LedgerBehind, message.clone());
+    let behind = Progress::Blocked {
+        reason: Reason::LedgerBehind,
+        message: message.clone(),
+    };
     waiting(
-        Plan::reporting(Step::Nothing, phase)
+        Plan::reporting(Step::Nothing, phase, progress(observed, behind))
             .with(condition(ConditionType::Accepted, ConditionStatus::Unknown))
-            .with(condition(ConditionType::Ready, ConditionStatus::False))
-            .with(stalled(observed)),
+            .with(condition(ConditionType::Prepared, ConditionStatus::False))
+            .with(condition(ConditionType::Sellable, ConditionStatus::False))
+            .with(condition(ConditionType::Ready, ConditionStatus::False)),
     )
 }
 

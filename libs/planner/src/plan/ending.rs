@@ -6,10 +6,10 @@ use seckill_protocol::sale::{Sale, SaleTerms};
 use seckill_protocol::settlement::{Settlement, settle};
 
 use super::final_balance::{FinalBalance, closing};
-use super::report::{accepted, stalled};
+use super::report::{accepted, progress};
 use super::running;
 use super::step::{Plan, SaleVersion, Step};
-use crate::condition::{ConditionStatus, ConditionType, Phase, Reason};
+use crate::condition::{ConditionStatus, ConditionType, Phase, Progress, Reason};
 use crate::observation::Observation;
 
 /// People wait for the settlement.
@@ -101,11 +101,15 @@ fn after_close(observed: &Observation, sale: &Sale) -> Plan {
 }
 
 fn waiting(observed: &Observation, sale: &Sale, step: Step, reason: Reason, message: impl Into<String>) -> Plan {
-    let mut plan = Plan::reporting(step, Phase::Ended)
+    let message = message.into();
+    let working = Progress::Working {
+        reason,
+        message: message.clone(),
+    };
+    let mut plan = Plan::reporting(step, Phase::Ended, progress(observed, working))
         .with(accepted(observed.desired.as_ref(), sale))
         .with_ended_conditions()
-        .with_condition(ConditionType::Settled, ConditionStatus::False, reason, message)
-        .with(stalled(observed));
+        .with_condition(ConditionType::Settled, ConditionStatus::False, reason, message);
     plan.requeue_after = Some(PROBE_INTERVAL);
     plan
 }

@@ -3,9 +3,9 @@ use seckill_protocol::index::SaleState;
 use seckill_protocol::sale::Sale;
 
 use super::report::refusal;
-use super::step::Plan;
+use super::step::{Plan, Step};
 use super::{ending, settled};
-use crate::condition::Reason;
+use crate::condition::{Condition, ConditionStatus, ConditionType, Progress, Reason, StatusReport};
 use crate::observation::Observation;
 use crate::sale::{DesiredSale, Standing};
 
@@ -16,17 +16,54 @@ pub(super) fn is_used(desired: &DesiredSale, sale: &Sale) -> bool {
     desired.uid != sale.uid && sale.state == SaleState::Closed && created_after_the_end
 }
 
-/// The sale that has the name continues to its settlement; this object reports only the refusal.
+/// The sale that has the name continues to its settlement; this object reports only the refusal. A sale that never offered a
+/// unit frees its name once it is settled.
 pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
+    if sale.settled_at_ms.is_some() && sale.has_freed_name() {
+        return Plan {
+            standing: Standing::AwaitingLedger,
+            ..Plan::without_report(Step::FreeName { sale: sale.id })
+        };
+    }
     let mut plan = match sale.settled_at_ms {
         Some(_) => settled::plan(observed, sale),
         None => ending::plan(observed, sale),
     };
-    let message = format!(
-        "metadata.name: a sale named {} has already ended, and a name is used only once; choose another name",
-        sale.name
-    );
     plan.standing = Standing::Refused;
-    plan.report = Some(refusal(Reason::NameUsed, &message));
+    plan.report = Some(match may_free_name(sale) {
+        true => waiting(&sale.name),
+        false => {
+            let message = format!(
+                "metadata.name: a sale named {} has already ended, and a name is used only once; choose another name",
+                sale.name
+            );
+            refusal(Reason::NameUsed, &message)
+        }
+    });
     plan
+}
+
+/// Whether the sale has offered no unit, as far as the ledger has read the log. What CLOSE says is final.
+pub(super) fn may_free_name(sale: &Sale) -> bool {
+    sale.total == 0
+}
+
+fn waiting(name: &str) -> StatusReport {
+    let message = format!(
+        "the last sale named {name} is being closed; as it has offered no unit, this one can have its name afterwards"
+    );
+    let reason = Reason::Closing;
+    let condition = |type_, status| Condition::new(type_, status, reason, message.clone());
+    StatusReport {
+        phase: None,
+        keeps_phase: false,
+        conditions: vec![
+            condition(ConditionType::Accepted, ConditionStatus::Unknown),
+            condition(ConditionType::Prepared, ConditionStatus::False),
+            condition(ConditionType::Sellable, ConditionStatus::False),
+            condition(ConditionType::Ready, ConditionStatus::False),
+        ],
+        progress: Progress::Blocked { reason, message },
+        next_transition_at: None,
+    }
 }

@@ -23,7 +23,7 @@ pub(super) fn plan(observed: &Observation, sale: &Sale, ownership: Ownership) ->
         (Some(_), Ownership::OtherCluster) => refused(observed, sale),
         // Nobody else settles a sale of a cluster that is gone for good.
         (_, Ownership::ToTakeOver) if has_ended => claim(),
-        (Some(desired), _) if name_used::is_used(desired, sale) => Plan {
+        (Some(desired), _) if name_used::is_used(desired, sale) && !name_used::may_free_name(sale) => Plan {
             step: Step::Nothing,
             ..name_used::plan(observed, sale)
         },

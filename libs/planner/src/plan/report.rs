@@ -6,7 +6,7 @@ use seckill_protocol::sale::Sale;
 
 use super::step::{Plan, Step};
 use crate::clocks::Clocks;
-use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
+use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Progress, Reason, StatusReport};
 use crate::observation::Observation;
 use crate::sale::{DesiredSale, Standing};
 
@@ -21,10 +21,12 @@ impl Plan {
         }
     }
 
-    pub(super) fn reporting(step: Step, phase: Phase) -> Self {
+    pub(super) fn reporting(step: Step, phase: Phase, progress: Progress) -> Self {
         let report = StatusReport {
             phase: Some(phase),
+            keeps_phase: true,
             conditions: Vec::new(),
+            progress,
             next_transition_at: None,
         };
         Plan {
@@ -50,17 +52,19 @@ impl Plan {
         self.with(Condition::new(type_, status, reason, message))
     }
 
-    /// The conditions of every sale that has ended.
+    /// The conditions of every sale that has ended. Nothing is missing for it.
     pub(super) fn with_ended_conditions(self) -> Self {
-        let message = "the sale has ended";
+        use ConditionStatus::{False, True};
         [
-            ConditionType::StockPreheated,
-            ConditionType::WorkloadsScaled,
-            ConditionType::Ready,
+            (ConditionType::StockPreheated, False),
+            (ConditionType::WorkloadsScaled, False),
+            (ConditionType::Prepared, False),
+            (ConditionType::Sellable, False),
+            (ConditionType::Ready, True),
         ]
         .into_iter()
-        .fold(self, |plan, type_| {
-            plan.with_condition(type_, ConditionStatus::False, Reason::Ended, message)
+        .fold(self, |plan, (type_, status)| {
+            plan.with_condition(type_, status, Reason::Ended, "the sale has ended")
         })
     }
 
@@ -78,14 +82,31 @@ impl Plan {
 
 /// The report of a FlashSale that is not accepted as it is.
 pub(super) fn refusal(reason: Reason, message: &str) -> StatusReport {
-    let refused = |type_, status| Condition::new(type_, status, reason, message);
+    let message = message.to_owned();
+    let progress = match reason {
+        // An upgrade that is under way ends it.
+        Reason::NewerFormatNeeded | Reason::UnknownFields => Progress::Blocked {
+            reason,
+            message: message.clone(),
+        },
+        _ => Progress::Stopped {
+            reason,
+            message: message.clone(),
+        },
+    };
+    let conditions = [
+        ConditionType::Accepted,
+        ConditionType::Prepared,
+        ConditionType::Sellable,
+        ConditionType::Ready,
+    ];
+    let refused = |type_| Condition::new(type_, ConditionStatus::False, reason, message.clone());
     StatusReport {
         phase: None,
-        conditions: vec![
-            refused(ConditionType::Accepted, ConditionStatus::False),
-            refused(ConditionType::Ready, ConditionStatus::False),
-            refused(ConditionType::Stalled, ConditionStatus::True),
-        ],
+        // With these the sale of that name is another one.
+        keeps_phase: !matches!(reason, Reason::NameUsed | Reason::OtherCluster),
+        conditions: conditions.into_iter().map(refused).collect(),
+        progress,
         next_transition_at: None,
     }
 }
@@ -93,7 +114,7 @@ pub(super) fn refusal(reason: Reason, message: &str) -> StatusReport {
 /// Accepted; names the fields of the FlashSale that have no effect.
 pub(super) fn accepted(desired: Option<&DesiredSale>, sale: &Sale) -> Condition {
     let ignored = desired
-        .filter(|_| sale.is_counted())
+        .filter(|_| sale.is_counted() || sale.state == SaleState::Closed)
         .map(|desired| ignored_fields(desired, sale))
         .unwrap_or_default();
     if let Some(unknown) = desired.and_then(unknown_fields) {
@@ -113,10 +134,11 @@ pub(super) fn accepted(desired: Option<&DesiredSale>, sale: &Sale) -> Condition 
             "the sale is recorded in the ledger",
         );
     }
-    let message = format!(
-        "the sale was preheated before this manifest was applied and continues unchanged; these fields have no effect: {}",
-        ignored.join(", ")
-    );
+    let since = match sale.state {
+        SaleState::Closed => "the sale has ended",
+        _ => "the sale was preheated before this manifest was applied and continues unchanged",
+    };
+    let message = format!("{since}; these fields have no effect: {}", ignored.join(", "));
     Condition::new(ConditionType::Accepted, ConditionStatus::True, Reason::Adopted, message)
 }
 
@@ -148,10 +170,14 @@ fn ignored_fields(desired: &DesiredSale, sale: &Sale) -> Vec<String> {
     if desired.starts_at != sale.opens_at {
         ignored.push("spec.startsAt".to_owned());
     }
+    if sale.state == SaleState::Closed && desired.ends_at > sale.closes_at {
+        ignored.push("spec.endsAt".to_owned());
+    }
     ignored
 }
 
-pub(super) fn stalled(observed: &Observation) -> Condition {
+/// What keeps a sale from its next step; `otherwise`, if nothing does.
+pub(super) fn progress(observed: &Observation, otherwise: Progress) -> Progress {
     let overdue = observed
         .desired
         .as_ref()
@@ -162,15 +188,17 @@ pub(super) fn stalled(observed: &Observation) -> Condition {
                 .is_some_and(|sale| sale.state != SaleState::Closed)
         })
         .and_then(|desired| observed.clocks.close_overdue(desired.ends_at));
-    let (status, reason, message) = match (&observed.blocker, overdue, observed.index.unavailable()) {
-        (Some(blocker), ..) => (ConditionStatus::True, blocker.reason, blocker.message.clone()),
-        (None, Some(overdue), _) => (ConditionStatus::True, Reason::ClocksDiffer, overdue),
-        (None, None, Some(why)) => (ConditionStatus::True, Reason::RedisUnavailable, why),
-        (None, None, None) => (
-            ConditionStatus::False,
-            Reason::Progressing,
-            "nothing blocks the sale".to_owned(),
-        ),
-    };
-    Condition::new(ConditionType::Stalled, status, reason, message)
+    match (&observed.blocker, overdue, observed.index.unavailable()) {
+        (Some(blocker), ..) => Progress::of(blocker),
+        // It is overdue for long already.
+        (None, Some(message), _) => Progress::Stopped {
+            reason: Reason::ClocksDiffer,
+            message,
+        },
+        (None, None, Some(message)) => Progress::Blocked {
+            reason: Reason::RedisUnavailable,
+            message,
+        },
+        (None, None, None) => otherwise,
+    }
 }

@@ -8,10 +8,10 @@ use seckill_protocol::sale::Sale;
 
 use super::ending;
 use super::index_need::index_need;
-use super::report::{accepted, stalled};
+use super::report::{accepted, progress};
 use super::step::{Plan, RebuildCause, SaleVersion, Step};
 use crate::balance::BalanceCheck;
-use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason};
+use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Progress, Reason};
 use crate::demand::{Shortage, Workloads};
 use crate::observation::{Observation, ObservedIndex};
 use crate::preflight::Preflight;
@@ -51,18 +51,21 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
     }
     let (step, stock) = stock(observed, sale);
     let pods = pods(&observed.workloads, sale);
-    let ready = ready(observed, desired, sale, held, [&stock, &pods, &preflight]);
     let opened = now >= sale.opens_at;
-    let most = match opened && is_steady(observed, &ready) {
+    let shown = shown(observed, desired, sale, held, [&stock, &pods, &preflight]);
+    let working = working(opened, &stock, &pods);
+    let most = match opened && is_steady(observed, &shown) {
         true => WATCHED_INTERVAL,
         false => probe_interval(observed),
     };
-    Plan::reporting(step, phase(ready.reason))
+    Plan::reporting(step, shown.phase, progress(observed, working))
         .with(accepted(Some(desired), sale))
+        .with(prepared([&stock, &pods, &preflight]))
         .with(preflight)
         .with(stock)
         .with(pods)
-        .with(ready)
+        .with(shown.sellable(opened))
+        .with(shown.ready())
         .with(balance(observed.balance, sale))
         .with_condition(
             ConditionType::Settled,
@@ -70,7 +73,6 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
             Reason::Running,
             "the sale has not ended",
         )
-        .with(stalled(observed))
         .until(
             &observed.clocks,
             if opened { sale.closes_at } else { sale.opens_at },
@@ -80,9 +82,12 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
 
 /// Whether nothing of the sale will change before a change of its row or its index. A balance that is not complete yet is
 /// checked again soon.
-fn is_steady(observed: &Observation, ready: &Condition) -> bool {
-    let sells = ready.status == ConditionStatus::True;
-    observed.is_watched && sells && observed.balance == Some(BalanceCheck::Balanced) && !observed.adjustments_pending
+fn is_steady(observed: &Observation, shown: &Shown) -> bool {
+    let is_complete = shown.ready == ConditionStatus::True;
+    observed.is_watched
+        && is_complete
+        && observed.balance == Some(BalanceCheck::Balanced)
+        && !observed.adjustments_pending
 }
 
 fn probe_interval(observed: &Observation) -> Duration {
@@ -115,11 +120,10 @@ fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
     if terms != sale.sale_terms() {
         return Some(Step::UpdateTerms { sale: version, terms });
     }
-    // Totals only rise; units are withdrawn by an earlier end.
-    (counted && offer.offered > sale.offered).then_some(Step::RaiseOffer {
-        sale: version,
-        units: offer.offered,
-    })
+    // Totals only rise; units are withdrawn by an earlier end. The log may count more than the row offers, if the stock was
+    // lowered while the record of a preheating that failed was not read yet.
+    let units = offer.offered.max(sale.total);
+    (counted && units > sale.offered).then_some(Step::RaiseOffer { sale: version, units })
 }
 
 /// What an index in force and the ledger have to learn from each other, also after the end of the sale.
@@ -161,68 +165,142 @@ fn scheduled(observed: &Observation, desired: &DesiredSale, sale: &Sale, preflig
     };
     let message = "preheating and scaling start spec.leadTimeSeconds before spec.startsAt";
     let not_yet = |type_, message: &str| Condition::new(type_, ConditionStatus::False, Reason::NotYetDue, message);
-    Plan::reporting(Step::Nothing, Phase::Scheduled)
+    let shown = match desired.suspended {
+        _ if sale.stopped => Shown::stopped(ConditionStatus::True),
+        true => Shown::suspended(),
+        false => Shown {
+            phase: Phase::Scheduled,
+            ready: ConditionStatus::True,
+            sellable: ConditionStatus::False,
+            reason: Reason::Scheduled,
+            message: format!("nothing is needed yet; {message}"),
+        },
+    };
+    Plan::reporting(Step::Nothing, shown.phase, progress(observed, Progress::UpToDate))
         .with(accepted(Some(desired), sale))
+        .with(not_yet(ConditionType::Prepared, message))
         .with(preflight)
         .with(not_yet(ConditionType::StockPreheated, message))
         .with(not_yet(ConditionType::WorkloadsScaled, message))
-        .with(emergency_stop(sale).unwrap_or_else(|| not_yet(ConditionType::Ready, message)))
+        .with(shown.sellable(false))
+        .with(shown.ready())
         .with(balance(None, sale))
         .with(not_yet(ConditionType::Settled, "the sale has not started"))
-        .with(stalled(observed))
         .until(&observed.clocks, desired.preheat_at(), most)
 }
 
-/// The condition Ready of a sale that an emergency stop holds. Its index is kept up to date meanwhile.
-fn emergency_stop(sale: &Sale) -> Option<Condition> {
-    sale.stopped.then(|| {
-        Condition::new(
-            ConditionType::Ready,
-            ConditionStatus::False,
-            Reason::EmergencyStop,
-            "the emergency stop of this release is on, so none of its sales sells; `operator resume --all` ends it",
-        )
-    })
+/// The phase of a running sale, and the two conditions that go with it.
+struct Shown {
+    phase: Phase,
+    ready: ConditionStatus,
+    sellable: ConditionStatus,
+    reason: Reason,
+    message: String,
 }
 
-/// Whether buyers can buy, or could if the sale had started.
-fn ready(
+impl Shown {
+    fn suspended() -> Self {
+        Shown {
+            phase: Phase::Suspended,
+            ready: ConditionStatus::True,
+            sellable: ConditionStatus::False,
+            reason: Reason::Suspended,
+            message: "suspended by spec.suspend or the annotation seckill.dev/suspend".to_owned(),
+        }
+    }
+
+    /// An emergency stop holds the sale. Its index is kept up to date meanwhile.
+    fn stopped(stock: ConditionStatus) -> Self {
+        Shown {
+            phase: Phase::Suspended,
+            ready: stock,
+            sellable: ConditionStatus::False,
+            reason: Reason::EmergencyStop,
+            message:
+                "the emergency stop of this release is on, so none of its sales sells; `operator resume --all` ends it"
+                    .to_owned(),
+        }
+    }
+
+    fn ready(&self) -> Condition {
+        Condition::new(ConditionType::Ready, self.ready, self.reason, self.message.clone())
+    }
+
+    fn sellable(&self, opened: bool) -> Condition {
+        let not_yet = !opened && self.phase != Phase::Suspended;
+        let (status, reason, message) = match not_yet {
+            true => (
+                ConditionStatus::False,
+                Reason::NotYetDue,
+                "buyers can buy from spec.startsAt on",
+            ),
+            false => (self.sellable, self.reason, self.message.as_str()),
+        };
+        Condition::new(ConditionType::Sellable, status, reason, message)
+    }
+}
+
+/// What readers see first of a running sale.
+fn shown(
     observed: &Observation,
     desired: &DesiredSale,
     sale: &Sale,
     held: bool,
     [stock, pods, preflight]: [&Condition; 3],
-) -> Condition {
+) -> Shown {
     use ConditionStatus::{False, True};
-    if let Some(stopped) = emergency_stop(sale) {
-        return stopped;
+    if sale.stopped {
+        return Shown::stopped(stock.status);
+    }
+    // The index of a suspended sale is built all the same, so that the sale can be resumed.
+    if desired.suspended && stock.status == True {
+        return Shown::suspended();
     }
     let opened = observed.now() >= sale.opens_at;
     let refusal = observed.clocks.refusal_of_redis(sale.opens_at, sale.closes_at);
     let sold_out = observed.index.in_force().is_some_and(|index| index.left == 0);
     let exhausted = observed.index.in_force().is_some_and(IndexState::is_exhausted);
-    let (status, reason, message) = match stock.status {
-        True if !opened && pods.status != True => (False, Reason::WorkloadsMissing, pods.message.clone()),
-        True if held && !desired.suspended => (
+    let (phase, ready, sellable, reason, message) = match stock.status {
+        True if !opened && pods.status != True => (
+            Phase::Preheating,
+            False,
+            False,
+            Reason::WorkloadsMissing,
+            pods.message.clone(),
+        ),
+        True if held => (
+            Phase::Suspended,
+            False,
             False,
             Reason::HeldByPreflight,
             format!("held back by spec.preflight=Require: {}", preflight.message),
         ),
-        True if !opened && !desired.suspended && sale.state == SaleState::Suspended => (
+        True if !opened && sale.state == SaleState::Suspended => (
+            Phase::Ready,
             True,
+            False,
             Reason::ReadyToSell,
             "stock and pods are ready; the clock of Redis is ahead, so the index is opened when two clocks have reached \
              spec.startsAt"
                 .to_owned(),
         ),
-        True if sale.state == SaleState::Suspended => (
+        True if !opened => (
+            Phase::Ready,
+            True,
             False,
-            Reason::Suspended,
-            "suspended by spec.suspend or the annotation seckill.dev/suspend".to_owned(),
+            Reason::ReadyToSell,
+            "stock and pods are ready".to_owned(),
         ),
-        True if !opened => (True, Reason::ReadyToSell, "stock and pods are ready".to_owned()),
-        True if refusal.is_some() => (False, Reason::ClocksDiffer, refusal.unwrap_or_default()),
+        True if refusal.is_some() => (
+            Phase::Suspended,
+            False,
+            False,
+            Reason::ClocksDiffer,
+            refusal.unwrap_or_default(),
+        ),
         True if exhausted => (
+            Phase::Suspended,
+            False,
             False,
             Reason::OrdersExhausted,
             format!(
@@ -231,26 +309,68 @@ fn ready(
                 sale.orders_ever_max
             ),
         ),
-        True if sold_out => (True, Reason::SoldOut, "every unit is sold".to_owned()),
-        True => (True, Reason::Selling, "buyers can buy".to_owned()),
-        missing => (missing, Reason::StockMissing, stock.message.clone()),
+        True if sold_out => (
+            Phase::SoldOut,
+            True,
+            False,
+            Reason::SoldOut,
+            "every unit is sold".to_owned(),
+        ),
+        True if observed.workloads.lacks_api() => (
+            Phase::Open,
+            False,
+            False,
+            Reason::WorkloadsMissing,
+            "no pod of seckill-api is ready".to_owned(),
+        ),
+        True => (Phase::Open, True, True, Reason::Selling, "buyers can buy".to_owned()),
+        missing => (
+            Phase::Preheating,
+            missing,
+            missing,
+            Reason::StockMissing,
+            stock.message.clone(),
+        ),
     };
-    Condition::new(ConditionType::Ready, status, reason, message)
+    Shown {
+        phase,
+        ready,
+        sellable,
+        reason,
+        message,
+    }
 }
 
-/// The phase that goes with the reason of the condition Ready.
-fn phase(ready: Reason) -> Phase {
-    match ready {
-        Reason::Suspended
-        | Reason::EmergencyStop
-        | Reason::HeldByPreflight
-        | Reason::ClocksDiffer
-        | Reason::OrdersExhausted => Phase::Suspended,
-        Reason::ReadyToSell => Phase::Ready,
-        Reason::SoldOut => Phase::SoldOut,
-        Reason::Selling => Phase::Open,
-        _ => Phase::Preheating,
-    }
+/// Stock, pods and preflight, whatever else keeps the sale from selling.
+fn prepared([stock, pods, preflight]: [&Condition; 3]) -> Condition {
+    let is_missing = |(condition, _): &(&Condition, Reason)| condition.status != ConditionStatus::True;
+    let missing = [
+        (stock, Reason::StockMissing),
+        (pods, Reason::WorkloadsMissing),
+        (preflight, preflight.reason),
+    ]
+    .into_iter()
+    .find(is_missing);
+    let (status, reason, message) = match missing {
+        Some((condition, reason)) => (condition.status, reason, condition.message.as_str()),
+        None => (
+            ConditionStatus::True,
+            Reason::ReadyToSell,
+            "stock, pods and preflight are in order",
+        ),
+    };
+    Condition::new(ConditionType::Prepared, status, reason, message)
+}
+
+/// What the operator does about a running sale. Missing pods gate the opening, and nothing after it.
+fn working(opened: bool, stock: &Condition, pods: &Condition) -> Progress {
+    let (reason, message) = match (stock.status, pods.status) {
+        (ConditionStatus::True, ConditionStatus::True) => return Progress::UpToDate,
+        (ConditionStatus::True, _) if opened => return Progress::UpToDate,
+        (ConditionStatus::True, _) => (Reason::WorkloadsMissing, pods.message.clone()),
+        _ => (Reason::StockMissing, stock.message.clone()),
+    };
+    Progress::Working { reason, message }
 }
 
 /// Whether a sale that requires its preflight may not sell yet. A sale that has opened is left alone, and as long as

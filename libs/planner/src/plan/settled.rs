@@ -5,9 +5,9 @@ use std::time::Duration;
 use seckill_protocol::sale::Sale;
 
 use super::final_balance::FinalBalance;
-use super::report::{accepted, stalled};
+use super::report::{accepted, progress};
 use super::step::{Plan, Step};
-use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Reason};
+use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Progress, Reason};
 use crate::observation::Observation;
 use crate::sale::Standing;
 
@@ -43,12 +43,22 @@ pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
             "every unit is accounted for; deleting the sale's keys in Redis".to_owned(),
         ),
     };
-    let mut plan = Plan::reporting(step, phase)
+    // That the keys of a settled sale are left in Redis keeps nobody waiting.
+    let progress = match freed || unreachable {
+        true => Progress::UpToDate,
+        false => progress(
+            observed,
+            Progress::Working {
+                reason,
+                message: message.clone(),
+            },
+        ),
+    };
+    let mut plan = Plan::reporting(step, phase, progress)
         .with(accepted(observed.desired.as_ref(), sale))
         .with_ended_conditions()
         .with(balanced(&balance))
-        .with_condition(ConditionType::Settled, status, reason, message)
-        .with(stalled(observed));
+        .with_condition(ConditionType::Settled, status, reason, message);
     if freed || unreachable {
         plan.standing = Standing::Settled;
     }

@@ -83,6 +83,10 @@ pub enum Step {
         sale: SaleId,
         balance: FinalBalance,
     },
+    /// Let another sale have the name of a sale that never offered a unit.
+    FreeName {
+        sale: SaleId,
+    },
     /// Delete what Redis holds.
     Free {
         sale: SaleId,

@@ -10,7 +10,7 @@ use seckill_protocol::{Epoch, Format, SaleCut, SaleId};
 use super::*;
 use crate::balance::{BalanceCheck, Imbalance};
 use crate::clocks::{ClockDifference, Clocks};
-use crate::condition::{Blocker, ConditionStatus, ConditionType, Phase, Reason, StatusReport};
+use crate::condition::{Blocker, ConditionStatus, ConditionType, Phase, Progress, Reason, StatusReport};
 use crate::demand::{Needs, ReplicaBounds, Workload, Workloads};
 use crate::observation::{LedgerAbsence, ObservedIndex};
 use crate::orphan::{Absence, Deletion, LiveAnswer};
@@ -163,6 +163,14 @@ fn reason(plan: &Plan, type_: ConditionType) -> (ConditionStatus, Reason) {
     (condition.status, condition.reason)
 }
 
+/// Why the sale does not go on.
+fn blocked(plan: &Plan) -> (Reason, &str) {
+    match &report(plan).progress {
+        Progress::Blocked { reason, message } | Progress::Stopped { reason, message } => (*reason, message),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn message(plan: &Plan, type_: ConditionType) -> &str {
     &report(plan).condition(type_).expect("reported").message
 }
@@ -303,7 +311,7 @@ fn a_sale_other_than_the_status_names_is_not_touched() {
             reason(&plan, ConditionType::Accepted),
             (ConditionStatus::False, mismatch)
         );
-        assert_eq!(reason(&plan, ConditionType::Stalled), (ConditionStatus::True, mismatch));
+        assert_eq!(blocked(&plan).0, mismatch);
     }
     let mut same = other;
     same.desired.as_mut().expect("desired").known_id = Some(SaleId(1));
@@ -412,10 +420,9 @@ fn an_address_that_leads_to_a_replica_begins_no_rebuild() {
         assert_eq!(plan.requeue_after, Some(Duration::from_millis(200)));
         let (unknown, unavailable) = (ConditionStatus::Unknown, Reason::RedisUnavailable);
         assert_eq!(reason(&plan, ConditionType::StockPreheated), (unknown, unavailable));
-        let stalled = report(&plan).condition(ConditionType::Stalled).expect("reported");
-        assert_eq!((stalled.status, stalled.reason), (ConditionStatus::True, unavailable));
         let replica = refused == InstallRefused::NotAPrimary;
-        assert_eq!(stalled.message.starts_with("the address leads to a replica"), replica);
+        assert_eq!(blocked(&plan).0, unavailable);
+        assert_eq!(blocked(&plan).1.starts_with("the address leads to a replica"), replica);
     }
 }
 
@@ -526,10 +533,11 @@ fn a_lost_index_is_rebuilt_and_an_unknown_one_is_not() {
         reason(&unknown, ConditionType::StockPreheated),
         (ConditionStatus::Unknown, Reason::RedisUnavailable)
     );
-    assert_eq!(
-        reason(&unknown, ConditionType::Stalled),
-        (ConditionStatus::True, Reason::RedisUnavailable)
-    );
+    assert_eq!(blocked(&unknown).0, Reason::RedisUnavailable);
+    let unknown_ = (ConditionStatus::Unknown, Reason::StockMissing);
+    for type_ in [ConditionType::Prepared, ConditionType::Sellable, ConditionType::Ready] {
+        assert_eq!(reason(&unknown, type_), unknown_);
+    }
 }
 
 #[test]
@@ -579,7 +587,7 @@ fn changed_terms_go_to_the_ledger_then_to_the_index() {
 }
 
 #[test]
-fn a_sale_that_its_owner_suspended_is_not_ready() {
+fn a_suspended_sale_needs_nothing_and_sells_nothing() {
     let mut observed = preheated(START - 1, 10);
     observed.desired.as_mut().expect("desired").suspended = true;
     observed.sale().state = SaleState::Suspended;
@@ -588,14 +596,102 @@ fn a_sale_that_its_owner_suspended_is_not_ready() {
     assert_eq!(step_and_phase(&suspended), ("Nothing", Some(Phase::Suspended)));
     assert_eq!(
         reason(&suspended, ConditionType::Ready),
+        (ConditionStatus::True, Reason::Suspended)
+    );
+    assert_eq!(
+        reason(&suspended, ConditionType::Sellable),
         (ConditionStatus::False, Reason::Suspended)
     );
+    // It can go on at once.
+    assert_eq!(
+        reason(&suspended, ConditionType::Prepared),
+        (ConditionStatus::True, Reason::ReadyToSell)
+    );
+}
+
+#[test]
+fn a_sale_that_is_suspended_before_its_lead_time_says_so() {
+    let mut observed = scheduled(START - LEAD - 1);
+    observed.desired.as_mut().expect("desired").suspended = true;
+    observed.sale().state = SaleState::Suspended;
+    let suspended = plan(&observed);
+    assert_eq!(step_and_phase(&suspended), ("Nothing", Some(Phase::Suspended)));
+    assert_eq!(
+        reason(&suspended, ConditionType::Sellable),
+        (ConditionStatus::False, Reason::Suspended)
+    );
+    assert_eq!(
+        reason(&suspended, ConditionType::Prepared),
+        (ConditionStatus::False, Reason::NotYetDue)
+    );
+    assert_eq!(report(&suspended).next_transition_at, Some(START - LEAD));
+}
+
+#[test]
+fn a_sale_is_ready_in_each_phase_that_misses_nothing() {
+    let mut settled = over(3);
+    settled.sale().settled_at_ms = Some(1);
+    let (yes, no) = (ConditionStatus::True, ConditionStatus::False);
+    for (observed, phase, sellable) in [
+        (scheduled(START - LEAD - 1), Phase::Scheduled, no),
+        (preheated(START - 1, 10), Phase::Ready, no),
+        (preheated(START, 10), Phase::Open, yes),
+        (preheated(START, 0), Phase::SoldOut, no),
+        (over(3), Phase::Ended, no),
+    ] {
+        let plan = plan(&observed);
+        assert_eq!(report(&plan).phase, Some(phase));
+        assert_eq!(reason(&plan, ConditionType::Ready).0, yes, "{phase:?}");
+        assert_eq!(reason(&plan, ConditionType::Sellable).0, sellable, "{phase:?}");
+    }
+    assert_eq!(reason(&plan(&settled), ConditionType::Ready).0, yes);
+}
+
+#[test]
+fn a_problem_of_the_preflight_is_no_go_although_the_sale_opens() {
+    let risky = plan(&risky(preheated(START, 10)));
+    assert_eq!(
+        reason(&risky, ConditionType::Prepared),
+        (ConditionStatus::False, Reason::ProblemsFound)
+    );
+    assert_eq!(
+        reason(&risky, ConditionType::Sellable),
+        (ConditionStatus::True, Reason::Selling)
+    );
+}
+
+#[test]
+fn nobody_can_buy_without_a_pod_of_the_api() {
+    let mut observed = preheated(START, 10);
+    observed.workloads = workloads(0, 1);
+    let plan = plan(&observed);
+    assert_eq!(report(&plan).phase, Some(Phase::Open));
+    let missing = (ConditionStatus::False, Reason::WorkloadsMissing);
+    assert_eq!(reason(&plan, ConditionType::Sellable), missing);
+    assert_eq!(reason(&plan, ConditionType::Ready), missing);
+}
+
+#[test]
+fn a_total_in_the_log_raises_what_the_row_offers() {
+    let mut observed = preheated(START, 10);
+    observed.sale().total = 12;
+    assert!(matches!(plan(&observed).step, Step::RaiseOffer { units: 12, .. }));
+}
+
+#[test]
+fn an_end_that_came_too_late_is_named_as_without_effect() {
+    let mut observed = over(3);
+    observed.desired.as_mut().expect("desired").ends_at = END + 1;
+    let ended = plan(&observed);
+    let accepted = report(&ended).condition(ConditionType::Accepted).expect("reported");
+    assert_eq!(accepted.reason, Reason::Adopted);
+    assert!(accepted.message.contains("spec.endsAt"), "{}", accepted.message);
 }
 
 /// The FlashSale wants the sale open, and the emergency stop of its class is on.
 #[test]
 fn an_emergency_stop_holds_the_index_and_is_reported() {
-    let stopped = (ConditionStatus::False, Reason::EmergencyStop);
+    let stopped = (ConditionStatus::True, Reason::EmergencyStop);
     let mut observed = preheated(START + 1, 3);
     (observed.sale().stopped, observed.sale().version) = (true, 2);
     let Step::ApplyTerms { terms, .. } = plan(&observed).step else {
@@ -610,11 +706,12 @@ fn an_emergency_stop_holds_the_index_and_is_reported() {
     observed.index = ObservedIndex::Missing;
     let rebuilt = plan(&observed);
     assert_eq!(step_and_phase(&rebuilt), ("Rebuild", Some(Phase::Suspended)));
-    assert_eq!(reason(&rebuilt, ConditionType::Ready), stopped);
+    let incomplete = (ConditionStatus::False, Reason::EmergencyStop);
+    assert_eq!(reason(&rebuilt, ConditionType::Ready), incomplete);
     let mut observed = scheduled(START - LEAD - 60_000);
     observed.sale().stopped = true;
     let waiting = plan(&observed);
-    assert_eq!(step_and_phase(&waiting), ("Nothing", Some(Phase::Scheduled)));
+    assert_eq!(step_and_phase(&waiting), ("Nothing", Some(Phase::Suspended)));
     assert_eq!(reason(&waiting, ConditionType::Ready), stopped);
     assert!(waiting.requeue_after <= Some(Duration::from_secs(5)));
     // It delays no end.
@@ -739,11 +836,15 @@ fn a_sale_of_another_cluster_is_refused_and_never_touched() {
         let mut observed = other(observed);
         let refused = plan(&observed);
         assert_eq!((&refused.step, refused.standing), (&Step::Nothing, Standing::Refused));
-        for type_ in [ConditionType::Accepted, ConditionType::Ready] {
+        for type_ in [
+            ConditionType::Accepted,
+            ConditionType::Prepared,
+            ConditionType::Sellable,
+            ConditionType::Ready,
+        ] {
             assert_eq!(reason(&refused, type_), (ConditionStatus::False, Reason::OtherCluster));
         }
-        let stalled = reason(&refused, ConditionType::Stalled);
-        assert_eq!(stalled, (ConditionStatus::True, Reason::OtherCluster));
+        assert_eq!(blocked(&refused).0, Reason::OtherCluster);
         observed.desired = None;
         observed.absence.live = LiveAnswer::NotFound;
         observed.absence.deletion = Deletion::Seen { at: 0 };
@@ -1017,15 +1118,9 @@ fn a_blocker_is_reported_until_a_reconcile_succeeds() {
         reason: Reason::LogUnavailable,
         message: "Kafka did not acknowledge".into(),
     });
-    assert_eq!(
-        reason(&plan(&observed), ConditionType::Stalled),
-        (ConditionStatus::True, Reason::LogUnavailable)
-    );
+    assert_eq!(blocked(&plan(&observed)).0, Reason::LogUnavailable);
     observed.blocker = None;
-    assert_eq!(
-        reason(&plan(&observed), ConditionType::Stalled),
-        (ConditionStatus::False, Reason::Progressing)
-    );
+    assert_eq!(report(&plan(&observed)).progress, Progress::UpToDate);
 }
 
 #[test]
@@ -1063,10 +1158,11 @@ fn every_report_of_an_accepted_sale_has_each_condition() {
             ConditionType::Preflight,
             ConditionType::StockPreheated,
             ConditionType::WorkloadsScaled,
+            ConditionType::Prepared,
+            ConditionType::Sellable,
             ConditionType::Ready,
             ConditionType::LedgerBalanced,
             ConditionType::Settled,
-            ConditionType::Stalled,
         ];
         assert_eq!(types, all, "{plan:?}");
     }
@@ -1165,10 +1261,7 @@ fn a_difference_between_clocks_is_reported_and_holds_no_sale_back() {
         reason(&slow, ConditionType::Ready),
         (ConditionStatus::False, Reason::ClocksDiffer)
     );
-    assert_eq!(
-        reason(&slow, ConditionType::Stalled),
-        (ConditionStatus::False, Reason::Progressing)
-    );
+    assert_eq!(report(&slow).progress, Progress::UpToDate);
 }
 
 #[test]
@@ -1181,10 +1274,7 @@ fn a_close_that_two_clocks_dispute_is_stalled_after_a_minute() {
         mysql: Some(END - 1),
     };
     let disputed = plan(&observed);
-    assert_eq!(
-        reason(&disputed, ConditionType::Stalled),
-        (ConditionStatus::True, Reason::ClocksDiffer)
-    );
+    assert_eq!(blocked(&disputed).0, Reason::ClocksDiffer);
     assert_eq!(disputed.step.name(), "Nothing");
 }
 
@@ -1384,6 +1474,7 @@ fn rendered(plan: &Plan) -> String {
             condition.type_, condition.status, condition.reason, condition.message
         )
     }));
+    lines.push(format!("{:?}", report.progress));
     lines.join("\n")
 }
 
@@ -1392,13 +1483,15 @@ fn readers_of_a_scheduled_sale_are_told_what_comes_next() {
     let expected = "\
 Nothing -> Some(Scheduled)
 Accepted=True Accepted: the sale is recorded in the ledger
+Prepared=False NotYetDue: preheating and scaling start spec.leadTimeSeconds before spec.startsAt
 Preflight=True Passed: no problem was found
 StockPreheated=False NotYetDue: preheating and scaling start spec.leadTimeSeconds before spec.startsAt
 WorkloadsScaled=False NotYetDue: preheating and scaling start spec.leadTimeSeconds before spec.startsAt
-Ready=False NotYetDue: preheating and scaling start spec.leadTimeSeconds before spec.startsAt
+Sellable=False NotYetDue: buyers can buy from spec.startsAt on
+Ready=True Scheduled: nothing is needed yet; preheating and scaling start spec.leadTimeSeconds before spec.startsAt
 LedgerBalanced=Unknown NothingCounted: the index and the ledger have not been compared yet
 Settled=False NotYetDue: the sale has not started
-Stalled=False Progressing: nothing blocks the sale";
+UpToDate";
     assert_eq!(rendered(&plan(&scheduled(START - LEAD - 1))), expected);
 }
 
@@ -1409,13 +1502,15 @@ fn readers_of_an_open_sale_are_told_that_buyers_can_buy() {
     let expected = "\
 Nothing -> Some(Open)
 Accepted=True Accepted: the sale is recorded in the ledger
+Prepared=True ReadyToSell: stock, pods and preflight are in order
 Preflight=True Passed: no problem was found
 StockPreheated=True Preheated: 10 units in epoch 4
 WorkloadsScaled=True Scaled: the requested pods are ready
+Sellable=True Selling: buyers can buy
 Ready=True Selling: buyers can buy
 LedgerBalanced=True Balanced: sold, remaining and in-flight units add up to the total
 Settled=False Running: the sale has not ended
-Stalled=False Progressing: nothing blocks the sale";
+UpToDate";
     assert_eq!(rendered(&plan(&observed)), expected);
 }
 
@@ -1428,9 +1523,11 @@ Nothing -> Some(Ended)
 Accepted=True Accepted: the sale is recorded in the ledger
 StockPreheated=False Ended: the sale has ended
 WorkloadsScaled=False Ended: the sale has ended
-Ready=False Ended: the sale has ended
+Prepared=False Ended: the sale has ended
+Sellable=False Ended: the sale has ended
+Ready=True Ended: the sale has ended
 Settled=False Draining: waiting for order-worker to read 2 more batches of orders from the log
-Stalled=False Progressing: nothing blocks the sale";
+Working { reason: Draining, message: \"waiting for order-worker to read 2 more batches of orders from the log\" }";
     assert_eq!(rendered(&plan(&observed)), expected);
 }
 
@@ -1445,9 +1542,49 @@ Nothing -> Some(Settled)
 Accepted=True Accepted: the sale is recorded in the ledger
 StockPreheated=False Ended: the sale has ended
 WorkloadsScaled=False Ended: the sale has ended
-Ready=False Ended: the sale has ended
+Prepared=False Ended: the sale has ended
+Sellable=False Ended: the sale has ended
+Ready=True Ended: the sale has ended
 LedgerBalanced=True Balanced: 10 units: 7 sold, 3 left; the ledger and Redis agree
 Settled=True Settled: 10 units: 7 sold, 3 left
-Stalled=False Progressing: nothing blocks the sale";
+UpToDate";
     assert_eq!(rendered(&plan(&observed)), expected);
+}
+
+#[test]
+fn a_name_is_free_once_a_sale_that_offered_no_unit_is_settled() {
+    let mut observed = scheduled(END + 60_000);
+    let desired = observed.desired.as_mut().expect("desired");
+    (desired.uid, desired.created_at) = ("another".into(), END + 30_000);
+    observed.sale().state = SaleState::Closed;
+    observed.index = ObservedIndex::Missing;
+    let closing = plan(&observed);
+    assert_eq!(closing.step.name(), "Close");
+    assert_eq!(
+        reason(&closing, ConditionType::Accepted),
+        (ConditionStatus::Unknown, Reason::Closing)
+    );
+    observed.sale().cut = SaleCut {
+        current_epoch: Some(9),
+        closed: Some(9),
+    };
+    assert_eq!(plan(&observed).step.name(), "Settle");
+    observed.sale().settled_at_ms = Some(1);
+    assert_eq!(plan(&observed).step, Step::FreeName { sale: SaleId(1) });
+    observed.sale().total = 1;
+    assert_eq!(blocked(&plan(&observed)).0, Reason::NameUsed);
+}
+
+#[test]
+fn the_index_of_a_suspended_sale_is_built_all_the_same() {
+    let mut observed = scheduled(START);
+    observed.desired.as_mut().expect("desired").suspended = true;
+    observed.sale().state = SaleState::Suspended;
+    observed.index = ObservedIndex::Missing;
+    let building = plan(&observed);
+    assert_eq!(step_and_phase(&building), ("Rebuild", Some(Phase::Preheating)));
+    assert_eq!(
+        reason(&building, ConditionType::Ready),
+        (ConditionStatus::False, Reason::StockMissing)
+    );
 }

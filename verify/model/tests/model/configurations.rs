@@ -506,14 +506,31 @@ const ALL_DELETIONS: &[(&str, Deletions)] = &[
 /// MySQL loses the row of a sale.
 pub const IDENTITY: IdentityConfig = IdentityConfig {
     operators: 1,
-    log: 7,
+    log: 8,
     losses: 2,
+    ends: false,
     without_identity: false,
     broken: None,
 };
 
+/// A sale is closed before it has offered a unit, and another one gets its name.
+pub const FREED_NAME: IdentityConfig = IdentityConfig {
+    ends: true,
+    losses: 1,
+    ..IDENTITY
+};
+
 const ALL_IDENTITIES: &[(&str, IdentityConfig)] = &[
     ("lost_row", IDENTITY),
+    ("freed_name", FREED_NAME),
+    (
+        "freed_name_two_operators",
+        IdentityConfig {
+            operators: 2,
+            log: 6,
+            ..FREED_NAME
+        },
+    ),
     (
         "lost_row_two_operators",
         IdentityConfig {

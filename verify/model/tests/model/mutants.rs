@@ -8,7 +8,7 @@ use seckill_model::{Configuration, Deletions, Identities, IdentityConfig, Identi
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
-use crate::configurations::IDENTITY;
+use crate::configurations::{FREED_NAME, IDENTITY};
 use crate::explore::{SizedModel, explore, trial, with_commas};
 
 /// A name, a configuration that breaks a rule, and the property that is violated then.
@@ -660,6 +660,40 @@ const IDENTITIES: &[(&str, IdentityConfig, &str)] = &[
         IdentityConfig {
             broken: Some(IdentityRule::IdentityInserts),
             ..IDENTITY
+        },
+        identity::PROMISE,
+    ),
+    (
+        "close_without_identity",
+        IdentityConfig {
+            broken: Some(IdentityRule::IdentityBeforeClose),
+            ..FREED_NAME
+        },
+        identity::PROMISE,
+    ),
+    (
+        "name_of_a_sale_that_sold_used_again",
+        IdentityConfig {
+            broken: Some(IdentityRule::OnlyUnofferedFreesName),
+            log: 10,
+            losses: 0,
+            ..FREED_NAME
+        },
+        ONE_SALE,
+    ),
+    (
+        "freed_name_not_taken_by_an_identity",
+        IdentityConfig {
+            broken: Some(IdentityRule::IdentityTakesFreedName),
+            ..FREED_NAME
+        },
+        identity::PROMISE,
+    ),
+    (
+        "row_of_a_freed_name_removed",
+        IdentityConfig {
+            broken: Some(IdentityRule::FreedRowStays),
+            ..FREED_NAME
         },
         identity::PROMISE,
     ),
