@@ -7,6 +7,7 @@ mod names;
 mod openshift;
 mod pods;
 mod reuse_values;
+mod rights;
 mod rollback;
 mod umbrella;
 mod values;

@@ -29,7 +29,7 @@ where
 
 /// All objects but the Lease, which is renewed all the time.
 async fn all_objects(harness: &Harness) -> Objects {
-    let mut all = objects::<FlashSale>(harness, |sale| written_by_operator(sale)).await;
+    let mut all = objects::<FlashSale>(harness, written_by_operator).await;
     let replicas = |deployment: &Deployment| json!(deployment.spec.as_ref().and_then(|spec| spec.replicas));
     all.extend(objects::<Deployment>(harness, replicas).await);
     let event = |event: &Event| json!([event.reporting_controller, event.regarding, event.reason, event.series]);
