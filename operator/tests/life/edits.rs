@@ -159,11 +159,7 @@ async fn before_preheating_all_fields_but_the_class_can_change() {
     let before = harness.sale("early").await.opens_at;
     let later = json!({"startsAt": in_seconds(4000)});
     assert_applied(&harness, "early", later, 1, |sale| sale.opens_at > before).await;
-    harness
-        .eventually("no other event than Accepted and Suspended", async || {
-            harness.events("early").await == ["Accepted", "Suspended"]
-        })
-        .await;
+    harness.until_events("early", &["Accepted", "Suspended"]).await;
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;

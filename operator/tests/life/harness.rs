@@ -667,8 +667,8 @@ impl Harness {
         let started = Instant::now();
         loop {
             let mut events = self.events(name).await;
-            // How long the pods take depends on the machine.
-            events.retain(|event| event != "ReadyLate");
+            // How long pods and servers take depends on the machine.
+            events.retain(|event| !["ReadyLate", "Stalled"].contains(&event.as_str()));
             if events == expected {
                 return;
             }

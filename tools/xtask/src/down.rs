@@ -50,7 +50,7 @@ pub fn down() -> Result<()> {
         }
         unmount(&state)?;
         remove_cgroups();
-        Sandbox::of(&state)?.remove()?;
+        Sandbox::of(&state, &Environment::default_state_folder()?).remove()?;
         Ok(fs::remove_dir_all(&state)?)
     })
 }

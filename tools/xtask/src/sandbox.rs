@@ -7,7 +7,6 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::command::output;
-use crate::environment::Environment;
 
 /// The name of the namespace of the default state folder.
 pub const NAME: &str = "seckill";
@@ -28,14 +27,14 @@ fn default_name() -> String {
 
 impl Sandbox {
     /// The sandbox of a state folder. Each has a namespace of its own, so environments run side by side.
-    pub fn of(state: &Path) -> Result<Self> {
-        let name = if state == Environment::default_state_folder()? {
+    pub fn of(state: &Path, default_state: &Path) -> Self {
+        let name = if state == default_state {
             default_name()
         } else {
             // The name is a file name.
             NAME.to_owned() + &state.to_string_lossy().replace('/', "-")
         };
-        Ok(Sandbox { namespace: true, name })
+        Sandbox { namespace: true, name }
     }
 
     fn file(&self) -> String {

@@ -21,7 +21,7 @@ pub fn up(scope: Scope) -> Result<Environment> {
     let tools = tools::get()?;
     let state = Environment::state_folder()?;
     fs::create_dir_all(&state)?;
-    let sandbox = Sandbox::of(&state)?.create()?;
+    let sandbox = Sandbox::of(&state, &Environment::default_state_folder()?).create()?;
     let env = Environment {
         node_address: sandbox.node_address().to_owned(),
         sandbox,

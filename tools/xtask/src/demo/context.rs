@@ -7,10 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::args::Args;
-use super::forward::{Forward, Ports};
+use super::forward::Ports;
 use super::install;
 use super::names::Names;
-use super::screen::Screen;
 use super::site::{Crds, Site, load_program};
 use super::stores::Stores;
 use super::tool::Tool;
@@ -31,32 +30,8 @@ fn load_command(context: &str) -> Option<&'static str> {
         .map(|(_, command)| *command)
 }
 
-/// The demo on an existing cluster, after the user has agreed that it is changed.
-pub fn demo(args: &Args, context: &str) -> Result<()> {
-    let screen = Screen::new();
-    let ports = Ports::free()?;
-    let site = site(args, context, ports)?;
-    ask_consent(args, &plan(args, context, &site))?;
-    let result = install::install(&site, &screen).and_then(|()| {
-        // It ends before the release does.
-        let _forward = match args.url {
-            None => Some(Forward::start(&site, ports)?),
-            Some(_) => None,
-        };
-        super::run_sales(&site, &screen, super::cases(args))
-    });
-    super::save_logs(&site, &screen, &result);
-    if args.keep {
-        screen.plain("Kept. To delete it:");
-        for command in commands_to_remove(&site) {
-            screen.plain(format!("  {command}"));
-        }
-        return result;
-    }
-    result.and(install::remove(&site, &screen))
-}
-
-fn site(args: &Args, context: &str, ports: Ports) -> Result<Site> {
+/// The tools and names of a demo on this cluster. Changes nothing.
+pub fn site(args: &Args, context: &str, ports: Ports) -> Result<Site> {
     let kubectl = Tool::new(["kubectl", "--context", context]);
     let helm = Tool::new(["helm", "--kube-context", context]);
     let curl = Tool::new(["curl"]);
@@ -183,9 +158,8 @@ fn values(
 }
 
 /// What the demo will do in the cluster, one line each.
-fn plan(args: &Args, context: &str, site: &Site) -> Vec<String> {
+pub fn plan(args: &Args, context: &str, site: &Site, buyers: u64) -> Vec<String> {
     let names = &site.names;
-    let buyers: u64 = super::cases(args).iter().map(|case| case.buyers).sum();
     let mut lines = vec![format!("In the cluster of the context {context}, the demo")];
     lines.push(match site.crds {
         Crds::Existing => format!("- uses the CustomResourceDefinition {} that is there", install::CRD),
@@ -216,7 +190,8 @@ fn plan(args: &Args, context: &str, site: &Site) -> Vec<String> {
     lines
 }
 
-fn commands_to_remove(site: &Site) -> Vec<String> {
+/// The commands that delete what a demo with `--keep` has created.
+pub fn commands_to_remove(site: &Site) -> Vec<String> {
     let names = &site.names;
     let kubectl = |args: &[&str]| site.kubectl.line(args);
     let mut commands = vec![
@@ -235,7 +210,7 @@ fn commands_to_remove(site: &Site) -> Vec<String> {
 }
 
 /// Says what the demo will do, and asks.
-fn ask_consent(args: &Args, plan: &[String]) -> Result<()> {
+pub fn ask_consent(args: &Args, plan: &[String]) -> Result<()> {
     let plan = plan.join("\n");
     eprintln!("{plan}");
     if args.yes {

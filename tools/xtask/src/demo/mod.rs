@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use jiff::{SignedDuration, Timestamp};
 
+use forward::{Forward, Ports};
 use load::{Answers, Progress};
 use report::{Report, Sale};
 use sales::{Planned, Window};
@@ -81,7 +82,7 @@ struct RunningCase {
 /// The whole demo, from a bare machine or on an existing cluster.
 pub fn demo(args: &Args) -> Result<()> {
     if let Some(context) = &args.context {
-        return context::demo(args, context);
+        return demo_on_context(args, context);
     }
     let _lock = lock::take()?;
     consent::ask(args.yes)?;
@@ -100,6 +101,33 @@ pub fn demo(args: &Args) -> Result<()> {
         return ended;
     }
     ended.and(down::down())
+}
+
+/// The demo on an existing cluster, after the user has agreed that it is changed.
+fn demo_on_context(args: &Args, context: &str) -> Result<()> {
+    let screen = Screen::new();
+    let ports = Ports::free()?;
+    let site = context::site(args, context, ports)?;
+    let cases = cases(args);
+    let buyers = cases.iter().map(|case| case.buyers).sum();
+    context::ask_consent(args, &context::plan(args, context, &site, buyers))?;
+    let result = install::install(&site, &screen).and_then(|()| {
+        // It ends before the release does.
+        let _forward = match args.url {
+            None => Some(Forward::start(&site, ports)?),
+            Some(_) => None,
+        };
+        run_sales(&site, &screen, cases)
+    });
+    save_logs(&site, &screen, &result);
+    if args.keep {
+        screen.plain("Kept. To delete it:");
+        for command in context::commands_to_remove(&site) {
+            screen.plain(format!("  {command}"));
+        }
+        return result;
+    }
+    result.and(install::remove(&site, &screen))
 }
 
 /// The sales to run.

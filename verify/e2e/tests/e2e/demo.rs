@@ -1,4 +1,5 @@
 //! `cargo xtask demo --context`, on a cluster that others use too.
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -49,7 +50,11 @@ fn the_demo_leaves_what_it_did_not_create(release: &Release) -> Result<()> {
     demo.wait()?;
 
     let after = names(cluster)?;
-    ensure!(after == before, "before the demo: {before:?}\nafter it: {after:?}");
+    let (deleted, left): (Vec<_>, Vec<_>) = (before.difference(&after).collect(), after.difference(&before).collect());
+    ensure!(
+        deleted.is_empty() && left.is_empty(),
+        "the demo has deleted {deleted:?} of others, and left {left:?}"
+    );
     let others = others.status()?;
     ensure!(others["phase"] == "Open", "the sale of others: {others}");
     ensure!(!release.pods("api")?.is_empty(), "the release of others is gone");
@@ -57,13 +62,19 @@ fn the_demo_leaves_what_it_did_not_create(release: &Release) -> Result<()> {
 }
 
 /// The objects that a demo creates outside its own namespaces, and the releases of all namespaces.
-fn names(cluster: &Cluster) -> Result<Vec<String>> {
-    let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings";
+fn names(cluster: &Cluster) -> Result<BTreeSet<String>> {
+    let kinds = "customresourcedefinitions,clusterroles,clusterrolebindings";
     let objects = cluster.kubectl(&["get", kinds, "-o", "name"])?;
+    // A namespace that an earlier test has deleted may end meanwhile.
+    let active = ["--field-selector=status.phase=Active", "-o", "name"];
+    let namespaces = cluster.kubectl(&[&["get", "namespaces"], &active[..]].concat())?;
     let releases = cluster.helm(&["list", "-A", "-q"])?;
-    let mut names: Vec<String> = objects.lines().chain(releases.lines()).map(str::to_owned).collect();
-    names.sort();
-    Ok(names)
+    let names = [objects, namespaces, releases];
+    Ok(names
+        .iter()
+        .flat_map(|names| names.lines())
+        .map(str::to_owned)
+        .collect())
 }
 
 /// A running demo. Its output is in a file.
