@@ -126,8 +126,8 @@ mod tests {
         config.set("security.protocol", "SASL_SSL").set(name, value);
         let consumer: Result<BaseConsumer, _> = config.create();
         let error = consumer.map_err(LogError::creating("creating a consumer", &config));
-        let error = error.map(drop).expect_err("refused");
-        format!("{error} {error:?}")
+        // Some values are only checked when they are used.
+        error.map_or_else(|error| format!("{error} {error:?}"), |_| String::new())
     }
 
     #[test]
