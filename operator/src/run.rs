@@ -17,7 +17,7 @@ use seckill_service::connect::{self, Connecting};
 use seckill_service::health::{Gate, Health};
 use seckill_service::metrics::registry::Registry;
 use seckill_service::shutdown::Shutdown;
-use seckill_service::{Heartbeats, admin, periodic, retry, telemetry};
+use seckill_service::{Heartbeats, admin, mysql_pool, open_files, periodic, retry, telemetry};
 use tokio::sync::{Semaphore, watch};
 
 use crate::args::{LeaseArgs, Namespaces, RunArgs};
@@ -34,12 +34,13 @@ use crate::sale::status_writer::write_statuses;
 use crate::sale_changes::SaleChanges;
 use crate::status_queue::{DueStatuses, StatusQueue};
 
-pub const MYSQL_CONNECTIONS: u32 = 8;
+pub const MYSQL_CONNECTIONS: u32 = mysql_pool::OPERATOR;
 /// How often an operator that stands by checks its servers.
 const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     telemetry::init(&args.telemetry, "operator");
+    open_files::raise_limit();
     let kube = Client::try_default()
         .await
         .context("no access to Kubernetes: found neither a kubeconfig nor a service account")?;

@@ -3,6 +3,7 @@
 //! There is one way to start and to recover from every failure: read the positions from MySQL and assign the partitions
 //! at these offsets. Entries that were read and not stored are dropped; the log still holds them.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,9 +13,9 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use seckill_ledger::{Ledger, LedgerError, LogEntry, NotSpoken, StoreError, Stored};
-use seckill_order_log::{Entry, LogConfig};
+use seckill_order_log::{Entry, LogConfig, LogError, advice, position};
 use seckill_protocol::{Offset, Record};
-use seckill_service::{FailureLog, Gate, Shutdown, retry};
+use seckill_service::{FailureLog, Gate, Shutdown, mysql_pool, retry};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -38,7 +39,7 @@ const MAX_ORDERS_PER_TRANSACTION: usize = 1000;
 const FETCH_MIN_BYTES: &str = "32768";
 const FETCH_MAX_WAIT_MS: &str = "50";
 /// Concurrent transactions, each of another partition. The pool has more connections, for the other queries.
-const MAX_CONCURRENT_STORES: usize = 8;
+const MAX_CONCURRENT_STORES: usize = mysql_pool::WORKER_STORES as usize;
 /// Orders that are read before storing starts. A partition of which much was fetched then does not delay the others.
 const MAX_UNSTORED_ORDERS: usize = MAX_CONCURRENT_STORES * MAX_ORDERS_PER_TRANSACTION;
 /// Limit of one partition in one fetch, for the same reason. It is worth a few transactions.
@@ -47,8 +48,10 @@ const MAX_PARTITION_FETCH_BYTES: &str = "262144";
 const POSITION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a worker that is too old for the ledger checks whether it still is.
 const FORMAT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a partition is tried again that stopped at a record of a sale that the ledger does not know.
+/// How often a partition is tried again that stopped: at a record of a sale that the ledger does not know, or at a gap.
 const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How soon the group assigns partitions that were added to the topic.
+const METADATA_REFRESH_MS: &str = "10000";
 /// How often the positions are committed to the consumer group.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -81,7 +84,7 @@ impl Consume {
             .set("fetch.min.bytes", FETCH_MIN_BYTES)
             .set("fetch.wait.max.ms", FETCH_MAX_WAIT_MS)
             .set("max.partition.fetch.bytes", MAX_PARTITION_FETCH_BYTES)
-            .set("enable.partition.eof", "false");
+            .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
         let mut refused = None;
         while !self.shutdown.is_cancelled() {
             if self.may_store(&mut refused) {
@@ -121,7 +124,7 @@ impl Consume {
     fn run_membership(&self, config: &ClientConfig) -> anyhow::Result<()> {
         let consumer: BaseConsumer<Assignments> = config
             .create_with_context(Assignments::default())
-            .context("create the consumer")?;
+            .map_err(LogError::creating("creating the consumer", config))?;
         consumer
             .subscribe(&[&self.log.topic])
             .context("subscribe to the topic")?;
@@ -133,6 +136,10 @@ impl Consume {
             unassigned_since: Some(Instant::now()),
             at_position: false,
             unstored: Unstored::default(),
+            next: Positions::new(),
+            unread: BTreeSet::new(),
+            failed: None,
+            gaps: BTreeMap::new(),
             stopped: BTreeMap::new(),
             paused: BTreeSet::new(),
             stopped_retry_at: None,
@@ -175,6 +182,14 @@ struct Membership<'a> {
     /// All partitions of this worker are assigned at their positions.
     at_position: bool,
     unstored: Unstored,
+    /// The offset to read next in each partition.
+    next: Positions,
+    /// Partitions that Kafka has not answered for since they were assigned.
+    unread: BTreeSet<u32>,
+    /// The failure of Kafka after which everything is read again, until it was.
+    failed: Option<String>,
+    /// Partitions that stop as soon as everything before the gap is stored.
+    gaps: BTreeMap<u32, LogError>,
     /// Why partitions can't be stored any further. The others go on.
     stopped: BTreeMap<u32, String>,
     /// Those of them that are not read until the next try.
@@ -255,6 +270,7 @@ impl Membership<'_> {
             self.retry_at = Instant::now();
         } else if self.at_position {
             self.store();
+            self.stop_at_gaps();
         }
         if !self.at_position {
             self.unstored = Unstored::default();
@@ -275,16 +291,71 @@ impl Membership<'_> {
                 _ => Duration::ZERO,
             };
             match self.consumer.poll(wait)? {
+                Err(KafkaError::PartitionEOF(partition)) => self.reached_end(partition as u32),
                 Err(error) => return Some(error),
-                Ok(message) => {
-                    let entry = Entry::from_message(&message);
-                    if !self.paused.contains(&entry.partition) {
-                        self.unstored.add(entry.partition, log_entry(entry));
-                    }
-                }
+                Ok(message) => self.read(Entry::from_message(&message)),
             }
         }
         None
+    }
+
+    fn read(&mut self, entry: Entry) {
+        let partition = entry.partition;
+        let Some(next) = self.next.get_mut(&partition) else {
+            return; // not assigned at its position
+        };
+        if self.paused.contains(&partition) || self.gaps.contains_key(&partition) || entry.offset < *next {
+            return;
+        }
+        if entry.offset > *next {
+            let (next, found) = (*next, entry.offset);
+            return self.found_gap(partition, next, found);
+        }
+        *next += 1;
+        self.unstored.add(partition, log_entry(entry));
+        self.was_read(partition);
+    }
+
+    /// Records may be missing at the end of a partition as well.
+    fn reached_end(&mut self, partition: u32) {
+        let Some(next) = self.next.get(&partition).copied() else {
+            return;
+        };
+        match position(self.consumer, &self.worker.log.topic, partition) {
+            Some(end) if end > next => self.found_gap(partition, next, end),
+            _ => self.was_read(partition),
+        }
+    }
+
+    /// What is missing may be an order: nothing after a gap is stored. It also can't be told from the marker of a
+    /// transaction, which only another program can have written, so a person decides.
+    fn found_gap(&mut self, partition: u32, next: Offset, found: Offset) {
+        let gap = LogError::Gap { partition, next, found };
+        self.gaps.entry(partition).or_insert(gap);
+    }
+
+    /// Stops the partitions with a gap of which everything before is stored.
+    fn stop_at_gaps(&mut self) {
+        let is_stored = |partition: &u32| !self.unstored.parts.contains_key(partition);
+        let stored: Vec<u32> = self.gaps.keys().filter(|p| is_stored(p)).copied().collect();
+        for partition in stored {
+            if let (Some(gap), Some(next)) = (self.gaps.remove(&partition), self.next.get(&partition).copied())
+                && self.at_position
+            {
+                self.was_read(partition);
+                self.stop(partition, next, &gap);
+            }
+        }
+    }
+
+    /// Kafka has answered for the partition.
+    fn was_read(&mut self, partition: u32) {
+        if self.unread.remove(&partition) && self.unread.is_empty() {
+            if self.failed.take().is_some() {
+                tracing::info!("reading the log recovered");
+            }
+            self.show_reading();
+        }
     }
 
     /// Stores the next entries of each partition in a transaction of its own, several concurrently.
@@ -349,13 +420,13 @@ impl Membership<'_> {
     }
 
     /// Leaves a partition alone until the next try. Everything before `offset` is stored.
-    fn stop(&mut self, partition: u32, offset: Offset, error: &StoreError) {
-        let why = error.to_string();
+    fn stop(&mut self, partition: u32, offset: Offset, reason: &impl Display) {
+        let why = reason.to_string();
         if self.stopped.insert(partition, why.clone()).as_ref() != Some(&why) {
             tracing::error!(partition, offset, "{why}");
         }
         self.worker.metrics.partition_stopped(partition, true);
-        self.show_stopped();
+        self.show_reading();
         self.unstored.drop_partition(partition);
         self.stopped_retry_at = Some(Instant::now() + STOPPED_RETRY_INTERVAL);
         // A failure of another partition makes this worker forget all positions.
@@ -385,17 +456,23 @@ impl Membership<'_> {
             tracing::info!(partition, "partition continues");
             self.worker.metrics.partition_stopped(partition, false);
             if self.at_position {
-                self.show_stopped();
+                self.show_reading();
             }
         }
     }
 
-    fn show_stopped(&self) {
-        if self.stopped.is_empty() {
-            self.worker.reading.ready();
-        } else {
-            let why: Vec<&str> = self.stopped.values().map(String::as_str).collect();
-            self.worker.reading.not_ready(why.join("; "));
+    /// Ready once Kafka has answered for each partition since the last failure, and none has stopped.
+    fn show_reading(&self) {
+        let mut why: Vec<String> = self.failed.iter().chain(self.stopped.values()).cloned().collect();
+        if why.is_empty() && !self.unread.is_empty() {
+            why.push(format!(
+                "waiting for the first answer of Kafka for partitions {:?}",
+                self.unread
+            ));
+        }
+        match why.is_empty() {
+            true => self.worker.reading.ready(),
+            false => self.worker.reading.not_ready(why.join("; ")),
         }
     }
 
@@ -440,10 +517,12 @@ impl Membership<'_> {
         }
         self.consumer.assign(&list).context("assign partitions")?;
         tracing::info!(?positions, "reading from positions");
+        self.unread = positions.keys().copied().collect();
+        self.next = positions.clone();
         self.worker.positions.send_replace(positions);
         self.at_position = true;
         self.checked_at = Instant::now();
-        self.show_stopped();
+        self.show_reading();
         Ok(())
     }
 
@@ -471,6 +550,8 @@ impl Membership<'_> {
             self.paused.clear();
         }
         self.stopped_retry_at = None;
+        self.gaps.clear();
+        self.next.clear();
         if self.at_position {
             self.at_position = false;
             self.worker.positions.send_replace(Positions::new());
@@ -496,21 +577,33 @@ impl Membership<'_> {
                 let fatal = self.consumer.client().fatal_error();
                 anyhow::bail!("fatal error of the Kafka client: {fatal:?}");
             }
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+            Some(
+                RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::OffsetOutOfRange
+                | RDKafkaErrorCode::LogTruncation,
+            ) => {
                 let positions = self.worker.positions.borrow().clone();
-                let why = format!(
-                    "the log does not hold a position of MySQL, {positions:?}: retention removed it, or the log was replaced"
-                );
-                if self.failures.failed(&error) {
-                    tracing::error!(%error, "{why}");
-                }
-                self.worker.reading.not_ready(why);
-                self.back_off();
+                self.read_again(format!(
+                    "the log does not hold a position of MySQL, {positions:?}: retention removed it, or the log was replaced \
+                     or lost its tail; restore the topic"
+                ));
             }
-            // The client reconnects by itself, and the monitor reports when Kafka is away.
-            _ => tracing::debug!(%error, "Kafka client error"),
+            Some(code) if is_transient(code) => tracing::debug!(%error, "Kafka client error"),
+            // Records may have been skipped, or no more will come.
+            _ => self.read_again(format!("reading the log failed: {error}; {}", advice(&error))),
         }
         Ok(())
+    }
+
+    /// Reads everything again from the positions. Not ready until Kafka has answered for each partition.
+    fn read_again(&mut self, why: String) {
+        let count = self.failures.failed(&why);
+        if count || self.failed.as_ref() != Some(&why) {
+            tracing::error!("{why}");
+        }
+        self.failed = Some(why);
+        self.back_off();
+        self.show_reading();
     }
 
     /// Call it after the failure was counted.
@@ -538,6 +631,28 @@ impl Membership<'_> {
             tracing::debug!(%error, "committing the positions to the group failed");
         }
     }
+}
+
+/// The client reconnects, or joins the group again, by itself. The monitor reports when Kafka is away.
+fn is_transient(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::RebalanceInProgress
+            | Code::UnknownMemberId
+            | Code::IllegalGeneration
+            | Code::PollExceeded
+    )
 }
 
 fn log_entry(entry: Entry) -> LogEntry {

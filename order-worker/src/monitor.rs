@@ -45,6 +45,9 @@ async fn measure_lag(
     positions: &Positions,
     metrics: &Metrics,
 ) -> Result<(), seckill_order_log::LogError> {
+    if positions.keys().any(|partition| *partition >= log.partitions()) {
+        log.refresh_partitions().await?;
+    }
     for (partition, position) in positions {
         let lag = log.end_offset(*partition).await? - position;
         metrics

@@ -14,7 +14,8 @@ use crate::consume::Positions;
 use crate::metrics::Metrics;
 
 const RELAY_INTERVAL: Duration = Duration::from_millis(200);
-/// The selling process has published its batch by this age, or never will.
+/// The selling process has published its batch this long after the relay saw it first, or never will. The clock of Redis
+/// does not count: it may step back, and another server has another one.
 const ORPHAN_AGE: Duration = Duration::from_millis(500);
 /// Time limit for a published record to be stored, before it is published again.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -125,7 +126,7 @@ impl Relay {
         orphans: &mut Orphans,
     ) -> Result<(), RelayError> {
         let mut end = None;
-        for entry in missing.filter(|entry| entry.age >= ORPHAN_AGE) {
+        for entry in missing {
             match orphans.next_action(&entry.batch, position, Instant::now()) {
                 OrphanAction::Wait => {}
                 OrphanAction::NoteEnd => {
@@ -143,7 +144,8 @@ impl Relay {
                     orphans.note_published(&entry.batch, Instant::now());
                     self.metrics.republished.inc();
                     let Batch { sale, epoch, first, .. } = &entry.batch;
-                    tracing::info!(%sale, %epoch, first, last = entry.batch.last(), "published an orphaned batch");
+                    let (last, sold_at) = (entry.batch.last(), entry.at);
+                    tracing::info!(%sale, %epoch, first, last, sold_at, "published an orphaned batch");
                 }
             }
         }
@@ -175,6 +177,7 @@ struct Orphans {
 
 #[derive(Debug, Clone, Copy)]
 enum OrphanState {
+    Seen(Instant),
     End(Offset),
     Published(Instant),
 }
@@ -199,7 +202,11 @@ impl Orphans {
     fn next_action(&mut self, batch: &Batch, position: Offset, now: Instant) -> OrphanAction {
         self.seen.insert(key(batch));
         match self.known.get(&key(batch)) {
-            None => OrphanAction::NoteEnd,
+            None => {
+                self.known.insert(key(batch), OrphanState::Seen(now));
+                OrphanAction::Wait
+            }
+            Some(OrphanState::Seen(at)) if now.duration_since(*at) >= ORPHAN_AGE => OrphanAction::NoteEnd,
             Some(OrphanState::End(end)) if position >= *end => OrphanAction::Publish,
             Some(OrphanState::Published(at)) if now.duration_since(*at) >= STORE_TIMEOUT => OrphanAction::NoteEnd,
             Some(_) => OrphanAction::Wait,
@@ -248,7 +255,9 @@ mod tests {
     #[test]
     fn an_entry_is_published_after_the_whole_log_is_stored() {
         let (mut orphans, now) = (Orphans::default(), Instant::now());
-        assert_eq!(orphans.next_action(&batch(1, 1), 10, now), OrphanAction::NoteEnd);
+        assert_eq!(orphans.next_action(&batch(1, 1), 10, now), OrphanAction::Wait);
+        let old = now + ORPHAN_AGE;
+        assert_eq!(orphans.next_action(&batch(1, 1), 10, old), OrphanAction::NoteEnd);
         orphans.note_end(&batch(1, 1), 20);
         assert_eq!(orphans.next_action(&batch(1, 1), 19, now), OrphanAction::Wait);
         assert_eq!(orphans.next_action(&batch(1, 1), 20, now), OrphanAction::Publish);

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use seckill_service::metrics::registry::Registry;
-use seckill_service::{Health, Heartbeats, Shutdown, admin, connect, telemetry};
+use seckill_service::{Health, Heartbeats, Shutdown, admin, connect, mysql_pool, open_files, telemetry};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -14,13 +14,13 @@ use crate::metrics::Metrics;
 use crate::monitor;
 use crate::relay::Relay;
 
-/// One connection for each concurrent transaction, and two for the queries of the relay and the adjuster.
-const MYSQL_CONNECTIONS: u32 = 10;
+const MYSQL_CONNECTIONS: u32 = mysql_pool::WORKER_STORES + mysql_pool::WORKER;
 /// Time limit for the last records of the relay to reach Kafka.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     telemetry::init(&args.telemetry, "order-worker");
+    open_files::raise_limit();
     run_until_shutdown(args, Shutdown::on_signal()).await
 }
 

@@ -8,6 +8,7 @@ use seckill_stock::{BatchSink, Batcher, StockClient};
 use tokio::sync::{Semaphore, watch};
 
 use crate::catalogue::Catalogue;
+use crate::find_sale::UnknownSales;
 use crate::fold_progress::FoldProgress;
 use crate::ledger_lookup::LedgerLookups;
 use crate::metrics::Metrics;
@@ -28,6 +29,7 @@ pub struct Api {
     pub(crate) lookups: Arc<LedgerLookups>,
     pub(crate) order_lookups: OrderLookups,
     pub(crate) fold_progress: FoldProgress,
+    pub(crate) unknown_sales: UnknownSales,
 }
 
 /// The servers behind the API.
@@ -69,6 +71,7 @@ impl Api {
             purchase_permits: Semaphore::new(max_purchases),
             max_purchases,
             lookups,
+            unknown_sales: UnknownSales::default(),
         })
     }
 

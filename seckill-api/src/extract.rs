@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use crate::api::Api;
 use crate::catalogue::ListedSale;
+use crate::find_sale::SaleReference;
 use crate::idempotency_key::Caller;
 use crate::limits::{BODY_TIMEOUT, MAX_BODY_BYTES, MAX_QUANTITY};
 use crate::problem::{Problem, excerpt};
@@ -26,9 +27,13 @@ impl FromRequestParts<Arc<Api>> for NamedSale {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let path = Path::<(String, String)>::from_request_parts(parts, api).await;
         let Path((namespace, name)) = path.map_err(|rejection| Problem::PathInvalid(rejection.body_text()))?;
-        let sale = format!("{namespace}/{name}");
-        let found = api.find_sale(|catalogue| catalogue.by_name(&sale)).await?;
-        found.map(Self).ok_or_else(|| Problem::SaleUnknown(excerpt(&sale)))
+        let found = match SaleReference::of_name(&namespace, &name) {
+            Some(reference) => api.find_sale(reference).await?,
+            None => None,
+        };
+        found
+            .map(Self)
+            .ok_or_else(|| Problem::SaleUnknown(excerpt(&format!("{namespace}/{name}"))))
     }
 }
 

@@ -39,6 +39,7 @@ mod limits;
 pub mod metrics;
 mod order_lookup;
 mod orders;
+pub mod partitions;
 pub mod problem;
 pub mod purchase;
 mod purchase_locks;

@@ -150,7 +150,7 @@ impl Collector for LogCollector {
             None,
             ConstGauge::<i64>::TYPE,
         )?;
-        for partition in 0..log.partitions() {
+        for partition in 0..tail.partitions() {
             if let Some(records) = tail.lag(partition) {
                 ConstGauge::new(records).encode(lag.encode_family(&[("partition", partition.to_string())])?)?;
             }

@@ -161,8 +161,8 @@ impl Api {
             let Some(active) = &listed.active else {
                 return self.answer_from_ledger(&listed, purchase).await;
             };
-            // This process must not sell what it can't read back. The catalogue has logged the error.
-            if sale.partition >= self.log.partitions() {
+            // This process must not sell what it can't read back. It follows an added partition within seconds.
+            if sale.partition >= self.tail.partitions() {
                 return Err(Problem::NotReady);
             }
 

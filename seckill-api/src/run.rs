@@ -9,18 +9,20 @@ use seckill_order_log::{LogConfig, OrderLog, Tail};
 use seckill_protocol::{Acceptance, Offset};
 use seckill_service::metrics::registry::Registry;
 use seckill_service::retry::until_ok;
-use seckill_service::{Gate, Health, Heartbeats, Shutdown, admin, connect};
+use seckill_service::{Gate, Health, Heartbeats, Shutdown, admin, connect, mysql_pool, open_files};
 use seckill_stock::StockClient;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 use crate::api::{Api, Servers};
 use crate::args::Args;
 use crate::catalogue::Catalogue;
 use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
+use crate::partitions::follow_added;
 use crate::{routes, server};
 
-const MYSQL_CONNECTIONS: u32 = 16;
+const GAP_DISPLAY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit at shutdown for records that wait for Kafka. The relay of order-worker publishes the rest.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,7 +57,11 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
         tokio::spawn(async move { catalogue.follow(served).await })
     };
     let serving = async {
-        let limits = args.connection_limits();
+        let listeners = 1 + usize::from(legacy_listener.is_some());
+        let limits = args
+            .connection_limits()
+            .within_open_files(open_files::limit(), listeners);
+        tracing::info!(max_connections = limits.max_connections, listeners, "serving");
         let serve = |listener, routes| server::serve(listener, routes, limits, metrics.clone(), shutdown.clone());
         let legacy = async {
             if let Some(listener) = legacy_listener {
@@ -108,20 +114,16 @@ async fn start(
         return Ok(None);
     };
     let tail = Tail::spawn(config, tail_start, served.token()).context("following the order log")?;
-    gates.kafka.not_ready("reading the log to its end");
     tokio::select! {
         () = tail.caught_up() => gates.kafka.ready(),
+        () = show_gaps(&tail, &gates.kafka) => {}
         () = shutdown.cancelled() => return Ok(None),
         failure = tail.failed() => return Err(failure).context("following the order log"),
     }
+    tokio::spawn(follow_added(log.clone(), tail.clone(), ledger.clone(), served.clone()));
 
     let class = args.class.as_str().to_owned();
-    let catalogue = Arc::new(Catalogue::new(
-        ledger.clone(),
-        class,
-        log.partitions(),
-        gates.format.clone(),
-    ));
+    let catalogue = Arc::new(Catalogue::new(ledger.clone(), class, gates.format.clone()));
     let read_sales = || catalogue.read();
     if until_ok("reading the sales", &gates.sales, shutdown, read_sales)
         .await
@@ -145,6 +147,18 @@ async fn start(
     )))
 }
 
+/// Keeps the gate closed with the reason. Never returns.
+async fn show_gaps(tail: &Tail, kafka: &Gate) {
+    loop {
+        let gaps: Vec<String> = tail.gaps().iter().map(ToString::to_string).collect();
+        kafka.not_ready(match gaps.is_empty() {
+            true => "reading the log to its end".to_owned(),
+            false => gaps.join("; "),
+        });
+        sleep(GAP_DISPLAY_INTERVAL).await;
+    }
+}
+
 /// For each partition the offset from which the tail reads, and the state of acceptance there.
 type TailStart = Vec<(u32, Offset, Acceptance)>;
 
@@ -157,7 +171,7 @@ async fn connect_all(
     shutdown: &Shutdown,
 ) -> Option<(Ledger, StockClient, OrderLog, TailStart)> {
     let spoken = args.instance.format.spoken_format;
-    let ledger = connect::ledger(&args.mysql, spoken, MYSQL_CONNECTIONS, &gates.mysql, shutdown).await?;
+    let ledger = connect::ledger(&args.mysql, spoken, mysql_pool::API, &gates.mysql, shutdown).await?;
     heartbeats.begin(&ledger).await;
     gates.mysql.ready();
     let stock = connect::stock(&args.redis, &gates.redis, shutdown).await?;

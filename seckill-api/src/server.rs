@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use seckill_service::Shutdown;
+use seckill_service::config::without_ipv6;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
@@ -26,6 +27,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// Wait after a failed accept, which mostly means that the process has no free file descriptor.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
+/// Open files for everything but the connections of buyers: MySQL, Redis, Kafka, probes, the runtime.
+const RESERVED_FILES: usize = 256;
+
 /// What clients can hold.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
@@ -35,6 +39,26 @@ pub struct ConnectionLimits {
     pub deadlines: Deadlines,
     /// After SIGTERM requests still arrive, until every proxy knows that this process is not ready.
     pub drain: Duration,
+}
+
+impl ConnectionLimits {
+    /// Lowered so that all connections of all listeners have an open file, and enough are left for the servers behind this
+    /// process and for its probes.
+    pub fn within_open_files(mut self, limit: u64, listeners: usize) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let left = limit.saturating_sub(RESERVED_FILES).max(limit / 2);
+        let fit = (left / listeners.max(1)).max(1);
+        if fit < self.max_connections {
+            tracing::warn!(
+                open_files = limit,
+                wanted = self.max_connections,
+                max_connections = fit,
+                "the limit of open files allows fewer connections; raise the hard limit"
+            );
+            self.max_connections = fit;
+        }
+        self
+    }
 }
 
 impl Default for ConnectionLimits {
@@ -54,6 +78,13 @@ impl Default for ConnectionLimits {
 
 /// Like `TcpListener::bind`, but with a longer backlog: a crowd overflows the 128 of `bind`.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    listen_on(address).or_else(|error| match without_ipv6(address, &error) {
+        Some(address) => listen_on(address),
+        None => Err(error),
+    })
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -133,6 +164,20 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+
+    #[test]
+    fn connections_leave_open_files_for_servers_and_probes() {
+        let fit = |limit, listeners| {
+            let limits = ConnectionLimits::default().within_open_files(limit, listeners);
+            limits.max_connections
+        };
+        assert_eq!(
+            (fit(u64::MAX, 2), fit(1_048_576, 1)),
+            (MAX_CONNECTIONS, MAX_CONNECTIONS)
+        );
+        assert_eq!((fit(1_024, 1), fit(1_024, 2)), (768, 384));
+        assert_eq!((fit(100, 1), fit(1, 1)), (50, 1));
+    }
 
     #[tokio::test]
     async fn a_crowd_is_not_dropped_before_it_is_accepted() {

@@ -110,7 +110,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "seckill.env" -}}
 {{ include "seckill.env.log" .root }}
 - name: SECKILL_ADMIN_LISTEN
-  value: 0.0.0.0:9090
+  value: '[::]:9090'
 - name: SECKILL_REDIS_URL
   valueFrom: { secretKeyRef: { name: {{ include "seckill.redisSecret" .root | quote }}, key: url } }
 {{ include "seckill.env.kafka" .root }}

@@ -56,6 +56,15 @@ impl Ledger {
         self
     }
 
+    /// The most connections that the server allows to all its clients together.
+    pub async fn max_connections(&self) -> Result<u64, LedgerError> {
+        self.query(async |connection| {
+            let query = sqlx::query_scalar("SELECT CAST(@@max_connections AS UNSIGNED)");
+            Ok(query.fetch_one(connection).await?)
+        })
+        .await
+    }
+
     pub(crate) async fn acquire(&self) -> Result<LedgerConnection, LedgerError> {
         Ok(LedgerConnection {
             connection: self.pool.acquire().await?,
@@ -131,7 +140,7 @@ impl DerefMut for LedgerConnection {
 }
 
 pub(crate) fn connect_options(url: &str) -> Result<MySqlConnectOptions, LedgerError> {
-    let options: MySqlConnectOptions = url.parse()?;
+    let options: MySqlConnectOptions = url.parse().map_err(|_| LedgerError::Url)?;
     Ok(options.disable_statement_logging())
 }
 
@@ -168,4 +177,21 @@ pub(crate) async fn within<T>(
     tokio::time::timeout(limit, run)
         .await
         .unwrap_or(Err(LedgerError::TimedOut(limit.as_secs())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connect_options;
+
+    #[test]
+    fn an_invalid_url_is_refused_without_its_values() {
+        for url in [
+            "mysql://user:hunter2@host/db?ssl-mode=hunter2",
+            "mysql://user:hunter2@host/db?statement-cache-capacity=hunter2",
+            "mysql://user:hunter2@host:hunter2/db",
+        ] {
+            let error = connect_options(url).map(drop).expect_err(url);
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
 }

@@ -9,6 +9,11 @@ use crate::diagnosis::ConnectStep;
 pub enum LedgerError {
     #[error("MySQL: {0}")]
     Database(#[from] sqlx::Error),
+    /// Without the text of the driver, which repeats a value.
+    #[error(
+        "the URL of MySQL has an invalid parameter: ssl-mode is DISABLED, PREFERRED, REQUIRED, VERIFY_CA or VERIFY_IDENTITY"
+    )]
+    Url,
     /// The query may have run.
     #[error("MySQL: no answer within {0} s")]
     TimedOut(u64),

@@ -38,6 +38,7 @@ pub use fold::{LogEntry, Stored};
 pub use format::Formats;
 pub use orders::{MAX_KEYS, OrderLookup, StoredOrder};
 pub use quarantine::{QuarantinedRecord, ReplayError};
+pub use sales::CataloguePage;
 pub use schema::migrate;
 pub use seckill_protocol::format::{Heartbeat, NotSpoken};
 pub use seckill_protocol::sale::{LedgerUnits, NewSale, Offer, Sale, SaleTerms};

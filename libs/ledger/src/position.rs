@@ -5,6 +5,13 @@ use sqlx::MySqlConnection;
 use crate::connection::Ledger;
 use crate::error::LedgerError;
 
+/// Longer than any program keeps a settled sale.
+macro_rules! settled_cut_retention {
+    () => {
+        "INTERVAL 8 DAY"
+    };
+}
+
 impl Ledger {
     pub async fn positions(&self) -> Result<Vec<(u32, Offset)>, LedgerError> {
         self.query(async |connection| positions(connection).await).await
@@ -23,15 +30,19 @@ impl Ledger {
         .await
     }
 
-    /// Where a reader of the log starts: the position of each partition and the cuts of its sales, at one instant.
+    /// Where a reader of the log starts: the position of each partition and the cuts of its sales, at one instant. No program
+    /// sells or answers for a sale that was settled more than a week ago, so its cut is left out.
     pub async fn reader_start(&self, partitions: u32) -> Result<Vec<(u32, Offset, Acceptance)>, LedgerError> {
         let (positions, cuts) = self
             .snapshot(async |connection| {
                 let positions = positions(connection).await?;
-                let cuts: Vec<(u32, u32, Option<Offset>, Option<Offset>)> =
-                    sqlx::query_as("SELECT part, id, cur, closed_at FROM sales")
-                        .fetch_all(connection)
-                        .await?;
+                let cuts: Vec<(u32, u32, Option<Offset>, Option<Offset>)> = sqlx::query_as(concat!(
+                    "SELECT part, id, cur, closed_at FROM sales FORCE INDEX (settled) \
+                         WHERE settled_at IS NULL OR settled_at > CURRENT_TIMESTAMP(3) - ",
+                    settled_cut_retention!()
+                ))
+                .fetch_all(connection)
+                .await?;
                 Ok((positions, cuts))
             })
             .await?;

@@ -1,5 +1,6 @@
 //! Sales. The operator writes all columns of a row except `total`, `sold`, `taken`, `returned`, `orders_ever`, `cur`, `closed_at`
 //! and `identity_at`, which follow the log. From `identity_at` on, item and start follow the log too.
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use seckill_protocol::format::check;
@@ -19,9 +20,24 @@ use crate::{identity, rows};
 /// There are 2^32 ids. This many taken ids in a row mean that something else is wrong.
 const MAX_ID_DRAWS: u32 = 32;
 
+/// Bounds one read of the catalogue: the time limit of a query is for a server that does not answer.
+const SETTLED_IN_A_PAGE: u32 = 10_000;
+
+/// A part of the catalogue at one instant.
+pub struct CataloguePage {
+    pub sales: Vec<Sale>,
+    /// The next offset of each partition: a sale that is missing may be in the log behind.
+    pub positions: Vec<(u32, Offset)>,
+    /// Whether it has all settled sales that were asked for.
+    pub is_last: bool,
+}
+
 /// The columns of a sale as numbers and text, without date, decimal and JSON types, and the format that the ledger requires.
 macro_rules! select_sales {
     ($rest:literal) => {
+        select_sales!("sales", $rest)
+    };
+    ($from:literal, $rest:literal) => {
         concat!(
             "SELECT id, class, namespace, name, cluster, uid, part, format, version, state, opens_at, closes_at, limit_per_buyer, \
              max_per_order, orders_ever_max, CAST(item AS CHAR) AS item, item_id, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
@@ -33,7 +49,9 @@ macro_rules! select_sales {
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 AS now_ms, \
              EXISTS (SELECT 1 FROM emergency_stops WHERE emergency_stops.class = sales.class AND active) AS stopped, CAST(",
             required_format!(),
-            " AS UNSIGNED) AS required_format FROM sales WHERE ",
+            " AS UNSIGNED) AS required_format FROM ",
+            $from,
+            " WHERE ",
             $rest
         )
     };
@@ -393,32 +411,65 @@ impl Ledger {
 
     /// All sales of a class that are unsettled or were settled less than `settled_within` ago.
     pub async fn catalogue(&self, class: &str, settled_within: Duration) -> Result<Vec<Sale>, LedgerError> {
-        Ok(self.catalogue_and_positions(class, settled_within).await?.0)
+        let within = i64::try_from(settled_within.as_millis()).unwrap_or(i64::MAX);
+        let mut since = i64::try_from(self.clock().await?)
+            .unwrap_or(i64::MAX)
+            .saturating_sub(within);
+        let mut sales = BTreeMap::new();
+        loop {
+            let page = self.catalogue_page(class, since, &[]).await?;
+            let last = page.sales.iter().filter_map(|sale| sale.settled_at_ms).max();
+            sales.extend(page.sales.into_iter().map(|sale| (sale.id, sale)));
+            match last {
+                Some(last) if !page.is_last && last > since + 1 => since = last - 1,
+                _ => return Ok(sales.into_values().collect()),
+            }
+        }
     }
 
-    /// The same, and the next offset of each partition, at one instant: a sale that is missing may be in the log behind. An
-    /// error if the ledger requires a format that this program does not speak, also if there are no sales.
-    pub async fn catalogue_and_positions(
+    /// The sales of a class that are unsettled, the first ones that were settled after a time (unix ms), and those of `known`
+    /// that are neither: they were settled before. An error if the ledger requires a format that this program does not speak,
+    /// also if there are no sales.
+    ///
+    /// It reads no other rows, however many sales the ledger has.
+    pub async fn catalogue_page(
         &self,
         class: &str,
-        settled_within: Duration,
-    ) -> Result<(Vec<Sale>, Vec<(u32, Offset)>), LedgerError> {
-        let seconds = settled_within.as_secs().min(i64::MAX as u64) as i64;
-        let (rows, positions) = self
-            .snapshot(async |connection| {
-                let query = sqlx::query(select_sales!(
-                    "class = ? AND (settled_at IS NULL \
-                     OR TIMESTAMPDIFF(SECOND, settled_at, CURRENT_TIMESTAMP(3)) < ?) ORDER BY id"
-                ));
-                let rows = query.bind(class).bind(seconds).fetch_all(&mut *connection).await?;
-                // Each row has the required format.
-                if rows.is_empty() {
-                    check_now(connection, self.spoken).await?;
-                }
-                Ok((rows, positions(connection).await?))
+        settled_after: i64,
+        known: &[SaleId],
+    ) -> Result<CataloguePage, LedgerError> {
+        self.snapshot(async |connection| {
+            // Without the hints, a server without statistics may choose another key, and read all sales of the class.
+            let unsettled = sqlx::query(select_sales!(
+                "sales FORCE INDEX (class_settled)",
+                "class = ? AND settled_at IS NULL"
+            ));
+            let mut rows = unsettled.bind(class).fetch_all(&mut *connection).await?;
+            let settled = sqlx::query(select_sales!(
+                "sales FORCE INDEX (class_settled)",
+                "class = ? AND settled_at > TIMESTAMP('1970-01-01') + INTERVAL ? * 1000 MICROSECOND ORDER BY settled_at LIMIT ?"
+            ));
+            let settled = settled.bind(class).bind(settled_after.max(0)).bind(SETTLED_IN_A_PAGE);
+            let settled = settled.fetch_all(&mut *connection).await?;
+            let is_last = settled.len() < SETTLED_IN_A_PAGE as usize;
+            rows.extend(settled);
+            // Each row has the required format.
+            if rows.is_empty() {
+                check_now(connection, self.spoken).await?;
+            }
+            let mut sales = sales_of(&rows, self.spoken)?;
+            let found: HashSet<SaleId> = sales.iter().map(|sale| sale.id).collect();
+            for id in known.iter().filter(|id| !found.contains(id)) {
+                sales.extend(by_id(connection, *id, self.spoken).await?);
+            }
+            sales.sort_by_key(|sale| sale.id);
+            Ok(CataloguePage {
+                sales,
+                positions: positions(connection).await?,
+                is_last,
             })
-            .await?;
-        Ok((sales_of(&rows, self.spoken)?, positions))
+        })
+        .await
     }
 
     async fn updates_one_row(

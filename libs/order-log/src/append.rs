@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,8 @@ pub struct OrderLog {
     producer: Arc<ThreadedProducer<Reports>>,
     observer: Arc<BaseConsumer<QuietContext>>,
     failures: Arc<DeliveryFailures>,
-    partitions: u32,
+    /// Only rises. Clones share it.
+    partitions: Arc<AtomicU32>,
 }
 
 impl OrderLog {
@@ -38,7 +39,7 @@ impl OrderLog {
             let failures = Arc::new(DeliveryFailures::default());
             let producer: ThreadedProducer<Reports> = producer_config
                 .create_with_context(Reports(failures.clone()))
-                .map_err(LogError::kafka("creating a producer"))?;
+                .map_err(LogError::creating("creating a producer", &producer_config))?;
             producer
                 .client()
                 .fetch_metadata(Some(&config.topic), QUERY_TIMEOUT)
@@ -48,7 +49,7 @@ impl OrderLog {
                 producer: Arc::new(producer),
                 observer: Arc::new(observer),
                 failures,
-                partitions,
+                partitions: Arc::new(AtomicU32::new(partitions)),
             })
         })
         .await
@@ -58,9 +59,33 @@ impl OrderLog {
         &self.config
     }
 
-    /// The number of partitions at the time of connecting. A sale keeps its partition, so added ones change nothing.
+    /// The number of partitions by the last [`refresh_partitions`](Self::refresh_partitions). A sale keeps its partition, so
+    /// added ones change nothing for the others.
     pub fn partitions(&self) -> u32 {
-        self.partitions
+        self.partitions.load(Ordering::Relaxed)
+    }
+
+    /// Reads the number of partitions, which may have been added. It never goes down: Kafka can't remove a partition.
+    pub async fn refresh_partitions(&self) -> Result<u32, LogError> {
+        let (observer, producer, config) = (self.observer.clone(), self.producer.clone(), self.config.clone());
+        let known = self.partitions();
+        let found = kafka::blocking("reading the metadata of the topic", move || {
+            let found = kafka::find_topic(&observer, &config.topic)?.partitions;
+            if found > known {
+                // Otherwise the producer would refuse them for minutes.
+                producer
+                    .client()
+                    .fetch_metadata(Some(&config.topic), QUERY_TIMEOUT)
+                    .map_err(LogError::kafka("reading the metadata of the topic"))?;
+            }
+            Ok(found)
+        })
+        .await?;
+        let before = self.partitions.fetch_max(found, Ordering::Relaxed);
+        if found > before {
+            tracing::info!(before, partitions = found, "partitions were added to the topic");
+        }
+        Ok(found.max(before))
     }
 
     /// Number of records since the start that were queued and not acknowledged.
@@ -138,13 +163,14 @@ impl OrderLog {
     }
 
     pub(crate) fn check_part(&self, partition: u32) -> Result<(), LogError> {
-        if partition < self.partitions {
+        let partitions = self.partitions();
+        if partition < partitions {
             return Ok(());
         }
         Err(LogError::NoPartition {
             topic: self.config.topic.clone(),
             partition,
-            partitions: self.partitions,
+            partitions,
         })
     }
 }

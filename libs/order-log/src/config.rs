@@ -90,6 +90,13 @@ const ALIASES: &[&str] = &[
     "enable.gapless.guarantee",
 ];
 
+/// Whether this program sets the property. Then its value is no secret.
+pub(crate) fn is_fixed(name: &str) -> bool {
+    let sets = [DEFAULTS, ALWAYS, PRODUCER, CONSUMER];
+    let fixed = sets.iter().any(|set| set.iter().any(|(known, _)| *known == name));
+    fixed || name == "bootstrap.servers"
+}
+
 impl LogConfig {
     pub(crate) fn producer(&self) -> Result<ClientConfig, LogError> {
         self.client(PRODUCER)

@@ -30,7 +30,7 @@ impl ConsumerContext for QuietContext {}
 pub(crate) fn consumer(config: &ClientConfig) -> Result<BaseConsumer<QuietContext>, LogError> {
     config
         .create_with_context(QuietContext)
-        .map_err(LogError::kafka("creating a consumer"))
+        .map_err(LogError::creating("creating a consumer", config))
 }
 
 /// The topic by the metadata of the brokers.
@@ -72,6 +72,28 @@ pub(crate) fn is_out_of_range(error: &KafkaError) -> bool {
         error.rdkafka_error_code(),
         Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::LogTruncation)
     )
+}
+
+/// What a person can do about a failure of a reader.
+pub fn advice(error: &KafkaError) -> &'static str {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code() {
+        Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
+            "grant the Kafka user the rights Read and Describe on the topic, and order-worker Read on its group"
+        }
+        Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL) => {
+            "check the user, the password and the certificates in SECKILL_KAFKA_PROPERTIES"
+        }
+        Some(
+            Code::BadMessage | Code::BadCompression | Code::NotImplemented | Code::InvalidMessage | Code::InvalidRecord,
+        ) => {
+            "records can't be decoded: check compression.type of the topic (none, gzip, snappy, lz4 and zstd can be read) and \
+             the disks of the brokers"
+        }
+        Some(Code::MessageSizeTooLarge) => "raise receive.message.max.bytes in SECKILL_KAFKA_PROPERTIES",
+        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition) => "restore the topic",
+        _ => "check the brokers",
+    }
 }
 
 /// Runs blocking work on a thread for it.

@@ -19,6 +19,7 @@ mod topic;
 pub use append::OrderLog;
 pub use config::LogConfig;
 pub use error::LogError;
-pub use read::Entry;
+pub use kafka::advice;
+pub use read::{Entry, position};
 pub use tail::{ReadBack, Tail};
 pub use topic::{Ensured, TopicFacts, ensure_topic};

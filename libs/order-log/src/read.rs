@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::append::OrderLog;
 use crate::error::LogError;
-use crate::kafka::{self, QuietContext};
+use crate::kafka::{self, QuietContext, advice};
 
 /// The content of one offset.
 #[derive(Debug)]
@@ -118,15 +118,20 @@ impl Range {
         while next < self.to && !sender.is_closed() {
             match consumer.poll(POLL) {
                 Some(Ok(message)) => {
-                    // The last offsets before `to` may hold no record.
-                    if message.offset() >= self.to || sender.blocking_send(Entry::from_message(&message)).is_err() {
+                    if message.offset() > next {
+                        return Err(self.gap(next, message.offset()));
+                    }
+                    if sender.blocking_send(Entry::from_message(&message)).is_err() {
                         return Ok(());
                     }
                     next = message.offset() + 1;
                     progress = Instant::now();
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {
-                    next = position(&consumer, &self.topic, self.partition).map_or(next, |p| p.max(next));
+                    let end = position(&consumer, &self.topic, self.partition).unwrap_or(next);
+                    if end > next {
+                        return Err(self.gap(next, end));
+                    }
                 }
                 Some(Err(error)) if kafka::is_out_of_range(&error) => {
                     return Err(LogError::OutOfRange {
@@ -135,7 +140,7 @@ impl Range {
                         offset: next,
                     });
                 }
-                Some(Err(error)) => why = error.to_string(),
+                Some(Err(error)) => why = format!("{error}: {}", advice(&error)),
                 None => {}
             }
             if next < self.to && progress.elapsed() > STALL_TIMEOUT {
@@ -150,6 +155,14 @@ impl Range {
         }
         Ok(())
     }
+
+    fn gap(&self, next: Offset, found: Offset) -> LogError {
+        LogError::Gap {
+            partition: self.partition,
+            next,
+            found,
+        }
+    }
 }
 
 /// A consumer that reads these partitions from these offsets on.
@@ -159,20 +172,27 @@ pub(crate) fn assigned(
     start: impl IntoIterator<Item = (u32, Offset)>,
 ) -> Result<BaseConsumer<QuietContext>, LogError> {
     let consumer = kafka::consumer(config)?;
+    consumer
+        .assign(&partition_list(topic, start)?)
+        .map_err(LogError::kafka("assigning partitions"))?;
+    Ok(consumer)
+}
+
+pub(crate) fn partition_list(
+    topic: &str,
+    start: impl IntoIterator<Item = (u32, Offset)>,
+) -> Result<TopicPartitionList, LogError> {
     let mut partitions = TopicPartitionList::new();
     for (partition, offset) in start {
         partitions
             .add_partition_offset(topic, partition as i32, KafkaOffset::Offset(offset))
             .map_err(LogError::kafka("adding a partition"))?;
     }
-    consumer
-        .assign(&partitions)
-        .map_err(LogError::kafka("assigning partitions"))?;
-    Ok(consumer)
+    Ok(partitions)
 }
 
-/// The next offset of the consumer. It counts offsets without a message, such as the markers of a foreign transaction.
-pub(crate) fn position(consumer: &BaseConsumer<QuietContext>, topic: &str, partition: u32) -> Option<Offset> {
+/// The next offset of the consumer. At the end of a partition it counts offsets without a message too.
+pub fn position<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: u32) -> Option<Offset> {
     let positions = consumer.position().ok()?;
     let offset = positions.find_partition(topic, partition as i32)?.offset();
     match offset {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::LogConfig;
 use crate::error::LogError;
-use crate::kafka::{self, QUERY_TIMEOUT, QuietContext};
+use crate::kafka::{self, QUERY_TIMEOUT, QuietContext, advice};
 use crate::partition::{OrderVerdict, Partition};
-use crate::read::{assigned, position};
+use crate::read::{assigned, partition_list, position};
 
 /// Follows all partitions in one process. An order is promised to its buyer after it was read back here.
 ///
@@ -26,15 +26,33 @@ use crate::read::{assigned, position};
 #[derive(Clone)]
 pub struct Tail {
     shared: Arc<Shared>,
+    /// Asks for the ends of partitions.
+    observer: Arc<BaseConsumer<QuietContext>>,
+    stop: CancellationToken,
     /// The last clone stops the reader.
-    _stop: Arc<DropGuard>,
+    _guard: Arc<DropGuard>,
 }
 
 struct Shared {
     topic: String,
-    parts: BTreeMap<u32, FollowedPartition>,
+    /// Partitions are only added.
+    parts: RwLock<BTreeMap<u32, Arc<FollowedPartition>>>,
+    /// Partitions that the reading thread does not read yet.
+    added: Mutex<Vec<(u32, Offset)>>,
     undecodable: AtomicU64,
     failure: watch::Sender<Option<LogError>>,
+}
+
+impl Shared {
+    fn part(&self, partition: u32) -> Option<Arc<FollowedPartition>> {
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        parts.get(&partition).cloned()
+    }
+
+    fn parts(&self) -> Vec<Arc<FollowedPartition>> {
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        parts.values().cloned().collect()
+    }
 }
 
 struct FollowedPartition {
@@ -47,6 +65,8 @@ struct FollowedPartition {
     end: watch::Sender<Option<KnownEnd>>,
     /// The latest known instant at which this process had read the whole partition.
     fresh_at: Mutex<Option<Instant>>,
+    /// The records that are missing before those that Kafka gives.
+    gap: Mutex<Option<LogError>>,
 }
 
 /// The end of a partition at some instant after `asked_at`.
@@ -57,6 +77,8 @@ struct KnownEnd {
 }
 
 const POLL: Duration = Duration::from_millis(100);
+/// How often a partition with a gap is read again.
+const GAP_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit of a freshness check. A buyer waits for it.
 const FRESHNESS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -68,48 +90,69 @@ impl Tail {
         start: Vec<(u32, Offset, Acceptance)>,
         shutdown: CancellationToken,
     ) -> Result<Tail, LogError> {
-        let offsets: Vec<(u32, Offset)> = start
-            .iter()
-            .map(|(partition, offset, _)| (*partition, *offset))
-            .collect();
-        let consumer = assigned(&config.consumer()?, &config.topic, offsets)?;
+        let consumer = assigned(&config.consumer()?, &config.topic, [])?;
         let observer = Arc::new(kafka::consumer(&config.observer()?)?);
         let shared = Arc::new(Shared {
             topic: config.topic,
-            parts: start
-                .into_iter()
-                .map(|(partition, offset, acceptance)| {
-                    (partition, FollowedPartition::new(partition, offset, acceptance))
-                })
-                .collect(),
+            parts: RwLock::default(),
+            added: Mutex::default(),
             undecodable: AtomicU64::new(0),
             failure: watch::Sender::new(None),
         });
         let stop = shutdown.child_token();
-        let guard = Arc::new(stop.clone().drop_guard());
-        for (partition, found) in &shared.parts {
-            // Subscribe here: a task that starts later would miss an earlier request.
-            let asked = found.requested.subscribe();
-            let answering = answer_end_requests(shared.clone(), observer.clone(), *partition, asked);
-            let stop = stop.clone();
-            tokio::spawn(async move { stop.run_until_cancelled(answering).await });
-        }
-        let reader = TailReader {
+        let tail = Tail {
             shared: shared.clone(),
-            consumer,
-            stop,
+            observer,
+            stop: stop.clone(),
+            _guard: Arc::new(stop.clone().drop_guard()),
         };
+        tail.follow(start);
+        let reader = TailReader { shared, consumer, stop };
         std::thread::Builder::new()
             .name("order-log-tail".into())
             .spawn(move || reader.run())
             .map_err(|error| LogError::Config(format!("can't start the reading thread: {error}")))?;
-        Ok(Tail { shared, _stop: guard })
+        Ok(tail)
+    }
+
+    /// Follows further partitions too. Those that are followed already stay as they are. Must be called within a tokio
+    /// runtime.
+    pub fn follow(&self, start: Vec<(u32, Offset, Acceptance)>) {
+        for (partition, offset, acceptance) in start {
+            let followed = Arc::new(FollowedPartition::new(partition, offset, acceptance));
+            {
+                let mut parts = self.shared.parts.write().unwrap_or_else(PoisonError::into_inner);
+                if parts.contains_key(&partition) {
+                    continue;
+                }
+                parts.insert(partition, followed.clone());
+            }
+            // Subscribe here: a task that starts later would miss an earlier request.
+            let asked = followed.requested.subscribe();
+            let (topic, observer) = (self.shared.topic.clone(), self.observer.clone());
+            let answering = answer_end_requests(topic, observer, followed, asked);
+            let stop = self.stop.clone();
+            tokio::spawn(async move { stop.run_until_cancelled(answering).await });
+            lock(&self.shared.added).push((partition, offset));
+        }
+    }
+
+    /// The number of followed partitions. They are the first ones of the topic.
+    pub fn partitions(&self) -> u32 {
+        let parts = self.shared.parts.read().unwrap_or_else(PoisonError::into_inner);
+        parts.len() as u32
+    }
+
+    /// The partitions that can't be read any further, because records are missing: [`LogError::Gap`].
+    pub fn gaps(&self) -> Vec<LogError> {
+        let parts = self.shared.parts();
+        parts.iter().filter_map(|part| lock(&part.gap).clone()).collect()
     }
 
     /// Resolves when each partition was read to the end that it had at the call or later. This may take any time, and
     /// it never happens after [`failed`](Self::failed).
     pub async fn caught_up(&self) {
-        for partition in self.shared.parts.values() {
+        for partition in self.shared.parts() {
             let mut logged = false;
             while let Err(error) = partition.confirm(Instant::now()).await {
                 if !logged {
@@ -128,7 +171,7 @@ impl Tail {
     /// previous one is void here even if it was accepted long ago: query MySQL for those. Set a time limit: the future
     /// never resolves if Kafka is away or the record is never appended.
     pub fn read_back(&self, partition: u32, order: OrderId) -> ReadBack {
-        let Some(found) = self.shared.parts.get(&partition) else {
+        let Some(found) = self.shared.part(partition) else {
             return ReadBack(ReadBackState::Never);
         };
         let mut state = found.state();
@@ -136,19 +179,21 @@ impl Tail {
         let next = *found.position.borrow();
         match state.verdict(order, next) {
             OrderVerdict::Known(verdict) => ReadBack(ReadBackState::Over(verdict)),
-            OrderVerdict::Later(ticket, receiver) => ReadBack(ReadBackState::For {
-                receiver,
-                shared: self.shared.clone(),
-                partition,
-                order,
-                ticket,
-            }),
+            OrderVerdict::Later(ticket, receiver) => {
+                drop(state);
+                ReadBack(ReadBackState::For {
+                    receiver,
+                    partition: found,
+                    order,
+                    ticket,
+                })
+            }
         }
     }
 
     /// The cut of a sale after all records that were read.
     pub fn cut(&self, partition: u32, sale: SaleId) -> SaleCut {
-        match self.shared.parts.get(&partition) {
+        match self.shared.part(partition) {
             Some(partition) => partition.state().cut(sale),
             None => SaleCut::default(),
         }
@@ -157,11 +202,11 @@ impl Tail {
     /// Confirms that this process had read the whole partition at some instant later than `max_age` ago. All callers
     /// share one query to Kafka at a time, and none is sent while a recent answer is enough.
     pub async fn confirm_fresh(&self, partition: u32, max_age: Duration) -> Result<(), LogError> {
-        let Some(found) = self.shared.parts.get(&partition) else {
+        let Some(found) = self.shared.part(partition) else {
             return Err(LogError::NoPartition {
                 topic: self.shared.topic.clone(),
                 partition,
-                partitions: self.shared.parts.len() as u32,
+                partitions: self.partitions(),
             });
         };
         let now = Instant::now();
@@ -178,14 +223,13 @@ impl Tail {
     /// The next offset that this process reads.
     pub fn position(&self, partition: u32) -> Option<Offset> {
         self.shared
-            .parts
-            .get(&partition)
+            .part(partition)
             .map(|partition| *partition.position.borrow())
     }
 
     /// Number of unread records by the last known end of the partition; `None` before the first query.
     pub fn lag(&self, partition: u32) -> Option<i64> {
-        let partition = self.shared.parts.get(&partition)?;
+        let partition = self.shared.part(partition)?;
         let end = partition.end.borrow().as_ref()?.offset.as_ref().ok().copied()?;
         Some((end - *partition.position.borrow()).max(0))
     }
@@ -193,8 +237,8 @@ impl Tail {
     /// Number of callers that wait for a read-back.
     pub fn waiting(&self) -> usize {
         self.shared
-            .parts
-            .values()
+            .parts()
+            .iter()
             .map(|partition| partition.state().waiting())
             .sum()
     }
@@ -226,6 +270,7 @@ impl FollowedPartition {
             requested: watch::Sender::new(None),
             end: watch::Sender::new(None),
             fresh_at: Mutex::new(None),
+            gap: Mutex::new(None),
         }
     }
 
@@ -269,14 +314,12 @@ impl FollowedPartition {
 
 /// Reads the end of a partition from Kafka whenever a caller requests a newer one than the last.
 async fn answer_end_requests(
-    shared: Arc<Shared>,
+    topic: String,
     observer: Arc<BaseConsumer<QuietContext>>,
-    partition: u32,
+    found: Arc<FollowedPartition>,
     mut asked: watch::Receiver<Option<Instant>>,
 ) {
-    let Some(found) = shared.parts.get(&partition) else {
-        return;
-    };
+    let partition = found.partition;
     while asked.changed().await.is_ok() {
         let since = *asked.borrow_and_update();
         let last = found.end.borrow().as_ref().map(|end| end.asked_at);
@@ -284,7 +327,7 @@ async fn answer_end_requests(
             continue; // answered by the query that was in flight
         }
         let asked_at = Instant::now();
-        let (observer, topic) = (observer.clone(), shared.topic.clone());
+        let (observer, topic) = (observer.clone(), topic.clone());
         let offset = kafka::blocking("reading the end of the log", move || {
             end_of(&observer, &topic, partition)
         })
@@ -312,6 +355,9 @@ fn end_of(observer: &BaseConsumer<QuietContext>, topic: &str, partition: u32) ->
     Err(LogError::NotFresh(partition))
 }
 
+/// The partitions with a gap, and when they are read again.
+type Gaps = BTreeMap<u32, Instant>;
+
 /// The reading thread.
 struct TailReader {
     shared: Arc<Shared>,
@@ -323,18 +369,21 @@ impl TailReader {
     fn run(&self) {
         // Each kind of error is logged once until a message is read again.
         let mut logged_errors = Vec::new();
+        let mut gaps = BTreeMap::new();
         while !self.stop.is_cancelled() {
+            self.read_added();
+            self.read_gaps_again(&mut gaps);
             match self.consumer.poll(POLL) {
                 None => {}
                 Some(Ok(message)) => {
                     seckill_failpoint::reach("tail.before-read");
-                    self.read(&message);
+                    self.read(&message, &mut gaps);
                     if !logged_errors.is_empty() {
                         logged_errors.clear();
                         tracing::info!("reading the order log recovered");
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => self.reached_end(partition as u32),
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.reached_end(partition as u32, &mut gaps),
                 Some(Err(error)) if kafka::is_out_of_range(&error) => {
                     let failure = self.lost(error);
                     self.shared.failure.send_replace(Some(failure));
@@ -342,54 +391,114 @@ impl TailReader {
                 }
                 Some(Err(error)) if logged_errors.contains(&error) => {}
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "reading the order log failed, retrying");
+                    tracing::warn!(%error, advice = advice(&error), "reading the order log failed, retrying");
                     logged_errors.push(error);
                 }
             }
         }
     }
 
-    fn read(&self, message: &BorrowedMessage<'_>) {
-        let Some(partition) = self.shared.parts.get(&(message.partition() as u32)) else {
+    /// Begins to read partitions that are followed since the last call.
+    fn read_added(&self) {
+        let added = std::mem::take(&mut *lock(&self.shared.added));
+        if added.is_empty() {
+            return;
+        }
+        let begun = partition_list(&self.shared.topic, added).and_then(|list| {
+            self.consumer
+                .incremental_assign(&list)
+                .map_err(LogError::kafka("assigning partitions"))
+        });
+        if let Err(error) = begun {
+            self.shared.failure.send_replace(Some(error));
+        }
+    }
+
+    fn read(&self, message: &BorrowedMessage<'_>, gaps: &mut Gaps) {
+        let Some(partition) = self.shared.part(message.partition() as u32) else {
             return;
         };
+        let (next, found) = (*partition.position.borrow(), message.offset());
+        match found.cmp(&next) {
+            std::cmp::Ordering::Less => return, // read already
+            std::cmp::Ordering::Greater => return self.found_gap(&partition, next, found, gaps),
+            std::cmp::Ordering::Equal => {}
+        }
+        self.filled_gap(&partition, gaps);
         let record = Record::decode(message.payload().unwrap_or_default());
         let mut state = partition.state();
         match record {
-            Ok(record) => state.read(message.offset(), &record),
+            Ok(record) => state.read(found, &record),
             Err(_) => {
                 self.shared.undecodable.fetch_add(1, Ordering::Relaxed);
             }
         }
-        partition.position.send_replace(message.offset() + 1);
+        partition.position.send_replace(found + 1);
     }
 
-    /// The last offsets of a partition may hold no record.
-    fn reached_end(&self, partition: u32) {
-        let Some(found) = self.shared.parts.get(&partition) else {
+    /// Records may be missing at the end of a partition as well.
+    fn reached_end(&self, partition: u32, gaps: &mut Gaps) {
+        let Some(found) = self.shared.part(partition) else {
             return;
         };
-        if let Some(next) = position(&self.consumer, &self.shared.topic, partition) {
-            let _state = found.state();
-            found.position.send_if_modified(|position| {
-                let ahead = next > *position;
-                *position = next.max(*position);
-                ahead
-            });
+        if let Some(end) = position(&self.consumer, &self.shared.topic, partition) {
+            let next = *found.position.borrow();
+            if end > next {
+                self.found_gap(&found, next, end, gaps);
+            }
+        }
+    }
+
+    /// What is missing may be a barrier: nothing after a gap can be judged. The partition is read again from there on, until
+    /// Kafka has the records.
+    fn found_gap(&self, partition: &FollowedPartition, next: Offset, found: Offset, gaps: &mut Gaps) {
+        gaps.entry(partition.partition)
+            .or_insert_with(|| Instant::now() + GAP_RETRY_INTERVAL);
+        let gap = LogError::Gap {
+            partition: partition.partition,
+            next,
+            found,
+        };
+        if lock(&partition.gap).replace(gap.clone()).is_none() {
+            tracing::error!(partition = partition.partition, offset = next, "{gap}");
+        }
+    }
+
+    fn filled_gap(&self, partition: &FollowedPartition, gaps: &mut Gaps) {
+        if gaps.remove(&partition.partition).is_some() {
+            *lock(&partition.gap) = None;
+            tracing::info!(partition = partition.partition, "the missing records were read");
+        }
+    }
+
+    fn read_gaps_again(&self, gaps: &mut Gaps) {
+        let now = Instant::now();
+        for (partition, retry_at) in gaps.iter_mut().filter(|(_, at)| **at <= now) {
+            *retry_at = now + GAP_RETRY_INTERVAL;
+            let Some(found) = self.shared.part(*partition) else {
+                continue;
+            };
+            let next = KafkaOffset::Offset(*found.position.borrow());
+            let again = self
+                .consumer
+                .seek(&self.shared.topic, *partition as i32, next, GAP_RETRY_INTERVAL);
+            if let Err(error) = again {
+                tracing::debug!(partition, %error, "failed to read the partition again");
+            }
         }
     }
 
     /// Finds the partition, because the error does not name it.
     fn lost(&self, error: KafkaError) -> LogError {
-        for (partition, found) in &self.shared.parts {
+        for found in self.shared.parts() {
             let offset = *found.position.borrow();
             let held = self
                 .consumer
-                .fetch_watermarks(&self.shared.topic, *partition as i32, QUERY_TIMEOUT);
+                .fetch_watermarks(&self.shared.topic, found.partition as i32, QUERY_TIMEOUT);
             if held.is_ok_and(|(begin, end)| !(begin..=end).contains(&offset)) {
                 return LogError::OutOfRange {
                     topic: self.shared.topic.clone(),
-                    partition: *partition,
+                    partition: found.partition,
                     offset,
                 };
             }
@@ -422,8 +531,7 @@ enum ReadBackState {
     Over(RecordVerdict),
     For {
         receiver: oneshot::Receiver<RecordVerdict>,
-        shared: Arc<Shared>,
-        partition: u32,
+        partition: Arc<FollowedPartition>,
         order: OrderId,
         ticket: u64,
     },
@@ -451,13 +559,11 @@ impl Future for ReadBack {
 impl Drop for ReadBackState {
     fn drop(&mut self) {
         if let ReadBackState::For {
-            shared,
             partition,
             order,
             ticket,
             ..
         } = self
-            && let Some(partition) = shared.parts.get(partition)
         {
             partition.state().forget(*order, *ticket);
         }

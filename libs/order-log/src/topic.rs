@@ -126,10 +126,10 @@ impl OrderLog {
 }
 
 fn admin(config: &LogConfig) -> Result<AdminClient<QuietContext>, LogError> {
+    let config = config.admin()?;
     config
-        .admin()?
         .create_with_context(QuietContext)
-        .map_err(LogError::kafka("creating an admin client"))
+        .map_err(LogError::creating("creating an admin client", &config))
 }
 
 fn options() -> AdminOptions {

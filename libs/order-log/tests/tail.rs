@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::*;
 use futures::FutureExt;
 use futures::future::join_all;
-use seckill_order_log::{LogError, OrderLog};
+use seckill_order_log::{LogError, OrderLog, ensure_topic};
 use seckill_protocol::{Acceptance, Epoch, Offset, Record, RecordVerdict, SaleCut};
 
 async fn append(log: &OrderLog, record: &Record) -> Offset {
@@ -228,23 +228,92 @@ async fn a_position_out_of_range_stops_the_tail() {
     );
 }
 
+/// The marker of a transaction is an offset without a record. A reader can't tell it from a record that a broker has lost.
 #[tokio::test]
-async fn markers_of_foreign_transactions_do_not_stop_readers() {
-    let log = new_log(1).await;
+async fn no_reader_passes_an_offset_without_a_record() {
+    let log = new_log(2).await;
     let tail = tail_of(&log);
     let sale = sale();
     let epoch = append(&log, &barrier(sale)).await;
-    // The last offset is a marker that no reader gets.
     foreign_transaction(&log, b"{}").await;
-    let end = epoch + 3;
-    while log.end_offset(0).await.expect("answers") < end {
+    let marker = epoch + 2;
+    while log.end_offset(0).await.expect("answers") <= marker {
         tokio::time::sleep(Duration::from_millis(20)).await; // the marker arrives after the commit
     }
+    // At the end of the partition, and before another record.
+    let gap_before = async |found: Offset| {
+        let is_found = |gap: &LogError| matches!(gap, LogError::Gap { partition: 0, next, found: at } if (*next, *at) == (marker, found));
+        soon(async {
+            while !tail.gaps().iter().any(is_found) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let read = log.read(0, 0, log.end_offset(0).await.expect("answers"), |_| {}).await;
+        assert!(read.as_ref().is_err_and(is_found), "{read:?}");
+    };
+    gap_before(marker + 1).await;
+    let next_epoch = append(&log, &barrier(sale)).await;
+    tail.confirm_fresh(0, Duration::ZERO).await.expect_err("not fresh");
+    assert_eq!(tail.position(0), Some(marker));
+    assert_eq!(tail.cut(0, sale).current_epoch, Some(epoch));
+    // The other partition goes on, and so does a reader that starts behind the gap.
+    let other = log.append(1, &barrier(sale)).await.expect("appends");
+    tail.confirm_fresh(1, Duration::ZERO).await.expect("is fresh");
+    assert_eq!(tail.cut(1, sale).current_epoch, Some(other));
+    let behind = tail_from(&log, vec![(0, next_epoch, Acceptance::default())]);
+    soon(behind.caught_up()).await;
+    assert_eq!(
+        (behind.cut(0, sale).current_epoch, behind.gaps().len()),
+        (Some(next_epoch), 0)
+    );
+}
+
+#[tokio::test]
+async fn a_partition_that_is_added_is_followed() {
+    let log = new_log(1).await;
+    let tail = tail_of(&log);
+    append(&log, &barrier(sale())).await;
+    add_partitions(&log, 2).await;
+    soon(async {
+        while log.refresh_partitions().await.expect("answers") < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let (before, sale) = (tail.read_back(1, order(sale(), 0, 1)), sale());
+    assert_eq!((log.partitions(), tail.partitions()), (2, 1));
+    tail.follow(vec![(1, 0, Acceptance::default())]);
+    let epoch = soon(async {
+        loop {
+            // The brokers may not know the partition yet.
+            if let Ok(epoch) = log.append(1, &barrier(sale)).await {
+                return epoch;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    log.append(1, &batch(sale, epoch, 1, 1)).await.expect("appends");
+    assert_eq!(
+        soon(tail.read_back(1, order(sale, epoch, 1))).await,
+        RecordVerdict::Accepted
+    );
+    assert_eq!(before.now_or_never(), None);
     tail.confirm_fresh(0, Duration::ZERO).await.expect("is fresh");
-    assert_eq!(tail.position(0), Some(end));
-    let mut offsets = Vec::new();
-    log.read(0, 0, end, |entry| offsets.push(entry.offset))
-        .await
-        .expect("reads");
-    assert_eq!(offsets, [epoch, epoch + 1]);
+}
+
+#[tokio::test]
+async fn records_compressed_with_zstd_are_read() {
+    let mut config = config(&new_topic_name());
+    ensure_topic(&config, 1, 1, 1).await.expect("creates a topic");
+    config.properties = vec![("compression.codec".into(), "zstd".into())];
+    let log = OrderLog::connect(config).await.expect("connects");
+    let (tail, sale) = (tail_of(&log), sale());
+    let epoch = append(&log, &barrier(sale)).await;
+    append(&log, &batch(sale, epoch, 1, 100)).await;
+    assert_eq!(
+        soon(tail.read_back(0, order(sale, epoch, 100))).await,
+        RecordVerdict::Accepted
+    );
 }

@@ -29,6 +29,8 @@ pub struct ServerSettings {
     pub late_partitions: Result<Vec<u32>, String>,
     /// `None`: it can't be read, which `ledger` says.
     pub mysql_clock: Option<ClockDifference>,
+    /// `None`: unknown, which `ledger` says.
+    pub mysql_connections: Option<MysqlConnections>,
     pub expected: ExpectedTopic,
 }
 
@@ -61,6 +63,26 @@ pub struct TopicSettings {
     pub retention_bytes: Option<i64>,
     pub cleanup_policy: Option<String>,
     pub unclean_election: Option<bool>,
+}
+
+/// How many connections MySQL allows, and how many the programs may open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MysqlConnections {
+    /// `max_connections`.
+    pub allowed: u64,
+    /// Of each pod.
+    pub api: u64,
+    /// Of each pod, besides one for each partition that it stores.
+    pub worker: u64,
+    /// Of all operators together.
+    pub operators: u64,
+}
+
+impl MysqlConnections {
+    /// The most that a release with so many pods opens.
+    fn needed(&self, api_pods: u64, worker_pods: u64, partitions: u64) -> u64 {
+        api_pods * self.api + worker_pods * self.worker + partitions + self.operators
+    }
 }
 
 /// What the release expects of the topic.
@@ -131,6 +153,9 @@ pub fn check(
     if let Ok(topic) = &servers.topic {
         check_topic(&mut preflight, topic, servers.expected, desired);
     }
+    if let (Some(connections), Ok(topic)) = (servers.mysql_connections, &servers.topic) {
+        check_connections(&mut preflight, connections, topic, workloads);
+    }
     if let Ok(Some(problem)) = &servers.ledger {
         preflight.problems.push(format!("MySQL: {problem}"));
     }
@@ -146,6 +171,28 @@ pub fn check(
     }
     check_pods(&mut preflight, workloads, desired, now);
     preflight
+}
+
+/// MySQL refuses what exceeds the limit, of whichever program comes last.
+fn check_connections(
+    preflight: &mut Preflight,
+    connections: MysqlConnections,
+    topic: &TopicSettings,
+    workloads: &Workloads,
+) {
+    let (Ok(api), Ok(worker)) = (&workloads.api, &workloads.worker) else {
+        return;
+    };
+    let [api, worker] = [api, worker].map(|workload| u64::try_from(workload.bounds.ceiling).unwrap_or_default());
+    let needed = connections.needed(api, worker, topic.partitions.into());
+    if needed > connections.allowed {
+        preflight.advice.push(format!(
+            "MySQL has max_connections={}, and this release may open {needed}: {api} pods of seckill-api with {} each, \
+             {worker} of order-worker with {} each and one for each partition, {} of the operators; raise max_connections, or \
+             lower api.maxReplicas",
+            connections.allowed, connections.api, connections.worker, connections.operators
+        ));
+    }
 }
 
 fn check_pods(preflight: &mut Preflight, workloads: &Workloads, desired: &DesiredSale, now: Millis) {
@@ -365,6 +412,12 @@ pub mod tests {
                 ahead_ms: 2,
                 round_trip_ms: 1,
             }),
+            mysql_connections: Some(MysqlConnections {
+                allowed: 151,
+                api: 5,
+                worker: 2,
+                operators: 16,
+            }),
             expected: ExpectedTopic {
                 replication: 3,
                 min_insync: 2,
@@ -437,6 +490,27 @@ pub mod tests {
 
     fn topic(servers: &mut ServerSettings) -> &mut TopicSettings {
         servers.topic.as_mut().expect("known")
+    }
+
+    #[test]
+    fn too_few_connections_of_mysql_get_an_advice() {
+        let allowing = |allowed| {
+            check_of(|s| {
+                let connections = s.mysql_connections.as_mut().expect("known");
+                connections.allowed = allowed;
+            })
+        };
+        // 8 pods of each, 8 partitions: 40 + 16 + 8 + 16.
+        assert_eq!(allowing(80), Preflight::default());
+        let preflight = allowing(79);
+        let [advice] = preflight.advice.as_slice() else {
+            panic!("{preflight:?}")
+        };
+        assert!(
+            preflight.passed() && advice.contains("max_connections=79") && advice.contains("open 80"),
+            "{advice}"
+        );
+        assert_eq!(check_of(|s| s.mysql_connections = None), Preflight::default());
     }
 
     #[test]

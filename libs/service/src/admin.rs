@@ -1,5 +1,5 @@
 //! `/healthz`, `/readyz` and `/metrics`, on a separate port so that no ingress exposes them to buyers.
-use crate::config::AdminArgs;
+use crate::config::{AdminArgs, without_ipv6};
 use crate::health::Health;
 use crate::shutdown::Shutdown;
 use axum::Router;
@@ -35,7 +35,14 @@ pub async fn serve(
         address: args.admin_listen,
         source,
     };
-    let listener = TcpListener::bind(args.admin_listen).await.map_err(listen_error)?;
+    let bound = match TcpListener::bind(args.admin_listen).await {
+        Err(error) => match without_ipv6(args.admin_listen, &error) {
+            Some(address) => TcpListener::bind(address).await,
+            None => Err(error),
+        },
+        bound => bound,
+    };
+    let listener = bound.map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     let router = router(health, registry, shutdown);
     tokio::spawn(async move {

@@ -3,7 +3,7 @@
 //! A program's `main` reads like this:
 //!
 //! 1. [`parse`] the arguments: an invalid value ends the process with code 2, and the error shows what was expected
-//! 2. [`telemetry::init`]
+//! 2. [`telemetry::init`], then [`open_files::raise_limit`]
 //! 3. [`shutdown::Shutdown::on_signal`]
 //! 4. create the gates of [`health::Health`], then [`admin::serve`]
 //! 5. connect to the servers with [`connect`], and retry other start-up steps with [`retry::until_ok`]
@@ -19,6 +19,8 @@ pub mod connect;
 pub mod health;
 pub mod heartbeat;
 pub mod log_once;
+pub mod mysql_pool;
+pub mod open_files;
 pub mod periodic;
 pub mod retry;
 pub mod shutdown;

@@ -262,7 +262,7 @@ fn kafka_properties_of_the_protocol_are_refused() {
     }
     assert_eq!(
         refused::<KafkaProperties>("a.b=1,a.b=2"),
-        "each name once; a.b is repeated"
+        "each name once; part 2 repeats one (write a comma inside a value as \\,)"
     );
     assert!(refused::<KafkaProperties>("=1").contains("invalid name in part 1"));
 }

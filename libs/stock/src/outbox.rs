@@ -1,7 +1,6 @@
 //! The outbox: batches that were sold and may not have reached the log, because the process that sold them may have
 //! died before it published them.
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use redis::streams::{StreamId, StreamRangeReply};
 use redis::{FromRedisValue as _, RedisError, Script, Value};
@@ -17,8 +16,8 @@ static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/o
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxEntry {
     pub batch: Batch,
-    /// Age by the clock of Redis.
-    pub age: Duration,
+    /// When it was sold by the clock of Redis, in unix ms.
+    pub at: Millis,
 }
 
 impl StockClient {
@@ -34,16 +33,15 @@ impl StockClient {
         let keys = [keys::figures(sale), keys::outbox(sale, epoch)];
         let args = [epoch.to_string(), format!("({epoch}-{after}"), count.to_string()];
         let reply: Vec<Value> = call(&self.streams, &READ, &keys, &args[..]).await?;
-        let Ok([_, now, entries]) = <[Value; 3]>::try_from(reply) else {
+        let Ok([_, entries]) = <[Value; 2]>::try_from(reply) else {
             return Err(StockError::Replica);
         };
-        let now = u64::from_redis_value(now).map_err(RedisError::from)?;
         let entries = StreamRangeReply::from_redis_value(entries).map_err(RedisError::from)?;
         entries
             .ids
             .iter()
             .map(|entry| {
-                parse_entry(sale, epoch, now, entry)
+                parse_entry(sale, epoch, entry)
                     .ok_or_else(|| StockError::Reply(format!("outbox entry {} of sale {sale}", entry.id)))
             })
             .collect()
@@ -69,7 +67,7 @@ impl StockClient {
     }
 }
 
-fn parse_entry(sale: SaleId, epoch: Epoch, now: Millis, entry: &StreamId) -> Option<OutboxEntry> {
+fn parse_entry(sale: SaleId, epoch: Epoch, entry: &StreamId) -> Option<OutboxEntry> {
     let at: Millis = entry.get("at")?;
     let orders: Vec<Order> = serde_json::from_str(&entry.get::<String>("orders")?).ok()?;
     let batch = Batch {
@@ -79,8 +77,5 @@ fn parse_entry(sale: SaleId, epoch: Epoch, now: Millis, entry: &StreamId) -> Opt
         orders,
     };
     let whole = !batch.orders.is_empty() && entry.id == format!("{epoch}-{}", batch.last());
-    whole.then(|| OutboxEntry {
-        batch,
-        age: Duration::from_millis(now.saturating_sub(at)),
-    })
+    whole.then_some(OutboxEntry { batch, at })
 }

@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 use seckill_ledger::LedgerError;
 use seckill_order_log::TopicFacts;
 use seckill_planner::clocks::ClockDifference;
-use seckill_planner::preflight::{Backlog, ExpectedTopic, RedisSettings, ServerSettings, TopicSettings};
+use seckill_planner::preflight::{
+    Backlog, ExpectedTopic, MysqlConnections, RedisSettings, ServerSettings, TopicSettings,
+};
 use seckill_protocol::Offset;
 use seckill_service::log_once::FailureLog;
+use seckill_service::mysql_pool;
 use seckill_service::periodic;
 use seckill_stock::BYTES_AN_ORDER;
 use tokio::sync::watch;
@@ -18,6 +21,8 @@ use crate::context::{Connections, Context};
 use crate::error::ReconcileError;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// One leads and one stands by.
+const OPERATORS: u64 = 2;
 /// How long the first check waits for connections.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// How long the last answer of a server counts while the server does not answer.
@@ -33,7 +38,7 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
     };
     let (mut redis, mut orders_to_come, mut topic) = (LastAnswer::new(), LastAnswer::new(), LastAnswer::new());
     let (mut ledger, mut late_partitions) = (LastAnswer::new(), LastAnswer::new());
-    let mut mysql_clock = LastAnswer::new();
+    let (mut mysql_clock, mut mysql_connections) = (LastAnswer::new(), LastAnswer::new());
     let mut clock_warnings = FailureLog::changes();
     let mut backlog = Backlog::default();
     // A connection that is being made says nothing about its server.
@@ -48,6 +53,7 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
             ledger_problem(connections),
             clock_of_mysql(&context),
             partitions_behind(connections, &mut backlog),
+            connections_of_mysql(connections),
         );
         let redis = redis.or_last(answers.0);
         if redis.is_err() {
@@ -67,6 +73,7 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
             ledger: ledger.or_last(answers.3),
             late_partitions: late_partitions.or_last(answers.5),
             mysql_clock,
+            mysql_connections: mysql_connections.or_last(answers.6).ok(),
             expected,
         })));
     }
@@ -138,6 +145,15 @@ async fn clock_of_mysql(context: &Context) -> Result<ClockDifference, ReconcileE
     Ok(ClockDifference::of(theirs, asked, context.clock.now()))
 }
 
+async fn connections_of_mysql(connections: &Connections) -> Result<MysqlConnections, ReconcileError> {
+    Ok(MysqlConnections {
+        allowed: connections.ledger()?.max_connections().await?,
+        api: mysql_pool::API.into(),
+        worker: mysql_pool::WORKER.into(),
+        operators: u64::from(mysql_pool::OPERATOR) * OPERATORS,
+    })
+}
+
 /// Says in the log and in the metrics how far the clocks differ.
 fn warn_of_clocks(
     context: &Context,
@@ -159,7 +175,7 @@ fn warn_of_clocks(
 
 async fn partitions_behind(connections: &Connections, backlog: &mut Backlog) -> Result<Vec<u32>, ReconcileError> {
     let (log, mut ends) = (connections.log()?, Vec::new());
-    for partition in 0..log.partitions() {
+    for partition in 0..log.refresh_partitions().await? {
         ends.push((partition, log.end_offset(partition).await?));
     }
     let positions: HashMap<u32, Offset> = connections.ledger()?.positions().await?.into_iter().collect();

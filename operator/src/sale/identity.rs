@@ -28,7 +28,9 @@ pub async fn observe_absence(
     let AbsentSince { since, ends } = match cache.absent_since(key) {
         Some(absent) => absent,
         None => {
-            let ends = (0..log.partitions()).map(|partition| log.end_offset(partition));
+            // A sale may be in a partition that was added since.
+            let partitions = log.refresh_partitions().await?;
+            let ends = (0..partitions).map(|partition| log.end_offset(partition));
             let ends: Vec<Offset> = try_join_all(ends).await?;
             let absent = AbsentSince { since: now, ends };
             cache.set_absent(key, absent.clone());

@@ -4,8 +4,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use seckill_ledger::{Ledger, NewSale, Offer, Sale, SaleTerms};
 use seckill_order_log::{LogConfig, OrderLog};
 use seckill_protocol::index::SaleState;
@@ -134,6 +135,64 @@ impl Harness {
         };
         let epoch = Epoch(self.append(partition, &barrier).await);
         (sale, epoch)
+    }
+
+    /// The same with other brokers.
+    pub async fn with_kafka(&self, kafka: &str) -> Harness {
+        let config = LogConfig {
+            brokers: kafka.into(),
+            ..self.log.config().clone()
+        };
+        Harness {
+            url: self.url.clone(),
+            redis: self.redis.clone(),
+            kafka: kafka.into(),
+            topic: self.topic.clone(),
+            ledger: self.ledger.clone(),
+            log: OrderLog::connect(config).await.expect("Kafka"),
+            database: self.database.clone(),
+        }
+    }
+
+    /// Another program writes a transaction without a record. Returns the offset of its marker.
+    pub async fn foreign_transaction(&self, partition: u32) -> Offset {
+        let (kafka, topic) = (self.kafka.clone(), self.topic.clone());
+        let before = self.log.end_offset(partition).await.expect("Kafka");
+        let writing = move || {
+            let timeout = Duration::from_secs(20);
+            let producer: BaseProducer = ClientConfig::new()
+                .set("bootstrap.servers", &kafka)
+                .set("transactional.id", &topic)
+                .create()
+                .expect("valid");
+            producer.init_transactions(timeout).expect("is allowed");
+            producer.begin_transaction().expect("begins");
+            let record = BaseRecord::<(), [u8]>::to(&topic)
+                .partition(partition as i32)
+                .payload(b"{}");
+            producer.send(record).map_err(|(error, _)| error).expect("queues");
+            producer.commit_transaction(timeout).expect("commits");
+        };
+        tokio::task::spawn_blocking(writing).await.expect("does not panic");
+        // The marker arrives after the commit.
+        while self.log.end_offset(partition).await.expect("Kafka") < before + 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        before + 1
+    }
+
+    /// A person adds partitions to the topic.
+    pub async fn add_partitions(&self, partitions: u32) {
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", &self.kafka)
+            .create()
+            .expect("Kafka");
+        let more = NewPartitions::new(&self.topic, partitions as usize);
+        let added = admin.create_partitions([&more], &AdminOptions::new()).await;
+        added.expect("answers")[0].as_ref().expect("added");
+        while self.log.refresh_partitions().await.expect("Kafka") < partitions {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Not called when a test fails, so that its database can be inspected.

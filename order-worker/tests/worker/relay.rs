@@ -78,6 +78,32 @@ async fn orphaned_outbox_entries_are_published_stored_and_trimmed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn orphans_are_published_after_the_clock_of_redis_stepped_back() {
+    let harness = Harness::new().await;
+    let stock = StockClient::connect(&harness.redis).await.expect("Redis");
+    let (sale, epoch) = harness.sale(0, 100).await;
+    install(&harness, &stock, &sale, epoch, 100).await;
+    // Sold an hour from now.
+    let key = format!("{{{}}}:l:{epoch}", sale.id);
+    let Record::Batch(sold) = batch(sale.id, epoch, 1, 1) else {
+        unreachable!("a batch");
+    };
+    let orders = serde_json::to_string(&sold.orders).expect("JSON");
+    let at = seckill_service::Clock::system().now() + 3_600_000;
+    let client = redis::Client::open(harness.redis.as_str()).expect("a URL");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+    let mut entry = redis::cmd("XADD");
+    entry.arg(&key).arg(format!("{epoch}-1"));
+    entry.arg("at").arg(at).arg("first").arg(1).arg("orders").arg(orders);
+    let _: String = entry.query_async(&mut connection).await.expect("Redis");
+    let _worker = harness.worker();
+    harness.wait_for_orders(1).await;
+    wait_until_trimmed(&stock, &sale, epoch).await;
+    stock.drop_sale(sale.id).await.expect("Redis");
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn published_entries_are_only_trimmed() {
     let harness = Harness::new().await;
     let stock = StockClient::connect(&harness.redis).await.expect("Redis");

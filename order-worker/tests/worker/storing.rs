@@ -1,8 +1,10 @@
 use std::time::Duration;
 
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use seckill_protocol::Record;
 
-use crate::harness::{Harness, batch, migrate, program};
+use crate::harness::{Harness, PARTITIONS, batch, migrate, program};
 use crate::proxy::Proxy;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,6 +212,83 @@ async fn a_position_out_of_range_stops_storing_until_it_is_repaired() {
     assert_eq!(harness.orders().await, 0);
     harness.execute("UPDATE log_position SET off = 0 WHERE part = 0").await;
     harness.wait_for_orders(10).await;
+    worker.wait_until_ready().await;
+    harness.drop().await;
+}
+
+/// The marker of a transaction is an offset without a record. The worker can't tell it from a record that a broker has lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_in_the_log_stops_its_partition_and_no_other() {
+    let harness = Harness::new().await;
+    let (sale, epoch) = harness.sale(0, 1000).await;
+    let (other, other_epoch) = harness.sale(1, 1000).await;
+    let mut worker = harness.worker();
+    harness.append(0, &batch(sale.id, epoch, 1, 10)).await;
+    let marker = harness.foreign_transaction(0).await;
+    worker
+        .wait_until(&format!("partition 0: the log has no record at offset {marker}"))
+        .await;
+    let next = harness.append(0, &batch(sale.id, epoch, 11, 10)).await;
+    assert_eq!(next, marker + 1);
+    harness.append(1, &batch(other.id, other_epoch, 1, 5)).await;
+    // Everything before the gap is stored, and nothing behind it.
+    harness.wait_for_orders(15).await;
+    let metrics = worker.get("/metrics").await;
+    assert!(
+        metrics.contains("seckill_worker_partition_stopped{partition=\"0\"} 1\n"),
+        "{metrics}"
+    );
+    assert!(worker.is_running());
+    // A person follows the message.
+    harness
+        .execute(&format!(
+            "UPDATE log_position SET off = {next} WHERE part = 0 AND off = {marker}"
+        ))
+        .await;
+    harness.wait_for_orders(25).await;
+    worker.wait_until_ready().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_read_is_shown_until_kafka_answers_again() {
+    let harness = Harness::new().await;
+    let brokers = MockCluster::new(1).expect("brokers");
+    brokers.create_topic(&harness.topic, 2, 1).expect("created");
+    let mocked = harness.with_kafka(&brokers.bootstrap_servers()).await;
+    let (sale, epoch) = mocked.sale(0, 1000).await;
+    let mut worker = mocked.worker();
+    worker.wait_until_ready().await;
+    mocked.append(0, &batch(sale.id, epoch, 1, 10)).await;
+    mocked.wait_for_orders(10).await;
+    for (error, advice) in [
+        (
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+            "grant the Kafka user the rights",
+        ),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_MSG, "reading the log failed"),
+    ] {
+        brokers.request_errors(RDKafkaApiKey::Fetch, &[error; 1000]);
+        worker.wait_until(advice).await;
+        assert!(worker.is_running());
+        brokers.clear_request_errors(RDKafkaApiKey::Fetch);
+        worker.wait_until_ready().await;
+    }
+    mocked.append(0, &batch(sale.id, epoch, 11, 10)).await;
+    mocked.wait_for_orders(20).await;
+    assert_eq!(worker.terminate(), Some(0));
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_added_is_stored() {
+    let harness = Harness::new().await;
+    let worker = harness.worker();
+    worker.wait_until_ready().await;
+    harness.add_partitions(PARTITIONS + 1).await;
+    let (sale, epoch) = harness.sale(PARTITIONS, 10).await;
+    harness.append(PARTITIONS, &batch(sale.id, epoch, 1, 5)).await;
+    harness.wait_for_orders(5).await;
     worker.wait_until_ready().await;
     harness.drop().await;
 }

@@ -20,6 +20,7 @@ use super::middleware;
 use crate::api::Api;
 use crate::catalogue::ListedSale;
 use crate::extract::read_body;
+use crate::find_sale::SaleReference;
 use crate::idempotency_key::Caller;
 use crate::limits::{LEGACY_PURCHASE_TIMEOUT, MAX_CONCURRENT_SAMPLES};
 use crate::problem::{Code, Problem};
@@ -127,7 +128,7 @@ async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, Legacy
             .as_i64()
             .ok_or_else(|| LegacyError::WrongType("item_id must be a whole number".into()))?,
     };
-    let found = api.find_sale(|catalogue| catalogue.by_item(item)).await;
+    let found = api.find_sale(SaleReference::Item(item)).await;
     let listed = found.map_err(try_again)?.ok_or(LegacyError::NoSale)?;
     let Caller { buyer, key } = Caller::generate();
     let purchase = Purchase {
@@ -220,7 +221,7 @@ async fn info(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, LegacyE
     let number: i64 = number
         .parse()
         .map_err(|_| LegacyError::WrongType("id must be a whole number".into()))?;
-    let found = api.find_sale(|catalogue| catalogue.by_item(number)).await;
+    let found = api.find_sale(SaleReference::Item(number)).await;
     let listed = found.map_err(try_again)?.ok_or(LegacyError::ItemNotFound)?;
     Ok(ok(json!({ "item": item(api, listed).await })))
 }

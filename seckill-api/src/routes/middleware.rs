@@ -62,6 +62,7 @@ where
             Some(path) => path.as_str().to_owned(),
             None => "unknown".to_owned(),
         };
+        let timed_out = problem_of_timeout(request.method());
         let in_flight = InFlightGuard::begin(self.metrics.clone());
         if self.too_old.get() {
             return Box::pin(std::future::ready(Ok(
@@ -75,10 +76,19 @@ where
                 Ok(Ok(Ok(response))) => response,
                 // The panic hook has written the panic to stderr.
                 Ok(Err(_)) => Problem::Internal.into_response(),
-                Err(_) => Problem::OutcomeUnknown.into_response(),
+                Err(_) => timed_out.into_response(),
             };
             Ok(in_flight.answered(route, response))
         })
+    }
+}
+
+/// A request that only reads has no outcome that could be unknown.
+fn problem_of_timeout(method: &Method) -> Problem {
+    match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS => Problem::NotReady,
+        Method::DELETE => Problem::CancelUnknown,
+        _ => Problem::OutcomeUnknown,
     }
 }
 
@@ -118,6 +128,18 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_read_that_times_out_has_no_unknown_outcome() {
+        for (method, code) in [
+            (Method::GET, "not_ready"),
+            (Method::HEAD, "not_ready"),
+            (Method::POST, "outcome_unknown"),
+            (Method::DELETE, "outcome_unknown"),
+        ] {
+            assert_eq!(problem_of_timeout(&method).code(), code);
+        }
+    }
 
     #[tokio::test]
     async fn a_request_that_panics_is_answered_and_counted() {

@@ -140,6 +140,38 @@ async fn waiting_connections_make_room_for_buyers() {
     drop(held);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_connections_leave_open_files_for_probes_and_buyers() {
+    const CONNECTIONS: usize = 3_000;
+    seckill_service::open_files::raise_limit();
+    let harness = Harness::start().await;
+    let sale = harness.sell(9, open()).await;
+    // The first limit can be raised; the second can't.
+    for limits in ["1024:", "1024:1024"] {
+        let program = Program::start_with_open_files(&harness.mysql_url, &harness.topic, limits);
+        program.wait_for_readiness(|response| response.status == 200).await;
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS {
+            held.push(connect(program.v1).await);
+        }
+        for _ in 0..3 {
+            let probe = timeout(PATIENCE, Request::get("/readyz").send(program.admin)).await;
+            assert_eq!(
+                probe.expect("in time").map(|answer| answer.status),
+                Some(200),
+                "{limits}"
+            );
+            let bought = timeout(PATIENCE, purchase(&sale, &key(), 1).send(program.v1)).await;
+            assert_eq!(
+                bought.expect("in time").map(|answer| answer.status),
+                Some(201),
+                "{limits}"
+            );
+        }
+        drop(held);
+    }
+}
+
 #[tokio::test]
 async fn a_request_in_progress_keeps_its_connection() {
     let limits = ConnectionLimits {

@@ -3,9 +3,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use seckill_api::api::{Api, Servers};
 use seckill_api::catalogue::Catalogue;
 use seckill_api::metrics::Metrics;
+use seckill_api::partitions::follow_added;
 use seckill_api::server::ConnectionLimits;
 use seckill_api::{routes, server};
 use seckill_ledger::{Ledger, Sale, SaleTerms};
@@ -240,6 +244,7 @@ impl Harness {
         let tail = Tail::spawn(tail_config, start, CancellationToken::new()).expect("starts");
         let stock = StockClient::connect(&redis_url).await.expect("Redis answers");
         tail.caught_up().await;
+        let api_tail = tail.clone();
         let (api_ledger, api_stock) = match proxies {
             None => (ledger.clone(), stock.clone()),
             Some(Proxies { redis, mysql }) => (
@@ -252,7 +257,6 @@ impl Harness {
         let catalogue = Arc::new(Catalogue::new(
             api_ledger.clone(),
             CLASS.into(),
-            log.partitions(),
             Health::new().gate("format"),
         ));
         let order_no_keys: OrderNoKeys = ORDER_NO_KEYS.parse().expect("keys");
@@ -271,6 +275,8 @@ impl Harness {
             max_purchases,
             metrics.clone(),
         );
+        let added = follow_added(log.clone(), api_tail, ledger.clone(), shutdown.clone());
+        tokio::spawn(added);
         let (followed, until) = (catalogue.clone(), shutdown.clone());
         tokio::spawn(async move { followed.follow(until).await });
         let origins = options.origins.as_deref().unwrap_or("https://shop.example");
@@ -305,6 +311,17 @@ impl Harness {
                     DELETE FROM log_position; COMMIT";
         connection.execute(lose).await.expect("MySQL answers");
         self.refresh().await;
+    }
+
+    /// A person adds a partition to the topic.
+    pub async fn add_partition(&self) {
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", environment("SECKILL_TEST_KAFKA"))
+            .create()
+            .expect("a client");
+        let more = NewPartitions::new(&self.topic, self.log.partitions() as usize + 1);
+        let added = admin.create_partitions([&more], &AdminOptions::new()).await;
+        added.expect("Kafka answers")[0].as_ref().expect("added");
     }
 
     pub async fn refresh(&self) {

@@ -22,8 +22,20 @@ impl Program {
 
     /// `variables` replace those of the usual program.
     pub fn start_with(mysql_url: &str, topic: &str, variables: &[(&str, &str)]) -> Program {
+        let program = Command::new(env!("CARGO_BIN_EXE_seckill-api"));
+        Self::start_command(program, mysql_url, topic, variables)
+    }
+
+    /// With limits of open files, as `prlimit` takes them: `soft:hard`, where nothing is no change.
+    pub fn start_with_open_files(mysql_url: &str, topic: &str, limits: &str) -> Program {
+        let mut program = Command::new("prlimit");
+        program.args([&format!("--nofile={limits}"), "--", env!("CARGO_BIN_EXE_seckill-api")]);
+        Self::start_command(program, mysql_url, topic, &[])
+    }
+
+    fn start_command(mut program: Command, mysql_url: &str, topic: &str, variables: &[(&str, &str)]) -> Program {
         let [v1, admin] = free_addresses();
-        let child = Command::new(env!("CARGO_BIN_EXE_seckill-api"))
+        let child = program
             .env_clear()
             .env("SECKILL_REDIS_URL", environment("SECKILL_TEST_REDIS_URL"))
             .env("SECKILL_KAFKA_BROKERS", environment("SECKILL_TEST_KAFKA"))
@@ -103,6 +115,20 @@ async fn the_program_sells_when_ready_and_drains_at_shutdown() {
     assert_eq!(shown.status, 200);
     let ended = tokio::task::spawn_blocking(move || program.child.wait().expect("ends")).await;
     assert!(ended.expect("no panic").success());
+}
+
+#[tokio::test]
+async fn the_value_of_a_misspelt_property_is_not_shown() {
+    let properties = [("SECKILL_KAFKA_PROPERTIES", "sasl.pasword=hunter2")];
+    let (database, config) = (new_database().await, new_topic().await);
+    seckill_ledger::migrate(&database).await.expect("migrates");
+    let program = Program::start_with(&database, &config.topic, &properties);
+    program
+        .wait_for_readiness(|response| {
+            assert!(!response.text.contains("hunter2"), "{response:?}");
+            response.text.contains("no property sasl.pasword")
+        })
+        .await;
 }
 
 #[tokio::test]

@@ -1,8 +1,14 @@
-use seckill_ledger::SaleTerms;
+use std::time::Instant;
+
+use futures::future::join_all;
+use seckill_ledger::{Sale, SaleTerms};
 use seckill_protocol::index::SaleState;
+use seckill_protocol::{Epoch, Record};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 
 use crate::client::Request;
 use crate::harness::*;
+use crate::program::Program;
 
 #[tokio::test]
 async fn a_sale_is_shown_with_its_window_state_and_remaining_units() {
@@ -82,4 +88,88 @@ async fn an_unchanged_sale_is_not_sent_again() {
     harness.preheat(&sale).await;
     harness.change(&sale, open()).await;
     assert_ne!(harness.get(&path(&sale)).await.headers["etag"], shown.headers["etag"]);
+}
+
+/// Rows of `sales` that the storage engine gave to queries of this test's database.
+async fn rows_read(harness: &Harness) -> u64 {
+    let mut connection = MySqlConnection::connect(&harness.mysql_url)
+        .await
+        .expect("MySQL answers");
+    let query = "SELECT CAST(COUNT_FETCH AS UNSIGNED) FROM performance_schema.table_io_waits_summary_by_table \
+                 WHERE object_schema = DATABASE() AND object_name = 'sales'";
+    let rows = sqlx::query_scalar(query).fetch_one(&mut connection).await;
+    rows.expect("performance_schema is on")
+}
+
+/// Sales that were settled in the last days.
+async fn add_settled_sales(harness: &Harness, sale: &Sale, count: u32) {
+    let columns =
+        "class, namespace, uid, part, version, opens_at, closes_at, limit_per_buyer, item, price, currency, offered";
+    let add = format!(
+        "INSERT INTO sales (id, name, state, closed_at, settled_at, {columns}) \
+         SELECT {} ^ n, CONCAT('settled-', n), 'closed', 1, CURRENT_TIMESTAMP(3) - INTERVAL 6 * n + 600 SECOND, {columns} \
+         FROM sales JOIN (WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count}) \
+         SELECT n FROM numbers) numbers WHERE sales.id = {}",
+        sale.id.0, sale.id.0
+    );
+    let mut connection = MySqlConnection::connect(&harness.mysql_url)
+        .await
+        .expect("MySQL answers");
+    let depth = AssertSqlSafe(format!("SET SESSION cte_max_recursion_depth = {}", count + 1));
+    connection.execute(depth).await.expect("MySQL answers");
+    connection.execute(AssertSqlSafe(add)).await.expect("inserted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_of_the_catalogue_do_not_grow_with_settled_sales() {
+    const SETTLED: u32 = 30_000;
+    let harness = Harness::start().await;
+    let sale = harness.sell(5, open()).await;
+    harness.store().await; // otherwise a name that is missing may be in the log
+    add_settled_sales(&harness, &sale, SETTLED).await;
+    // A new process reads all of them once.
+    let program = Program::start(&harness.mysql_url, &harness.topic);
+    program.wait_for_readiness(|response| response.status == 200).await;
+    let old = format!("/v1/sales/{}/settled-{SETTLED}", sale.namespace);
+    let shown = Request::get(&old).send(program.v1).await.expect("a response");
+    assert_eq!(
+        (shown.status, &shown.body["state"]),
+        (200, &"ended".into()),
+        "{shown:?}"
+    );
+
+    let (begun, before) = (Instant::now(), rows_read(&harness).await);
+    // Anybody can ask for names that no sale has.
+    for number in 0..40 {
+        let unknown = format!("/v1/sales/{}/none-{}", sale.namespace, number / 2);
+        let request = Request::get(&unknown);
+        let answers = join_all((0..5).map(|_| request.send(program.v1))).await;
+        for answer in answers {
+            answer.expect("a response").is(404, "sale_unknown");
+        }
+    }
+    let (rows, seconds) = (rows_read(&harness).await - before, begun.elapsed().as_secs_f64());
+    println!(
+        "{rows} rows in {seconds:.1} s: {:.0} rows/s for two processes",
+        rows as f64 / seconds
+    );
+    // Two processes read every half second: the sale, those that were settled in the last minute, and the ends of the ranges.
+    let reads = 2.0 * (seconds / 0.5 + 2.0);
+    assert!((rows as f64) <= 15.0 * reads, "{rows} rows in at most {reads} reads");
+}
+
+#[tokio::test]
+async fn a_sale_in_an_added_partition_is_sold() {
+    let harness = Harness::start().await;
+    harness.add_partition().await;
+    let sale = harness.announce_on(1, 3, open(), None).await;
+    let append = async |record| harness.log.append(1, &record).await.expect("Kafka answers");
+    eventually("the partition is known", async || harness.log.partitions() == 2).await;
+    append(Record::Identity(Box::new(sale.identity()))).await;
+    let (nonce, total) = (key(), sale.offered);
+    let epoch = Epoch(append(Record::Barrier { sale: sale.id, nonce }).await);
+    append(Record::Total { sale: sale.id, total }).await;
+    harness.install(&sale, epoch).await;
+    let key = key();
+    eventually("it is sold", async || harness.buy(&sale, &key).await.status == 201).await;
 }

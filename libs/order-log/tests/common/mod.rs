@@ -4,6 +4,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use seckill_order_log::{LogConfig, OrderLog, Tail, ensure_topic};
 use seckill_protocol::{Acceptance, Batch, Buyer, Epoch, KeyHash, Offset, Order, OrderId, Record, SaleId, Seq};
@@ -110,4 +112,15 @@ pub async fn foreign_transaction(log: &OrderLog, payload: &'static [u8]) {
         producer.commit_transaction(timeout).expect("commits");
     };
     tokio::task::spawn_blocking(writing).await.expect("does not panic");
+}
+
+/// A person adds partitions.
+pub async fn add_partitions(log: &OrderLog, partitions: usize) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", &log.config().brokers)
+        .create()
+        .expect("valid");
+    let more = NewPartitions::new(&log.config().topic, partitions);
+    let added = admin.create_partitions([&more], &AdminOptions::new()).await;
+    added.expect("answers")[0].as_ref().expect("added");
 }

@@ -131,7 +131,11 @@ impl FromStr for KafkaProperties {
                 return Err(Expected::new(format!("{name} can't be set: {why}")));
             }
             if properties.iter().any(|(known, _)| known == name) {
-                return Err(Expected::new(format!("each name once; {name} is repeated")));
+                // the name may be the rest of a password with a comma
+                return Err(Expected::new(format!(
+                    "each name once; part {} repeats one (write a comma inside a value as \\,)",
+                    index + 1
+                )));
             }
             properties.push((name.to_owned(), value.trim().to_owned()));
         }

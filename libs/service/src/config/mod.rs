@@ -9,7 +9,8 @@ pub use kafka::{Brokers, KafkaArgs, KafkaProperties, Topic};
 pub use mysql::{MysqlArgs, MysqlUrl};
 pub use redis::{RedisArgs, RedisUrl};
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -91,6 +92,17 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, Expected> {
         .map_err(|_| Expected::new("an IP address and a port, address:port; an IPv6 address is in brackets"))
 }
 
+/// The address to listen on instead, after an attempt failed: a node without IPv6 has only IPv4. `[::]` is every address of
+/// both otherwise.
+pub fn without_ipv6(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+    let has_none = error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT);
+    let every = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    (every && has_none).then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+}
+
+/// The address family is not supported.
+const EAFNOSUPPORT: i32 = 97;
+
 /// Checks `host:port`, where the host is a DNS name or an address. The error starts with `what`.
 fn check_host_port(what: &str, text: &str) -> Result<(), Expected> {
     let refuse = |why: &str| Err(Expected::new(format!("{what}; {why}")));
@@ -134,4 +146,22 @@ fn redacted(url: &Url) -> String {
     shown.set_query(None);
     shown.set_fragment(None);
     shown.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_is_that_of_ipv4_on_a_node_without_ipv6() {
+        let instead = |address: &str, errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            without_ipv6(address.parse().unwrap(), &error).map(|address| address.to_string())
+        };
+        assert_eq!(instead("[::]:8080", EAFNOSUPPORT).as_deref(), Some("0.0.0.0:8080"));
+        assert_eq!(instead("[::]:8080", 99).as_deref(), Some("0.0.0.0:8080")); // EADDRNOTAVAIL
+        assert_eq!(instead("[::]:8080", 98), None); // EADDRINUSE
+        assert_eq!(instead("[::1]:8080", 99), None);
+        assert_eq!(instead("0.0.0.0:8080", 99), None);
+    }
 }

@@ -2,7 +2,7 @@
 --
 -- KEYS  the sale's m, l:<epoch>
 -- ARGV  epoch, start, maximum of entries
--- Reply {'replica'} | {'ok', unix ms, entries}; with 'stale' in place of 'ok' if no index of that epoch or a newer one is
+-- Reply {'replica'} | {'ok', entries}; with 'stale' in place of 'ok' if no index of that epoch or a newer one is
 -- in force here. Its entries may still be missing in the log.
 local replication = redis.call('INFO', 'replication')
 if not string.find(replication, 'role:master', 1, true) then return {'replica'} end
@@ -10,6 +10,4 @@ local m = redis.call('HMGET', KEYS[1], 'epoch', 'rid')
 local rid = string.match(replication, 'master_replid:(%x+)')
 local answer = 'stale'
 if m[1] and rid == m[2] and tonumber(m[1]) >= tonumber(ARGV[1]) then answer = 'ok' end
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-return {answer, string.format('%.0f', now), redis.call('XRANGE', KEYS[2], ARGV[2], '+', 'COUNT', ARGV[3])}
+return {answer, redis.call('XRANGE', KEYS[2], ARGV[2], '+', 'COUNT', ARGV[3])}
