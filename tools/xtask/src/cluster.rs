@@ -235,10 +235,10 @@ state = "{state}"
                 .arg(folder.join("admin.sock"))
                 .arg(&bootstrap),
         )?;
-        // This build of Envoy exits when its parent process exits, so a shell stays as the parent.
+        // This build of Envoy exits when its parent process exits, so a shell stays as the parent, and passes SIGTERM on.
         let mut command = self.inside("sh");
         command
-            .args(["-c", "\"$@\"; exit $?", "sh"])
+            .args(["-c", "trap 'kill $!' TERM; \"$@\" & wait $!", "sh"])
             .arg(self.tools.envoy.join("envoy"));
         command
             .arg("-c")
