@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use seckill_ledger::{Ledger, LedgerError, LogEntry, NotSpoken, StoreError, Stored};
-use seckill_order_log::{Entry, LogConfig, LogError, advice, position};
+use seckill_order_log::{Entry, LogConfig, LogError, advice, creation_error, position};
 use seckill_protocol::{Offset, Record};
 use seckill_service::{FailureLog, Gate, Shutdown, mysql_pool, retry};
 use tokio::runtime::Handle;
@@ -124,7 +124,7 @@ impl Consume {
     fn run_membership(&self, config: &ClientConfig) -> anyhow::Result<()> {
         let consumer: BaseConsumer<Assignments> = config
             .create_with_context(Assignments::default())
-            .map_err(LogError::creating("creating the consumer", config))?;
+            .map_err(creation_error("creating the consumer", config))?;
         consumer
             .subscribe(&[&self.log.topic])
             .context("subscribe to the topic")?;

@@ -8,12 +8,12 @@ use seckill_stock::{BatchSink, Batcher, StockClient};
 use tokio::sync::{Semaphore, watch};
 
 use crate::catalogue::Catalogue;
-use crate::find_sale::UnknownSales;
 use crate::fold_progress::FoldProgress;
 use crate::ledger_lookup::LedgerLookups;
 use crate::metrics::Metrics;
 use crate::order_lookup::OrderLookups;
 use crate::purchase_locks::PurchaseLocks;
+use crate::unknown_sales::UnknownSales;
 
 pub struct Api {
     pub(crate) catalogue: Arc<Catalogue>,

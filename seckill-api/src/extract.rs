@@ -13,10 +13,10 @@ use utoipa::ToSchema;
 
 use crate::api::Api;
 use crate::catalogue::ListedSale;
-use crate::find_sale::SaleReference;
 use crate::idempotency_key::Caller;
 use crate::limits::{BODY_TIMEOUT, MAX_BODY_BYTES, MAX_QUANTITY};
 use crate::problem::{Problem, excerpt};
+use crate::unknown_sales::SaleReference;
 
 /// The sale that the path names: `{namespace}/{name}`.
 pub struct NamedSale(pub Arc<ListedSale>);

@@ -8,7 +8,8 @@
 //! - `extract`: the arguments of a route, from path, headers and body; `idempotency_key` parses the key
 //! - [`purchase`]: the purchase itself, with `purchase_locks`; `order_lookup` and `ledger_lookup` after the end
 //! - [`api`]: the state that the routes share
-//! - [`catalogue`]: the sales that this process knows, and the epochs of their indexes; `find_sale` looks one up
+//! - [`catalogue`]: the sales that this process knows, and the epochs of their indexes; `find_sale` looks one up, and
+//!   `unknown_sales` remembers names that no sale has
 //!
 //! Then the other requests:
 //!
@@ -47,3 +48,4 @@ mod remaining;
 pub mod routes;
 pub mod run;
 pub mod server;
+mod unknown_sales;

@@ -2,7 +2,7 @@
 use std::collections::BTreeSet;
 
 use seckill_api::problem::ProblemKind;
-use seckill_api::routes::openapi::document;
+use seckill_api::routes::openapi_document as document;
 use strum::VariantArray as _;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");

@@ -12,6 +12,7 @@ use seckill_protocol::{Offset, Record};
 use tokio::sync::oneshot;
 
 use crate::config::LogConfig;
+use crate::creation_error::creation_error;
 use crate::error::LogError;
 use crate::kafka::{self, QUERY_TIMEOUT, QuietContext};
 
@@ -39,7 +40,7 @@ impl OrderLog {
             let failures = Arc::new(DeliveryFailures::default());
             let producer: ThreadedProducer<Reports> = producer_config
                 .create_with_context(Reports(failures.clone()))
-                .map_err(LogError::creating("creating a producer", &producer_config))?;
+                .map_err(creation_error("creating a producer", &producer_config))?;
             producer
                 .client()
                 .fetch_metadata(Some(&config.topic), QUERY_TIMEOUT)

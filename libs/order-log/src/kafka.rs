@@ -6,6 +6,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use crate::creation_error::creation_error;
 use crate::error::LogError;
 
 /// Time limit of a query to the brokers.
@@ -30,7 +31,7 @@ impl ConsumerContext for QuietContext {}
 pub(crate) fn consumer(config: &ClientConfig) -> Result<BaseConsumer<QuietContext>, LogError> {
     config
         .create_with_context(QuietContext)
-        .map_err(LogError::creating("creating a consumer", config))
+        .map_err(creation_error("creating a consumer", config))
 }
 
 /// The topic by the metadata of the brokers.

@@ -8,6 +8,7 @@
 //! Terms: docs/glossary.md.
 mod append;
 mod config;
+mod creation_error;
 mod error;
 mod kafka;
 mod partition;
@@ -18,6 +19,7 @@ mod topic;
 
 pub use append::OrderLog;
 pub use config::LogConfig;
+pub use creation_error::creation_error;
 pub use error::LogError;
 pub use kafka::advice;
 pub use read::{Entry, position};

@@ -5,6 +5,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::append::OrderLog;
 use crate::config::LogConfig;
+use crate::creation_error::creation_error;
 use crate::error::LogError;
 use crate::kafka::{self, QUERY_TIMEOUT, QuietContext, TopicMetadata};
 
@@ -129,7 +130,7 @@ fn admin(config: &LogConfig) -> Result<AdminClient<QuietContext>, LogError> {
     let config = config.admin()?;
     config
         .create_with_context(QuietContext)
-        .map_err(LogError::creating("creating an admin client", &config))
+        .map_err(creation_error("creating an admin client", &config))
 }
 
 fn options() -> AdminOptions {

@@ -20,11 +20,11 @@ use super::middleware;
 use crate::api::Api;
 use crate::catalogue::ListedSale;
 use crate::extract::read_body;
-use crate::find_sale::SaleReference;
 use crate::idempotency_key::Caller;
 use crate::limits::{LEGACY_PURCHASE_TIMEOUT, MAX_CONCURRENT_SAMPLES};
 use crate::problem::{Code, Problem};
 use crate::purchase::{Bought, Outcome, Purchase};
+use crate::unknown_sales::SaleReference;
 
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 

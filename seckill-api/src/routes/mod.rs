@@ -1,7 +1,7 @@
 //! The routes. `purchase` is the way in of a purchase.
 pub mod legacy;
 mod middleware;
-pub mod openapi;
+mod openapi;
 mod orders;
 mod purchase;
 mod sales;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -25,6 +26,11 @@ fn documented_routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(purchase::buy))
         .routes(routes!(purchase::earlier))
         .routes(routes!(orders::show, orders::cancel))
+}
+
+/// The OpenAPI document of the /v1 routes.
+pub fn openapi_document() -> OpenApi {
+    documented_routes().split_for_parts().1
 }
 
 async fn healthy() -> &'static str {

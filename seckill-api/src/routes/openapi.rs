@@ -53,10 +53,6 @@ pub(super) fn document_without_routes() -> OpenApi {
     document
 }
 
-pub fn document() -> OpenApi {
-    super::documented_routes().split_for_parts().1
-}
-
 /// Serves the document and the page.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: &OpenApi) -> Router<S> {
     // The document has only strings as keys.

@@ -51,7 +51,7 @@ pub async fn cancel(State(api): State<Arc<Api>>, OrderNumber(number): OrderNumbe
     })
 }
 
-problems!(ShowProblems: PathInvalid, OrderUnknown, Internal, NotReady, Overloaded, OutcomeUnknown);
+problems!(ShowProblems: PathInvalid, OrderUnknown, Internal, NotReady, Overloaded);
 problems!(
     CancelProblems: PathInvalid, OrderUnknown, AlreadyPaid, Internal, NotReady, Overloaded, OutcomeUnknown, OrderHeld,
 );

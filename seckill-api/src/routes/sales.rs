@@ -66,8 +66,8 @@ pub async fn show(State(api): State<Arc<Api>>, NamedSale(listed): NamedSale, hea
     cacheable(&headers, &SaleView::new(api, listed).await)
 }
 
-problems!(ListProblems: Internal, NotReady, OutcomeUnknown);
-problems!(ShowProblems: PathInvalid, SaleUnknown, Internal, NotReady, OutcomeUnknown);
+problems!(ListProblems: Internal, NotReady);
+problems!(ShowProblems: PathInvalid, SaleUnknown, Internal, NotReady);
 
 #[derive(Serialize, ToSchema)]
 struct SaleList {

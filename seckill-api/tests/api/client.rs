@@ -46,7 +46,7 @@ impl Request {
         let mut response = Vec::new();
         let _ = stream.read_to_end(&mut response).await;
         let response = Response::parse(&String::from_utf8_lossy(&response))?;
-        contract::check(&self.line, &response);
+        contract::check(&self.line, response.status, &response.headers, &response.body);
         Some(response)
     }
 

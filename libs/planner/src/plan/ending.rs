@@ -6,8 +6,8 @@ use seckill_protocol::sale::{Sale, SaleTerms};
 use seckill_protocol::settlement::{Settlement, settle};
 
 use super::final_balance::{FinalBalance, closing};
+use super::index_need::exchange_step;
 use super::report::{accepted, progress};
-use super::running;
 use super::step::{Plan, SaleVersion, Step};
 use crate::condition::{ConditionStatus, ConditionType, Phase, Progress, Reason};
 use crate::observation::Observation;
@@ -55,7 +55,7 @@ pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
 fn before_close(observed: &Observation, sale: &Sale) -> Plan {
     let index = observed.index.in_force();
     // The index has to know the end, and the worker the index: it empties the outbox of the epoch that the ledger names.
-    if let Some(step) = index.and_then(|index| running::exchange_step(index, sale)) {
+    if let Some(step) = index.and_then(|index| exchange_step(index, sale)) {
         return Plan::without_report(step);
     }
     match index {

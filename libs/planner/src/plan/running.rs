@@ -3,11 +3,10 @@ use std::time::Duration;
 
 use seckill_protocol::Epoch;
 use seckill_protocol::index::{IndexState, Millis, SaleState};
-use seckill_protocol::recovery::Need;
 use seckill_protocol::sale::Sale;
 
 use super::ending;
-use super::index_need::index_need;
+use super::index_need::exchange_step;
 use super::report::{accepted, progress};
 use super::step::{Plan, RebuildCause, SaleVersion, Step};
 use crate::balance::BalanceCheck;
@@ -126,24 +125,7 @@ fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
     (counted && units > sale.offered).then_some(Step::RaiseOffer { sale: version, units })
 }
 
-/// What an index in force and the ledger have to learn from each other, also after the end of the sale.
-pub(super) fn exchange_step(index: &IndexState, sale: &Sale) -> Option<Step> {
-    match index_need(index, sale) {
-        Need::Apply => Some(Step::ApplyTerms {
-            sale: sale.id,
-            epoch: index.epoch,
-            terms: sale.terms(),
-        }),
-        Need::Renumber(version) => Some(Step::Renumber {
-            sale: SaleVersion::from(sale),
-            version,
-        }),
-        Need::Publish(epoch) => Some(Step::Publish { sale: sale.id, epoch }),
-        Need::Nothing | Need::Rebuild => None,
-    }
-}
-
-/// The same, and the units that were added.
+/// What an index in force and the ledger have to learn from each other, and the units that were added.
 pub(super) fn index_step(observed: &Observation, sale: &Sale) -> Option<Step> {
     let index = observed.index.in_force()?;
     if let Some(step) = exchange_step(index, sale) {

@@ -318,7 +318,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     // The worker never empties the outbox, so the sale is never closed.
     (
-        "need_blind_to_live_epoch_after_the_end",
+        "ended_index_unpublished",
         Configuration {
             mysql_losses: 1,
             broken: &[Rule::NeedSeesLiveEpochAfterTheEnd],
