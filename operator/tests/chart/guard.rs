@@ -41,6 +41,26 @@ fn deletion(namespace: &Namespace, name: &str) -> Result<String, String> {
 
 #[test]
 fn a_sale_that_has_opened_is_guarded_until_its_end() {
+    let crd = serde_json::to_string(&seckill_crds::crd()).expect("JSON");
+    kubectl(
+        &[
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--field-manager=operator-tests",
+            "-f",
+            "-",
+        ],
+        &crd,
+    )
+    .expect("applied");
+    let established = [
+        "wait",
+        "--for=condition=Established",
+        "--timeout=60s",
+        "crd/flashsales.seckill.dev",
+    ];
+    kubectl(&established, "").expect("established");
     let namespace = Namespace::create();
     let objects = template(json!({"className": namespace.0, "deletionGuard": {"enabled": true}}));
     let name = "shop-seckill-deletion-guard";

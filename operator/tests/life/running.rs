@@ -237,7 +237,9 @@ async fn a_sale_of_another_class_is_ignored() {
     harness.apply("ours", -1, 3600, json!({})).await;
     harness.until_phase("ours", Phase::Open).await;
     let theirs = harness.api::<FlashSale>().get("theirs").await.expect("it exists");
-    assert_eq!(theirs.status, None);
+    // The default, by which tools know that no operator has seen it.
+    let status = theirs.status.expect("a default");
+    assert_eq!((status.observed_generation, status.phase), (Some(-1), None));
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;
