@@ -24,15 +24,22 @@ impl SaleHistory {
         self.phases.last().map_or("", String::as_str)
     }
 
-    /// The conditions that are not true, with their messages. They explain why a sale does not proceed.
+    /// The conditions that are not as they should be, with their messages. They explain why a sale does not proceed.
     pub fn problems(&self) -> String {
         let conditions = self.status["conditions"].as_array().cloned().unwrap_or_default();
         let problems: Vec<_> = conditions
             .iter()
-            .filter(|c| c["status"] != "True")
+            .filter(|c| c["status"] != normal_status(text(c, "type")))
             .map(|c| format!("{}={} {}", text(c, "type"), text(c, "status"), text(c, "message")))
             .collect();
         problems.join("; ")
+    }
+}
+
+fn normal_status(condition: &str) -> &'static str {
+    match condition {
+        "Reconciling" | "Stalled" => "False",
+        _ => "True",
     }
 }
 
