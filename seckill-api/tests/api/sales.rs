@@ -105,18 +105,26 @@ async fn rows_read(harness: &Harness) -> u64 {
 async fn add_settled_sales(harness: &Harness, sale: &Sale, count: u32) {
     let columns =
         "class, namespace, uid, part, version, opens_at, closes_at, limit_per_buyer, item, price, currency, offered";
+    // In the SQL of MySQL and of MariaDB.
+    let digits = (0..10)
+        .map(|n| format!("SELECT {n} AS n"))
+        .collect::<Vec<_>>()
+        .join(" UNION ALL ");
+    let factors = ["1", "10", "100", "1000", "10000"]
+        .map(|factor| format!("(SELECT n * {factor} AS n FROM ({digits}) d{factor}) f{factor}"));
+    let numbers = format!(
+        "SELECT 1 + f1.n + f10.n + f100.n + f1000.n + f10000.n AS n FROM {}",
+        factors.join(" JOIN ")
+    );
     let add = format!(
         "INSERT INTO sales (id, name, state, closed_at, settled_at, {columns}) \
          SELECT {} ^ n, CONCAT('settled-', n), 'closed', 1, CURRENT_TIMESTAMP(3) - INTERVAL 6 * n + 600 SECOND, {columns} \
-         FROM sales JOIN (WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count}) \
-         SELECT n FROM numbers) numbers WHERE sales.id = {}",
+         FROM sales JOIN ({numbers}) numbers WHERE sales.id = {} AND n <= {count}",
         sale.id.0, sale.id.0
     );
     let mut connection = MySqlConnection::connect(&harness.mysql_url)
         .await
         .expect("MySQL answers");
-    let depth = AssertSqlSafe(format!("SET SESSION cte_max_recursion_depth = {}", count + 1));
-    connection.execute(depth).await.expect("MySQL answers");
     connection.execute(AssertSqlSafe(add)).await.expect("inserted");
 }
 
