@@ -252,13 +252,12 @@ impl Catalogue {
         loop {
             let read_at = Instant::now();
             let page = self.read_page(since, &known).await?;
-            let last = page.sales.iter().filter_map(|sale| sale.settled_at_ms).max();
-            match last {
-                Some(last) if !page.is_last && last > since + 1 => {
-                    since = last - 1;
+            match page.next_after {
+                Some(next) => {
+                    since = next;
                     settled.extend(page.sales.into_iter().filter(|sale| sale.settled_at_ms.is_some()));
                 }
-                _ => {
+                None => {
                     settled.extend(page.sales);
                     let next = before.next(settled, page.positions, read_at, clock::now());
                     self.snapshot.send_replace(Arc::new(next));

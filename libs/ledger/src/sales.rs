@@ -28,8 +28,8 @@ pub struct CataloguePage {
     pub sales: Vec<Sale>,
     /// The next offset of each partition: a sale that is missing may be in the log behind.
     pub positions: Vec<(u32, Offset)>,
-    /// Whether it has all settled sales that were asked for.
-    pub is_last: bool,
+    /// Where the next page begins: a time of settlement, exclusive. `None`: this page has the last settled sales.
+    pub next_after: Option<i64>,
 }
 
 /// The columns of a sale as numbers and text, without date, decimal and JSON types, and the format that the ledger requires.
@@ -418,11 +418,10 @@ impl Ledger {
         let mut sales = BTreeMap::new();
         loop {
             let page = self.catalogue_page(class, since, &[]).await?;
-            let last = page.sales.iter().filter_map(|sale| sale.settled_at_ms).max();
             sales.extend(page.sales.into_iter().map(|sale| (sale.id, sale)));
-            match last {
-                Some(last) if !page.is_last && last > since + 1 => since = last - 1,
-                _ => return Ok(sales.into_values().collect()),
+            match page.next_after {
+                Some(next) => since = next,
+                None => return Ok(sales.into_values().collect()),
             }
         }
     }
@@ -463,10 +462,13 @@ impl Ledger {
                 sales.extend(by_id(connection, *id, self.spoken).await?);
             }
             sales.sort_by_key(|sale| sale.id);
+            // The next page has the last millisecond of this one again, which may have more sales than this page took.
+            let last = sales.iter().filter_map(|sale| sale.settled_at_ms).max();
+            let next_after = last.filter(|last| !is_last && *last > settled_after + 1).map(|last| last - 1);
             Ok(CataloguePage {
                 sales,
                 positions: positions(connection).await?,
-                is_last,
+                next_after,
             })
         })
         .await
