@@ -50,12 +50,7 @@ impl Database {
     pub async fn sale(&self, partition: u32, total: u64) -> (Sale, Log) {
         let sale = self.ledger.create_sale(&new_sale(partition)).await.expect("created");
         assert_eq!(self.ledger.ensure_position(partition).await.expect("position"), 0);
-        let mut log = Log {
-            partition,
-            sale: sale.id,
-            entries: Vec::new(),
-            epoch: Epoch(0),
-        };
+        let mut log = Log::empty(partition, sale.id);
         log.push(Record::Total { sale: sale.id, total });
         log.barrier();
         (sale, log)
@@ -98,6 +93,15 @@ pub struct Log {
 }
 
 impl Log {
+    pub fn empty(partition: u32, sale: SaleId) -> Self {
+        Log {
+            partition,
+            sale,
+            entries: Vec::new(),
+            epoch: Epoch(0),
+        }
+    }
+
     pub fn end(&self) -> Offset {
         self.entries.len() as Offset
     }

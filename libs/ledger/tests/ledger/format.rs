@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use seckill_ledger::{Ledger, LedgerError, NewSale, ReplayError, StoreError};
 use seckill_protocol::format::{NotSpoken, TooOld};
-use seckill_protocol::{Epoch, Format, Record};
+use seckill_protocol::{Format, Record};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 
 use crate::common::{Database, Log, new_sale};
@@ -181,12 +181,7 @@ async fn a_raise_that_mysql_lost_comes_back_with_the_identity() {
     let db = Database::new().await;
     let newer = db.ledger.clone().speaking(SECOND);
     let sale = newer.create_sale(&newer_sale()).await.expect("created");
-    let mut log = Log {
-        partition: 0,
-        sale: sale.id,
-        entries: Vec::new(),
-        epoch: Epoch(0),
-    };
+    let mut log = Log::empty(0, sale.id);
     log.push(Record::Identity(Box::new(sale.identity())));
     log.push(Record::Total {
         sale: sale.id,

@@ -4,7 +4,7 @@ use crate::common::{Database, Log, order};
 use seckill_ledger::{Ledger, Sale, StoreError};
 use seckill_protocol::admission::Stop;
 use seckill_protocol::index::SaleState;
-use seckill_protocol::{Epoch, Identity, OrderId, Record, SaleId};
+use seckill_protocol::{Identity, OrderId, Record, SaleId};
 
 async fn store(ledger: &Ledger, log: &Log, from: i64) -> Result<(), StoreError> {
     let stored = ledger
@@ -31,12 +31,7 @@ async fn lose_everything(db: &Database) {
 /// A log that begins with the identity of its sale.
 async fn identified_sale(db: &Database, partition: u32, total: u64) -> (Sale, Log) {
     let (sale, _) = db.sale(partition, total).await;
-    let mut log = Log {
-        partition,
-        sale: sale.id,
-        entries: Vec::new(),
-        epoch: Epoch(0),
-    };
+    let mut log = Log::empty(partition, sale.id);
     log.push(Record::Identity(Box::new(sale.identity())));
     log.push(Record::Total { sale: sale.id, total });
     log.barrier();
@@ -236,12 +231,7 @@ async fn a_name_that_was_freed_belongs_to_the_next_sale() {
     let db = Database::new().await;
     let (sale, _) = db.sale(0, 100).await;
     let next = next_of_name(&sale);
-    let mut log = Log {
-        partition: 0,
-        sale: sale.id,
-        entries: Vec::new(),
-        epoch: Epoch(0),
-    };
+    let mut log = Log::empty(0, sale.id);
     log.push(Record::Identity(Box::new(sale.identity())));
     store(&db.ledger, &log, 0).await.expect("stored");
     assert!(!db.ledger.free_name(sale.id).await.expect("read"), "it is not closed");
