@@ -69,8 +69,7 @@ impl StockClient {
     }
 
     async fn probe_on(&self, connection: &Connection, sale: SaleId) -> Result<Probe, StockError> {
-        let args = [keys::holdings_prefix(sale), keys::outbox_prefix(sale)];
-        let reply: Vec<String> = call(connection, &SCRIPT, &[keys::figures(sale)], &args[..]).await?;
+        let reply: Vec<String> = call(connection, &SCRIPT, &[keys::figures(sale)], &arguments(sale)[..]).await?;
         parse_reply(&reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))
     }
 }
@@ -81,9 +80,12 @@ fn probe_of(sale: SaleId) -> Cmd {
         .arg(SCRIPT.get_hash())
         .arg(1)
         .arg(keys::figures(sale))
-        .arg(keys::holdings_prefix(sale))
-        .arg(keys::outbox_prefix(sale));
+        .arg(&arguments(sale));
     command
+}
+
+fn arguments(sale: SaleId) -> [String; 2] {
+    [keys::holdings_prefix(sale), keys::outbox_prefix(sale)]
 }
 
 fn parse_reply(reply: &[String]) -> Option<Probe> {
