@@ -31,7 +31,7 @@ pub async fn run(context: Arc<Context>) {
             continue;
         }
         // What fails is noted by the reconciles, each for its sale.
-        let seen = look(&context).await.unwrap_or_default();
+        let seen = observe(&context).await.unwrap_or_default();
         let changed = changed(&last, &seen);
         context
             .cache
@@ -43,7 +43,7 @@ pub async fn run(context: Arc<Context>) {
     }
 }
 
-async fn look(context: &Context) -> Result<Seen, ReconcileError> {
+async fn observe(context: &Context) -> Result<Seen, ReconcileError> {
     let release = &context.release;
     let mut sales = context.connections.ledger()?.unfinished_sales(&release.class).await?;
     sales.retain(|sale| {

@@ -39,7 +39,7 @@ const CACHEABLE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue
 )]
 struct Base;
 
-/// Whoever adds routes gets the whole document.
+/// The part of the document that no route or type has.
 pub(super) fn document_without_routes() -> OpenApi {
     let mut document = Base::openapi();
     document.info = InfoBuilder::new()
