@@ -67,7 +67,7 @@ async fn a_required_preflight_delays_the_opening_but_stops_no_open_sale() {
     assert_eq!(held.phase, Some(Phase::Suspended));
     assert_eq!(harness.reserve("strict", &["a"]).await.0, [Decision::Suspended]);
     set_unclean_election(&harness, false).await;
-    harness.until_phase("strict", Phase::Open).await;
+    harness.until_reason("strict", "Ready", "Selling").await;
     assert_eq!(harness.buy("strict", &["a"]).await, 1);
     set_unclean_election(&harness, true).await;
     let found = harness.until_reason("strict", "Preflight", "ProblemsFound").await;
