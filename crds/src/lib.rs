@@ -103,9 +103,10 @@ pub struct FlashSaleSpec {
     #[x_kube(validation = usable_time("spec.endsAt"))]
     pub ends_at: Time,
 
-    /// How many seconds before the start the operator begins to load the stock into Redis and to start the pods.
+    /// How many seconds before the start the operator begins to load the stock into Redis and to start the pods. At least
+    /// 60, because a change of the leading operator can take 20 seconds.
     #[serde(default = "default_seconds")]
-    #[schemars(range(min = 5, max = 86_400))]
+    #[schemars(range(min = 60, max = 86_400))]
     pub lead_time_seconds: i32,
 
     /// How many seconds the pods of this sale stay after its end.

@@ -30,7 +30,7 @@ use serde_json::json;
 use tower::util::MapRequestLayer;
 
 const NAMESPACES: usize = 20;
-const LEAD_TIME_SECONDS: i64 = 30;
+const LEAD_TIME_SECONDS: i64 = 60;
 /// How long the writes are counted while nothing changes.
 const IDLE_PERIOD: Duration = Duration::from_secs(60);
 

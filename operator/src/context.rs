@@ -120,7 +120,8 @@ pub struct ScaledDeployment {
 /// What the release loops observe for all sales.
 #[derive(Clone)]
 pub struct ReleaseObservations {
-    pub workloads: watch::Receiver<Arc<Workloads>>,
+    /// `None` until the Deployments and the FlashSales were listed, or could not be for some seconds.
+    pub workloads: watch::Receiver<Option<Arc<Workloads>>>,
     pub servers: watch::Receiver<Option<Arc<ServerSettings>>>,
 }
 

@@ -89,7 +89,7 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutd
     let release = Arc::new(release(args, identity, lease));
     let standing_by = stand_by(connections.clone(), metrics.clone());
     let leading = elector.lead(&shutdown, |term| {
-        let (workloads_sender, workloads) = watch::channel(Arc::new(Workloads::default()));
+        let (workloads_sender, workloads) = watch::channel(None);
         let (servers_sender, servers) = watch::channel(None);
         let (statuses, due_statuses) = StatusQueue::new();
         let context = Context {
@@ -216,7 +216,7 @@ fn release(args: RunArgs, identity: String, lease: LeaseName) -> Release {
 /// Runs the sales for one leadership term. It is one future: everything stops where it stands when that is dropped.
 async fn run_sales(
     context: Arc<Context>,
-    workloads: watch::Sender<Arc<Workloads>>,
+    workloads: watch::Sender<Option<Arc<Workloads>>>,
     servers: watch::Sender<Option<Arc<ServerSettings>>>,
     due_statuses: DueStatuses,
 ) {

@@ -131,7 +131,7 @@ fn invalid_values() -> Vec<(&'static str, Value, &'static str)> {
         ("/endsAt", json!("2029-12-31T10:00:00Z"), "spec.endsAt"),
         ("/endsAt", json!("2030-02-01T10:00:00Z"), "spec.endsAt"),
         ("/endsAt", json!("never"), "spec.endsAt"),
-        ("/leadTimeSeconds", json!(4), "spec.leadTimeSeconds"),
+        ("/leadTimeSeconds", json!(59), "spec.leadTimeSeconds"),
         ("/leadTimeSeconds", json!(86_401), "spec.leadTimeSeconds"),
         ("/leadTimeSeconds", json!("5m"), "spec.leadTimeSeconds"),
         ("/coolDownSeconds", json!(-1), "spec.coolDownSeconds"),

@@ -11,6 +11,7 @@ use kube::{Api, Client, ResourceExt as _};
 use seckill_order_log::OrderLog;
 use seckill_planner::SaleKey;
 use seckill_planner::demand::{Needs, Workload, Workloads, needs, needs_pods, total_demand};
+use seckill_service::log_once::FailureLog;
 use seckill_service::periodic;
 use tokio::sync::watch;
 
@@ -20,14 +21,14 @@ use crate::cluster::workloads::{ObservedDeployment, WatchedWorkloads};
 use crate::context::{Context, ScaledDeployment};
 
 const SCALE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the first tick waits for what the watches list.
+/// How long the first tick waits for what the watches list. Meanwhile the statuses that the last leader wrote stand.
 const LIST_WAIT: Duration = Duration::from_secs(5);
 const LIST_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the pods of a Deployment are listed again that lacks some of them.
 const PODS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until the leadership term ends.
-pub async fn run(context: Arc<Context>, sales: FlashSales, observed: watch::Sender<Arc<Workloads>>) {
+pub async fn run(context: Arc<Context>, sales: FlashSales, observed: watch::Sender<Option<Arc<Workloads>>>) {
     let release = &context.release;
     let watched = WatchedWorkloads::new(&context.cluster.kube, &release.api.name, &release.worker.name);
     tokio::select! {
@@ -40,10 +41,10 @@ async fn keep_scaled(
     context: &Context,
     sales: &FlashSales,
     watched: &WatchedWorkloads,
-    observed: &watch::Sender<Arc<Workloads>>,
+    observed: &watch::Sender<Option<Arc<Workloads>>>,
 ) {
     let known = async {
-        while !watched.are_known() {
+        while !(watched.are_known() && sales.all_known()) {
             tokio::time::sleep(LIST_CHECK_INTERVAL).await;
         }
     };
@@ -68,15 +69,15 @@ async fn keep_scaled(
     }
 }
 
-fn publish(observed: &watch::Sender<Arc<Workloads>>, workloads: Workloads) {
+fn publish(observed: &watch::Sender<Option<Arc<Workloads>>>, workloads: Workloads) {
     observed.send_if_modified(|last| {
-        let changed = **last != workloads;
+        let changed = last.as_deref() != Some(&workloads);
         if changed {
             let results = [&workloads.api, &workloads.worker];
             for error in results.into_iter().filter_map(|workload| workload.as_ref().err()) {
-                tracing::warn!(error, "scaling failed");
+                tracing::warn!(error, "failed to observe a Deployment");
             }
-            *last = Arc::new(workloads);
+            *last = Some(Arc::new(workloads));
         }
         changed
     });
@@ -111,11 +112,16 @@ struct Scaling<'a> {
     scaled: &'a ScaledDeployment,
     /// Why pods are missing, and when and of which version of the Deployment that was read.
     blocked: Option<(Instant, Option<String>, Option<String>)>,
+    failures: FailureLog,
 }
 
 impl<'a> Scaling<'a> {
     fn new(scaled: &'a ScaledDeployment) -> Self {
-        Scaling { scaled, blocked: None }
+        Scaling {
+            scaled,
+            blocked: None,
+            failures: FailureLog::changes(),
+        }
     }
 
     /// Sets the replicas of the Deployment for a demand, unless an autoscaler controls them.
@@ -130,14 +136,18 @@ impl<'a> Scaling<'a> {
         let bounds = self.scaled.bounds;
         let present = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
         let replicas = bounds.replicas(demand, present, may_shrink);
-        if autoscaler.is_none() && present != replicas {
-            set_replicas(kube, &deployment, present, replicas).await?;
-        }
+        let scaled = match autoscaler.is_none() && present != replicas {
+            true => set_replicas(kube, &deployment, present, replicas).await,
+            false => Ok(()),
+        };
+        self.failures.note("scaling a Deployment", scaled.as_ref().map(|()| ()));
         let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas);
         let ready = ready.unwrap_or_default();
-        let blocked = match ready < present {
-            true => self.blocked(kube, &deployment).await,
-            false => None,
+        let blocked = match scaled {
+            // What was observed is known all the same.
+            Err(failure) => Some(failure),
+            Ok(()) if ready < present => self.blocked(kube, &deployment).await,
+            Ok(()) => None,
         };
         Ok(Workload {
             name: self.scaled.name.name.clone(),

@@ -101,7 +101,7 @@ pub async fn observe(
         ledger_absence,
         index,
         index_unknown_for,
-        workloads: context.observations.workloads.borrow().clone(),
+        workloads: context.observations.workloads.borrow().clone().unwrap_or_default(),
         servers: context.observations.servers.borrow().clone(),
         balance,
         adjustments_pending,

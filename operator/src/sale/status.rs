@@ -22,9 +22,12 @@ use crate::status_queue::Refusal;
 const FIELD_MANAGER: &str = "seckill-operator/status";
 
 /// Has the status written if it changed, figures alone only now and then, and what changed for its reader as events. False:
-/// the figures have to wait for their turn.
+/// a new leader does not know the pods yet, so what the last one wrote stands, or the figures have to wait for their turn.
 pub fn report(context: &Context, object: &FlashSale, observed: &Observation, plan: &Plan) -> bool {
     let Some(report) = &plan.report else { return true };
+    if context.observations.workloads.borrow().is_none() {
+        return false;
+    }
     let old = context.cache.status(object);
     let mut report = report.clone();
     let progress = context.cache.note_progress(&observed.key, &report.progress);

@@ -86,7 +86,7 @@ async fn assert_edits_outside_the_ledger(harness: &Harness, name: &str) {
     .await;
     assert_applied(harness, name, json!({"demand": {"apiReplicas": 2}}), 0, |_| true).await;
     assert_applied(harness, name, json!({"coolDownSeconds": 1}), 0, |_| true).await;
-    assert_applied(harness, name, json!({"leadTimeSeconds": 6}), 0, |_| true).await;
+    assert_applied(harness, name, json!({"leadTimeSeconds": 61}), 0, |_| true).await;
 }
 
 async fn assert_edits_until_the_end(harness: &Harness, name: &str) {

@@ -9,7 +9,8 @@ use seckill_protocol::Record;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-use crate::harness::{Harness, free_address, get, set_flag, status_and_reason, written_by_operator};
+use crate::harness::{self, Harness, free_address, get, set_flag, status_and_reason, written_by_operator};
+use crate::proxy::{Fault, Proxy};
 
 /// A process of the operator binary. It is killed on drop.
 struct Process {
@@ -154,6 +155,40 @@ async fn an_operator_that_is_killed_is_replaced_when_its_lease_expires() {
     follower.shut_down().await;
     worker.stop().await;
     harness.drop().await;
+}
+
+/// A new leader does not know the pods, or not all sales, at its first reconciles. What the last one wrote stands until then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_reports_nothing_before_all_is_known() {
+    for slow in ["/deployments", "/flashsales"] {
+        let harness = Harness::new().await;
+        let mut proxy = Proxy::start(harness::upstream().await).await;
+        let (operator, worker) = (harness.operator(), harness.worker());
+        let demand = json!({"leadTimeSeconds": 3700, "demand": {"apiReplicas": 2}});
+        harness.apply("ready", 3600, 60, demand).await;
+        harness.until_phase("ready", Phase::Ready).await;
+        operator.stop().await;
+        harness.edit("ready", json!({"spec": {"stock": 11}})).await;
+        let shown = harness.record_statuses("ready");
+
+        proxy.set(Fault::SlowResource(slow, Duration::from_secs(2))).await;
+        let operator = harness.operator_with_client(&proxy.client(), harness.operator_args("operator", 15));
+        harness
+            .until("ready", "restocked", |status| {
+                status.ledger.as_ref().map(|ledger| ledger.total) == Some(11)
+            })
+            .await;
+        for status in shown.stop() {
+            assert_eq!(
+                (status.phase, status_and_reason(&status, "WorkloadsScaled")),
+                (Some(Phase::Ready), ("True", "Scaled")),
+                "{slow}"
+            );
+        }
+        operator.stop().await;
+        worker.stop().await;
+        harness.drop().await;
+    }
 }
 
 /// The leader is paused each time just after it has begun a rebuild. So it resumes with its own barrier in the log and

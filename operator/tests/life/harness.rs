@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -14,6 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
+use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Config, CustomResourceExt as _, Resource, ResourceExt};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -101,6 +103,19 @@ pub struct Harness {
     kubelet: JoinHandle<()>,
     /// None in a harness for another namespace.
     _owned: Option<OwnedNamespaces>,
+}
+
+/// The statuses of a FlashSale, as a watch shows them.
+pub struct RecordedStatuses {
+    recorded: Arc<Mutex<Vec<FlashSaleStatus>>>,
+    task: JoinHandle<()>,
+}
+
+impl RecordedStatuses {
+    pub fn stop(self) -> Vec<FlashSaleStatus> {
+        self.task.abort();
+        std::mem::take(&mut *self.recorded.lock().expect("nobody panics"))
+    }
 }
 
 /// An operator or a worker that runs in the test process.
@@ -446,7 +461,7 @@ impl Harness {
                 "stock": 10,
                 "startsAt": at(starts_in).to_string(),
                 "endsAt": at(starts_in + lasts).to_string(),
-                "leadTimeSeconds": 5,
+                "leadTimeSeconds": 60,
                 "coolDownSeconds": 0,
             },
         });
@@ -503,6 +518,20 @@ impl Harness {
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Records each status of a FlashSale from now on.
+    pub fn record_statuses(&self, name: &str) -> RecordedStatuses {
+        let recorded = Arc::new(Mutex::new(Vec::new()));
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let shown = watcher(self.api::<FlashSale>(), config).applied_objects();
+        let writer = recorded.clone();
+        let task = tokio::spawn(shown.for_each(move |object| {
+            let status = object.ok().and_then(|object| object.status);
+            writer.lock().expect("nobody panics").extend(status);
+            std::future::ready(())
+        }));
+        RecordedStatuses { recorded, task }
     }
 
     pub async fn until_phase(&self, name: &str, phase: Phase) -> FlashSaleStatus {

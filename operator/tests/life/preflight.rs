@@ -33,7 +33,7 @@ async fn preflight_problems_are_reported_with_a_fix_and_the_sale_opens() {
     let harness = Harness::new().await;
     set_unclean_election(&harness, true).await;
     let (operator, worker) = (harness.operator(), harness.worker());
-    harness.apply("risky", 20, 3600, json!({"leadTimeSeconds": 20})).await;
+    harness.apply("risky", 20, 3600, json!({})).await;
     let reported = harness.until_reason("risky", "Preflight", "ProblemsFound").await;
     let condition = reported
         .conditions

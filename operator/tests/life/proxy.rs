@@ -28,6 +28,10 @@ pub enum Fault {
     Busy,
     /// Each request is delayed.
     Slow(Duration),
+    /// Each request for such a resource is delayed.
+    SlowResource(&'static str, Duration),
+    /// Changes of replicas get 429.
+    BusyScaling,
     /// Statuses and events that are written get no answer.
     SilentWrites,
     /// A watch of FlashSales ends with an event 410 Expired.
@@ -134,12 +138,12 @@ impl Proxy {
         )
     }
 
-    /// Closes all connections and refuses new ones.
     /// The requests since the last call that neither watch nor renew a Lease.
     pub fn take_asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.server.asked.lock().expect("nobody panics"))
     }
 
+    /// Closes all connections and refuses new ones.
     pub async fn refuse(&mut self) {
         if let Some(listening) = self.listening.take() {
             listening.abort();
@@ -193,6 +197,8 @@ impl Server {
                 return busy;
             }
             Fault::Slow(by) => tokio::time::sleep(by).await,
+            Fault::SlowResource(resource, by) if path.contains(resource) => tokio::time::sleep(by).await,
+            Fault::BusyScaling if path.ends_with("/scale") => return failure(429, "TooManyRequests"),
             Fault::ExpiredEvent | Fault::EmptyLists | Fault::EmptyCluster
                 if watch && version != "resourceVersion=1" =>
             {

@@ -15,8 +15,8 @@ use crate::harness::{Harness, status_and_reason};
 async fn a_sale_gets_ready_opens_sells_out_ends_and_settles() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
-    let spec = json!({"demand": {"apiReplicas": 2}, "leadTimeSeconds": 14});
-    harness.apply("life", 24, 20, spec).await;
+    let spec = json!({"demand": {"apiReplicas": 2}});
+    harness.apply("life", 66, 20, spec).await;
 
     let scheduled = harness.until_phase("life", Phase::Scheduled).await;
     assert_eq!(status_and_reason(&scheduled, "Accepted"), ("True", "Accepted"));

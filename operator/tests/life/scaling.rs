@@ -8,7 +8,8 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use seckill_crds::{FlashSaleStatus, Phase};
 use serde_json::json;
 
-use crate::harness::{Harness, status_and_reason};
+use crate::harness::{self, Harness, status_and_reason};
+use crate::proxy::{Fault, Proxy};
 
 fn message(status: &FlashSaleStatus) -> &str {
     let condition = status.conditions.iter().find(|c| c.type_ == "WorkloadsScaled");
@@ -48,6 +49,37 @@ async fn demands_add_up_to_the_ceiling_and_earlier_sales_go_first() {
             harness.replicas("api").await == 2
         })
         .await;
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_scaling_hides_no_pods_that_are_ready() {
+    let harness = Harness::new().await;
+    let mut proxy = Proxy::start(harness::upstream().await).await;
+    let operator = harness.operator_with_client(&proxy.client(), harness.operator_args("operator", 15));
+    let worker = harness.worker();
+    let demand = |pods: i32| json!({"leadTimeSeconds": 3700, "demand": {"apiReplicas": pods}});
+    harness.apply("ready", 3600, 60, demand(1)).await;
+    harness.until_phase("ready", Phase::Ready).await;
+
+    proxy.set(Fault::BusyScaling).await;
+    harness.apply("waiting", 3601, 60, demand(2)).await;
+    let waiting = harness
+        .until("waiting", "refused", |status| {
+            status_and_reason(status, "WorkloadsScaled") == ("False", "Scaling")
+                && message(status).contains("failed to scale")
+        })
+        .await;
+    assert!(message(&waiting).contains("1 ready pods of 3"), "{}", message(&waiting));
+    assert_eq!(
+        status_and_reason(&harness.status("ready").await, "WorkloadsScaled"),
+        ("True", "Scaled")
+    );
+
+    proxy.set(Fault::None).await;
+    harness.until_phase("waiting", Phase::Ready).await;
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;

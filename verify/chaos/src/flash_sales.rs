@@ -107,7 +107,7 @@ impl FlashSales {
                 "maxPerOrder": 3,
                 "startsAt": in_seconds(times.starts_in)?.to_string(),
                 "endsAt": in_seconds(ends_in)?.to_string(),
-                "leadTimeSeconds": 5,
+                "leadTimeSeconds": 60,
                 "coolDownSeconds": 0,
             },
         });
