@@ -2,8 +2,8 @@
 //!
 //! In 20 namespaces of a real API server, 450 sales are open, 500 are scheduled, and 50 start in the same second. The
 //! variable `SECKILL_BENCH_SALES` changes the total. The benchmark prints how long before their start the 50 sales were
-//! ready, when each sold its first unit, the CPU and memory use, the requests to the API server, and the number of
-//! writes while nothing changes.
+//! ready, when each sold its first unit, the CPU and memory use, the requests to the API server, the number of writes while
+//! nothing changes, and how long the emergency stop takes.
 #[path = "../tests/life/harness.rs"]
 #[allow(dead_code, reason = "only the tests use all of it")]
 mod harness;
@@ -104,6 +104,8 @@ async fn bench() {
         .filter(|one| !versions.contains(one))
         .count();
     let after = resident_mib();
+    let stopped = harness.emergency_stop("suspend").await;
+    let resumed = harness.emergency_stop("resume").await;
 
     println!(
         "{} sales in {NAMESPACES} namespaces: {open} are open, {scheduled} are scheduled, {starting} start together",
@@ -121,6 +123,8 @@ async fn bench() {
         "  one minute without changes: {written} FlashSales written, {:.0} % of a core",
         100.0 * cpu
     );
+    println!("  operator suspend --all: {stopped}");
+    println!("  operator resume --all: {resumed}");
     for (period, counts, sales) in [
         ("during setup", setup, open + scheduled),
         ("around the common start", start, starting),

@@ -1,30 +1,10 @@
 //! The emergency stop of a release: `operator suspend --all` and `operator resume --all`.
 use seckill_crds::Phase;
-use seckill_operator::args::{Args, Command};
-use seckill_operator::emergency_stop;
 use seckill_protocol::index::{Decision, SaleState};
-use seckill_service::args::parse_from;
 use serde_json::json;
 
-use crate::harness::{self, Harness, required_env};
+use crate::harness::{self, Harness};
 use crate::proxy::Proxy;
-
-/// Runs the subcommand, as a person does in a pod or on any machine that reaches MySQL and Redis.
-async fn run(harness: &Harness, subcommand: &str) -> String {
-    let redis = required_env("SECKILL_TEST_REDIS_URL");
-    let servers = ["--mysql-url", &harness.database, "--redis-url", &redis];
-    let words = [
-        ["operator", subcommand, "--all", "--class", &harness.name].as_slice(),
-        &servers,
-    ]
-    .concat();
-    match parse_from::<Args>(words).expect("valid arguments").command {
-        Command::Suspend(args) => emergency_stop::set(&args, true).await,
-        Command::Resume(args) => emergency_stop::set(&args, false).await,
-        _ => unreachable!("the subcommand is one of them"),
-    }
-    .expect("done")
-}
 
 async fn decision(harness: &Harness, name: &str, buyer: &str) -> Decision {
     let decisions = harness.try_buy(name, &[buyer]).await;
@@ -64,7 +44,7 @@ async fn every_sale_is_stopped_and_resumed_without_an_api_server() {
 
     proxy.refuse().await;
     // A leader that still works and one that has stopped are the same to the command.
-    let done = run(&harness, "suspend").await;
+    let done = harness.emergency_stop("suspend").await;
     assert!(done.contains("4 running sales, 3 with an index"), "{done}");
     for name in ["one", "two", "suspended"] {
         assert!(!sells(&harness, name, "a").await, "{name} sells");
@@ -82,11 +62,11 @@ async fn every_sale_is_stopped_and_resumed_without_an_api_server() {
     ));
 
     // It is undone without an operator as well, and only for the sales whose FlashSales are not suspended.
-    run(&harness, "resume").await;
+    harness.emergency_stop("resume").await;
     assert!(sells(&harness, "one", "c").await && sells(&harness, "two", "c").await);
     assert!(!sells(&harness, "suspended", "c").await);
 
-    run(&harness, "suspend").await;
+    harness.emergency_stop("suspend").await;
     proxy.accept().await;
     // The operator reports the stop, and does not undo it.
     for name in ["one", "two", "suspended"] {
@@ -96,7 +76,7 @@ async fn every_sale_is_stopped_and_resumed_without_an_api_server() {
     }
     let status = harness.until_reason("later", "Ready", "EmergencyStop").await;
     assert_eq!(status.phase, Some(Phase::Suspended));
-    run(&harness, "resume").await;
+    harness.emergency_stop("resume").await;
     harness.until_reason("later", "Ready", "Scheduled").await;
     for name in ["one", "two"] {
         harness.until_phase(name, Phase::Open).await;
@@ -113,7 +93,7 @@ async fn a_new_sale_is_held_while_the_stop_is_on() {
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("before", -1, 3600, json!({})).await;
     harness.until_phase("before", Phase::Open).await;
-    run(&harness, "suspend").await;
+    harness.emergency_stop("suspend").await;
     harness.apply("new", -1, 3600, json!({})).await;
     let status = harness
         .until("new", "preheated and stopped", |status| {
@@ -144,7 +124,7 @@ async fn a_new_sale_is_held_while_the_stop_is_on() {
         })
         .await;
     assert!(!sells(&harness, "before", "a").await);
-    run(&harness, "resume").await;
+    harness.emergency_stop("resume").await;
     assert!(sells(&harness, "before", "b").await);
     assert!(!sells(&harness, "new", "b").await);
     harness.until_phase("before", Phase::Open).await;

@@ -23,6 +23,7 @@ use rdkafka::client::DefaultClientContext;
 use seckill_crds::{FlashSale, FlashSaleStatus, Phase};
 use seckill_ledger::{Ledger, Sale};
 use seckill_operator::args::{Args, Command};
+use seckill_operator::emergency_stop;
 use seckill_order_log::{Entry, LogConfig, OrderLog};
 use seckill_protocol::index::{Decision, IndexState, Request};
 use seckill_protocol::{Batch, Buyer, FORMAT, Format, KeyHash, Record, SaleId};
@@ -518,6 +519,22 @@ impl Harness {
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Runs `suspend --all` or `resume --all`, as a person does on any machine that reaches MySQL and Redis.
+    pub async fn emergency_stop(&self, subcommand: &str) -> String {
+        let servers = ["--mysql-url", &self.database, "--redis-url", &self.redis];
+        let words = [
+            ["operator", subcommand, "--all", "--class", &self.name].as_slice(),
+            &servers,
+        ]
+        .concat();
+        match parse_from::<Args>(words).expect("valid arguments").command {
+            Command::Suspend(args) => emergency_stop::set(&args, true).await,
+            Command::Resume(args) => emergency_stop::set(&args, false).await,
+            _ => unreachable!("the subcommand is one of them"),
+        }
+        .expect("done")
     }
 
     /// Records each status of a FlashSale from now on.
