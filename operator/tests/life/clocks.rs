@@ -33,7 +33,7 @@ async fn a_redis_an_hour_ahead_opens_no_sale_early() {
     let (redis, harness) = with_redis().await;
     redis.set_ahead(HOUR_MS);
     let (operator, worker) = (harness.operator(), harness.worker());
-    harness.apply("early", 63, 7200, json!({})).await;
+    harness.apply("early", 12, 7200, json!({})).await;
     harness.until_reason("early", "StockPreheated", "Preheated").await;
     assert_opens_on_time(&harness, "early").await;
     let open = harness.until_phase("early", Phase::Open).await;
@@ -141,7 +141,7 @@ async fn an_operator_whose_clock_steps_back_opens_the_next_sale_on_time() {
     let checked = |status: &_| !["", "Checking"].contains(&status_and_reason(status, "Preflight").1);
     harness.until("before", "the servers are checked", checked).await;
     clock.set_ahead(-HOUR_MS);
-    harness.apply("after", 63, 3600, json!({})).await;
+    harness.apply("after", 8, 3600, json!({})).await;
     let accepted = |status: &_| status_and_reason(status, "Accepted").0 == "True";
     harness.until("after", "it is accepted", accepted).await;
     assert_opens_on_time(&harness, "after").await;

@@ -46,7 +46,7 @@ use namespaces::OwnedNamespaces;
 pub const CLUSTER: &str = "tests";
 
 /// Time limit of a wait. It is far longer than any step of these tests takes.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub fn required_env(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; run `cargo xtask test integration`"))
