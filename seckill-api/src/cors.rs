@@ -54,11 +54,17 @@ impl CorsOrigins {
         CorsLayer::new()
             .allow_origin(origin)
             .allow_methods([Method::GET, Method::POST, Method::DELETE])
-            .allow_headers([header::CONTENT_TYPE, header::IF_NONE_MATCH, IDEMPOTENCY_KEY])
+            .allow_headers([
+                header::AUTHORIZATION,
+                header::CONTENT_TYPE,
+                header::IF_NONE_MATCH,
+                IDEMPOTENCY_KEY,
+            ])
             .expose_headers([
                 header::LOCATION,
                 header::RETRY_AFTER,
                 header::ETAG,
+                header::WWW_AUTHENTICATE,
                 HeaderName::from_static("server-time"),
             ])
             .max_age(MAX_AGE)

@@ -16,6 +16,10 @@
 //! - `orders`, `cancel`: finding and cancelling an order, with `fold_progress`
 //! - `remaining`: the number of units left
 //!
+//! Who the caller is:
+//!
+//! - [`identity`]: verifies a bearer token by the keys of its issuer
+//!
 //! And what all of them use:
 //!
 //! - [`problem`]: every answer except success
@@ -35,6 +39,7 @@ mod extract;
 mod find_sale;
 mod fold_progress;
 pub mod idempotency_key;
+pub mod identity;
 mod ledger_lookup;
 mod limits;
 pub mod metrics;

@@ -32,6 +32,28 @@ pub enum Problem {
     QuantityTooLarge { quantity: Quantity, most: Quantity },
     #[error("The path is invalid: {0}. Send a path of plain or percent-encoded UTF-8.")]
     PathInvalid(String),
+    #[error("The request has no token. Log in, and send the header Authorization: Bearer TOKEN.")]
+    TokenMissing,
+    #[error(
+        "The token is malformed: {0}. Send one header Authorization: Bearer TOKEN, with the token as it was issued."
+    )]
+    TokenMalformed(&'static str),
+    #[error("The token has expired. Get a new token, and send the request again, with the same key.")]
+    TokenExpired,
+    #[error("The token is not valid yet. Send the request again later, or get a new token.")]
+    TokenNotYetValid,
+    #[error("The token is from another issuer. Log in at the issuer of this sale.")]
+    TokenWrongIssuer,
+    #[error("The token is for another audience. Ask the issuer for a token with the audience of this shop.")]
+    TokenWrongAudience,
+    #[error(
+        "The issuer does not publish the key of the token. Get a new token, or wait 30 seconds if the issuer has just changed its keys."
+    )]
+    TokenUnknownKey,
+    #[error("The signature of the token is wrong. Send the token as it was issued, or get a new one.")]
+    TokenBadSignature,
+    #[error("The signature algorithm of the token is not accepted. Use a client with another signature algorithm.")]
+    TokenAlgorithmRefused,
     #[error("There is no sale {0}. GET /v1/sales lists all sales.")]
     SaleUnknown(String),
     #[error("There is no order with this number. Check that the number is complete: 27 letters and digits.")]
@@ -80,6 +102,8 @@ pub enum Problem {
     Suspended,
     #[error("The sale is temporarily unavailable. This request bought nothing. Send it again, with the same key.")]
     NotReady,
+    #[error("Tokens can't be checked now. This request bought nothing. Send it again, with the same key.")]
+    IssuerUnavailable,
     #[error("Too many requests are waiting. This request bought nothing. Send it again, with the same key.")]
     Overloaded,
     #[error(
@@ -133,7 +157,7 @@ impl Problem {
     fn retry_after(&self) -> Option<u64> {
         match self {
             Problem::NotStarted { starts_at } => Some(starts_at.saturating_sub(clock::now()).div_ceil(1000).max(1)),
-            Problem::Suspended | Problem::NumberUnreadable => Some(5),
+            Problem::Suspended | Problem::NumberUnreadable | Problem::IssuerUnavailable => Some(5),
             Problem::OrderHeld => Some(60),
             Problem::NotReady | Problem::Overloaded | Problem::OutcomeUnknown | Problem::CancelUnknown => Some(1),
             _ => None,
@@ -159,6 +183,19 @@ impl ProblemKind {
             BodyInvalid => (StatusCode::BAD_REQUEST, "body_invalid", "Invalid body"),
             QuantityInvalid | QuantityTooLarge => (StatusCode::BAD_REQUEST, "quantity_invalid", "Invalid quantity"),
             PathInvalid => (StatusCode::BAD_REQUEST, "path_invalid", "Invalid path"),
+            TokenMissing => (StatusCode::UNAUTHORIZED, "token_missing", "Missing token"),
+            TokenMalformed => (StatusCode::UNAUTHORIZED, "token_malformed", "Malformed token"),
+            TokenExpired => (StatusCode::UNAUTHORIZED, "token_expired", "Token expired"),
+            TokenNotYetValid => (StatusCode::UNAUTHORIZED, "token_not_yet_valid", "Token not yet valid"),
+            TokenWrongIssuer => (StatusCode::UNAUTHORIZED, "token_wrong_issuer", "Wrong issuer"),
+            TokenWrongAudience => (StatusCode::UNAUTHORIZED, "token_wrong_audience", "Wrong audience"),
+            TokenUnknownKey => (StatusCode::UNAUTHORIZED, "token_unknown_key", "Unknown signing key"),
+            TokenBadSignature => (StatusCode::UNAUTHORIZED, "token_bad_signature", "Wrong signature"),
+            TokenAlgorithmRefused => (
+                StatusCode::UNAUTHORIZED,
+                "token_algorithm_refused",
+                "Signature algorithm not accepted",
+            ),
             SaleUnknown => (StatusCode::NOT_FOUND, "sale_unknown", "Sale not found"),
             OrderUnknown => (StatusCode::NOT_FOUND, "order_unknown", "Order not found"),
             RequestUnknown => (StatusCode::NOT_FOUND, "request_unknown", "No purchase with this key"),
@@ -191,12 +228,30 @@ impl ProblemKind {
             Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
             Suspended => (StatusCode::SERVICE_UNAVAILABLE, "suspended", "Sale suspended"),
             NotReady | NumberUnreadable => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "Not ready"),
+            IssuerUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "issuer_unavailable",
+                "Issuer unavailable",
+            ),
             Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
             CancelUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
             OrderHeld => (StatusCode::SERVICE_UNAVAILABLE, "order_held", "Order in quarantine"),
             OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
         };
         Definition { status, code, title }
+    }
+
+    /// The value of WWW-Authenticate, as RFC 6750 says: no error if the request has no token.
+    fn challenge(self) -> Option<HeaderValue> {
+        let Definition { status, title, .. } = self.definition();
+        match self {
+            ProblemKind::TokenMissing => Some(HeaderValue::from_static("Bearer")),
+            _ if status == StatusCode::UNAUTHORIZED => {
+                let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{title}\"");
+                HeaderValue::try_from(challenge).ok()
+            }
+            _ => None,
+        }
     }
 
     /// Whether an answer has the header Retry-After.
@@ -301,6 +356,9 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Some(challenge) = ProblemKind::from(&self).challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if matches!(self, Problem::ContentEncoding(_)) {
             headers.insert(header::ACCEPT_ENCODING, IDENTITY);
         }
@@ -318,6 +376,7 @@ mod tests {
     use super::*;
     use http_body_util::BodyExt as _;
     use serde_json::{Value, json};
+    use strum::VariantArray as _;
 
     async fn body(problem: Problem) -> (Response, Value) {
         let (parts, body) = problem.into_response().into_parts();
@@ -353,6 +412,20 @@ mod tests {
         for problem in [Problem::SoldOut { left: 0 }, Problem::Ended, Problem::KeyReused] {
             let (response, _) = body(problem).await;
             assert!(!response.headers().contains_key(header::RETRY_AFTER));
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_refused_token_has_a_challenge() {
+        let challenge = |problem: Problem| problem.into_response().headers().get(header::WWW_AUTHENTICATE).cloned();
+        assert_eq!(challenge(Problem::TokenMissing).unwrap(), "Bearer");
+        assert_eq!(
+            challenge(Problem::TokenExpired).unwrap(),
+            r#"Bearer error="invalid_token", error_description="Token expired""#
+        );
+        for kind in ProblemKind::VARIANTS {
+            let unauthorized = kind.definition().status == StatusCode::UNAUTHORIZED;
+            assert_eq!(kind.challenge().is_some(), unauthorized, "{kind:?}");
         }
     }
 

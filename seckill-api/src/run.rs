@@ -17,6 +17,8 @@ use tokio::time::sleep;
 use crate::api::{Api, Servers};
 use crate::args::Args;
 use crate::catalogue::Catalogue;
+use crate::identity::refresh::RefreshIntervals;
+use crate::identity::{Issuers, config};
 use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
 use crate::partitions::follow_added;
@@ -43,6 +45,8 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
         Some(address) => Some(listen("SECKILL_LEGACY_LISTEN", address)?),
         None => None,
     };
+    // No route asks for a token yet.
+    let _issuers = issuers(&args, metrics.clone(), &shutdown)?;
     // The last answers need the tail and the catalogue, so these stop after the server.
     let served = Shutdown::new();
     let heartbeats = Heartbeats::new("seckill-api", args.instance.instance());
@@ -87,6 +91,16 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     }
     heartbeats.end().await;
     Ok(())
+}
+
+/// Their keys arrive in the background, so the program starts and is ready without its issuers.
+fn issuers(args: &Args, metrics: Arc<Metrics>, shutdown: &Shutdown) -> anyhow::Result<Issuers> {
+    let Some(file) = &args.issuers_file else {
+        return Ok(Issuers::none());
+    };
+    let started =
+        config::read(file).and_then(|configs| Issuers::start(&configs, RefreshIntervals::default(), metrics, shutdown));
+    started.context("SECKILL_ISSUERS_FILE")
 }
 
 /// Latched, except `format`: a short outage of a server must not take all pods out of the Service at the same time.
