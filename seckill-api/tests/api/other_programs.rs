@@ -39,6 +39,7 @@ impl Harness {
             offer: Offer {
                 item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499" }),
                 item_id,
+                issuer: None,
                 price: "499".into(),
                 currency: "EUR".into(),
                 offered: units,
