@@ -1,5 +1,6 @@
 //! The command line and the environment variables.
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -50,6 +51,11 @@ pub struct Args {
         value_name = "1:00112233445566778899aabbccddeeff"
     )]
     pub order_no_keys: OrderNoKeys,
+
+    /// File with the key of the pseudonyms of buyers, 64 hexadecimal digits; sales with spec.access need it, and it must never
+    /// change
+    #[arg(long, env = "SECKILL_BUYER_KEY_FILE", value_name = "/etc/seckill/buyer-key/key")]
+    pub buyer_key_file: Option<PathBuf>,
 
     /// Seconds that a connection may be idle between two requests; more than the idle time-out of the proxy in front
     #[arg(long, env = "SECKILL_IDLE_TIMEOUT_SECONDS", value_name = "3900", default_value_t = 3900,

@@ -98,7 +98,8 @@ readinessProbe:
 
 {{/*
 The template of the pods of a program or of a Job: `root`, `component`, `container` (its name), `command`, `env`, for a
-program `ports` and `terminationGracePeriodSeconds`, and for a Job perhaps `restartPolicy`.
+program `ports` and `terminationGracePeriodSeconds`, perhaps `volumes` and `volumeMounts`, and for a Job perhaps
+`restartPolicy`.
 */}}
 {{- define "seckill.podTemplate" -}}
 {{- $root := .root -}}
@@ -170,11 +171,11 @@ spec:
       securityContext:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- with $pod.extraVolumeMounts }}
+      {{- with concat (.volumeMounts | default list) ($pod.extraVolumeMounts | default list) }}
       volumeMounts:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-  {{- with $pod.extraVolumes }}
+  {{- with concat (.volumes | default list) ($pod.extraVolumes | default list) }}
   volumes:
     {{- toYaml . | nindent 4 }}
   {{- end }}

@@ -7,6 +7,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use seckill_api::api::{Api, Servers};
+use seckill_api::buyers::Buyers;
 use seckill_api::catalogue::Catalogue;
 use seckill_api::metrics::Metrics;
 use seckill_api::partitions::follow_added;
@@ -272,6 +273,7 @@ impl Harness {
             servers,
             catalogue.clone(),
             order_no_keys,
+            Buyers::anonymous_only(),
             max_purchases,
             metrics.clone(),
         );
