@@ -54,7 +54,7 @@ pub struct Args {
 
     /// File with the key of the pseudonyms of buyers, 64 hexadecimal digits; sales with spec.access need it, and it must never
     /// change
-    #[arg(long, env = "SECKILL_BUYER_KEY_FILE", value_name = "/etc/seckill/buyer-key/key")]
+    #[arg(long, env = "SECKILL_BUYER_KEY_FILE", value_name = "/etc/seckill-buyers/key")]
     pub buyer_key_file: Option<PathBuf>,
 
     /// Seconds that a connection may be idle between two requests; more than the idle time-out of the proxy in front
@@ -70,6 +70,10 @@ pub struct Args {
     /// Origins of pages that may call the API from a browser, separated by commas; * = every page
     #[arg(long, env = "SECKILL_CORS_ORIGINS", value_name = "https://shop.example")]
     pub cors_origins: Option<CorsOrigins>,
+
+    /// YAML file with the issuers of the tokens that buyers log in with; without it, no sale can ask for a token
+    #[arg(long, env = "SECKILL_ISSUERS_FILE", value_name = "/etc/seckill/issuers.yaml")]
+    pub issuers_file: Option<PathBuf>,
 
     /// Seconds after SIGTERM in which requests are still accepted, until every proxy knows that this process is not ready
     #[arg(long, env = "SECKILL_DRAIN_SECONDS", value_name = "3", default_value_t = 3,
@@ -103,16 +107,18 @@ impl FromStr for Class {
     type Err = Expected;
 
     fn from_str(text: &str) -> Result<Self, Expected> {
-        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let is_label =
-            (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-');
-        if !is_label {
+        if !is_dns_label(text) {
             return Err(Expected::new(
                 "1 to 63 lower-case letters, digits and '-', as in spec.className of a FlashSale",
             ));
         }
         Ok(Class(text.to_owned()))
     }
+}
+
+pub fn is_dns_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 #[cfg(test)]

@@ -9,6 +9,11 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// More units than this in one order are a typing error or an attack.
 pub const MAX_QUANTITY: Quantity = 1000;
 
+/// A token with many claims has some 2 KiB.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// Valid tokens of one issuer that are not verified again: some 10 MB.
+pub const MAX_CACHED_TOKENS: usize = 50_000;
+
 /// A longer request line or longer headers get status 431.
 pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// From the first byte of a request to the end of its headers, and from the connection to its first request.

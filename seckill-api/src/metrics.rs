@@ -22,6 +22,8 @@ pub struct Metrics {
     pub ledger_queries: Counter,
     pub connections: Gauge,
     connections_dropped: Family<DropLabels, Counter>,
+    token_verifications: Family<TokenLabels, Counter>,
+    key_fetches: Family<KeyFetchLabels, Counter>,
     log: Arc<LogCollector>,
 }
 
@@ -35,6 +37,19 @@ pub struct AnswerLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DropLabels {
     reason: &'static str,
+}
+
+/// `issuer` is a name from the configuration; `outcome` is `verified`, `cached` or the code of a problem.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    issuer: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyFetchLabels {
+    issuer: String,
+    result: &'static str,
 }
 
 /// Why the server closed a connection.
@@ -74,6 +89,8 @@ impl Metrics {
             ledger_queries: Counter::default(),
             connections: Gauge::default(),
             connections_dropped: Family::default(),
+            token_verifications: Family::default(),
+            key_fetches: Family::default(),
             log: Arc::default(),
         };
         let registry = registry.sub_registry_with_prefix("seckill_api");
@@ -112,6 +129,16 @@ impl Metrics {
             "Connections that were closed to protect others, by reason",
             metrics.connections_dropped.clone(),
         );
+        registry.register(
+            "token_verifications",
+            "Verifications of bearer tokens, by issuer and outcome",
+            metrics.token_verifications.clone(),
+        );
+        registry.register(
+            "issuer_key_fetches",
+            "Fetches of the keys of an issuer, by issuer and result",
+            metrics.key_fetches.clone(),
+        );
         registry.register_collector(Box::new(metrics.log.clone()));
         Arc::new(metrics)
     }
@@ -121,6 +148,21 @@ impl Metrics {
             reason: reason.as_str(),
         };
         self.connections_dropped.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn count_token(&self, issuer: &str, outcome: &'static str) {
+        let issuer = issuer.to_owned();
+        self.token_verifications
+            .get_or_create(&TokenLabels { issuer, outcome })
+            .inc();
+    }
+
+    pub(crate) fn count_key_fetch(&self, issuer: &str, succeeded: bool) {
+        let labels = KeyFetchLabels {
+            issuer: issuer.to_owned(),
+            result: if succeeded { "succeeded" } else { "failed" },
+        };
+        self.key_fetches.get_or_create(&labels).inc();
     }
 
     /// The metrics of the log and its tail are read when they are scraped.

@@ -18,7 +18,8 @@ use crate::api::{Api, Servers};
 use crate::args::Args;
 use crate::buyers::{self, Buyers};
 use crate::catalogue::Catalogue;
-use crate::identity::Issuers;
+use crate::identity::refresh::RefreshIntervals;
+use crate::identity::{Issuers, config};
 use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
 use crate::partitions::follow_added;
@@ -40,7 +41,7 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
-    let buyers = Buyers::new(Issuers::none(), buyer_key(&args)?);
+    let buyers = Buyers::new(issuers(&args, metrics.clone(), &shutdown)?, buyer_key(&args)?);
     let listener = listen("SECKILL_LISTEN", args.listen)?;
     let legacy_listener = match args.legacy_listen {
         Some(address) => Some(listen("SECKILL_LEGACY_LISTEN", address)?),
@@ -90,6 +91,16 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     }
     heartbeats.end().await;
     Ok(())
+}
+
+/// Their keys arrive in the background, so the program starts and is ready without its issuers.
+fn issuers(args: &Args, metrics: Arc<Metrics>, shutdown: &Shutdown) -> anyhow::Result<Issuers> {
+    let Some(file) = &args.issuers_file else {
+        return Ok(Issuers::none());
+    };
+    let started =
+        config::read(file).and_then(|configs| Issuers::start(&configs, RefreshIntervals::default(), metrics, shutdown));
+    started.context("SECKILL_ISSUERS_FILE")
 }
 
 /// Latched, except `format`: a short outage of a server must not take all pods out of the Service at the same time.

@@ -52,7 +52,10 @@ async fn a_page_of_a_listed_origin_reads_answers_and_problems() {
         let exposed = response.headers["access-control-expose-headers"]
             .to_str()
             .expect("text");
-        assert_eq!(exposed, "location,retry-after,etag,www-authenticate,server-time", "{line}");
+        assert_eq!(
+            exposed, "location,retry-after,etag,www-authenticate,server-time",
+            "{line}"
+        );
         let mut vary = response.headers.get_all("vary").iter();
         assert!(
             vary.any(|vary| vary.to_str().is_ok_and(|vary| vary.contains("origin"))),

@@ -1,0 +1,72 @@
+//! Tokens that were verified a short while ago, by their hash.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::token::Verified;
+use crate::limits::MAX_CACHED_TOKENS;
+
+/// SHA-256 of a token. The token itself is a secret, and is not kept.
+pub type TokenHash = [u8; 32];
+
+pub fn hash(token: &str) -> TokenHash {
+    Sha256::digest(token).into()
+}
+
+/// The subjects of valid tokens. The older half is forgotten to bound the memory: some 150 bytes each, at most 1,200 for a
+/// long subject. A refused token is never kept, so that a fault passes and garbage costs no memory.
+#[derive(Debug, Default)]
+pub struct TokenCache {
+    newer: HashMap<TokenHash, Verified>,
+    older: HashMap<TokenHash, Verified>,
+}
+
+impl TokenCache {
+    /// `now` is in seconds since 1970.
+    pub fn subject(&self, token: &TokenHash, now: u64) -> Option<Arc<str>> {
+        let cached = self.newer.get(token).or_else(|| self.older.get(token))?;
+        (now < cached.expires_at).then(|| cached.subject.clone())
+    }
+
+    pub fn insert(&mut self, token: TokenHash, verified: Verified) {
+        if self.newer.len() >= MAX_CACHED_TOKENS / 2 {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(token, verified);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn until(expires_at: u64) -> Verified {
+        Verified {
+            subject: "buyer".into(),
+            expires_at,
+        }
+    }
+
+    #[test]
+    fn a_token_is_cached_until_it_expires() {
+        let mut cache = TokenCache::default();
+        let (token, other) = (hash("a.b.c"), hash("a.b.d"));
+        cache.insert(token, until(100));
+        assert_eq!(cache.subject(&token, 99).as_deref(), Some("buyer"));
+        assert_eq!(cache.subject(&token, 100), None);
+        assert_eq!(cache.subject(&other, 0), None);
+    }
+
+    #[test]
+    fn the_oldest_tokens_are_forgotten() {
+        let token = |n: usize| hash(&n.to_string());
+        let mut cache = TokenCache::default();
+        for n in 0..2 * MAX_CACHED_TOKENS {
+            cache.insert(token(n), until(1));
+            assert!(cache.subject(&token(n), 0).is_some());
+        }
+        assert_eq!(cache.subject(&token(0), 0), None);
+        assert!(cache.newer.len() + cache.older.len() <= MAX_CACHED_TOKENS);
+    }
+}
