@@ -58,6 +58,8 @@ struct Options {
     redis_url: Option<String>,
     /// Pages of these origins may call the API, instead of those of https://shop.example.
     origins: Option<String>,
+    /// Sells to buyers with an identity too.
+    buyers: Option<Buyers>,
 }
 
 /// Between the API and its servers. The test itself does not use them.
@@ -220,6 +222,14 @@ impl Harness {
         (harness, proxies)
     }
 
+    pub async fn with_buyers(buyers: Buyers) -> Harness {
+        Self::start_with(Options {
+            buyers: Some(buyers),
+            ..Options::default()
+        })
+        .await
+    }
+
     pub async fn with_origins(origins: &str) -> Harness {
         Self::start_with(Options {
             origins: Some(origins.to_owned()),
@@ -273,7 +283,7 @@ impl Harness {
             servers,
             catalogue.clone(),
             order_no_keys,
-            Buyers::anonymous_only(),
+            options.buyers.unwrap_or_else(Buyers::anonymous_only),
             max_purchases,
             metrics.clone(),
         );
