@@ -46,7 +46,9 @@ pub enum Problem {
     TokenWrongIssuer,
     #[error("The token is for another audience. Ask the issuer for a token with the audience of this shop.")]
     TokenWrongAudience,
-    #[error("The token was signed with a key that its issuer does not publish. Get a new token.")]
+    #[error(
+        "The issuer does not publish the key of the token. Get a new token, or wait 30 seconds if the issuer has just changed its keys."
+    )]
     TokenUnknownKey,
     #[error("The signature of the token is wrong. Send the token as it was issued, or get a new one.")]
     TokenBadSignature,

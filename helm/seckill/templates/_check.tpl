@@ -31,6 +31,11 @@
   {{- range splitList "," $v.orderNumberKeys.keys }}{{ if not (contains "@" .) }}{{ $undated = add1 $undated }}{{ end }}{{ end -}}
   {{- if ne (int $undated) 1 }}{{ fail "orderNumberKeys.keys: exactly one key has no time; a further key is followed by @ and the start of the first sale that uses it, such as @2030-01-01T00:00:00Z" }}{{ end -}}
 {{- end -}}
+{{- $issuers := list -}}
+{{- range $v.issuers -}}
+  {{- if has .name $issuers }}{{ fail (printf "issuers: two of them have the name %s: rename one" .name) }}{{ end -}}
+  {{- $issuers = append $issuers .name -}}
+{{- end -}}
 {{- if regexMatch "[:/ ]" $v.ingress.host }}{{ fail (printf "ingress.host: expected a host name without scheme, port and path, such as shop.example.com, not %s" $v.ingress.host) }}{{ end -}}
 {{- if and $v.takeOverFrom (eq $v.takeOverFrom $v.clusterIdentity) }}{{ fail "takeOverFrom is the clusterIdentity of this release itself: unset it" }}{{ end -}}
 {{- if and (ne $v.api.serviceType "LoadBalancer") (or $v.api.loadBalancerClass $v.api.loadBalancerSourceRanges) }}{{ fail (printf "api.loadBalancerClass and api.loadBalancerSourceRanges need api.serviceType LoadBalancer, not %s" $v.api.serviceType) }}{{ end -}}

@@ -13,7 +13,9 @@
 {{- range $label := keys (include "seckill.selector" . | fromYaml) | sortAlpha -}}
   {{- if hasKey $pod.podLabels $label }}{{ fail (printf "podLabels: the chart sets %s, by which it selects the pods: remove it" $label) }}{{ end -}}
 {{- end -}}
-{{- if hasKey $pod.podAnnotations "checksum/secrets" }}{{ fail "podAnnotations: the chart sets checksum/secrets: remove it" }}{{ end -}}
+{{- range $annotation := list "checksum/secrets" "checksum/issuers" -}}
+  {{- if hasKey $pod.podAnnotations $annotation }}{{ fail (printf "podAnnotations: the chart sets %s: remove it" $annotation) }}{{ end -}}
+{{- end -}}
 {{- range $key := list "extraEnv" "extraEnvFrom" "extraVolumes" "extraVolumeMounts" "tolerations" -}}
   {{- $_ := set $pod $key (concat (get $all $key) (get $own $key | default list)) -}}
 {{- end -}}
@@ -98,14 +100,16 @@ readinessProbe:
 
 {{/*
 The template of the pods of a program or of a Job: `root`, `component`, `container` (its name), `command`, `env`, for a
-program `ports` and `terminationGracePeriodSeconds`, perhaps `volumes` and `volumeMounts`, and for a Job perhaps
-`restartPolicy`.
+program `ports` and `terminationGracePeriodSeconds`, and for a Job perhaps `restartPolicy`. Perhaps `annotations`, `volumes` and
+`volumeMounts` of the program itself.
 */}}
 {{- define "seckill.podTemplate" -}}
 {{- $root := .root -}}
 {{- $own := get .root.Values .component -}}
 {{- $pod := include "seckill.pod" . | fromYaml -}}
-{{- $annotations := deepCopy $pod.podAnnotations -}}
+{{- $annotations := merge (deepCopy $pod.podAnnotations) (.annotations | default dict) -}}
+{{- $volumes := concat (.volumes | default list) ($pod.extraVolumes | default list) -}}
+{{- $volumeMounts := concat (.volumeMounts | default list) ($pod.extraVolumeMounts | default list) -}}
 {{- if and .ports .root.Values.spreadOverZones (not (hasKey $pod.affinity "podAntiAffinity")) -}}
   {{- $_ := set $pod.affinity "podAntiAffinity" (include "seckill.zones" . | fromYaml) -}}
 {{- end -}}
@@ -171,11 +175,11 @@ spec:
       securityContext:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- with concat (.volumeMounts | default list) ($pod.extraVolumeMounts | default list) }}
+      {{- with $volumeMounts }}
       volumeMounts:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-  {{- with concat (.volumes | default list) ($pod.extraVolumes | default list) }}
+  {{- with $volumes }}
   volumes:
     {{- toYaml . | nindent 4 }}
   {{- end }}

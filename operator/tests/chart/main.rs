@@ -1,6 +1,7 @@
 //! The chart: what helm renders, and what a real API server says to it.
 mod guard;
 mod harness;
+mod issuers;
 mod keys;
 mod monitoring;
 mod names;

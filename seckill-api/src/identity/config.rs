@@ -197,6 +197,25 @@ mod tests {
         }
     }
 
+    /// The chart writes its value `issuers` into the file as it is.
+    #[test]
+    fn every_value_of_the_chart_is_a_field() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/seckill/ci/full-values.yaml");
+        let values: serde_yaml::Value = serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        let text = serde_yaml::to_string(&serde_yaml::Mapping::from_iter([(
+            "issuers".into(),
+            values["issuers"].clone(),
+        )]));
+        let [minimal, full] = &parse(&text.unwrap()).unwrap()[..] else {
+            panic!("two issuers")
+        };
+        assert_eq!((minimal.name.as_str(), &minimal.ca_file), ("main", &None));
+        assert_eq!(full.audiences, ["seckill", "shop"]);
+        assert_eq!(full.algorithms, [SignatureAlgorithm(Algorithm::RS256)]);
+        assert_eq!(full.jwks_url.as_deref(), Some("https://partner.example.com/keys"));
+        assert_eq!((full.leeway_seconds, full.ca_file.is_some()), (0, true));
+    }
+
     #[test]
     fn an_invalid_issuer_is_refused_with_advice() {
         for (field, advice) in [
