@@ -55,6 +55,7 @@ pub fn crd() -> CustomResourceDefinition {
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.stock >= oldSelf.spec.stock").message("spec.stock: it can only rise once the sale is preheated, because units may already be sold; to withdraw the remaining units, set an earlier spec.endsAt"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.stock == oldSelf.spec.stock").message("spec.stock: it can't change once the sale has ended, because a sale runs once; create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.item == oldSelf.spec.item").message("spec.item: it can't change once the sale is preheated, because buyers may have seen it; create another FlashSale"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || (has(self.spec.access) == has(oldSelf.spec.access) && (!has(self.spec.access) || self.spec.access == oldSelf.spec.access))").message("spec.access: it can't change once the sale is preheated, because others may have bought already; create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.startsAt == oldSelf.spec.startsAt").message("spec.startsAt: it can't change once the sale is preheated; use spec.suspend to delay the sale, or create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.maxPerOrder >= oldSelf.spec.maxPerOrder").message("spec.maxPerOrder: it can only rise once the sale is preheated, because buyers may hold larger orders; create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.endsAt == oldSelf.spec.endsAt").message("spec.endsAt: it can't change once the sale has ended, because a sale runs once; create another FlashSale"),
@@ -63,6 +64,7 @@ pub fn crd() -> CustomResourceDefinition {
 #[x_kube(validation = Rule::new("self.className == oldSelf.className").message("spec.className: it can't change; create another FlashSale"))]
 #[x_kube(validation = Rule::new("self.endsAt > self.startsAt").message("spec.endsAt: it must be later than spec.startsAt"))]
 #[x_kube(validation = Rule::new("!has(self.ordersEverMax) || self.ordersEverMax > self.stock").message("spec.ordersEverMax: it must be greater than spec.stock, so that every unit can be sold"))]
+#[x_kube(validation = Rule::new("!has(self.limitPerBuyer) || has(self.access)").message("spec.limitPerBuyer: it needs spec.access, because an anonymous sale can't know its buyers"))]
 #[x_kube(validation = Rule::new("self.endsAt - self.startsAt <= duration('720h')").message("spec.endsAt: it must be at most 30 days after spec.startsAt"))]
 pub struct FlashSaleSpec {
     /// The class of the Seckill release that runs the sale; it works like an ingress class. It can't change.
@@ -77,6 +79,18 @@ pub struct FlashSaleSpec {
     /// sale has ended, it can't change.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub stock: i64,
+
+    /// Who can buy. Without this field, buyers are anonymous: each idempotency key is a buyer. It can change until the sale is
+    /// preheated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+
+    /// How many units one buyer can have over the whole sale, from 1 to 1000. Units of cancelled orders do not count, so the
+    /// buyer can buy them again. It needs access. It may be less than maxPerOrder: then it also limits each order. Without
+    /// this field, there is no such limit. It can change at any time; a lower limit takes nothing from buyers who have more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub limit_per_buyer: Option<i32>,
 
     /// How many units one order can have, from 1 to 1000. Once the sale is preheated, it can only rise. The default is the
     /// smallest value, because a value that is too small can be corrected during the sale, and a value that is too large
@@ -205,6 +219,21 @@ pub struct Item {
     pub unknown: UnknownFields,
 }
 
+/// The buyers of a sale.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Access {
+    /// The name of an issuer in the configuration of the Seckill release. A buyer sends a token of this issuer with each
+    /// request, and the subject of the token is the buyer.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub issuer: String,
+
+    /// Fields of a newer version of this resource.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
+}
+
 /// How many pods a sale needs.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -258,8 +287,8 @@ pub struct FlashSaleStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<LedgerStatus>,
 
-    /// When the stock began to be loaded into Redis, or to be counted in the order log. From then on the item and the
-    /// start can't change, and the stock can only rise.
+    /// When the stock began to be loaded into Redis, or to be counted in the order log. From then on the item, the access
+    /// and the start can't change, and the stock can only rise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preheated_at: Option<Time>,
 

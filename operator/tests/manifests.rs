@@ -147,7 +147,20 @@ fn invalid_values() -> Vec<(&'static str, Value, &'static str)> {
         ("/preflight", json!(true), "spec.preflight"),
         ("/suspend", json!("yes"), "spec.suspend"),
         ("/suspend", json!(1), "spec.suspend"),
-        ("/limitPerBuyer", json!(1), "spec.limitPerBuyer"),
+        ("/access", json!("main"), "spec.access"),
+        ("/access", json!({}), "spec.access.issuer"),
+        ("/access", json!({"issuer": ""}), "spec.access.issuer"),
+        ("/access", json!({"issuer": "https://shop"}), "spec.access.issuer"),
+        ("/access", json!({"issuer": "i".repeat(64)}), "spec.access.issuer"),
+        (
+            "/access",
+            json!({"issuer": "main", "audience": "shop"}),
+            "spec.access.audience",
+        ),
+        ("/limitPerBuyer", json!(1), "spec.limitPerBuyer: it needs spec.access"),
+        ("/limitPerBuyer", json!(0), "spec.limitPerBuyer"),
+        ("/limitPerBuyer", json!(1001), "spec.limitPerBuyer"),
+        ("/limitPerBuyer", json!("1"), "spec.limitPerBuyer"),
         ("/stok", json!(10), "spec.stok"),
     ]
 }
@@ -214,6 +227,16 @@ async fn valid_manifests_are_accepted_and_refusals_name_the_invalid_field() {
     assert_eq!(accepted.data["spec"]["maxPerOrder"], json!(1));
     assert_eq!(accepted.data["spec"]["ordersEverMax"], Value::Null);
 
+    let mut limited = valid_manifest("limited");
+    set(&mut limited, "/access", json!({"issuer": "main"}));
+    set(&mut limited, "/limitPerBuyer", json!(1000));
+    create(&sales, limited.clone()).await.expect("a limit with access");
+    set(&mut limited, "/access", Value::Null);
+    // A field that is null is no field.
+    limited["spec"]["access"] = Value::Null;
+    let refused = create(&sales, limited).await.expect_err("no access").to_string();
+    assert!(refused.contains("an anonymous sale can't know its buyers"), "{refused}");
+
     let cases = invalid_values();
     assert!(cases.len() >= 60, "{}", cases.len());
     let mut mismatches = Vec::new();
@@ -276,7 +299,7 @@ async fn a_name_that_is_too_long_is_refused() {
         .expect("63 characters");
 }
 
-/// After preheating, item and start are fixed, and the stock and the units in one order can only rise. Until the end, endsAt can change too.
+/// After preheating, item, access and start are fixed, and the stock and the units in one order can only rise. Until the end, endsAt can change too.
 /// Demand, cool-down and suspension can always change.
 #[tokio::test]
 async fn after_preheating_only_mutable_fields_can_be_changed() {
@@ -300,6 +323,10 @@ async fn after_preheating_only_mutable_fields_can_be_changed() {
     change("/stock", json!(11)).await.expect("stock");
     change("/maxPerOrder", json!(1)).await.expect("maxPerOrder");
     change("/maxPerOrder", json!(2)).await.expect("maxPerOrder");
+    for access in [json!({"issuer": "other"}), Value::Null, json!({"issuer": "main"})] {
+        change("/access", access).await.expect("access");
+    }
+    change("/limitPerBuyer", json!(3)).await.expect("limitPerBuyer");
     change("/startsAt", json!("2030-01-01T10:00:01Z"))
         .await
         .expect("startsAt");
@@ -329,6 +356,12 @@ async fn after_preheating_only_mutable_fields_can_be_changed() {
             "spec.ordersEverMax: it must be greater than spec.stock",
         ),
         ("/startsAt", json!("2030-01-01T10:00:02Z"), "spec.startsAt"),
+        (
+            "/access",
+            json!({"issuer": "other"}),
+            "spec.access: it can't change once",
+        ),
+        ("/access", Value::Null, "spec.access: it can't change once"),
         ("/item/price", json!("1.00"), "spec.item"),
         ("/item/description", Value::Null, "spec.item"),
         ("/item/id", json!(2), "spec.item"),
@@ -341,6 +374,9 @@ async fn after_preheating_only_mutable_fields_can_be_changed() {
         ("/maxPerOrder", json!(5)),
         ("/ordersEverMax", json!(13)),
         ("/ordersEverMax", Value::Null),
+        ("/limitPerBuyer", json!(1)),
+        ("/limitPerBuyer", Value::Null),
+        ("/limitPerBuyer", json!(5)),
         ("/endsAt", json!("2030-01-01T12:00:00Z")),
         ("/suspend", json!(true)),
         ("/demand/apiReplicas", json!(3)),

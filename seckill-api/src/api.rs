@@ -7,6 +7,7 @@ use seckill_protocol::{Batch, Epoch, OrderNoKeys, Record};
 use seckill_stock::{BatchSink, Batcher, StockClient};
 use tokio::sync::{Semaphore, watch};
 
+use crate::buyers::Buyers;
 use crate::catalogue::Catalogue;
 use crate::fold_progress::FoldProgress;
 use crate::ledger_lookup::LedgerLookups;
@@ -22,6 +23,7 @@ pub struct Api {
     pub(crate) tail: Tail,
     pub(crate) ledger: Ledger,
     pub(crate) order_no_keys: OrderNoKeys,
+    pub(crate) buyers: Buyers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) purchase_locks: PurchaseLocks,
     pub(crate) purchase_permits: Semaphore,
@@ -46,6 +48,7 @@ impl Api {
         servers: Servers,
         catalogue: Arc<Catalogue>,
         order_no_keys: OrderNoKeys,
+        buyers: Buyers,
         max_purchases: usize,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
@@ -66,6 +69,7 @@ impl Api {
             fold_progress: FoldProgress::new(ledger.clone(), lookups.clone()),
             ledger,
             order_no_keys,
+            buyers,
             metrics,
             purchase_locks: PurchaseLocks::default(),
             purchase_permits: Semaphore::new(max_purchases),

@@ -52,6 +52,11 @@ pub struct Args {
     )]
     pub order_no_keys: OrderNoKeys,
 
+    /// File with the key of the pseudonyms of buyers, 64 hexadecimal digits; sales with spec.access need it, and it must never
+    /// change
+    #[arg(long, env = "SECKILL_BUYER_KEY_FILE", value_name = "/etc/seckill-buyers/key")]
+    pub buyer_key_file: Option<PathBuf>,
+
     /// Seconds that a connection may be idle between two requests; more than the idle time-out of the proxy in front
     #[arg(long, env = "SECKILL_IDLE_TIMEOUT_SECONDS", value_name = "3900", default_value_t = 3900,
         value_parser = clap::value_parser!(u64).range(5..=86_400))]

@@ -6,7 +6,7 @@ use seckill_protocol::{OrderStatus, Record};
 use tokio::time::timeout;
 
 use crate::api::Api;
-use crate::orders::FoundOrder;
+use crate::orders::{FoundOrder, Reader};
 use crate::problem::Problem;
 
 /// Time limit for the fold of the cancellation. After it the client gets 202, and asks again later.
@@ -21,9 +21,9 @@ pub enum CancelOutcome {
 }
 
 impl Api {
-    /// Cancels an order for anyone who knows its number. A retry gets the same answer.
-    pub async fn cancel(&self, number: &str) -> Result<CancelOutcome, Problem> {
-        let order = self.find_order(number).await?;
+    /// Cancels an order for those who may see it. A retry gets the same answer.
+    pub async fn cancel(&self, number: &str, reader: Reader<'_>) -> Result<CancelOutcome, Problem> {
+        let order = self.find_order(number, reader).await?;
         if has_ended(&order)? {
             return Ok(CancelOutcome::Done(order));
         }

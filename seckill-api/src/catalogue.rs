@@ -455,6 +455,7 @@ mod tests {
             orders_ever_max: 0,
             item: serde_json::json!({}),
             item_id: Some(1),
+            issuer: None,
             price: "1.00".into(),
             currency: "CNY".into(),
             offered: 1,

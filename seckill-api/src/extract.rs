@@ -51,11 +51,23 @@ impl<S: Send + Sync> FromRequestParts<S> for OrderNumber {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Caller {
+/// The sale that the path names, the buyer, and the key.
+pub struct CallerOfSale(pub Arc<ListedSale>, pub Caller);
+
+impl FromRequestParts<Arc<Api>> for CallerOfSale {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Ok(Caller::from_headers(&parts.headers)?)
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let NamedSale(listed) = NamedSale::from_request_parts(parts, api).await?;
+        let caller = match &listed.sale.issuer {
+            None => Caller::from_headers(&parts.headers)?,
+            Some(issuer) => {
+                // Boxed: otherwise the future of every anonymous purchase would need room for it.
+                let buyer = Box::pin(api.buyers.identified(issuer, &parts.headers)).await?;
+                Caller::identified(buyer, &parts.headers)?
+            }
+        };
+        Ok(CallerOfSale(listed, caller))
     }
 }
 

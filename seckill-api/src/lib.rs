@@ -29,6 +29,7 @@
 
 pub mod api;
 pub mod args;
+pub mod buyers;
 mod cancel;
 pub mod catalogue;
 mod clock;

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::limits::MAX_WAITING_PER_KEY;
 
-/// Different buyers whose keys have the same hash also wait for each other, which does no harm.
+/// The hash of a key depends on its buyer. Two purchases with the same hash also wait for each other, which does no harm.
 type PurchaseId = (SaleId, KeyHash);
 
 /// The locked purchases, each with its queue.

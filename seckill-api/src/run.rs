@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use seckill_ledger::Ledger;
 use seckill_order_log::{LogConfig, OrderLog, Tail};
-use seckill_protocol::{Acceptance, Offset};
+use seckill_protocol::{Acceptance, BuyerKey, Offset};
 use seckill_service::metrics::registry::Registry;
 use seckill_service::retry::until_ok;
 use seckill_service::{Gate, Health, Heartbeats, Shutdown, admin, connect, mysql_pool, open_files};
@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use crate::api::{Api, Servers};
 use crate::args::Args;
+use crate::buyers::{self, Buyers};
 use crate::catalogue::Catalogue;
 use crate::identity::refresh::RefreshIntervals;
 use crate::identity::{Issuers, config};
@@ -40,17 +41,16 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
+    let buyers = Buyers::new(issuers(&args, metrics.clone(), &shutdown)?, buyer_key(&args)?);
     let listener = listen("SECKILL_LISTEN", args.listen)?;
     let legacy_listener = match args.legacy_listen {
         Some(address) => Some(listen("SECKILL_LEGACY_LISTEN", address)?),
         None => None,
     };
-    // No route asks for a token yet.
-    let _issuers = issuers(&args, metrics.clone(), &shutdown)?;
     // The last answers need the tail and the catalogue, so these stop after the server.
     let served = Shutdown::new();
     let heartbeats = Heartbeats::new("seckill-api", args.instance.instance());
-    let Some(api) = start(&args, &gates, metrics.clone(), &heartbeats, &shutdown, &served).await? else {
+    let Some(api) = start(&args, buyers, &gates, metrics.clone(), &heartbeats, &shutdown, &served).await? else {
         heartbeats.end().await;
         return Ok(()); // shutdown during the start
     };
@@ -117,6 +117,7 @@ struct Gates {
 /// shutdown comes first.
 async fn start(
     args: &Args,
+    buyers: Buyers,
     gates: &Gates,
     metrics: Arc<Metrics>,
     heartbeats: &Heartbeats,
@@ -156,9 +157,21 @@ async fn start(
         servers,
         catalogue,
         args.order_no_keys.clone(),
+        buyers,
         MAX_CONCURRENT_PURCHASES,
         metrics,
     )))
+}
+
+fn buyer_key(args: &Args) -> anyhow::Result<Option<BuyerKey>> {
+    let Some(file) = &args.buyer_key_file else {
+        return Ok(None);
+    };
+    let key = buyers::read_key(file)?;
+    if key.is_none() {
+        tracing::warn!(file = %file.display(), "no key of buyers: sales with spec.access are refused");
+    }
+    Ok(key)
 }
 
 /// Keeps the gate closed with the reason. Never returns.

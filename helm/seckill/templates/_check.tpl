@@ -19,6 +19,8 @@
   {{- fail (printf "mysql is missing: set %s, such as mysql://user:password@mysql:3306/seckill, or mysql.url for all of them, or mysql.existingSecret, a Secret with the keys operator-url, api-url, worker-url and migrate-url" (join ", " $urls)) -}}
 {{- end -}}
 {{- if and $v.orderNumberKeys.keys $v.orderNumberKeys.existingSecret }}{{ fail "orderNumberKeys.keys and orderNumberKeys.existingSecret exclude each other: unset one" }}{{ end -}}
+{{- if and $v.buyerKey.key $v.buyerKey.existingSecret }}{{ fail "buyerKey.key and buyerKey.existingSecret exclude each other: unset one" }}{{ end -}}
+{{- if not (regexMatch "^$|^[0-9a-fA-F]{64}$" $v.buyerKey.key) }}{{ fail "buyerKey.key: expected 64 hexadecimal digits, such as the output of openssl rand -hex 32" }}{{ end -}}
 {{- range $name := list "url" "operatorUrl" "apiUrl" "workerUrl" "migrateUrl" -}}
   {{- if not (regexMatch "^$|^mysql://[^/@]+@[^/@]+/[^/?]+(\\?.*)?$" (index $v.mysql $name)) }}{{ fail (printf "mysql.%s: expected mysql://user:password@host[:port]/database; in the user and the password, percent-encode every character that is not a letter or digit" $name) }}{{ end -}}
 {{- end -}}

@@ -88,6 +88,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{ .Values.orderNumberKeys.existingSecret | default (printf "%s-order-number-keys" (include "seckill.name" .)) }}
 {{- end }}
 
+{{- define "seckill.buyerKeySecret" -}}
+{{ .Values.buyerKey.existingSecret | default (printf "%s-buyer-key" (include "seckill.name" .)) }}
+{{- end }}
+
 {{- define "seckill.env.log" -}}
 - name: SECKILL_LOG
   value: {{ .Values.log.filter | quote }}
@@ -122,5 +126,5 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{/* A pod reads its Secrets only at start. The checksum restarts the pods when a Secret of this chart changes. */}}
 {{- define "seckill.secretsChecksum" -}}
-{{ toJson (list .Values.redis .Values.kafka .Values.mysql .Values.orderNumberKeys) | sha256sum }}
+{{ toJson (list .Values.redis .Values.kafka .Values.mysql .Values.orderNumberKeys .Values.buyerKey) | sha256sum }}
 {{- end }}

@@ -51,8 +51,8 @@ pub(crate) async fn insert_row(
     }
     sqlx::query(
         "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, format, version, state, opens_at, closes_at, \
-         limit_per_buyer, item, item_id, price, currency, offered, identity_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
+         limit_per_buyer, item, item_id, issuer, price, currency, offered, identity_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(identity.sale.0)
     .bind(&identity.class)
@@ -67,6 +67,7 @@ pub(crate) async fn insert_row(
     .bind(identity.ends_at)
     .bind(identity.item.to_string())
     .bind(identity.item_id)
+    .bind(&identity.issuer)
     .bind(&identity.price)
     .bind(&identity.currency)
     .bind(identity.offered)
@@ -81,20 +82,23 @@ pub(crate) async fn insert_row(
 struct Fixed {
     item: String,
     item_id: Option<i64>,
+    issuer: Option<String>,
+    format: u16,
     price: String,
     currency: String,
     opens_at: u64,
 }
 
 /// Notes the first IDENTITY of a sale in its row. The log decides: a row that was changed after the record was appended,
-/// or that is older because MySQL lost its tail, gets the item, the price and the start of the record.
+/// or that is older because MySQL lost its tail, gets the item, the issuer, the price and the start of the record. With the
+/// newer row, MySQL may have lost that the ledger requires its format.
 pub(crate) async fn fix_row(
     connection: &mut MySqlConnection,
     offset: Offset,
     identity: &Identity,
 ) -> Result<(), LedgerError> {
     let row: Fixed = sqlx::query_as(
-        "SELECT CAST(item AS CHAR) AS item, item_id, CAST(price AS CHAR) AS price, currency, opens_at FROM sales \
+        "SELECT CAST(item AS CHAR) AS item, item_id, issuer, format, CAST(price AS CHAR) AS price, currency, opens_at FROM sales \
          WHERE id = ? FOR UPDATE",
     )
     .bind(identity.sale.0)
@@ -105,13 +109,18 @@ pub(crate) async fn fix_row(
         query.bind(offset).bind(identity.sale.0).execute(connection).await?;
         return Ok(());
     }
+    if identity.format.0 > row.format {
+        format::raise_to(connection, identity.format).await?;
+    }
     sqlx::query(
-        "UPDATE sales SET identity_at = ?, item = ?, item_id = ?, price = ?, currency = ?, opens_at = ?, \
-         version = version + 1 WHERE id = ?",
+        "UPDATE sales SET identity_at = ?, item = ?, item_id = ?, issuer = ?, format = GREATEST(format, ?), price = ?, \
+         currency = ?, opens_at = ?, version = version + 1 WHERE id = ?",
     )
     .bind(offset)
     .bind(identity.item.to_string())
     .bind(identity.item_id)
+    .bind(&identity.issuer)
+    .bind(identity.format.0)
     .bind(&identity.price)
     .bind(&identity.currency)
     .bind(identity.starts_at)
@@ -126,6 +135,7 @@ impl Fixed {
         let item = serde_json::from_str::<serde_json::Value>(&self.item).ok();
         item.as_ref() == Some(&identity.item)
             && self.item_id == identity.item_id
+            && self.issuer == identity.issuer
             && rows::price(&self.price) == rows::price(&identity.price)
             && self.currency == identity.currency
             && self.opens_at == identity.starts_at

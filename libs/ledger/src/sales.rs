@@ -40,7 +40,7 @@ macro_rules! select_sales {
     ($from:literal, $rest:literal) => {
         concat!(
             "SELECT id, class, namespace, name, cluster, uid, part, format, version, state, opens_at, closes_at, limit_per_buyer, \
-             max_per_order, orders_ever_max, CAST(item AS CHAR) AS item, item_id, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
+             max_per_order, orders_ever_max, CAST(item AS CHAR) AS item, item_id, issuer, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
              sold, taken, returned, orders_ever, cur, closed_at, identity_at, missing_since, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', updated_at) DIV 1000 AS updated_at_ms, \
@@ -88,6 +88,7 @@ fn sale_of(row: &MySqlRow, spoken: Format) -> Result<Sale, LedgerError> {
         max_per_order: row.try_get("max_per_order")?,
         orders_ever_max: row.try_get("orders_ever_max")?,
         item_id: row.try_get("item_id")?,
+        issuer: row.try_get("issuer")?,
         price: rows::stated_price(row.try_get("price")?, &item),
         item,
         currency: row.try_get("currency")?,
@@ -234,21 +235,39 @@ impl Ledger {
         .await
     }
 
-    /// False if the version has changed, or the item is fixed in the log.
-    pub async fn update_offer(&self, id: SaleId, expected_version: u64, offer: &Offer) -> Result<bool, LedgerError> {
-        self.updates_one_row(
-            sqlx::query(
-                "UPDATE sales SET item = ?, item_id = ?, price = ?, currency = ?, offered = ?, version = version + 1 \
-                 WHERE id = ? AND version = ? AND identity_at IS NULL",
+    /// False if the version has changed, or the item is fixed in the log. If the sale now needs a newer format than the ledger
+    /// requires, it has the same effect and the same error as in [`Self::create_sale`].
+    pub async fn update_offer(
+        &self,
+        id: SaleId,
+        expected_version: u64,
+        offer: &Offer,
+        format: Format,
+    ) -> Result<bool, LedgerError> {
+        // An error closes the connection, and the server rolls back.
+        self.query(async |connection| {
+            connection.execute("START TRANSACTION").await?;
+            let raise = raise_for(connection, format, self.spoken).await?;
+            let query = sqlx::query(
+                "UPDATE sales SET item = ?, item_id = ?, issuer = ?, price = ?, currency = ?, offered = ?, \
+                 format = GREATEST(format, ?), version = version + 1 WHERE id = ? AND version = ? AND identity_at IS NULL",
             )
             .bind(offer.item.to_string())
             .bind(offer.item_id)
+            .bind(&offer.issuer)
             .bind(&offer.price)
             .bind(&offer.currency)
             .bind(offer.offered)
+            .bind(format.0)
             .bind(id.0)
-            .bind(expected_version),
-        )
+            .bind(expected_version);
+            let is_written = query.execute(&mut *connection).await?.rows_affected() == 1;
+            if is_written {
+                raise.write(connection).await?;
+            }
+            connection.execute("COMMIT").await?;
+            Ok(is_written)
+        })
         .await
     }
 
@@ -520,8 +539,8 @@ async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> 
     let NewSale { terms, offer, .. } = new;
     sqlx::query(
         "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, format, version, state, opens_at, closes_at, \
-         limit_per_buyer, max_per_order, orders_ever_max, item, item_id, price, currency, offered) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         limit_per_buyer, max_per_order, orders_ever_max, item, item_id, issuer, price, currency, offered) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id.0)
     .bind(&new.class)
@@ -539,6 +558,7 @@ async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> 
     .bind(terms.orders_ever_max)
     .bind(offer.item.to_string())
     .bind(offer.item_id)
+    .bind(&offer.issuer)
     .bind(&offer.price)
     .bind(&offer.currency)
     .bind(offer.offered)

@@ -50,6 +50,8 @@ pub struct DesiredSale {
     /// By the API server's clock, in whole seconds.
     pub created_at: Millis,
     pub offer: Offer,
+    /// Units of one buyer; 0 = no limit.
+    pub limit_per_buyer: Quantity,
     /// Units in one order.
     pub max_per_order: Quantity,
     /// Orders of the sale, whatever becomes of them; `None`: a multiple of the stock.
@@ -118,7 +120,7 @@ impl DesiredSale {
             },
             opens_at: self.starts_at,
             closes_at: self.ends_at,
-            limit_per_buyer: 0,
+            limit_per_buyer: self.limit_per_buyer,
             max_per_order: self.max_per_order,
             orders_ever_max: self.orders_ever_max_of(self.offer.offered),
         }
@@ -179,10 +181,12 @@ pub mod tests {
             offer: Offer {
                 item: serde_json::json!({"sku": "s"}),
                 item_id: None,
+                issuer: None,
                 price: "1.00".into(),
                 currency: "EUR".into(),
                 offered: 10,
             },
+            limit_per_buyer: 0,
             max_per_order: 2,
             orders_ever_max: None,
             starts_at: START,

@@ -3,11 +3,12 @@
 //! | format | what a program that speaks it knows |
 //! |---|---|
 //! | 1 | the records IDENTITY, BARRIER, BATCH, TOTAL, CANCEL, PAID and CLOSE; sales with and without an IDENTITY; one price and one tier for each sale; orders that need no payment |
+//! | 2 | sales whose buyers have an identity: the issuer in IDENTITY and in the row |
 //!
 //! A program of format 3 also knows formats 1 and 2. Each program tells in its heartbeat which format it speaks. The ledger
 //! has a row with the format that it requires, and a program that does not speak it does not act ([`check`]). The operator
-//! raises that row in the transaction that creates the first sale that needs a newer format (`sale::needed_format`), if all running
-//! programs speak it ([`raise`]). It never lowers it: what was written in the newer format stays in the log.
+//! raises that row in the transaction that writes the row of the first sale that needs a newer format (`sale::needed_format`), if
+//! all running programs speak it ([`raise`]). It never lowers it: what was written in the newer format stays in the log.
 //!
 //! So whatever belongs to a newer format (a record kind, a field that a record or a holding must not lose, a word in a column)
 //! is written for sales that need the format only. Then no program ever meets what it does not know, and no reader needs a
@@ -26,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub struct Format(pub u16);
 
 /// The format that this code speaks.
-pub const FORMAT: Format = Format(1);
+pub const FORMAT: Format = Format(2);
 
 impl Format {
     pub const FIRST: Format = Format(1);

@@ -30,6 +30,10 @@ pub struct Identity {
     /// The number of the item on the routes of the old demo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item_id: Option<i64>,
+    /// The issuer whose tokens identify the buyers, a DNS label; `None`: buyers are anonymous. Only records of the second
+    /// format have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// Price of one unit: at most 14 digits, and up to four after the point.
     pub price: String,
     /// Three ASCII letters or digits.
@@ -75,6 +79,11 @@ impl Identity {
                 "item",
                 self.item.is_object() && self.item.to_string().len() <= MAX_ITEM_BYTES,
                 "a JSON object of at most 64 KiB",
+            ),
+            (
+                "issuer",
+                self.issuer.as_ref().is_none_or(|issuer| text(issuer, 1, 63)),
+                "1 to 63 ASCII characters",
             ),
             (
                 "price",
@@ -124,6 +133,7 @@ pub(crate) mod tests {
             uid: "8f0c2f5e-0000-4000-8000-000000000000".into(),
             item: serde_json::json!({"sku": "p1"}),
             item_id: Some(7),
+            issuer: None,
             price: "9.90".into(),
             currency: "EUR".into(),
             offered: 100,
@@ -145,6 +155,9 @@ pub(crate) mod tests {
         assert_eq!(invalid(&|i| i.name = "n".repeat(254)), "name");
         assert_eq!(invalid(&|i| i.name = "größe".into()), "name");
         assert_eq!(invalid(&|i| i.cluster = Some(String::new())), "cluster");
+        for issuer in ["", &"i".repeat(64)] {
+            assert_eq!(invalid(&|i| i.issuer = Some(issuer.into())), "issuer");
+        }
         assert_eq!(invalid(&|i| i.uid = "u".repeat(37)), "uid");
         assert_eq!(invalid(&|i| i.item = serde_json::json!("p1")), "item");
         // 64 KiB with the name of the field and the punctuation.

@@ -3,6 +3,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
+use hmac::{Hmac, KeyInit, Mac};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -71,7 +72,19 @@ pub struct KeyHash(pub u64);
 
 impl KeyHash {
     pub fn of(key: &str) -> Self {
-        let digest = Sha256::digest(key.as_bytes());
+        Self::first_bits_of(Sha256::new_with_prefix(key))
+    }
+
+    /// The hash of a key of this buyer. Keys of buyers with an identity need not be random: the same key of another buyer has
+    /// another hash.
+    pub fn of_buyer(buyer: &Buyer, key: &str) -> Self {
+        // Neither a buyer nor a key contains NUL.
+        let hasher = Sha256::new_with_prefix(buyer.as_str());
+        Self::first_bits_of(hasher.chain_update(b"\0").chain_update(key))
+    }
+
+    fn first_bits_of(hasher: Sha256) -> Self {
+        let digest = hasher.finalize();
         let mut first = [0; 8];
         first.copy_from_slice(&digest[..8]);
         KeyHash(u64::from_be_bytes(first))
@@ -99,8 +112,8 @@ impl FromStr for KeyHash {
     }
 }
 
-/// A buyer. An anonymous buyer is `a:` and a digest of the idempotency key. A buyer with an identity is
-/// `<issuer>:<subject>`. The allowed characters need no escaping in JSON, Lua and SQL.
+/// A buyer. An anonymous buyer is `a:` and a digest of the idempotency key. A buyer with an identity is `i:` and a keyed
+/// digest of the identity ([`BuyerKey`]). The allowed characters need no escaping in JSON, Lua and SQL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Buyer(String);
 
@@ -138,6 +151,16 @@ impl Buyer {
         Buyer(format!("a:{:032x}", u128::from_be_bytes(first)))
     }
 
+    /// The pseudonym of an identity: the subject of an issuer's token. Without the key nobody can tell whose it is.
+    pub fn of_identity(key: &BuyerKey, issuer: &str, subject: &str) -> Self {
+        let mut mac = key.0.clone();
+        mac.update(&identity_bytes(issuer, subject));
+        let digest = mac.finalize().into_bytes();
+        let mut first = [0; 16];
+        first.copy_from_slice(&digest[..16]);
+        Buyer(format!("i:{:032x}", u128::from_be_bytes(first)))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -146,6 +169,51 @@ impl Buyer {
 impl fmt::Display for Buyer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// No two identities have the same bytes, because the name of an issuer, a DNS label, contains no NUL.
+fn identity_bytes(issuer: &str, subject: &str) -> Vec<u8> {
+    [issuer.as_bytes(), b"\0", subject.as_bytes()].concat()
+}
+
+/// The key of the pseudonyms of buyers. It never changes: with another key each buyer would be another one, without orders
+/// and with the whole limit left. Whoever erases all other traces of an identity need not rewrite the log.
+#[derive(Clone)]
+pub struct BuyerKey(Hmac<Sha256>);
+
+impl BuyerKey {
+    const BYTES: usize = 32;
+}
+
+impl FromStr for BuyerKey {
+    type Err = InvalidId;
+
+    /// The text is not part of an error: it is a secret.
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = |problem: String| InvalidId {
+            what: "key of buyers",
+            problem,
+            expected: "64 hexadecimal digits",
+        };
+        if text.len() != 2 * Self::BYTES {
+            return Err(invalid(format!("{} characters", text.len())));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(invalid("a character that is no hexadecimal digit".into()));
+        }
+        let bytes = (0..Self::BYTES).map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16));
+        let bytes: Vec<u8> = bytes
+            .collect::<Result<_, _>>()
+            .map_err(|error| invalid(error.to_string()))?;
+        let mac = Hmac::new_from_slice(&bytes);
+        mac.map(BuyerKey).map_err(|error| invalid(error.to_string()))
+    }
+}
+
+impl fmt::Debug for BuyerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BuyerKey")
     }
 }
 
@@ -223,6 +291,72 @@ mod tests {
         assert_eq!(Buyer::anonymous("k"), Buyer::anonymous("k"));
         assert_ne!(Buyer::anonymous("k"), Buyer::anonymous("l"));
         assert!(Buyer::new(Buyer::anonymous("k").as_str()).is_ok());
+    }
+
+    const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    fn buyer_key(text: &str) -> BuyerKey {
+        text.parse().expect("a key")
+    }
+
+    #[test]
+    fn the_pseudonym_of_an_identity_depends_on_the_key_and_never_changes() {
+        let of = |key: &str, issuer: &str, subject: &str| Buyer::of_identity(&buyer_key(key), issuer, subject);
+        let alice = of(KEY, "main", "auth0|alice");
+        // The log has it for ever. docs/security.md says how openssl computes it.
+        assert_eq!(alice.as_str(), "i:7c9436eb44e7657bf5b0bcda43cb97c1");
+        assert_eq!(of(&KEY.to_uppercase(), "main", "auth0|alice"), alice);
+        assert_eq!(Buyer::new(alice.as_str()), Ok(alice.clone()));
+        for other in [
+            of(&KEY.replace("00", "01"), "main", "auth0|alice"),
+            of(KEY, "other", "auth0|alice"),
+            of(KEY, "main", "auth0|bob"),
+            of(KEY, "main", ""),
+        ] {
+            assert_ne!(other, alice);
+        }
+    }
+
+    #[test]
+    fn a_key_of_buyers_is_never_shown() {
+        for bad in [&KEY[1..], &format!("{KEY}0"), &KEY.replace('f', "g"), ""] {
+            let error = bad.parse::<BuyerKey>().expect_err("invalid").to_string();
+            assert!(error.contains("64 hexadecimal digits"), "{error}");
+            assert!(bad.is_empty() || !error.contains(bad), "{error}");
+        }
+        assert_eq!(format!("{:?}", buyer_key(KEY)), "BuyerKey");
+    }
+
+    #[test]
+    fn a_key_of_one_buyer_is_not_that_of_another() {
+        let [alice, bob] = ["alice", "bob"].map(|subject| Buyer::of_identity(&buyer_key(KEY), "main", subject));
+        assert_eq!(KeyHash::of_buyer(&alice, "1"), KeyHash::of_buyer(&alice, "1"));
+        assert_ne!(KeyHash::of_buyer(&alice, "1"), KeyHash::of_buyer(&alice, "2"));
+        assert_ne!(KeyHash::of_buyer(&alice, "1"), KeyHash::of_buyer(&bob, "1"));
+        assert_ne!(KeyHash::of_buyer(&alice, "1"), KeyHash::of("1"));
+    }
+
+    proptest::proptest! {
+        /// Identities that share most characters: another issuer, another subject, another boundary between the two.
+        #[test]
+        fn two_identities_never_have_the_same_bytes(
+            one in ("[a|:/]{0,4}", "[a|:/\0ä]{0,4}"),
+            other in ("[a|:/]{0,4}", "[a|:/\0ä]{0,4}"),
+        ) {
+            let bytes = |(issuer, subject): &(String, String)| identity_bytes(issuer, subject);
+            proptest::prop_assert_eq!(bytes(&one) == bytes(&other), one == other);
+            for (boundary, _) in one.0.char_indices() {
+                let (issuer, subject) = one.0.split_at(boundary);
+                let moved = (issuer.to_owned(), [subject, &one.1].concat());
+                proptest::prop_assert_ne!(bytes(&one), bytes(&moved));
+            }
+        }
+
+        #[test]
+        fn a_buyer_with_an_identity_is_never_an_anonymous_one(issuer in ".{0,8}", subject in ".{0,8}", key in ".{0,8}") {
+            let buyer = Buyer::of_identity(&buyer_key(KEY), &issuer, &subject);
+            proptest::prop_assert_ne!(buyer, Buyer::anonymous(&key));
+        }
     }
 
     #[test]

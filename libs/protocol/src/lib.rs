@@ -40,7 +40,7 @@ pub use adjustment::{AdjustmentOutcome, PendingAdjustment, StockAdjustment};
 pub use fold::Fold;
 pub use format::{FORMAT, Format};
 pub use identity::{Identity, InvalidIdentity};
-pub use ids::{Buyer, Epoch, InvalidId, KeyHash, Offset, OrderId, Quantity, SaleId, Seq, Tier};
+pub use ids::{Buyer, BuyerKey, Epoch, InvalidId, KeyHash, Offset, OrderId, Quantity, SaleId, Seq, Tier};
 pub use order_no::{OrderNo, OrderNoError, OrderNoKeys};
 pub use record::{Batch, Order, Record, RecordError};
 pub use status::OrderStatus;

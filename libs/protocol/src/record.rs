@@ -93,6 +93,7 @@ struct Fields {
     uid: Option<String>,
     item: Option<serde_json::Value>,
     item_id: Option<i64>,
+    issuer: Option<String>,
     price: Option<String>,
     currency: Option<String>,
     offered: Option<u64>,
@@ -134,6 +135,7 @@ impl TryFrom<Fields> for Record {
                 uid: fields.uid.ok_or(Missing("uid"))?,
                 item: fields.item.ok_or(Missing("item"))?,
                 item_id: fields.item_id,
+                issuer: fields.issuer,
                 price: fields.price.ok_or(Missing("price"))?,
                 currency: fields.currency.ok_or(Missing("currency"))?,
                 offered: fields.offered.ok_or(Missing("offered"))?,
@@ -290,6 +292,7 @@ mod tests {
             Record::Identity(Box::new(claimed)),
             Record::Identity(Box::new(Identity {
                 format: Format(2),
+                issuer: Some("main".into()),
                 ..identity(sale)
             })),
             Record::Barrier {
@@ -347,6 +350,16 @@ mod tests {
             r#""currency":"EUR","offered":100,"starts_at":1000,"ends_at":2000}"#
         );
         assert_eq!(String::from_utf8(record.encode()).expect("UTF-8"), expected);
+        let with_issuer = Record::Identity(Box::new(Identity {
+            format: Format(2),
+            issuer: Some("main".into()),
+            ..identity(SaleId(7))
+        }));
+        let bytes = String::from_utf8(with_issuer.encode()).expect("UTF-8");
+        let second = expected
+            .replace(r#""sale":"00000007","#, r#""sale":"00000007","format":2,"#)
+            .replace(r#""item_id":7,"#, r#""item_id":7,"issuer":"main","#);
+        assert_eq!(bytes, second);
         for field in [
             "class",
             "namespace",

@@ -37,6 +37,8 @@ pub struct Sale {
     pub orders_ever_max: u64,
     pub item: serde_json::Value,
     pub item_id: Option<i64>,
+    /// As in [`Offer`].
+    pub issuer: Option<String>,
     pub price: String,
     pub currency: String,
     /// The stock of the FlashSale. Only `total` counts.
@@ -113,6 +115,7 @@ impl Sale {
             uid: self.uid.clone(),
             item: self.item.clone(),
             item_id: self.item_id,
+            issuer: self.issuer.clone(),
             price: self.price.clone(),
             currency: self.currency.clone(),
             offered: self.offered,
@@ -173,9 +176,13 @@ pub struct NewSale {
     pub offer: Offer,
 }
 
-/// The format that a sale with this offer and these terms needs.
-pub fn needed_format(_offer: &Offer, _terms: &SaleTerms) -> Format {
-    Format::FIRST
+/// The format that a sale with this offer and these terms needs. A program of the first format would sell to anyone what only
+/// buyers with an identity may buy.
+pub fn needed_format(offer: &Offer, _terms: &SaleTerms) -> Format {
+    match offer.issuer {
+        None => Format::FIRST,
+        Some(_) => Format(2),
+    }
 }
 
 /// State, time window, limit and bounds of a sale.
@@ -189,11 +196,13 @@ pub struct SaleTerms {
     pub orders_ever_max: u64,
 }
 
-/// The item for sale.
+/// The item for sale, and who can buy it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Offer {
     pub item: serde_json::Value,
     pub item_id: Option<i64>,
+    /// The issuer whose tokens identify the buyers; `None`: buyers are anonymous.
+    pub issuer: Option<String>,
     /// Price of one unit, with up to four digits after the point.
     pub price: String,
     pub currency: String,
@@ -225,6 +234,7 @@ mod tests {
             orders_ever_max: 200,
             item: serde_json::json!({"sku": "p1"}),
             item_id: Some(8),
+            issuer: Some("main".into()),
             price: "9.90".into(),
             currency: "EUR".into(),
             offered: 10,
@@ -293,6 +303,23 @@ mod tests {
     }
 
     #[test]
+    fn only_a_sale_whose_buyers_have_an_identity_needs_the_second_format() {
+        let format = |issuer: Option<&str>| {
+            let sale = sale();
+            let offer = Offer {
+                item: sale.item.clone(),
+                item_id: None,
+                issuer: issuer.map(str::to_owned),
+                price: "9.90".into(),
+                currency: "EUR".into(),
+                offered: 10,
+            };
+            needed_format(&offer, &sale.sale_terms())
+        };
+        assert_eq!([format(None), format(Some("main"))], [Format::FIRST, Format(2)]);
+    }
+
+    #[test]
     fn an_emergency_stop_suspends_the_index_and_keeps_the_row() {
         let stopped = |state| Sale {
             state,
@@ -321,6 +348,7 @@ mod tests {
             format: Format(2),
             item: serde_json::json!({"sku": "p1"}),
             item_id: Some(8),
+            issuer: Some("main".into()),
             price: "9.90".into(),
             currency: "EUR".into(),
             offered: 10,

@@ -1,15 +1,15 @@
-//! Reads the state of the server and of the index of a sale at one instant.
+//! Reads the state of the server and of the index of a sale at one instant, and the holdings of a buyer.
 use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::{Cmd, Script};
-use seckill_protocol::index::{IndexState, OrderBounds, SaleState, Server, Terms};
-use seckill_protocol::{Epoch, SaleId};
+use seckill_protocol::index::{Holding, IndexState, OrderBounds, SaleState, Server, Terms};
+use seckill_protocol::{Buyer, Epoch, SaleId};
 
 use crate::client::{StockClient, StockError, call};
 use crate::connection::Connection;
-use crate::keys;
+use crate::{holdings, keys};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/probe.lua")));
 
@@ -66,6 +66,31 @@ impl StockClient {
             }
         }
         Ok(probes)
+    }
+
+    /// The holdings of a buyer in the index of this epoch. `None`: that index is not in force at the address of Redis.
+    pub async fn holdings_of(
+        &self,
+        sale: SaleId,
+        epoch: Epoch,
+        buyer: &Buyer,
+    ) -> Result<Option<Vec<Holding>>, StockError> {
+        let mut connection = self.administration.clone();
+        SCRIPT.load_async(&mut connection).await?;
+        let mut read = redis::cmd("HGET");
+        read.arg(keys::holdings(sale, epoch)).arg(buyer.as_str());
+        // On one connection, so on one server. An index that is in force after the read was so before, because no epoch is
+        // used twice.
+        let mut calls = redis::pipe();
+        calls.add_command(read).add_command(probe_of(sale));
+        let (text, reply): (Option<String>, Vec<String>) = calls.query_async(&mut connection).await?;
+        let probe = parse_reply(&reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))?;
+        if probe.valid().is_none_or(|index| index.epoch != epoch) {
+            return Ok(None);
+        }
+        let text = text.unwrap_or_default();
+        let held: Option<Vec<Holding>> = text.split_whitespace().map(holdings::parse).collect();
+        held.map(Some).ok_or(StockError::Reply(text))
     }
 
     async fn probe_on(&self, connection: &Connection, sale: SaleId) -> Result<Probe, StockError> {

@@ -69,6 +69,33 @@ async fn an_index_is_installed_once_and_never_over_a_newer_one() {
     client.drop_sale(sale).await.expect("answers");
 }
 
+#[tokio::test]
+async fn the_holdings_of_a_buyer_are_read_from_the_index_in_force_only() {
+    let (client, sale) = (connect().await, new_sale());
+    let buyers = [(Buyer::anonymous("a"), vec![holding("a")])];
+    write(&client, sale, Epoch(5), &buyers).await.expect("Redis answers");
+    let index = Install {
+        epoch: Epoch(5),
+        total: 3,
+        left: 2,
+        holders: 1,
+        orders: 1,
+        terms: open_terms(),
+    };
+    let installed = client.install(sale, &index).await.expect("Redis answers");
+    assert_eq!(installed, Installed::Done);
+    let held = async |epoch, buyer| {
+        let read = client.holdings_of(sale, Epoch(epoch), &Buyer::anonymous(buyer)).await;
+        read.expect("answers")
+    };
+    assert_eq!(held(5, "a").await, Some(vec![holding("a")]));
+    assert_eq!(held(5, "b").await, Some(vec![]));
+    // Neither an older one nor one that is still being written.
+    assert_eq!((held(4, "a").await, held(6, "a").await), (None, None));
+    client.drop_sale(sale).await.expect("answers");
+    assert_eq!(held(5, "a").await, None);
+}
+
 fn holding(key: &str) -> Holding {
     Holding {
         epoch: Epoch(1),

@@ -5,7 +5,7 @@ use seckill_crds::{FlashSale, FlashSaleSpec, UnknownFields};
 use seckill_planner::sale::{Demand, DesiredSale, PodSchedule, SaleKey};
 use seckill_protocol::index::Millis;
 use seckill_protocol::sale::{Offer, needed_format};
-use seckill_protocol::{Format, SaleId};
+use seckill_protocol::{Format, Quantity, SaleId};
 
 /// Suspends a sale as `spec.suspend` does; either suffices.
 pub const SUSPEND_ANNOTATION: &str = "seckill.dev/suspend";
@@ -24,6 +24,7 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
         format: Format::FIRST,
         created_at: object.creation_timestamp().as_ref().map(to_millis).unwrap_or_default(),
         offer: offer(object),
+        limit_per_buyer: limit_per_buyer(spec),
         max_per_order: u32::try_from(spec.max_per_order).unwrap_or_default(),
         orders_ever_max: match seckill_failpoint::breaks("orders-unbounded") {
             true => Some(1_000_000),
@@ -39,6 +40,14 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
     };
     desired.format = needed_format(&desired.offer, &desired.terms());
     desired
+}
+
+/// Only buyers with an identity can have a limit. The API server refuses another one.
+fn limit_per_buyer(spec: &FlashSaleSpec) -> Quantity {
+    let limit = spec.limit_per_buyer.filter(|_| spec.access.is_some());
+    limit
+        .and_then(|limit| Quantity::try_from(limit).ok())
+        .unwrap_or_default()
 }
 
 /// The part of it that scaling needs.
@@ -67,9 +76,11 @@ fn unknown_fields(spec: &FlashSaleSpec) -> Vec<String> {
         paths.collect::<Vec<_>>()
     };
     let demand = spec.demand.iter().flat_map(|demand| of("spec.demand", &demand.unknown));
+    let access = spec.access.iter().flat_map(|access| of("spec.access", &access.unknown));
     let item = of("spec.item", &spec.item.unknown);
     of("spec", &spec.unknown)
         .into_iter()
+        .chain(access)
         .chain(item)
         .chain(demand)
         .collect()
@@ -86,6 +97,7 @@ fn offer(object: &FlashSale) -> Offer {
         // A struct of strings and numbers always becomes JSON.
         item: serde_json::to_value(item).unwrap_or_default(),
         item_id: item.id,
+        issuer: object.spec.access.as_ref().map(|access| access.issuer.clone()),
         price: item.price.clone(),
         currency: item.currency.clone(),
         offered: u64::try_from(object.spec.stock).unwrap_or_default(),
@@ -153,13 +165,41 @@ mod tests {
     }
 
     #[test]
+    fn access_names_the_issuer_and_needs_the_second_format() {
+        let anonymous = desired_sale(&flash_sale(serde_json::json!({})));
+        assert_eq!(
+            (anonymous.offer.issuer, anonymous.limit_per_buyer, anonymous.format),
+            (None, 0, Format::FIRST)
+        );
+        let limited = serde_json::json!({"access": {"issuer": "main"}, "limitPerBuyer": 2});
+        let desired = desired_sale(&flash_sale(limited));
+        assert_eq!(
+            (desired.offer.issuer.as_deref(), desired.limit_per_buyer, desired.format),
+            (Some("main"), 2, Format(2))
+        );
+        assert_eq!(desired.terms().limit_per_buyer, 2);
+        assert_eq!(
+            desired_sale(&flash_sale(serde_json::json!({"limitPerBuyer": 2}))).limit_per_buyer,
+            0
+        );
+    }
+
+    #[test]
     fn fields_that_this_version_does_not_know_are_named() {
         let item = serde_json::json!({"sku": "s", "name": "n", "price": "1.00", "currency": "EUR", "color": "red"});
-        let newer = flash_sale(serde_json::json!({"tiers": [{"name": "gold"}], "item": item, "demand": {"gpus": 1}}));
+        let access = serde_json::json!({"issuer": "main", "audience": "shop"});
+        let newer =
+            serde_json::json!({"tiers": [{"name": "gold"}], "access": access, "item": item, "demand": {"gpus": 1}});
+        let newer = flash_sale(newer);
         let desired = desired_sale(&newer);
         assert_eq!(
             desired.unknown_fields,
-            ["spec.tiers", "spec.item.color", "spec.demand.gpus"]
+            [
+                "spec.tiers",
+                "spec.access.audience",
+                "spec.item.color",
+                "spec.demand.gpus"
+            ]
         );
         // The ledger gets what this version knows.
         assert_eq!(desired.offer.item["sku"], "s");

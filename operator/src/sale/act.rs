@@ -46,7 +46,7 @@ pub async fn act(
                 tracing::info!(%sale, "the deletion of the FlashSale no longer counts");
             }
         }
-        Step::UpdateOffer { sale, offer } => {
+        Step::UpdateOffer { sale, offer, format } => {
             let (ledger, log) = (connections.ledger()?, connections.log()?);
             // What a preheating that failed has appended is fixed, whether or not the ledger has read it.
             if let Some(row) = ledger.sale(sale.id).await?
@@ -54,7 +54,7 @@ pub async fn act(
             {
                 return Err(ReconcileError::Unread(sale.id));
             }
-            ledger.update_offer(sale.id, sale.version, offer).await?;
+            ledger.update_offer(sale.id, sale.version, offer, *format).await?;
         }
         Step::UpdateTerms { sale, terms } => {
             connections.ledger()?.update_terms(sale.id, sale.version, terms).await?;

@@ -56,6 +56,7 @@ pub fn values(more: Value) -> Value {
         "kafka": {"brokers": "kafka:9092"},
         "mysql": {"url": "mysql://seckill:password@mysql:3306/seckill"},
         "orderNumberKeys": {"keys": "1:00112233445566778899aabbccddeeff"},
+        "buyerKey": {"key": "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"},
     });
     merge(&mut values, more);
     values

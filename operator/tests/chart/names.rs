@@ -102,6 +102,7 @@ fn names_of_digits_stay_text() {
         "kafka": {"existingSecret": "618", "topic": "618", "group": "618"},
         "mysql": {"url": "", "existingSecret": "618"},
         "orderNumberKeys": {"keys": "", "existingSecret": "618"},
+        "buyerKey": {"key": "", "existingSecret": "618"},
         "image": {"pullSecrets": ["618"]},
         "global": {"imagePullSecrets": [{"name": "618"}]},
         "ingress": {"enabled": true, "className": "618", "host": "618"},

@@ -194,6 +194,11 @@ fn the_notes_say_what_happens_with_the_keys() {
     let generated = notes(json!({"orderNumberKeys": {"keys": ""}}));
     assert!(generated.contains("seckill-order-number-keys"), "{generated}");
     assert!(generated.contains("`helm uninstall` keep it"), "{generated}");
+    let generated = notes(json!({"buyerKey": {"key": ""}}));
+    assert!(generated.contains("seckill-buyer-key"), "{generated}");
     let own = notes(json!({}));
-    assert!(!own.contains("order-number-keys"), "{own}");
+    assert!(
+        !own.contains("order-number-keys") && !own.contains("buyer-key"),
+        "{own}"
+    );
 }

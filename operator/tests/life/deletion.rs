@@ -65,6 +65,7 @@ async fn create_ended_row(harness: &Harness, name: &str, cluster: &str) {
         offer: Offer {
             item: json!({"sku": "s"}),
             item_id: None,
+            issuer: None,
             price: "1.00".into(),
             currency: "EUR".into(),
             offered: 1,

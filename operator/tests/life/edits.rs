@@ -156,6 +156,16 @@ async fn before_preheating_all_fields_but_the_class_can_change() {
         sale.price == "1.00"
     })
     .await;
+    let limited = json!({"access": {"issuer": "main"}, "limitPerBuyer": 3});
+    assert_applied(&harness, "early", limited, 2, |sale| {
+        (sale.issuer.as_deref(), sale.limit_per_buyer) == (Some("main"), 3)
+    })
+    .await;
+    let anonymous = json!({"access": null, "limitPerBuyer": null});
+    assert_applied(&harness, "early", anonymous, 2, |sale| {
+        (sale.issuer.as_deref(), sale.limit_per_buyer) == (None, 0)
+    })
+    .await;
     let before = harness.sale("early").await.opens_at;
     let later = json!({"startsAt": in_seconds(4000)});
     assert_applied(&harness, "early", later, 1, |sale| sale.opens_at > before).await;
@@ -221,6 +231,40 @@ async fn after_preheating_item_and_start_are_fixed_and_stock_rises_once() {
         assert_eq!(restocked, 1);
     }
     assert_eq!(harness.buy("open", &["a"]).await, 1);
+    operator.stop().await;
+    worker.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limit_of_a_buyer_changes_in_mid_sale_and_access_does_not() {
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    let limited = json!({"access": {"issuer": "main"}, "limitPerBuyer": 1});
+    harness.apply("limited", -1, 3600, limited).await;
+    harness.until_phase("limited", Phase::Open).await;
+    assert_eq!(harness.index("limited").await.terms.limit, 1);
+    for access in [json!(null), json!({"issuer": "other"})] {
+        let refused = "spec.access: it can't change once the sale is preheated";
+        assert_refused(&harness, "limited", json!({"access": access}), refused).await;
+    }
+    for (limit, units) in [(json!(5), 5), (json!(2), 2), (json!(null), 0)] {
+        assert_applied(&harness, "limited", json!({"limitPerBuyer": limit}), 1, |sale| {
+            sale.limit_per_buyer == units
+        })
+        .await;
+        harness
+            .eventually("the limit is in the index", async || {
+                harness.index("limited").await.terms.limit == units
+            })
+            .await;
+    }
+    harness.apply("anonymous", -1, 3600, json!({})).await;
+    harness.until_phase("anonymous", Phase::Open).await;
+    let access = json!({"access": {"issuer": "main"}});
+    assert_refused(&harness, "anonymous", access, "spec.access: it can't change once").await;
+    let limit = json!({"limitPerBuyer": 1});
+    assert_refused(&harness, "anonymous", limit, "an anonymous sale can't know its buyers").await;
     operator.stop().await;
     worker.stop().await;
     harness.drop().await;

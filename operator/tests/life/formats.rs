@@ -35,8 +35,8 @@ fn operator_speaking(harness: &Harness, format: Format, pod: &str) -> RunningPro
 /// The harness of a newer version.
 async fn newer_harness() -> (Harness, Ledger) {
     let mut harness = Harness::new().await;
-    let older = harness.ledger.clone();
-    harness.ledger = older.clone().speaking(SECOND);
+    let older = harness.ledger.clone().speaking(FIRST);
+    harness.ledger = harness.ledger.speaking(SECOND);
     (harness, older)
 }
 
@@ -104,6 +104,65 @@ async fn a_sale_of_a_newer_format_waits_for_older_pods() {
     operator.stop().await;
     worker.stop().await;
     assert!(running(&harness).await.is_empty());
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_with_access_waits_for_older_pods_and_an_anonymous_one_does_not() {
+    let harness = Harness::new().await;
+    let (operator, worker) = (harness.operator(), harness.worker());
+    let older = harness.ledger.clone().speaking(FIRST);
+    older.beat("seckill-api", "api-old").await.expect("MySQL");
+    // It outlives the slowest test.
+    harness
+        .execute("UPDATE heartbeats SET at = at + INTERVAL 1 HOUR WHERE instance = 'api-old'")
+        .await;
+    let access = json!({"access": {"issuer": "main"}});
+    let limited = json!({"access": {"issuer": "main"}, "limitPerBuyer": 1});
+    harness.apply("limited", -1, 3600, limited).await;
+    harness.apply("anonymous", -1, 3600, json!({})).await;
+    harness.apply("early", 3600, 3600, json!({})).await;
+    let waits = harness.until_reason("limited", "Accepted", "NewerFormatNeeded").await;
+    assert!(
+        message(&waits, "Accepted").contains("seckill-api/api-old (format 1)"),
+        "{waits:?}"
+    );
+    harness.until_phase("anonymous", Phase::Open).await;
+    harness.until_phase("early", Phase::Scheduled).await;
+    // A sale that is accepted already waits as well, and stays as it is.
+    harness.edit("early", json!({"spec": access})).await;
+    let waits = harness.until_reason("early", "Reconciling", "NewerFormatNeeded").await;
+    assert!(
+        message(&waits, "Reconciling").contains("seckill-api/api-old (format 1)"),
+        "{waits:?}"
+    );
+    for name in ["anonymous", "early"] {
+        let sale = harness.sale(name).await;
+        assert_eq!((sale.format, sale.issuer), (FIRST, None), "{name}");
+    }
+    assert_eq!(required(&harness).await, FIRST);
+
+    // The pod was killed.
+    harness
+        .execute("UPDATE heartbeats SET at = UTC_TIMESTAMP(3) - INTERVAL 31 SECOND WHERE instance = 'api-old'")
+        .await;
+    harness.until_phase("limited", Phase::Open).await;
+    assert_eq!(harness.index("limited").await.terms.limit, 1);
+    for name in ["limited", "early"] {
+        harness
+            .eventually("the sale has its issuer", async || {
+                let sale = harness.sale(name).await;
+                (sale.format, sale.issuer.as_deref()) == (SECOND, Some("main"))
+            })
+            .await;
+    }
+    assert_eq!(harness.sale("anonymous").await.format, FIRST);
+    assert_eq!(required(&harness).await, SECOND);
+    // The hook of a rollback to the version before.
+    let (code, error) = check_format(&harness.database, "1");
+    assert!(code == Some(1) && error.contains(TOO_OLD), "{code:?} {error}");
+    operator.stop().await;
+    worker.stop().await;
     harness.drop().await;
 }
 

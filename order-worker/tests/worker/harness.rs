@@ -120,6 +120,7 @@ impl Harness {
             offer: Offer {
                 item: serde_json::json!({"sku": "p1"}),
                 item_id: None,
+                issuer: None,
                 price: "9.90".into(),
                 currency: "EUR".into(),
                 offered: total,

@@ -22,6 +22,7 @@ use crate::catalogue::ListedSale;
 use crate::extract::read_body;
 use crate::idempotency_key::Caller;
 use crate::limits::{LEGACY_PURCHASE_TIMEOUT, MAX_CONCURRENT_SAMPLES};
+use crate::orders::Reader;
 use crate::problem::{Code, Problem};
 use crate::purchase::{Bought, Outcome, Purchase};
 use crate::unknown_sales::SaleReference;
@@ -59,6 +60,8 @@ enum LegacyError {
     OutOfStock,
     OutsideWindow,
     OrderNotFound,
+    /// Of a sale that needs a token. These routes take none.
+    InvalidToken,
     WrongType(String),
     Missing(&'static str),
 }
@@ -72,6 +75,7 @@ impl LegacyError {
             LegacyError::OutOfStock => "42002",
             LegacyError::OutsideWindow => "42003",
             LegacyError::OrderNotFound => "42004",
+            LegacyError::InvalidToken => "42005",
             LegacyError::WrongType(_) => "90001",
             LegacyError::Missing(_) => "90004",
         }
@@ -85,6 +89,7 @@ impl LegacyError {
             LegacyError::OutOfStock => "out of stock".into(),
             LegacyError::OutsideWindow => "sale is not open".into(),
             LegacyError::OrderNotFound => "order not found".into(),
+            LegacyError::InvalidToken => "invalid token".into(),
             LegacyError::WrongType(what) => format!("wrong parameter type: {what}"),
             LegacyError::Missing(parameter) => format!("missing parameter: {parameter}"),
         }
@@ -130,6 +135,9 @@ async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, Legacy
     };
     let found = api.find_sale(SaleReference::Item(item)).await;
     let listed = found.map_err(try_again)?.ok_or(LegacyError::NoSale)?;
+    if listed.sale.issuer.is_some() {
+        return Err(LegacyError::InvalidToken);
+    }
     let Caller { buyer, key } = Caller::generate();
     let purchase = Purchase {
         sale: listed.sale.id,
@@ -180,7 +188,7 @@ async fn query_order(State(api): State<Arc<Api>>, uri: Uri, body: Body) -> Resul
             Some(_) => return Err(LegacyError::WrongType("order_id must be a string".into())),
         },
     };
-    let found = match api.find_order(&number).await {
+    let found = match api.find_order(&number, Reader::Anonymous).await {
         Ok(found) => found,
         Err(Problem::OrderUnknown) => return Err(LegacyError::OrderNotFound),
         Err(problem) => return Err(try_again(problem)),

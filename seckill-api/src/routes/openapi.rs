@@ -10,6 +10,7 @@ use axum::routing::get;
 use http::{HeaderName, HeaderValue, header};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, InfoBuilder, License, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema};
 use utoipa::{IntoParams, OpenApi as _, ToSchema};
 
@@ -50,6 +51,14 @@ pub(super) fn document_without_routes() -> OpenApi {
         ))
         .license(Some(License::builder().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))
         .build();
+    let token = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("JWT")
+        .description(Some(
+            "A token of the issuer that the sale names in `access`. Other sales need none.",
+        ));
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("token", SecurityScheme::Http(token.build()));
     document
 }
 
@@ -167,10 +176,11 @@ pub(super) struct OrderPath {
 #[expect(dead_code, reason = "a description: `idempotency_key` reads the request")]
 pub(super) struct KeyHeader {
     /// A random UUID, or 22 to 128 random characters of `A-Z a-z 0-9 . _ ~ + / = -`, perhaps in quotes. The key is the buyer:
-    /// create one for each purchase, store it before the first attempt, and keep it secret.
+    /// create one for each purchase, store it before the first attempt, and keep it secret. In a sale with `access` the token
+    /// is the buyer, and the key needs 1 to 128 of these characters and no secrecy.
     #[param(
         rename = "Idempotency-Key",
-        pattern = r#"^"?[A-Za-z0-9._~+/=-]{22,128}"?$"#,
+        pattern = r#"^"?[A-Za-z0-9._~+/=-]{1,128}"?$"#,
         example = "9b2f8a64-6f0e-4d9c-8f0e-2b1d3c4e5f60"
     )]
     idempotency_key: String,

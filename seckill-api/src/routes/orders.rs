@@ -4,7 +4,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 
 use super::openapi::{self, problems};
 use super::view::{OrderView, Price};
@@ -12,26 +12,35 @@ use crate::api::Api;
 use crate::cancel::CancelOutcome;
 use crate::clock;
 use crate::extract::OrderNumber;
-use crate::orders::FoundOrder;
+use crate::orders::{FoundOrder, Reader};
 use crate::problem::Problem;
 
 /// An order
 ///
-/// Anyone who knows the number can see the order.
+/// Anyone who knows the number can see the order. An order of a sale with `access` needs the token of its buyer; for everyone
+/// else it does not exist.
 #[utoipa::path(
     get, path = "/v1/orders/{order_no}", operation_id = "showOrder", tag = "orders",
+    security((), ("token" = [])),
     params(openapi::OrderPath),
     responses((status = 200, description = "The order", body = OrderView), ShowProblems)
 )]
-pub async fn show(State(api): State<Arc<Api>>, OrderNumber(number): OrderNumber) -> Result<Response, Problem> {
-    Ok(order_response(StatusCode::OK, api.find_order(&number).await?))
+pub async fn show(
+    State(api): State<Arc<Api>>,
+    OrderNumber(number): OrderNumber,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let order = api.find_order(&number, Reader::Sender(&headers)).await?;
+    Ok(order_response(StatusCode::OK, order))
 }
 
 /// Cancels an order
 ///
 /// A retry is safe: an order that had ended before gets the same answer. The units go back on sale, once, within a second.
+/// An order of a sale with `access` needs the token of its buyer.
 #[utoipa::path(
     delete, path = "/v1/orders/{order_no}", operation_id = "cancelOrder", tag = "orders",
+    security((), ("token" = [])),
     params(openapi::OrderPath),
     responses(
         (status = 200, description = "The order is cancelled", body = OrderView),
@@ -40,8 +49,12 @@ pub async fn show(State(api): State<Arc<Api>>, OrderNumber(number): OrderNumber)
         CancelProblems,
     )
 )]
-pub async fn cancel(State(api): State<Arc<Api>>, OrderNumber(number): OrderNumber) -> Result<Response, Problem> {
-    Ok(match api.cancel(&number).await? {
+pub async fn cancel(
+    State(api): State<Arc<Api>>,
+    OrderNumber(number): OrderNumber,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    Ok(match api.cancel(&number, Reader::Sender(&headers)).await? {
         CancelOutcome::Done(order) => order_response(StatusCode::OK, order),
         CancelOutcome::Pending(order) => {
             let location = format!("/v1/orders/{}", order.order_no);
@@ -51,9 +64,14 @@ pub async fn cancel(State(api): State<Arc<Api>>, OrderNumber(number): OrderNumbe
     })
 }
 
-problems!(ShowProblems: PathInvalid, OrderUnknown, Internal, NotReady, Overloaded);
 problems!(
-    CancelProblems: PathInvalid, OrderUnknown, AlreadyPaid, Internal, NotReady, Overloaded, OutcomeUnknown, OrderHeld,
+    ShowProblems: TokenMissing, TokenMalformed, TokenExpired, TokenNotYetValid, TokenWrongIssuer, TokenWrongAudience,
+    TokenUnknownKey, TokenBadSignature, TokenAlgorithmRefused, IssuerUnavailable, PathInvalid, OrderUnknown, Internal,
+    NotReady, Overloaded,
+);
+problems!(
+    CancelProblems: TokenMissing, TokenMalformed, TokenExpired, TokenNotYetValid, TokenWrongIssuer, TokenWrongAudience,
+    TokenUnknownKey, TokenBadSignature, TokenAlgorithmRefused, IssuerUnavailable, PathInvalid, OrderUnknown, AlreadyPaid, Internal, NotReady, Overloaded, OutcomeUnknown, OrderHeld,
 );
 
 fn order_response(status: StatusCode, order: FoundOrder) -> Response {

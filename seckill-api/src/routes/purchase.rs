@@ -12,7 +12,7 @@ use super::openapi::{self, problems};
 use super::view::{OrderView, Price};
 use crate::api::Api;
 use crate::catalogue::ListedSale;
-use crate::extract::{NamedSale, PurchaseBody, RequestedQuantity};
+use crate::extract::{CallerOfSale, PurchaseBody, RequestedQuantity};
 use crate::idempotency_key::Caller;
 use crate::problem::Problem;
 use crate::purchase::{Bought, Outcome, Purchase};
@@ -21,8 +21,11 @@ use crate::purchase::{Bought, Outcome, Purchase};
 ///
 /// 201 is a promise: the order is in the log on all in-sync replicas. Send the request again, with the same key, until the
 /// answer is final: after a time-out, a broken connection, 202, 408, 500, 502, 503 and 504. A retry can't buy twice.
+///
+/// A sale with `access` needs a token of that issuer: then the subject of the token is the buyer.
 #[utoipa::path(
     post, path = "/v1/sales/{namespace}/{name}/orders", operation_id = "buy", tag = "orders",
+    security((), ("token" = [])),
     params(openapi::SalePath, openapi::KeyHeader),
     request_body = PurchaseBody,
     responses(
@@ -34,8 +37,7 @@ use crate::purchase::{Bought, Outcome, Purchase};
 )]
 pub async fn buy(
     State(api): State<Arc<Api>>,
-    NamedSale(listed): NamedSale,
-    Caller { buyer, key }: Caller,
+    CallerOfSale(listed, Caller { buyer, key }): CallerOfSale,
     RequestedQuantity(quantity): RequestedQuantity,
 ) -> Result<Response, Problem> {
     let purchase = Purchase {
@@ -50,9 +52,10 @@ pub async fn buy(
 
 /// The result of an earlier purchase
 ///
-/// It never buys.
+/// It never buys. A sale with `access` needs the token of the buyer.
 #[utoipa::path(
     get, path = "/v1/sales/{namespace}/{name}/request", operation_id = "showRequest", tag = "orders",
+    security((), ("token" = [])),
     params(openapi::SalePath, openapi::KeyHeader),
     responses(
         (status = 200, description = "This key bought", body = OrderView,
@@ -64,21 +67,23 @@ pub async fn buy(
 )]
 pub async fn earlier(
     State(api): State<Arc<Api>>,
-    NamedSale(listed): NamedSale,
-    Caller { buyer, key }: Caller,
+    CallerOfSale(listed, Caller { buyer, key }): CallerOfSale,
 ) -> Result<Response, Problem> {
     let outcome = api.earlier_purchase(listed.sale.id, buyer, key).await?;
     Ok(outcome_response(&listed, outcome, StatusCode::OK))
 }
 
 problems!(
-    BuyProblems: KeyMissing, KeyInvalid, BodyInvalid, QuantityInvalid, PathInvalid, SaleUnknown, BodyTimeout, NotStarted,
-    SoldOut, LimitReached, TooManyOrders, Ended, BodyTooLarge, ContentType, ContentEncoding, KeyReused, Internal, Suspended,
-    NotReady, Overloaded, OutcomeUnknown, OrderHeld,
+    BuyProblems: TokenMissing, TokenMalformed, TokenExpired, TokenNotYetValid, TokenWrongIssuer, TokenWrongAudience,
+    TokenUnknownKey, TokenBadSignature, TokenAlgorithmRefused, IssuerUnavailable, KeyMissing, KeyInvalid, BodyInvalid,
+    QuantityInvalid, PathInvalid, SaleUnknown, BodyTimeout, NotStarted, SoldOut, LimitReached, TooManyOrders, Ended,
+    BodyTooLarge, ContentType, ContentEncoding, KeyReused, Internal, Suspended, NotReady, Overloaded, OutcomeUnknown,
+    OrderHeld,
 );
 problems!(
-    EarlierProblems: KeyMissing, KeyInvalid, PathInvalid, SaleUnknown, RequestUnknown, Internal, Suspended, NotReady,
-    Overloaded, OutcomeUnknown, OrderHeld,
+    EarlierProblems: TokenMissing, TokenMalformed, TokenExpired, TokenNotYetValid, TokenWrongIssuer, TokenWrongAudience,
+    TokenUnknownKey, TokenBadSignature, TokenAlgorithmRefused, IssuerUnavailable, KeyMissing, KeyInvalid, PathInvalid,
+    SaleUnknown, RequestUnknown, Internal, Suspended, NotReady, Overloaded, OutcomeUnknown, OrderHeld,
 );
 
 fn outcome_response(listed: &ListedSale, outcome: Outcome, bought: StatusCode) -> Response {

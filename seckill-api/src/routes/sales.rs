@@ -89,12 +89,21 @@ struct SaleView {
     ends_at: String,
     /// The greatest `quantity` of a purchase. It can rise while the sale runs.
     max_per_order: u32,
-    /// Null if there is no limit.
+    /// Who can buy. Null: anyone, without a token.
+    access: Option<AccessView>,
+    /// Units of one buyer over the whole sale, without cancelled ones. Null if there is no limit.
     limit_per_buyer: Option<u32>,
     #[schema(schema_with = openapi::sale_state)]
     state: &'static str,
     /// At most a second old, for display only: a purchase decides. Null if the number is unknown now.
     remaining: Option<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Access)]
+struct AccessView {
+    /// Name of the issuer whose tokens this sale needs.
+    issuer: String,
 }
 
 impl SaleView {
@@ -108,6 +117,7 @@ impl SaleView {
             starts_at: clock::rfc3339(sale.opens_at),
             ends_at: clock::rfc3339(sale.closes_at),
             max_per_order: listed.max_per_order(),
+            access: sale.issuer.clone().map(|issuer| AccessView { issuer }),
             limit_per_buyer: (sale.limit_per_buyer > 0).then_some(sale.limit_per_buyer),
             state: state(
                 sale.state_in_force(),

@@ -8,7 +8,7 @@ use super::openapi;
 #[derive(Serialize, ToSchema)]
 #[schema(as = Order)]
 pub struct OrderView {
-    /// 27 letters and digits. It can't be guessed, because anyone who knows it can see and cancel the order.
+    /// 27 letters and digits. It can't be guessed, because anyone who knows it can see and cancel an anonymous order.
     pub order_no: String,
     /// `namespace/name` of the FlashSale.
     pub sale: String,

@@ -7,6 +7,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use seckill_api::api::{Api, Servers};
+use seckill_api::buyers::Buyers;
 use seckill_api::catalogue::Catalogue;
 use seckill_api::metrics::Metrics;
 use seckill_api::partitions::follow_added;
@@ -57,6 +58,8 @@ struct Options {
     redis_url: Option<String>,
     /// Pages of these origins may call the API, instead of those of https://shop.example.
     origins: Option<String>,
+    /// Sells to buyers with an identity too.
+    buyers: Option<Buyers>,
 }
 
 /// Between the API and its servers. The test itself does not use them.
@@ -219,6 +222,14 @@ impl Harness {
         (harness, proxies)
     }
 
+    pub async fn with_buyers(buyers: Buyers) -> Harness {
+        Self::start_with(Options {
+            buyers: Some(buyers),
+            ..Options::default()
+        })
+        .await
+    }
+
     pub async fn with_origins(origins: &str) -> Harness {
         Self::start_with(Options {
             origins: Some(origins.to_owned()),
@@ -272,6 +283,7 @@ impl Harness {
             servers,
             catalogue.clone(),
             order_no_keys,
+            options.buyers.unwrap_or_else(Buyers::anonymous_only),
             max_purchases,
             metrics.clone(),
         );

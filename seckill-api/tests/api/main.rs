@@ -1,4 +1,5 @@
 //! The API over HTTP, on a real Redis, Kafka and MySQL.
+mod access;
 mod bad_input;
 mod browser;
 mod buying;
@@ -9,6 +10,12 @@ mod cross_origin;
 mod format;
 mod harness;
 mod health;
+#[path = "../identity/issuer.rs"]
+#[expect(dead_code, reason = "the tests of the verification need more of it")]
+mod issuer;
+#[path = "../identity/keys.rs"]
+#[expect(dead_code, reason = "the tests of the verification need more of it")]
+mod keys;
 mod legacy;
 mod orders;
 mod other_programs;

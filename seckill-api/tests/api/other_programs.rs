@@ -27,24 +27,22 @@ impl Harness {
 
     /// A sale in the ledger that the API does not know yet.
     pub async fn write_sale(&self, partition: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
-        let new = NewSale {
-            cluster: None,
-            class: CLASS.into(),
-            namespace: "shop".into(),
-            name: format!("sale-{:08x}", rand::random::<u32>()),
-            uid: Uuid::new_v4().to_string(),
-            partition,
-            format: Format::FIRST,
-            terms,
-            offer: Offer {
-                item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499" }),
-                item_id,
-                price: "499".into(),
-                currency: "EUR".into(),
-                offered: units,
-            },
-        };
+        let new = new_sale(partition, units, terms, item_id);
         self.ledger.create_sale(&new).await.expect("MySQL answers")
+    }
+
+    /// A sale whose index is in force, and whose buyers have an identity of this issuer.
+    pub async fn sell_to(&self, issuer: &str, units: u64, terms: SaleTerms) -> Sale {
+        self.sell_item_to(issuer, units, terms, None).await
+    }
+
+    pub async fn sell_item_to(&self, issuer: &str, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
+        let mut new = new_sale(PART, units, terms, item_id);
+        (new.format, new.offer.issuer) = (Format(2), Some(issuer.to_owned()));
+        let sale = self.ledger.create_sale(&new).await.expect("MySQL answers");
+        self.refresh().await;
+        self.preheat(&sale).await;
+        sale
     }
 
     /// A sale whose index is in force.
@@ -207,5 +205,26 @@ impl Harness {
         };
         self.log.read(PART, from, to, each).await.expect("Kafka answers");
         self.ledger.store(PART, from, to, &entries).await.expect("stores");
+    }
+}
+
+fn new_sale(partition: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) -> NewSale {
+    NewSale {
+        cluster: None,
+        class: CLASS.into(),
+        namespace: "shop".into(),
+        name: format!("sale-{:08x}", rand::random::<u32>()),
+        uid: Uuid::new_v4().to_string(),
+        partition,
+        format: Format::FIRST,
+        terms,
+        offer: Offer {
+            item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499" }),
+            item_id,
+            issuer: None,
+            price: "499".into(),
+            currency: "EUR".into(),
+            offered: units,
+        },
     }
 }

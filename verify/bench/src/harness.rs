@@ -192,6 +192,7 @@ impl Harness {
             offer: Offer {
                 item: json!({"sku": "p1", "name": "Phone", "price": "499.00", "currency": "EUR"}),
                 item_id: None,
+                issuer: None,
                 price: "499.00".into(),
                 currency: "EUR".into(),
                 offered: units,

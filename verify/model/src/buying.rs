@@ -150,12 +150,16 @@ impl Protocol {
         let mut data = (**data).clone();
         let index_epoch = data.index.as_ref()?.epoch;
         let closed = data.index.as_ref()?.terms.state == SaleState::Closed;
-        let bounds = data.index.as_ref()?.terms.bounds;
+        let terms = data.index.as_ref()?.terms.clone();
         if self.config.breaks(Rule::BoundInTheIndex) {
             data.index.as_mut()?.terms.bounds = Default::default();
         }
+        if self.config.breaks(Rule::LimitByBuyer) {
+            // A key has one order, which no limit refuses.
+            data.index.as_mut()?.terms.limit = 0;
+        }
         let (mut decisions, batch) = purchase(data.index.as_mut(), &seen, caller, &requests).ok()?;
-        data.index.as_mut()?.terms.bounds = bounds;
+        data.index.as_mut()?.terms = terms;
         if closed && self.config.breaks(Rule::ReplayBeforeState) {
             decisions.fill(Decision::Ended);
         }

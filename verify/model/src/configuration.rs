@@ -99,6 +99,8 @@ pub enum Rule {
     RebuildCountsOrders,
     /// The bound on orders is that of the index, not one that the API process brings along.
     BoundInTheIndex,
+    /// The limit is that of a buyer, not of a key.
+    LimitByBuyer,
 
     /// CLOSE waits until the ledger has the outbox.
     CloseAfterOutbox,

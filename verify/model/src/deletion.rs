@@ -517,6 +517,7 @@ impl Deletions {
             orders_ever: 0,
             item: desired.offer.item,
             item_id: None,
+            issuer: None,
             price: desired.offer.price,
             currency: desired.offer.currency,
             offered: desired.offer.offered,
@@ -580,6 +581,7 @@ fn desired() -> DesiredSale {
         offer: Offer {
             item: Default::default(),
             item_id: None,
+            issuer: None,
             price: "1.00".to_owned(),
             currency: "EUR".to_owned(),
             offered: 1,
@@ -587,6 +589,7 @@ fn desired() -> DesiredSale {
         known_id: None,
         unknown_fields: Vec::new(),
         format: Format::FIRST,
+        limit_per_buyer: 0,
         max_per_order: 1,
         orders_ever_max: None,
         starts_at: END - 1,

@@ -149,6 +149,7 @@ fn identity(sale: SaleId) -> Identity {
         uid: String::new(),
         item: Default::default(),
         item_id: None,
+        issuer: None,
         price: "1.00".into(),
         currency: "EUR".into(),
         offered: 1,

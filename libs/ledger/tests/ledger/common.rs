@@ -77,6 +77,7 @@ pub fn new_sale(partition: u32) -> NewSale {
         offer: Offer {
             item: serde_json::json!({"sku": "p1", "name": "Ω phone"}),
             item_id: Some(7),
+            issuer: None,
             price: "9.90".into(),
             currency: "EUR".into(),
             offered: 100,

@@ -1,7 +1,7 @@
 //! Which programs may act on a ledger, and when it requires a newer format.
 use std::time::Duration;
 
-use seckill_ledger::{Ledger, LedgerError, NewSale, ReplayError, StoreError};
+use seckill_ledger::{Ledger, LedgerError, NewSale, Offer, ReplayError, StoreError};
 use seckill_protocol::format::{NotSpoken, TooOld};
 use seckill_protocol::{Format, Record};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
@@ -14,6 +14,13 @@ const TOO_OLD: NotSpoken = NotSpoken {
     required: SECOND,
     spoken: FIRST,
 };
+
+/// A database whose ledger speaks the first format.
+async fn first_format() -> Database {
+    let mut db = Database::new().await;
+    db.ledger = db.ledger.speaking(FIRST);
+    db
+}
 
 fn newer_sale() -> NewSale {
     NewSale {
@@ -45,7 +52,7 @@ fn is_refused<T: std::fmt::Debug>(result: Result<T, LedgerError>) {
 
 #[tokio::test]
 async fn a_sale_of_a_newer_format_waits_for_running_programs() {
-    let db = Database::new().await;
+    let db = first_format().await;
     let newer = db.ledger.clone().speaking(SECOND);
     for (ledger, program, instance) in [
         (&newer, "operator", "new"),
@@ -87,7 +94,7 @@ async fn a_sale_of_a_newer_format_waits_for_running_programs() {
 
 #[tokio::test]
 async fn the_required_format_rises_with_a_new_row_only() {
-    let db = Database::new().await;
+    let db = first_format().await;
     let newer = db.ledger.clone().speaking(SECOND);
     let taken = new_sale(0);
     db.ledger.create_sale(&taken).await.expect("created");
@@ -109,8 +116,49 @@ async fn the_required_format_rises_with_a_new_row_only() {
 }
 
 #[tokio::test]
+async fn a_sale_that_comes_to_need_a_newer_format_waits_for_running_programs() {
+    let db = first_format().await;
+    let newer = db.ledger.clone().speaking(SECOND);
+    let sale = newer.create_sale(&new_sale(0)).await.expect("created");
+    let offer = Offer {
+        issuer: Some("main".into()),
+        ..new_sale(0).offer
+    };
+    db.ledger.beat("seckill-api", "old").await.expect("written");
+    let waits = newer.update_offer(sale.id, 1, &offer, SECOND).await;
+    assert!(matches!(waits, Err(LedgerError::TooOld(_))), "{waits:?}");
+    // An operator must not shut itself out.
+    is_refused(db.ledger.update_offer(sale.id, 1, &offer, SECOND).await);
+    let unchanged = newer.sale(sale.id).await.expect("read").expect("there");
+    assert_eq!((unchanged.issuer, unchanged.version, required(&db).await), (None, 1, 1));
+
+    db.ledger.end_heartbeat("seckill-api", "old").await.expect("deleted");
+    // A version that has changed raises nothing.
+    assert!(!newer.update_offer(sale.id, 9, &offer, SECOND).await.expect("asked"));
+    assert_eq!(required(&db).await, 1);
+    assert!(newer.update_offer(sale.id, 1, &offer, SECOND).await.expect("asked"));
+    let changed = newer.sale(sale.id).await.expect("read").expect("there");
+    assert_eq!((changed.issuer.as_deref(), changed.format), (Some("main"), SECOND));
+    assert_eq!(required(&db).await, 2);
+    is_refused(db.ledger.sale(sale.id).await);
+    // The row keeps the format that it once needed.
+    assert!(
+        newer
+            .update_offer(sale.id, 2, &new_sale(0).offer, FIRST)
+            .await
+            .expect("asked")
+    );
+    let anonymous = newer.sale(sale.id).await.expect("read").expect("there");
+    assert_eq!(
+        (anonymous.issuer, anonymous.format, required(&db).await),
+        (None, SECOND, 2)
+    );
+    db.drop().await;
+}
+
+#[tokio::test]
 async fn two_operators_create_one_sale_of_a_newer_format() {
-    let db = Database::new().await;
+    let db = first_format().await;
     let newer = db.ledger.clone().speaking(SECOND);
     let sale = newer_sale();
     let created = futures::future::join_all((0..4).map(|_| newer.create_sale(&sale))).await;
@@ -122,7 +170,7 @@ async fn two_operators_create_one_sale_of_a_newer_format() {
 
 #[tokio::test]
 async fn a_program_that_is_too_old_reads_and_stores_nothing() {
-    let db = Database::new().await;
+    let db = first_format().await;
     let newer = db.ledger.clone().speaking(SECOND);
     let (sale, mut log) = db.sale(0, 10).await;
     log.batch(1, 2);
@@ -168,7 +216,7 @@ async fn a_program_that_is_too_old_reads_and_stores_nothing() {
 
 #[tokio::test]
 async fn a_position_that_moved_is_no_newer_format() {
-    let db = Database::new().await;
+    let db = first_format().await;
     let (_, log) = db.sale(0, 10).await;
     db.ledger.store(0, 0, log.end(), &log.entries).await.expect("stored");
     let again = db.ledger.store(0, 0, log.end(), &log.entries).await.expect_err("moved");
@@ -178,7 +226,7 @@ async fn a_position_that_moved_is_no_newer_format() {
 
 #[tokio::test]
 async fn a_raise_that_mysql_lost_comes_back_with_the_identity() {
-    let db = Database::new().await;
+    let db = first_format().await;
     let newer = db.ledger.clone().speaking(SECOND);
     let sale = newer.create_sale(&newer_sale()).await.expect("created");
     let mut log = Log::empty(0, sale.id);
@@ -213,7 +261,7 @@ async fn a_raise_that_mysql_lost_comes_back_with_the_identity() {
 
 #[tokio::test]
 async fn old_heartbeats_are_deleted() {
-    let db = Database::new().await;
+    let db = first_format().await;
     for instance in ["old", "new"] {
         db.ledger.beat("operator", instance).await.expect("written");
     }
@@ -231,7 +279,7 @@ async fn old_heartbeats_are_deleted() {
 
 #[tokio::test]
 async fn a_ledger_without_the_tables_requires_no_format() {
-    let db = Database::new().await;
+    let db = first_format().await;
     db.execute("DROP TABLE required_format").await;
     db.ledger.check_format_of_any_schema().await.expect("no format");
     db.drop().await;
@@ -239,7 +287,7 @@ async fn a_ledger_without_the_tables_requires_no_format() {
 
 #[tokio::test]
 async fn the_documented_rights_suffice_for_heartbeats() {
-    let db = Database::new().await;
+    let db = first_format().await;
     let (scheme, rest) = db.url.split_once("://").expect("a URL");
     let (_, server) = rest.split_once('@').expect("a user");
     let (host, _) = server.rsplit_once('/').expect("a database");

@@ -1,10 +1,10 @@
 //! MySQL loses the row of a sale, and the log brings it back.
 
-use crate::common::{Database, Log, order};
+use crate::common::{Database, Log, new_sale, order};
 use seckill_ledger::{Ledger, Sale, StoreError};
 use seckill_protocol::admission::Stop;
 use seckill_protocol::index::SaleState;
-use seckill_protocol::{Identity, OrderId, Record, SaleId};
+use seckill_protocol::{Format, Identity, OrderId, Record, SaleId};
 
 async fn store(ledger: &Ledger, log: &Log, from: i64) -> Result<(), StoreError> {
     let stored = ledger
@@ -77,6 +77,49 @@ async fn a_lost_row_comes_back_with_its_orders() {
     let stored = db.ledger.order(id).await.expect("read").expect("there");
     assert_eq!((stored.buyer, stored.price.as_str()), (order(5).buyer, "9.90"));
     assert_eq!(db.number("SELECT COUNT(*) FROM quarantine").await, 0);
+    db.drop().await;
+}
+
+/// A log that begins with the identity of a sale whose buyers have an identity.
+async fn sale_with_access(db: &Database) -> (Sale, Log) {
+    let mut new = new_sale(0);
+    (new.format, new.offer.issuer) = (Format(2), Some("main".into()));
+    let sale = db.ledger.create_sale(&new).await.expect("created");
+    let mut log = Log::empty(0, sale.id);
+    log.push(Record::Identity(Box::new(sale.identity())));
+    log.push(Record::Total {
+        sale: sale.id,
+        total: 10,
+    });
+    log.barrier();
+    (sale, log)
+}
+
+#[tokio::test]
+async fn a_lost_row_comes_back_with_the_issuer_of_its_buyers() {
+    let db = Database::new().await;
+    let (sale, log) = sale_with_access(&db).await;
+    assert_eq!(sale.issuer.as_deref(), Some("main"));
+    assert_eq!(position(&db.ledger, 0).await, 0);
+    lose_everything(&db).await;
+    assert_eq!(position(&db.ledger, 0).await, 0);
+    store(&db.ledger, &log, 0).await.expect("stored");
+    assert_eq!(row(&db.ledger, sale.id).await.identity(), sale.identity());
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_older_than_its_identity_gets_the_issuer() {
+    let db = Database::new().await;
+    let (sale, log) = sale_with_access(&db).await;
+    assert_eq!(position(&db.ledger, 0).await, 0);
+    // A failover to a replica that lacks the change of a sale that was anonymous at first.
+    db.execute("UPDATE sales SET issuer = NULL, format = 1").await;
+    db.execute("UPDATE required_format SET format = 1").await;
+    store(&db.ledger, &log, 0).await.expect("stored");
+    let fixed = row(&db.ledger, sale.id).await;
+    assert_eq!((fixed.issuer.as_deref(), fixed.format), (Some("main"), Format(2)));
+    assert_eq!(db.number("SELECT CAST(format AS SIGNED) FROM required_format").await, 2);
     db.drop().await;
 }
 
@@ -164,11 +207,17 @@ async fn the_first_identity_fixes_item_price_and_start() {
     let mut offer = seckill_ledger::Offer {
         item: serde_json::json!({"sku": "p2"}),
         item_id: None,
+        issuer: None,
         price: "5.00".into(),
         currency: "CHF".into(),
         offered: 11,
     };
-    assert!(db.ledger.update_offer(sale.id, 1, &offer).await.expect("written"));
+    assert!(
+        db.ledger
+            .update_offer(sale.id, 1, &offer, Format::FIRST)
+            .await
+            .expect("written")
+    );
     store(&db.ledger, &log, 0).await.expect("stored");
     let fixed = row(&db.ledger, sale.id).await;
     let expected = Identity {
@@ -182,7 +231,12 @@ async fn the_first_identity_fixes_item_price_and_start() {
     let price = "SELECT CAST(price * 100 AS SIGNED) FROM orders";
     assert_eq!(db.number(price).await, 990);
     offer.offered = 12;
-    assert!(!db.ledger.update_offer(sale.id, 3, &offer).await.expect("answered"));
+    assert!(
+        !db.ledger
+            .update_offer(sale.id, 3, &offer, Format::FIRST)
+            .await
+            .expect("answered")
+    );
     let mut terms = fixed.sale_terms();
     terms.closes_at += 1;
     assert!(db.ledger.update_terms(sale.id, 3, &terms).await.expect("written"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::common::{Database, new_sale, order};
 use seckill_ledger::{Ledger, LedgerError, SaleTerms};
 use seckill_protocol::index::SaleState;
-use seckill_protocol::{Buyer, Epoch, KeyHash, Record, SaleId};
+use seckill_protocol::{Buyer, Epoch, Format, KeyHash, Record, SaleId};
 
 #[tokio::test]
 async fn creating_a_sale_twice_returns_the_same_sale() {
@@ -82,8 +82,18 @@ async fn terms_change_only_from_the_version_that_was_read() {
 
     let mut offer = new_sale(0).offer;
     offer.price = "7.125".into();
-    assert!(db.ledger.update_offer(sale.id, 3, &offer).await.expect("asked"));
-    assert!(!db.ledger.update_offer(sale.id, 3, &offer).await.expect("asked"));
+    assert!(
+        db.ledger
+            .update_offer(sale.id, 3, &offer, Format::FIRST)
+            .await
+            .expect("asked")
+    );
+    assert!(
+        !db.ledger
+            .update_offer(sale.id, 3, &offer, Format::FIRST)
+            .await
+            .expect("asked")
+    );
     assert_eq!(
         db.ledger.sale(sale.id).await.expect("read").expect("there").price,
         "7.125"

@@ -167,6 +167,13 @@ fn ignored_fields(desired: &DesiredSale, sale: &Sale) -> Vec<String> {
     if desired.offer.item != sale.item {
         ignored.push("spec.item".to_owned());
     }
+    if desired.offer.issuer != sale.issuer {
+        let buyers = match &sale.issuer {
+            None => "buyers are anonymous".to_owned(),
+            Some(issuer) => format!("buyers need a token of the issuer {issuer}"),
+        };
+        ignored.push(format!("spec.access ({buyers})"));
+    }
     if desired.starts_at != sale.opens_at {
         ignored.push("spec.startsAt".to_owned());
     }

@@ -106,15 +106,22 @@ fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
         terms.opens_at = sale.opens_at;
         // Buyers may hold larger orders.
         terms.max_per_order = terms.max_per_order.max(sale.max_per_order);
+        // Each order of an anonymous sale has a buyer of its own.
+        if sale.issuer.is_none() {
+            terms.limit_per_buyer = 0;
+        }
         terms.orders_ever_max = desired.orders_ever_max_of(desired.offer.offered.max(sale.offered));
     }
     if held {
         terms.state = SaleState::Suspended;
     }
     let offer = &desired.offer;
-    if !counted && (offer.item != sale.item || offer.offered != sale.offered) {
-        let offer = Box::new(offer.clone());
-        return Some(Step::UpdateOffer { sale: version, offer });
+    if !counted && (offer.item != sale.item || offer.issuer != sale.issuer || offer.offered != sale.offered) {
+        return Some(Step::UpdateOffer {
+            sale: version,
+            offer: Box::new(offer.clone()),
+            format: desired.format,
+        });
     }
     if terms != sale.sale_terms() {
         return Some(Step::UpdateTerms { sale: version, terms });

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use seckill_protocol::index::{Millis, Terms};
 use seckill_protocol::sale::{NewSale, Offer, Sale, SaleTerms};
-use seckill_protocol::{Epoch, SaleId};
+use seckill_protocol::{Epoch, Format, SaleId};
 use strum::IntoStaticStr;
 
 use super::final_balance::FinalBalance;
@@ -35,6 +35,8 @@ pub enum Step {
     UpdateOffer {
         sale: SaleVersion,
         offer: Box<Offer>,
+        /// The format that the sale needs then.
+        format: Format,
     },
     /// Change state and window in the ledger; a later step applies them to the index.
     UpdateTerms {

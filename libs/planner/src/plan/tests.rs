@@ -61,6 +61,7 @@ fn scheduled(now: Millis) -> Observation {
         orders_ever_max: terms.orders_ever_max,
         item: offer.item,
         item_id: None,
+        issuer: None,
         price: "1.00".into(),
         currency: "EUR".into(),
         offered: 10,
@@ -1090,6 +1091,66 @@ fn before_a_unit_is_counted_an_edit_changes_the_offer() {
     let mut observed = scheduled(START - LEAD - 1);
     observed.desired.as_mut().expect("desired").offer.offered = 11;
     assert_eq!(plan(&observed).step.name(), "UpdateOffer");
+}
+
+/// Buyers need a token, and each may have three units.
+fn with_access(observed: &mut Observation) {
+    let desired = observed.desired.as_mut().expect("desired");
+    (desired.offer.issuer, desired.limit_per_buyer, desired.format) = (Some("main".into()), 3, Format(2));
+}
+
+#[test]
+fn access_can_change_before_a_unit_is_counted() {
+    let mut observed = scheduled(START - LEAD - 1);
+    with_access(&mut observed);
+    let Step::UpdateOffer { offer, format, .. } = plan(&observed).step else {
+        panic!("{:?}", plan(&observed).step)
+    };
+    assert_eq!((offer.issuer.as_deref(), format), (Some("main"), Format(2)));
+    // The row keeps the format that it once needed.
+    observed.sale().issuer = Some("main".into());
+    assert!(matches!(plan(&observed).step, Step::UpdateTerms { terms, .. } if terms.limit_per_buyer == 3));
+    observed.sale().limit_per_buyer = 3;
+    assert_eq!(plan(&observed).step.name(), "Nothing");
+}
+
+#[test]
+fn the_limit_of_a_buyer_can_change_in_mid_sale() {
+    let mut observed = preheated(START + 1, 3);
+    with_access(&mut observed);
+    observed.sale().issuer = Some("main".into());
+    for (present, limit) in [(0, 3), (3, 1), (1, 0)] {
+        observed.sale().limit_per_buyer = present;
+        observed.desired.as_mut().expect("desired").limit_per_buyer = limit;
+        assert!(matches!(plan(&observed).step, Step::UpdateTerms { terms, .. } if terms.limit_per_buyer == limit));
+    }
+}
+
+#[test]
+fn a_recreated_flash_sale_cannot_change_who_can_buy() {
+    let mut observed = preheated(START + 1, 3);
+    with_access(&mut observed);
+    let refused = plan(&observed);
+    assert_eq!(refused.step.name(), "Nothing", "an anonymous sale has no limit");
+    let message = |plan: &Plan| {
+        let accepted = report(plan).condition(ConditionType::Accepted).expect("reported");
+        assert_eq!(accepted.reason, Reason::Adopted);
+        accepted.message.clone()
+    };
+    let ignored = message(&refused);
+    assert!(
+        ignored.ends_with("no effect: spec.access (buyers are anonymous)"),
+        "{ignored}"
+    );
+
+    observed.sale().issuer = Some("other".into());
+    observed.sale().limit_per_buyer = 3;
+    observed.index().terms.limit = 3;
+    let ignored = message(&plan(&observed));
+    assert!(
+        ignored.ends_with("spec.access (buyers need a token of the issuer other)"),
+        "{ignored}"
+    );
 }
 
 #[test]

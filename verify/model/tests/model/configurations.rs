@@ -66,6 +66,8 @@ pub const ALL: &[(&str, Configuration)] = &[
         },
     ),
     ("two_coordinators_two_losses", RECOVERY),
+    // The limit keeps each buyer from the second unit, also after a rebuild and a cancel.
+    ("limit_of_a_buyer", Configuration { total: 2, ..CANCELS }),
     (
         "lagging_replica",
         Configuration {

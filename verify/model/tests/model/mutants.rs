@@ -415,6 +415,16 @@ pub const MUTANTS: &[Mutant] = &[
         ORDERS,
     ),
     (
+        "limit_by_key",
+        Configuration {
+            total: 2,
+            keys: 2,
+            broken: &[Rule::LimitByBuyer],
+            ..RECOVERY
+        },
+        LIMIT,
+    ),
+    (
         "adjustments_in_any_order",
         Configuration {
             total: 2,
