@@ -6,7 +6,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::token::TokenHeader;
+use super::header::TokenHeader;
 use crate::problem::Problem;
 
 /// An issuer has a few keys. More of them would only cost memory.

@@ -1,12 +1,13 @@
 //! Who the caller is: the verification of bearer tokens (RFC 6750) by the keys that their issuer publishes.
 //!
 //! - [`config`]: the issuers of a release
-//! - `bearer`: the token in a request; `token`, `signature`: its verification; `cache`: tokens verified before
+//! - `bearer`: the token in a request; `header`, `token`, `signature`: its verification; `cache`: tokens verified before
 //! - `jwks`: the keys of an issuer; `fetch`: how they arrive; [`refresh`]: when
 mod bearer;
 mod cache;
 pub mod config;
 mod fetch;
+mod header;
 mod jwks;
 pub mod refresh;
 mod signature;
@@ -23,9 +24,10 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use config::{InvalidIssuers, IssuerConfig};
 use fetch::KeyFetcher;
+use header::TokenHeader;
 use jwks::Key;
 use refresh::{CurrentKeys, Freshness, Keys, RefreshIntervals};
-use token::{Requirements, TokenHeader};
+use token::Requirements;
 
 /// The verified caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
