@@ -19,6 +19,7 @@
 //! Who the caller is:
 //!
 //! - [`identity`]: verifies a bearer token by the keys of its issuer
+//! - [`buyers`]: from the identity to the buyer of a sale
 //!
 //! And what all of them use:
 //!
