@@ -13,6 +13,7 @@ use crate::ledger_lookup::LedgerLookups;
 use crate::metrics::Metrics;
 use crate::order_lookup::OrderLookups;
 use crate::purchase_locks::PurchaseLocks;
+use crate::rate_limit::RateLimits;
 use crate::unknown_sales::UnknownSales;
 
 pub struct Api {
@@ -30,6 +31,7 @@ pub struct Api {
     pub(crate) order_lookups: OrderLookups,
     pub(crate) fold_progress: FoldProgress,
     pub(crate) unknown_sales: UnknownSales,
+    pub(crate) rate_limits: Arc<RateLimits>,
 }
 
 /// The servers behind the API.
@@ -48,6 +50,7 @@ impl Api {
         order_no_keys: OrderNoKeys,
         max_purchases: usize,
         metrics: Arc<Metrics>,
+        rate_limits: RateLimits,
     ) -> Arc<Self> {
         let Servers {
             stock,
@@ -72,6 +75,7 @@ impl Api {
             max_purchases,
             lookups,
             unknown_sales: UnknownSales::default(),
+            rate_limits: Arc::new(rate_limits),
         })
     }
 

@@ -10,6 +10,7 @@ use seckill_api::api::{Api, Servers};
 use seckill_api::catalogue::Catalogue;
 use seckill_api::metrics::Metrics;
 use seckill_api::partitions::follow_added;
+use seckill_api::rate_limit::{RateLimitConfig, RateLimits};
 use seckill_api::server::ConnectionLimits;
 use seckill_api::{routes, server};
 use seckill_ledger::{Ledger, Sale, SaleTerms};
@@ -55,6 +56,7 @@ struct Options {
     max_purchases: Option<usize>,
     /// Instead of the Redis that all tests share.
     redis_url: Option<String>,
+    rate_limits: RateLimitConfig,
     /// Pages of these origins may call the API, instead of those of https://shop.example.
     origins: Option<String>,
 }
@@ -219,6 +221,14 @@ impl Harness {
         (harness, proxies)
     }
 
+    pub async fn with_rate_limits(rate_limits: RateLimitConfig) -> Harness {
+        Self::start_with(Options {
+            rate_limits,
+            ..Options::default()
+        })
+        .await
+    }
+
     pub async fn with_origins(origins: &str) -> Harness {
         Self::start_with(Options {
             origins: Some(origins.to_owned()),
@@ -274,6 +284,7 @@ impl Harness {
             order_no_keys,
             max_purchases,
             metrics.clone(),
+            RateLimits::new(options.rate_limits),
         );
         let added = follow_added(log.clone(), api_tail, ledger.clone(), shutdown.clone());
         tokio::spawn(added);
