@@ -14,6 +14,7 @@ use crate::ledger_lookup::LedgerLookups;
 use crate::metrics::Metrics;
 use crate::order_lookup::OrderLookups;
 use crate::purchase_locks::PurchaseLocks;
+use crate::rate_limit::RateLimits;
 use crate::unknown_sales::UnknownSales;
 
 pub struct Api {
@@ -32,6 +33,7 @@ pub struct Api {
     pub(crate) order_lookups: OrderLookups,
     pub(crate) fold_progress: FoldProgress,
     pub(crate) unknown_sales: UnknownSales,
+    pub(crate) rate_limits: Arc<RateLimits>,
 }
 
 /// The servers behind the API.
@@ -51,6 +53,7 @@ impl Api {
         buyers: Buyers,
         max_purchases: usize,
         metrics: Arc<Metrics>,
+        rate_limits: RateLimits,
     ) -> Arc<Self> {
         let Servers {
             stock,
@@ -76,6 +79,7 @@ impl Api {
             max_purchases,
             lookups,
             unknown_sales: UnknownSales::default(),
+            rate_limits: Arc::new(rate_limits),
         })
     }
 

@@ -10,6 +10,7 @@ use seckill_service::config::{
 };
 
 use crate::cors::CorsOrigins;
+use crate::rate_limit::RateLimitConfig;
 use crate::server::ConnectionLimits;
 
 /// The HTTP API that buyers buy from
@@ -67,6 +68,21 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(..=20_000))]
     pub max_connections_per_address: u32,
 
+    /// Requests per second of one address (IPv6: one /64 network) to this process, with bursts of ten seconds; 0 = unlimited
+    #[arg(long, env = "SECKILL_REQUESTS_PER_ADDRESS", value_name = "0", default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub requests_per_address: u32,
+
+    /// Requests per second of one verified buyer to this process, with bursts of ten seconds; 0 = unlimited
+    #[arg(long, env = "SECKILL_REQUESTS_PER_BUYER", value_name = "20", default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub requests_per_buyer: u32,
+
+    /// Proxies in front that append the address of their client to X-Forwarded-For; 0 = the address of the connection counts
+    #[arg(long, env = "SECKILL_TRUSTED_PROXIES", value_name = "1", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(..=16))]
+    pub trusted_proxies: u8,
+
     /// Origins of pages that may call the API from a browser, separated by commas; * = every page
     #[arg(long, env = "SECKILL_CORS_ORIGINS", value_name = "https://shop.example")]
     pub cors_origins: Option<CorsOrigins>,
@@ -82,6 +98,14 @@ pub struct Args {
 }
 
 impl Args {
+    pub fn rate_limits(&self) -> RateLimitConfig {
+        RateLimitConfig {
+            per_address: self.requests_per_address,
+            per_buyer: self.requests_per_buyer,
+            trusted_proxies: self.trusted_proxies.into(),
+        }
+    }
+
     pub fn connection_limits(&self) -> ConnectionLimits {
         let mut limits = ConnectionLimits {
             max_per_address: self.max_connections_per_address as usize,
@@ -160,6 +184,24 @@ mod tests {
     }
 
     #[test]
+    fn arguments_set_the_rate_limits() {
+        let default = with(&[KEYS]).unwrap().rate_limits();
+        assert_eq!(
+            (default.per_address, default.per_buyer, default.trusted_proxies),
+            (0, 20, 0)
+        );
+        let set = with(&[
+            KEYS,
+            "--requests-per-address=50",
+            "--requests-per-buyer=0",
+            "--trusted-proxies=2",
+        ])
+        .unwrap();
+        let set = set.rate_limits();
+        assert_eq!((set.per_address, set.per_buyer, set.trusted_proxies), (50, 0, 2));
+    }
+
+    #[test]
     fn an_invalid_value_names_the_variable_and_an_example() {
         let cases = [
             (&["--listen=8080", KEYS][..], "SECKILL_LISTEN"),
@@ -169,6 +211,9 @@ mod tests {
             (&[], "SECKILL_ORDER_NO_KEYS"),
             (&["--idle-timeout-seconds=0", KEYS], "SECKILL_IDLE_TIMEOUT_SECONDS"),
             (&["--drain-seconds=601", KEYS], "SECKILL_DRAIN_SECONDS"),
+            (&["--requests-per-address=-1", KEYS], "SECKILL_REQUESTS_PER_ADDRESS"),
+            (&["--requests-per-buyer=x", KEYS], "SECKILL_REQUESTS_PER_BUYER"),
+            (&["--trusted-proxies=17", KEYS], "SECKILL_TRUSTED_PROXIES"),
             (
                 &["--max-connections-per-address=-1", KEYS],
                 "SECKILL_MAX_CONNECTIONS_PER_ADDRESS",

@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::idempotency_key::IDEMPOTENCY_KEY;
+use crate::rate_limit::{RATE_LIMIT, RATE_LIMIT_POLICY};
 
 /// How long a browser may keep the answer to a preflight request. Chromium keeps it for two hours at most.
 const MAX_AGE: Duration = Duration::from_secs(7200);
@@ -66,6 +67,8 @@ impl CorsOrigins {
                 header::ETAG,
                 header::WWW_AUTHENTICATE,
                 HeaderName::from_static("server-time"),
+                RATE_LIMIT,
+                RATE_LIMIT_POLICY,
             ])
             .max_age(MAX_AGE)
     }

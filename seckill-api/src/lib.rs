@@ -4,6 +4,7 @@
 //!
 //! - [`args`], [`run`]: from the arguments to a server that is ready, and its shutdown
 //! - [`server`] accepts connections; `connections` limits their number, [`connection`] their time
+//! - [`rate_limit`] limits the requests of an address, which `client_address` finds behind proxies, and of a buyer
 //! - [`routes`]: `middleware` around every request, then `purchase`
 //! - `extract`: the arguments of a route, from path, headers and body; `idempotency_key` parses the key
 //! - [`purchase`]: the purchase itself, with `purchase_locks`; `order_lookup` and `ledger_lookup` after the end
@@ -19,6 +20,7 @@
 //! Who the caller is:
 //!
 //! - [`identity`]: verifies a bearer token by the keys of its issuer
+//! - [`buyers`]: from the identity to the buyer of a sale
 //!
 //! And what all of them use:
 //!
@@ -32,6 +34,7 @@ pub mod args;
 pub mod buyers;
 mod cancel;
 pub mod catalogue;
+pub mod client_address;
 mod clock;
 pub mod connection;
 mod connections;
@@ -50,6 +53,7 @@ pub mod partitions;
 pub mod problem;
 pub mod purchase;
 mod purchase_locks;
+pub mod rate_limit;
 mod remaining;
 pub mod routes;
 pub mod run;

@@ -33,6 +33,9 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The old demo's routes give up earlier, so that the answer has the form that the old client can read.
 pub const LEGACY_PURCHASE_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// Addresses, and buyers, whose requests are counted: some 4 MB each.
+pub const MAX_RATE_LIMIT_BUCKETS: usize = 200_000;
+
 /// Further purchases get `overloaded` at once, which costs almost nothing.
 pub const MAX_CONCURRENT_PURCHASES: usize = 16 * 1024;
 /// Requests with the same key that wait for the first one. A client has no reason to send more.

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::clock;
 use crate::idempotency_key::KeyError;
 use crate::limits::{MAX_BODY_BYTES, MAX_QUANTITY};
+use crate::rate_limit::Exceeded;
 
 /// `Display` writes the `detail`: what is wrong, and what to do.
 #[derive(Debug, Clone, thiserror::Error, strum::EnumDiscriminants)]
@@ -96,6 +97,8 @@ pub enum Problem {
         "This key was sent with another quantity before. Use a new key for a new purchase; retry with the same body."
     )]
     KeyReused,
+    #[error("Too many requests of this {}. Send this one again in {} s, with the same key.", .0.policy, .0.retry_after_seconds)]
+    RateLimited(Exceeded),
     #[error("The server failed. Send the request again, with the same key: it can't buy twice.")]
     Internal,
     #[error("The sale is suspended and may be resumed. Try again later, with the same key.")]
@@ -158,6 +161,7 @@ impl Problem {
         match self {
             Problem::NotStarted { starts_at } => Some(starts_at.saturating_sub(clock::now()).div_ceil(1000).max(1)),
             Problem::Suspended | Problem::NumberUnreadable | Problem::IssuerUnavailable => Some(5),
+            Problem::RateLimited(exceeded) => Some(exceeded.retry_after_seconds),
             Problem::OrderHeld => Some(60),
             Problem::NotReady | Problem::Overloaded | Problem::OutcomeUnknown | Problem::CancelUnknown => Some(1),
             _ => None,
@@ -225,6 +229,7 @@ impl ProblemKind {
                 "Unsupported content encoding",
             ),
             KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "key_reused", "Idempotency-Key reused"),
+            RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests"),
             Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
             Suspended => (StatusCode::SERVICE_UNAVAILABLE, "suspended", "Sale suspended"),
             NotReady | NumberUnreadable => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "Not ready"),
@@ -256,7 +261,14 @@ impl ProblemKind {
 
     /// Whether an answer has the header Retry-After.
     pub fn has_retry_after(self) -> bool {
-        self == ProblemKind::NotStarted || self.definition().status == StatusCode::SERVICE_UNAVAILABLE
+        matches!(self, ProblemKind::NotStarted | ProblemKind::RateLimited)
+            || self.definition().status == StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+impl From<Exceeded> for Problem {
+    fn from(exceeded: Exceeded) -> Self {
+        Problem::RateLimited(exceeded)
     }
 }
 
@@ -358,6 +370,11 @@ impl IntoResponse for Problem {
         }
         if let Some(challenge) = ProblemKind::from(&self).challenge() {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Problem::RateLimited(exceeded) = self {
+            for (name, value) in exceeded.header_fields() {
+                headers.insert(name, value);
+            }
         }
         if matches!(self, Problem::ContentEncoding(_)) {
             headers.insert(header::ACCEPT_ENCODING, IDENTITY);

@@ -23,6 +23,7 @@ use crate::identity::{Issuers, config};
 use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
 use crate::partitions::follow_added;
+use crate::rate_limit::RateLimits;
 use crate::{routes, server};
 
 const GAP_DISPLAY_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,14 +42,14 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
-    let buyers = Buyers::new(issuers(&args, metrics.clone(), &shutdown)?, buyer_key(&args)?);
     let listener = listen("SECKILL_LISTEN", args.listen)?;
     let legacy_listener = match args.legacy_listen {
         Some(address) => Some(listen("SECKILL_LEGACY_LISTEN", address)?),
         None => None,
     };
-    // The last answers need the tail and the catalogue, so these stop after the server.
+    // The last answers need the tail, the catalogue and the keys of the issuers, so these stop after the server.
     let served = Shutdown::new();
+    let buyers = Buyers::new(issuers(&args, metrics.clone(), &served)?, buyer_key(&args)?);
     let heartbeats = Heartbeats::new("seckill-api", args.instance.instance());
     let Some(api) = start(&args, buyers, &gates, metrics.clone(), &heartbeats, &shutdown, &served).await? else {
         heartbeats.end().await;
@@ -94,12 +95,12 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
 }
 
 /// Their keys arrive in the background, so the program starts and is ready without its issuers.
-fn issuers(args: &Args, metrics: Arc<Metrics>, shutdown: &Shutdown) -> anyhow::Result<Issuers> {
+fn issuers(args: &Args, metrics: Arc<Metrics>, served: &Shutdown) -> anyhow::Result<Issuers> {
     let Some(file) = &args.issuers_file else {
         return Ok(Issuers::none());
     };
     let started =
-        config::read(file).and_then(|configs| Issuers::start(&configs, RefreshIntervals::default(), metrics, shutdown));
+        config::read(file).and_then(|configs| Issuers::start(&configs, RefreshIntervals::default(), metrics, served));
     started.context("SECKILL_ISSUERS_FILE")
 }
 
@@ -160,6 +161,7 @@ async fn start(
         buyers,
         MAX_CONCURRENT_PURCHASES,
         metrics,
+        RateLimits::new(args.rate_limits()),
     )))
 }
 

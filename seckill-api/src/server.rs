@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -13,7 +15,9 @@ use seckill_service::Shutdown;
 use seckill_service::config::without_ipv6;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
+use tower::ServiceExt as _;
 
+use crate::client_address::Peer;
 use crate::connection::{Deadlines, HeadTimer, TimedStream};
 use crate::connections::Connections;
 use crate::limits::{DRAIN, HEADER_READ_TIMEOUT, IDLE_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES, WRITE_TIMEOUT};
@@ -138,7 +142,10 @@ pub async fn serve(
             .header_read_timeout(limits.deadlines.head)
             .max_buf_size(MAX_HEADER_BYTES);
         let stream = TimedStream::new(stream, activity, limits.deadlines);
-        let service = TowerToHyperService::new(routes.clone());
+        let service = TowerToHyperService::new(routes.clone().map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer.ip()));
+            request
+        }));
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         open.run(async move {
             if let Err(error) = connection.await {
@@ -163,6 +170,11 @@ fn disable_nagle(stream: &TcpStream) {
 mod tests {
     use std::net::TcpStream;
 
+    use axum::Extension;
+    use axum::routing::get;
+    use seckill_service::metrics::registry::Registry;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -177,6 +189,28 @@ mod tests {
         );
         assert_eq!((fit(1_024, 1), fit(1_024, 2)), (768, 384));
         assert_eq!((fit(100, 1), fit(1, 1)), (50, 1));
+    }
+
+    #[tokio::test]
+    async fn a_request_has_the_address_of_its_peer() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let echo = async |Extension(Peer(address)): Extension<Peer>| address.to_string();
+        let metrics = Metrics::register(&mut Registry::default());
+        let routes = Router::new().route("/", get(echo));
+        tokio::spawn(serve(
+            listener,
+            routes,
+            ConnectionLimits::default(),
+            metrics,
+            Shutdown::new(),
+        ));
+        let mut stream = super::TcpStream::connect(address).await.unwrap();
+        let request = "GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\nx-forwarded-for: 203.0.113.9\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("\r\n\r\n127.0.0.1"), "{answer}");
     }
 
     #[tokio::test]

@@ -303,7 +303,7 @@ mod tests {
     fn the_pseudonym_of_an_identity_depends_on_the_key_and_never_changes() {
         let of = |key: &str, issuer: &str, subject: &str| Buyer::of_identity(&buyer_key(key), issuer, subject);
         let alice = of(KEY, "main", "auth0|alice");
-        // The log has it for ever. docs/security.md says how openssl computes it.
+        // The log has it for ever. docs/installation.md says how openssl computes it.
         assert_eq!(alice.as_str(), "i:7c9436eb44e7657bf5b0bcda43cb97c1");
         assert_eq!(of(&KEY.to_uppercase(), "main", "auth0|alice"), alice);
         assert_eq!(Buyer::new(alice.as_str()), Ok(alice.clone()));

@@ -305,6 +305,18 @@ fn origins_of_pages_reach_the_api_as_one_list() {
 }
 
 #[test]
+fn rate_limits_reach_the_api() {
+    let limits = |objects: &[Value]| {
+        ["REQUESTS_PER_ADDRESS", "REQUESTS_PER_BUYER", "TRUSTED_PROXIES"]
+            .map(|name| env(objects, "api", &format!("SECKILL_{name}")).clone())
+    };
+    assert_eq!(limits(&template(json!({}))), ["0", "20", "0"]);
+    // Helm reads numbers as floating point.
+    let set = json!({"api": {"requestsPerAddress": 1_000_000, "requestsPerBuyer": 0, "trustedProxies": 1}});
+    assert_eq!(limits(&template(set)), ["1000000", "0", "1"]);
+}
+
+#[test]
 fn a_longer_drain_extends_the_time_to_terminate() {
     let grace = |objects: &[Value]| pod(objects, "api")["spec"]["terminationGracePeriodSeconds"].clone();
     let default = template(json!({}));

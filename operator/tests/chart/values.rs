@@ -104,6 +104,8 @@ fn wrong_values_are_refused_by_name() {
     for (setting, named) in [
         ("api.drainSeconds=-1", "drainSeconds"),
         ("api.drainSecond=1", "drainSecond"),
+        ("api.trustedProxies=17", "trustedProxies"),
+        ("api.requestsPerAddress=-1", "requestsPerAddress"),
         ("api.corsOrigins={https://shop.example/}", "corsOrigins"),
         ("api.loadBalancerClass=x", "api.loadBalancerClass"),
         ("api.externalTrafficPolicy=Local", "api.externalTrafficPolicy"),

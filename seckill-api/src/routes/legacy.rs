@@ -30,7 +30,7 @@ use crate::unknown_sales::SaleReference;
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 pub fn router(api: Arc<Api>) -> Router {
-    let (metrics, too_old) = (api.metrics.clone(), api.catalogue.too_old());
+    let around = middleware::Around::of(&api);
     let users = "Buyers have no accounts: see Idempotency-Key in the documentation of /v1.";
     let items = "Create sales and their items with kubectl apply of a FlashSale.";
     let removed = |why: &'static str| any(async move || Problem::RouteRemoved(why));
@@ -47,7 +47,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .fallback(middleware::unknown_route)
         .method_not_allowed_fallback(middleware::unknown_method)
         .with_state(api);
-    middleware::wrap(routes, metrics, too_old)
+    middleware::wrap(routes, around)
 }
 
 /// The failures that the client of the old demo knows.

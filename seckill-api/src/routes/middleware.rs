@@ -1,5 +1,5 @@
-//! Around the routes of both listeners: a ledger that needs a newer program, time limit, panics, metrics, and requests that
-//! no route takes.
+//! Around the routes of both listeners: a ledger that needs a newer program, rate limit, time limit, panics, metrics, and
+//! requests that no route takes.
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,10 +13,16 @@ use futures::future::BoxFuture;
 use http::{Method, Uri};
 use tower::{Service, layer::layer_fn};
 
+use crate::api::Api;
 use crate::catalogue::TooOld;
+use crate::client_address::Peer;
 use crate::limits::REQUEST_TIMEOUT;
 use crate::metrics::{AnswerLabels, Metrics};
 use crate::problem::{Code, Problem, excerpt};
+use crate::rate_limit::RateLimits;
+
+/// Load balancers ask all the time, perhaps all from one address.
+const HEALTH_ROUTES: [&str; 2] = ["/", "/healthz"];
 
 pub async fn unknown_route(uri: Uri) -> Problem {
     Problem::RouteUnknown(excerpt(uri.path()))
@@ -27,12 +33,42 @@ pub async fn unknown_method(method: Method) -> Problem {
     Problem::MethodNotAllowed(method)
 }
 
+/// What each request needs.
+#[derive(Clone)]
+pub struct Around {
+    metrics: Arc<Metrics>,
+    too_old: TooOld,
+    rate_limits: Arc<RateLimits>,
+}
+
+impl Around {
+    pub fn of(api: &Api) -> Self {
+        Around {
+            metrics: api.metrics.clone(),
+            too_old: api.catalogue.too_old(),
+            rate_limits: api.rate_limits.clone(),
+        }
+    }
+
+    /// The problem of a request that is not worth its route.
+    fn refuse(&self, route: &str, request: &Request) -> Option<Problem> {
+        if self.too_old.get() {
+            return Some(Problem::NotReady);
+        }
+        let peer = request.extensions().get::<Peer>()?;
+        if HEALTH_ROUTES.contains(&route) {
+            return None;
+        }
+        let charged = self.rate_limits.charge_address(peer.0, request.headers());
+        charged.err().map(Problem::from)
+    }
+}
+
 /// Answers every request in time, also after a panic, and counts it.
-pub fn wrap(routes: Router, metrics: Arc<Metrics>, too_old: TooOld) -> Router {
+pub fn wrap(routes: Router, around: Around) -> Router {
     routes.layer(layer_fn(move |routes| Middleware {
         routes,
-        metrics: metrics.clone(),
-        too_old: too_old.clone(),
+        around: around.clone(),
     }))
 }
 
@@ -40,8 +76,7 @@ pub fn wrap(routes: Router, metrics: Arc<Metrics>, too_old: TooOld) -> Router {
 #[derive(Clone)]
 struct Middleware<R> {
     routes: R,
-    metrics: Arc<Metrics>,
-    too_old: TooOld,
+    around: Around,
 }
 
 impl<R> Service<Request> for Middleware<R>
@@ -63,10 +98,10 @@ where
             None => "unknown".to_owned(),
         };
         let timed_out = problem_of_timeout(request.method());
-        let in_flight = InFlightGuard::begin(self.metrics.clone());
-        if self.too_old.get() {
+        let in_flight = InFlightGuard::begin(self.around.metrics.clone());
+        if let Some(problem) = self.around.refuse(&route, &request) {
             return Box::pin(std::future::ready(Ok(
-                in_flight.answered(route, Problem::NotReady.into_response())
+                in_flight.answered(route, problem.into_response())
             )));
         }
         // Shared state changes in single steps, so a panic leaves it consistent.
@@ -128,6 +163,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
+    use crate::rate_limit::RateLimitConfig;
 
     #[test]
     fn a_read_that_times_out_has_no_unknown_outcome() {
@@ -141,6 +177,50 @@ mod tests {
         }
     }
 
+    fn around(metrics: Arc<Metrics>, rate_limits: RateLimitConfig) -> Around {
+        Around {
+            metrics,
+            too_old: TooOld::default(),
+            rate_limits: Arc::new(RateLimits::new(rate_limits)),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_with_too_many_requests_is_refused_except_for_health() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let config = RateLimitConfig {
+            per_address: 1,
+            trusted_proxies: 1,
+            ..RateLimitConfig::default()
+        };
+        let healthy = || get(async || "ok");
+        let routes = Router::new().route("/v1/sales", healthy()).route("/healthz", healthy());
+        let routes = wrap(routes, around(metrics.clone(), config));
+        let get = async |path: &str, forwarded: &str| {
+            let request = Request::get(path).header("x-forwarded-for", forwarded);
+            let request = request.extension(Peer([192, 0, 2, 1].into()));
+            let response = routes.clone().oneshot(request.body(Body::empty()).unwrap()).await;
+            response.unwrap()
+        };
+        let spoofed = "198.51.100.1, 203.0.113.9";
+        for _ in 0..10 {
+            assert_eq!(get("/v1/sales", spoofed).await.status(), StatusCode::OK);
+        }
+        let refused = get("/v1/sales", "198.51.100.2, 203.0.113.9").await;
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.headers()["retry-after"], "1");
+        assert_eq!(refused.headers()["ratelimit"], r#""address";r=0;t=1"#);
+        assert_eq!(refused.headers()["ratelimit-policy"], r#""address";q=10;w=10"#);
+        assert_eq!(get("/v1/sales", "203.0.113.10").await.status(), StatusCode::OK);
+        assert_eq!(get("/healthz", spoofed).await.status(), StatusCode::OK);
+        let labels = AnswerLabels {
+            route: "/v1/sales".to_owned(),
+            status: 429,
+            code: "rate_limited",
+        };
+        assert_eq!(metrics.answers.get_or_create(&labels).get(), 1);
+    }
+
     #[tokio::test]
     async fn a_request_that_panics_is_answered_and_counted() {
         let metrics = Metrics::register(&mut Registry::default());
@@ -151,7 +231,9 @@ mod tests {
         };
         let routes = Router::new().route("/panics", get(panics));
         let request = Request::get("/panics").body(Body::empty()).unwrap();
-        let response = wrap(routes, metrics.clone(), TooOld::default()).oneshot(request).await;
+        let response = wrap(routes, around(metrics.clone(), RateLimitConfig::default()))
+            .oneshot(request)
+            .await;
         assert_eq!(response.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
         let labels = AnswerLabels {
             route: "/panics".to_owned(),

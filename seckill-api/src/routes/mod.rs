@@ -39,7 +39,7 @@ async fn healthy() -> &'static str {
 
 /// `cors`: pages of these origins may call the API from a browser.
 pub fn v1(api: Arc<Api>, cors: Option<CorsOrigins>) -> Router {
-    let (metrics, too_old) = (api.metrics.clone(), api.catalogue.too_old());
+    let around = middleware::Around::of(&api);
     let (routes, document) = documented_routes().split_for_parts();
     let routes = routes
         .merge(openapi::routes(&document))
@@ -50,7 +50,7 @@ pub fn v1(api: Arc<Api>, cors: Option<CorsOrigins>) -> Router {
         .fallback(middleware::unknown_route)
         .method_not_allowed_fallback(middleware::unknown_method)
         .with_state(api);
-    let routes = middleware::wrap(routes, metrics, too_old);
+    let routes = middleware::wrap(routes, around);
     match cors {
         None => routes,
         Some(origins) => routes.layer(origins.layer()),

@@ -93,11 +93,11 @@ macro_rules! problems {
 }
 pub(super) use problems;
 
-/// One response for each status, with all codes that it can have.
+/// One response for each status, with all codes that it can have. Every operation can have too many requests.
 pub(super) fn problem_responses(kinds: &[ProblemKind]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<String, BTreeMap<&str, &str>> = BTreeMap::new();
     let mut retried = BTreeSet::new();
-    for kind in kinds {
+    for kind in kinds.iter().chain(&[ProblemKind::RateLimited]) {
         let problem = kind.definition();
         let codes = by_status.entry(problem.status.as_str().to_owned()).or_default();
         codes.insert(problem.code, problem.title);

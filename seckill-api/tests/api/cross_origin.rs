@@ -15,7 +15,7 @@ async fn a_page_of_a_listed_origin_may_send_a_purchase() {
     let asks = [
         ORIGIN,
         "Access-Control-Request-Method: POST",
-        "Access-Control-Request-Headers: content-type,idempotency-key",
+        "Access-Control-Request-Headers: authorization,content-type,idempotency-key",
     ];
     let path = "/v1/sales/shop/any/orders";
     let response = harness.send(Request::new(format!("OPTIONS {path}"), &asks, "")).await;
@@ -23,10 +23,9 @@ async fn a_page_of_a_listed_origin_may_send_a_purchase() {
     assert_eq!(allowed_origin(&response), Some("https://shop.example"));
     let allowed = |name: &str| response.headers[name].to_str().expect("text").to_ascii_lowercase();
     assert!(allowed("access-control-allow-methods").contains("post"), "{response:?}");
-    assert!(
-        allowed("access-control-allow-headers").contains("idempotency-key"),
-        "{response:?}"
-    );
+    for name in ["authorization", "content-type", "idempotency-key"] {
+        assert!(allowed("access-control-allow-headers").contains(name), "{response:?}");
+    }
     // Without the permission a browser does not send the purchase.
     let asks = ["Origin: https://evil.example", "Access-Control-Request-Method: POST"];
     let response = harness.send(Request::new(format!("OPTIONS {path}"), &asks, "")).await;
@@ -53,7 +52,7 @@ async fn a_page_of_a_listed_origin_reads_answers_and_problems() {
             .to_str()
             .expect("text");
         assert_eq!(
-            exposed, "location,retry-after,etag,www-authenticate,server-time",
+            exposed, "location,retry-after,etag,www-authenticate,server-time,ratelimit,ratelimit-policy",
             "{line}"
         );
         let mut vary = response.headers.get_all("vary").iter();

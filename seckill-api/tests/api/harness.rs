@@ -11,6 +11,7 @@ use seckill_api::buyers::Buyers;
 use seckill_api::catalogue::Catalogue;
 use seckill_api::metrics::Metrics;
 use seckill_api::partitions::follow_added;
+use seckill_api::rate_limit::{RateLimitConfig, RateLimits};
 use seckill_api::server::ConnectionLimits;
 use seckill_api::{routes, server};
 use seckill_ledger::{Ledger, Sale, SaleTerms};
@@ -56,6 +57,7 @@ struct Options {
     max_purchases: Option<usize>,
     /// Instead of the Redis that all tests share.
     redis_url: Option<String>,
+    rate_limits: RateLimitConfig,
     /// Pages of these origins may call the API, instead of those of https://shop.example.
     origins: Option<String>,
     /// Sells to buyers with an identity too.
@@ -230,6 +232,14 @@ impl Harness {
         .await
     }
 
+    pub async fn with_rate_limits(rate_limits: RateLimitConfig) -> Harness {
+        Self::start_with(Options {
+            rate_limits,
+            ..Options::default()
+        })
+        .await
+    }
+
     pub async fn with_origins(origins: &str) -> Harness {
         Self::start_with(Options {
             origins: Some(origins.to_owned()),
@@ -286,6 +296,7 @@ impl Harness {
             options.buyers.unwrap_or_else(Buyers::anonymous_only),
             max_purchases,
             metrics.clone(),
+            RateLimits::new(options.rate_limits),
         );
         let added = follow_added(log.clone(), api_tail, ledger.clone(), shutdown.clone());
         tokio::spawn(added);

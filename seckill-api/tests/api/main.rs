@@ -21,6 +21,7 @@ mod orders;
 mod other_programs;
 mod program;
 mod proxy;
+mod rate_limit;
 mod recovery;
 mod sales;
 mod switchover;
