@@ -170,7 +170,7 @@ pub(super) struct KeyHeader {
     /// create one for each purchase, store it before the first attempt, and keep it secret.
     #[param(
         rename = "Idempotency-Key",
-        pattern = r#"^"?[A-Za-z0-9._~+/=-]{22,128}"?$"#,
+        pattern = r#"^([A-Za-z0-9._~+/=-]{22,128}|"[A-Za-z0-9._~+/=-]{22,128}")$"#,
         example = "9b2f8a64-6f0e-4d9c-8f0e-2b1d3c4e5f60"
     )]
     idempotency_key: String,
