@@ -16,4 +16,6 @@ mod program;
 mod proxy;
 mod recovery;
 mod sales;
+mod schemathesis;
 mod switchover;
+mod typescript;
