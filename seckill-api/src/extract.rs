@@ -100,12 +100,18 @@ impl<S: Sync> FromRequest<S> for RequestedQuantity {
         }
         let body: PurchaseBody =
             serde_json::from_slice(bytes).map_err(|error| Problem::BodyInvalid(excerpt(&error.to_string())))?;
-        let requested = body.quantity.as_u64().and_then(|n| Quantity::try_from(n).ok());
-        match requested {
+        match whole_number(&body.quantity) {
             Some(quantity @ 1..=MAX_QUANTITY) => Ok(RequestedQuantity(quantity)),
             _ => Err(Problem::QuantityInvalid(excerpt(&body.quantity.to_string()))),
         }
     }
+}
+
+/// JSON has one type of numbers: `2.0` is the whole number 2.
+fn whole_number(value: &Value) -> Option<Quantity> {
+    let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
+    // Beyond the bounds of `Quantity`, it becomes the nearest one.
+    Some(number as Quantity)
 }
 
 fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
@@ -153,12 +159,15 @@ mod tests {
         assert_eq!(quantity_of(r#"{"quantity":1}"#).await.unwrap(), 1);
         assert_eq!(quantity_of(r#" {"quantity" : 1000}"#).await.unwrap(), 1000);
         assert_eq!(quantity_of("\u{feff}{\"quantity\":2}").await.unwrap(), 2);
+        assert_eq!(quantity_of(r#"{"quantity":3.0}"#).await.unwrap(), 3);
+        assert_eq!(quantity_of(r#"{"quantity":1e3}"#).await.unwrap(), 1000);
         for bad in [
             "0",
             "-1",
             "1001",
             "1.5",
-            "1e3",
+            "1e-1",
+            "1e30",
             "\"1\"",
             "null",
             "true",

@@ -180,7 +180,7 @@ pub(super) struct KeyHeader {
     /// is the buyer, and the key needs 1 to 128 of these characters and no secrecy.
     #[param(
         rename = "Idempotency-Key",
-        pattern = r#"^"?[A-Za-z0-9._~+/=-]{1,128}"?$"#,
+        pattern = r#"^([A-Za-z0-9._~+/=-]{1,128}|"[A-Za-z0-9._~+/=-]{1,128}")$"#,
         example = "9b2f8a64-6f0e-4d9c-8f0e-2b1d3c4e5f60"
     )]
     idempotency_key: String,

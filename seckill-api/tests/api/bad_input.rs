@@ -92,7 +92,7 @@ fn bodies() -> Vec<Bad> {
         with(r#"{"quantity":1001}"#, "quantity_invalid"),
         with(r#"{"quantity":4294967297}"#, "quantity_invalid"),
         with(r#"{"quantity":1e400}"#, "body_invalid"),
-        with(r#"{"quantity":1.0}"#, "quantity_invalid"),
+        with(r#"{"quantity":1.5}"#, "quantity_invalid"),
         with(r#"{"quantity":"1"}"#, "quantity_invalid"),
         with(r#"{"quantity":null}"#, "quantity_invalid"),
         with(r#"{"quantity":[1]}"#, "quantity_invalid"),

@@ -24,4 +24,6 @@ mod proxy;
 mod rate_limit;
 mod recovery;
 mod sales;
+mod schemathesis;
 mod switchover;
+mod typescript;

