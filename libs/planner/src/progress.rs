@@ -77,6 +77,18 @@ mod tests {
     }
 
     #[test]
+    fn a_condition_that_does_not_hold_has_a_reason_of_its_own() {
+        let conditions = ProgressHistory::default().note(&Progress::UpToDate, Instant::now());
+        assert_eq!(
+            conditions.map(|condition| (condition.type_, condition.status, condition.reason)),
+            [
+                (ConditionType::Reconciling, ConditionStatus::False, Reason::UpToDate),
+                (ConditionType::Stalled, ConditionStatus::False, Reason::Progressing),
+            ]
+        );
+    }
+
+    #[test]
     fn a_step_is_reported_after_five_seconds() {
         let step = || working(Reason::StockMissing);
         assert_eq!(
