@@ -6,7 +6,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use seckill_protocol::Quantity;
+use seckill_protocol::{Buyer, Quantity};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -63,11 +63,20 @@ impl FromRequestParts<Arc<Api>> for CallerOfSale {
             None => Caller::from_headers(&parts.headers)?,
             Some(issuer) => {
                 // Boxed: otherwise the future of every anonymous purchase would need room for it.
-                let buyer = Box::pin(api.buyers.identified(issuer, &parts.headers)).await?;
+                let buyer = Box::pin(api.identify(issuer, &parts.headers)).await?;
                 Caller::identified(buyer, &parts.headers)?
             }
         };
         Ok(CallerOfSale(listed, caller))
+    }
+}
+
+impl Api {
+    /// The buyer of a request, if that buyer may make another one.
+    pub(crate) async fn identify(&self, issuer: &str, headers: &HeaderMap) -> Result<Buyer, Problem> {
+        let buyer = self.buyers.identified(issuer, headers).await?;
+        self.rate_limits.charge_buyer(&buyer)?;
+        Ok(buyer)
     }
 }
 

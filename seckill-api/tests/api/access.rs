@@ -4,6 +4,7 @@ use seckill_api::identity::Issuers;
 use seckill_api::identity::config::parse;
 use seckill_api::identity::refresh::RefreshIntervals;
 use seckill_api::metrics::Metrics;
+use seckill_api::rate_limit::RateLimitConfig;
 use seckill_ledger::{Sale, SaleTerms};
 use seckill_service::Shutdown;
 use seckill_service::metrics::registry::Registry;
@@ -68,6 +69,10 @@ fn with_token(mut request: Request, token: &str) -> Request {
 impl Harness {
     /// A harness that knows an issuer, and has its keys.
     async fn with_issuer() -> (Harness, Issuer) {
+        Self::with_issuer_and_limits(RateLimitConfig::default()).await
+    }
+
+    async fn with_issuer_and_limits(rate_limits: RateLimitConfig) -> (Harness, Issuer) {
         let key = Key::ec("a");
         let server = TestIssuer::start(&[&key]).await;
         let config = json!({"issuers": [{"name": "main", "url": server.url, "audiences": [AUDIENCE]}]});
@@ -75,7 +80,7 @@ impl Harness {
         let (metrics, shutdown) = (Metrics::register(&mut Registry::default()), Shutdown::new());
         let issuers = Issuers::start(&configs, RefreshIntervals::default(), metrics, &shutdown).expect("valid");
         let buyers = Buyers::new(issuers, Some(BUYER_KEY.parse().expect("a key")));
-        let harness = Harness::with_buyers(buyers).await;
+        let harness = Harness::with_buyers(buyers, rate_limits).await;
         let issuer = Issuer { server, key, shutdown };
         let sale = harness.sell_to(issuer.name(), 1, over()).await;
         eventually("the keys of the issuer are loaded", async || {
@@ -130,6 +135,28 @@ async fn two_tokens_of_one_buyer_share_the_limit() {
     }
     // The next buyer has a limit of his own.
     assert_eq!(harness.buy_as(&issuer.token("bob"), &sale, "3").await.status, 201);
+}
+
+#[tokio::test]
+async fn the_rate_of_a_buyer_is_limited_whichever_token_it_sends() {
+    let (harness, issuer) = Harness::with_issuer_and_limits(RateLimitConfig {
+        per_buyer: 1,
+        ..RateLimitConfig::default()
+    })
+    .await;
+    let sale = harness.sell_to(issuer.name(), 10, open()).await;
+    let mut refused = None;
+    for _ in 0..30 {
+        let response = harness.earlier_as(&issuer.token("alice"), &sale, "1").await;
+        refused = refused.or((response.status == 429).then_some(response));
+    }
+    let refused = refused.expect("a burst of ten, and then one in a second");
+    assert_eq!(
+        refused.is(429, "rate_limited").headers["ratelimit-policy"],
+        r#""buyer";q=10;w=10"#
+    );
+    let bought = harness.buy_as(&issuer.token("bob"), &sale, "1").await;
+    assert_eq!(bought.status, 201, "{bought:?}");
 }
 
 #[tokio::test]

@@ -224,9 +224,10 @@ impl Harness {
         (harness, proxies)
     }
 
-    pub async fn with_buyers(buyers: Buyers) -> Harness {
+    pub async fn with_buyers(buyers: Buyers, rate_limits: RateLimitConfig) -> Harness {
         Self::start_with(Options {
             buyers: Some(buyers),
+            rate_limits,
             ..Options::default()
         })
         .await
