@@ -13,7 +13,8 @@ export interface paths {
         };
         /**
          * An order
-         * @description Anyone who knows the number can see the order.
+         * @description Anyone who knows the number can see the order. An order of a sale with `access` needs the token of its buyer; for everyone
+         *     else it does not exist.
          */
         get: operations["showOrder"];
         put?: never;
@@ -21,6 +22,7 @@ export interface paths {
         /**
          * Cancels an order
          * @description A retry is safe: an order that had ended before gets the same answer. The units go back on sale, once, within a second.
+         *     An order of a sale with `access` needs the token of its buyer.
          */
         delete: operations["cancelOrder"];
         options?: never;
@@ -78,6 +80,8 @@ export interface paths {
          * Buys
          * @description 201 is a promise: the order is in the log on all in-sync replicas. Send the request again, with the same key, until the
          *     answer is final: after a time-out, a broken connection, 202, 408, 500, 502, 503 and 504. A retry can't buy twice.
+         *
+         *     A sale with `access` needs a token of that issuer: then the subject of the token is the buyer.
          */
         post: operations["buy"];
         delete?: never;
@@ -95,7 +99,7 @@ export interface paths {
         };
         /**
          * The result of an earlier purchase
-         * @description It never buys.
+         * @description It never buys. A sale with `access` needs the token of the buyer.
          */
         get: operations["showRequest"];
         put?: never;
@@ -110,6 +114,10 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        Access: {
+            /** @description Name of the issuer whose tokens this sale needs. */
+            issuer: string;
+        };
         /** @description As in the FlashSale, without the price. */
         Item: {
             description?: string;
@@ -128,7 +136,7 @@ export interface components {
              * @description When the order was put in the log. Missing until the order is stored.
              */
             created_at?: string;
-            /** @description 27 letters and digits. It can't be guessed, because anyone who knows it can see and cancel the order. */
+            /** @description 27 letters and digits. It can't be guessed, because anyone who knows it can see and cancel an anonymous order. */
             order_no: string;
             price: components["schemas"]["Price"];
             /**
@@ -194,13 +202,14 @@ export interface components {
             quantity: number;
         };
         Sale: {
+            access?: components["schemas"]["Access"] | null;
             /** Format: date-time */
             ends_at: string;
             /** @description As in the FlashSale, without the price. */
             item: components["schemas"]["Item"];
             /**
              * Format: int32
-             * @description Null if there is no limit.
+             * @description Units of one buyer over the whole sale, without cancelled ones. Null if there is no limit.
              */
             limit_per_buyer?: number | null;
             /**
@@ -266,6 +275,18 @@ export interface operations {
                     };
                 };
             };
+            /** @description `token_algorithm_refused`: Signature algorithm not accepted; `token_bad_signature`: Wrong signature; `token_expired`: Token expired; `token_malformed`: Malformed token; `token_missing`: Missing token; `token_not_yet_valid`: Token not yet valid; `token_unknown_key`: Unknown signing key; `token_wrong_audience`: Wrong audience; `token_wrong_issuer`: Wrong issuer */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "token_algorithm_refused" | "token_bad_signature" | "token_expired" | "token_malformed" | "token_missing" | "token_not_yet_valid" | "token_unknown_key" | "token_wrong_audience" | "token_wrong_issuer";
+                    };
+                };
+            };
             /** @description `order_unknown`: Order not found */
             404: {
                 headers: {
@@ -275,6 +296,20 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {string} */
                         code?: "order_unknown";
+                    };
+                };
+            };
+            /** @description `rate_limited`: Too many requests */
+            429: {
+                headers: {
+                    /** @description Seconds to wait, if a retry makes sense */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "rate_limited";
                     };
                 };
             };
@@ -290,7 +325,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `not_ready`: Not ready; `overloaded`: Overloaded */
+            /** @description `issuer_unavailable`: Issuer unavailable; `not_ready`: Not ready; `overloaded`: Overloaded */
             503: {
                 headers: {
                     /** @description Seconds to wait, if a retry makes sense */
@@ -300,7 +335,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {string} */
-                        code?: "not_ready" | "overloaded";
+                        code?: "issuer_unavailable" | "not_ready" | "overloaded";
                     };
                 };
             };
@@ -351,6 +386,18 @@ export interface operations {
                     };
                 };
             };
+            /** @description `token_algorithm_refused`: Signature algorithm not accepted; `token_bad_signature`: Wrong signature; `token_expired`: Token expired; `token_malformed`: Malformed token; `token_missing`: Missing token; `token_not_yet_valid`: Token not yet valid; `token_unknown_key`: Unknown signing key; `token_wrong_audience`: Wrong audience; `token_wrong_issuer`: Wrong issuer */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "token_algorithm_refused" | "token_bad_signature" | "token_expired" | "token_malformed" | "token_missing" | "token_not_yet_valid" | "token_unknown_key" | "token_wrong_audience" | "token_wrong_issuer";
+                    };
+                };
+            };
             /** @description `order_unknown`: Order not found */
             404: {
                 headers: {
@@ -375,6 +422,20 @@ export interface operations {
                     };
                 };
             };
+            /** @description `rate_limited`: Too many requests */
+            429: {
+                headers: {
+                    /** @description Seconds to wait, if a retry makes sense */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "rate_limited";
+                    };
+                };
+            };
             /** @description `internal`: Internal error */
             500: {
                 headers: {
@@ -387,7 +448,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `not_ready`: Not ready; `order_held`: Order in quarantine; `outcome_unknown`: Outcome unknown; `overloaded`: Overloaded */
+            /** @description `issuer_unavailable`: Issuer unavailable; `not_ready`: Not ready; `order_held`: Order in quarantine; `outcome_unknown`: Outcome unknown; `overloaded`: Overloaded */
             503: {
                 headers: {
                     /** @description Seconds to wait, if a retry makes sense */
@@ -397,7 +458,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {string} */
-                        code?: "not_ready" | "order_held" | "outcome_unknown" | "overloaded";
+                        code?: "issuer_unavailable" | "not_ready" | "order_held" | "outcome_unknown" | "overloaded";
                     };
                 };
             };
@@ -435,6 +496,20 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description `rate_limited`: Too many requests */
+            429: {
+                headers: {
+                    /** @description Seconds to wait, if a retry makes sense */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "rate_limited";
+                    };
+                };
             };
             /** @description `internal`: Internal error */
             500: {
@@ -526,6 +601,20 @@ export interface operations {
                     };
                 };
             };
+            /** @description `rate_limited`: Too many requests */
+            429: {
+                headers: {
+                    /** @description Seconds to wait, if a retry makes sense */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "rate_limited";
+                    };
+                };
+            };
             /** @description `internal`: Internal error */
             500: {
                 headers: {
@@ -560,7 +649,8 @@ export interface operations {
             header: {
                 /**
                  * @description A random UUID, or 22 to 128 random characters of `A-Z a-z 0-9 . _ ~ + / = -`, perhaps in quotes. The key is the buyer:
-                 *     create one for each purchase, store it before the first attempt, and keep it secret.
+                 *     create one for each purchase, store it before the first attempt, and keep it secret. In a sale with `access` the token
+                 *     is the buyer, and the key needs 1 to 128 of these characters and no secrecy.
                  * @example 9b2f8a64-6f0e-4d9c-8f0e-2b1d3c4e5f60
                  */
                 "Idempotency-Key": string;
@@ -611,6 +701,18 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {string} */
                         code?: "body_invalid" | "key_invalid" | "key_missing" | "path_invalid" | "quantity_invalid";
+                    };
+                };
+            };
+            /** @description `token_algorithm_refused`: Signature algorithm not accepted; `token_bad_signature`: Wrong signature; `token_expired`: Token expired; `token_malformed`: Malformed token; `token_missing`: Missing token; `token_not_yet_valid`: Token not yet valid; `token_unknown_key`: Unknown signing key; `token_wrong_audience`: Wrong audience; `token_wrong_issuer`: Wrong issuer */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "token_algorithm_refused" | "token_bad_signature" | "token_expired" | "token_malformed" | "token_missing" | "token_not_yet_valid" | "token_unknown_key" | "token_wrong_audience" | "token_wrong_issuer";
                     };
                 };
             };
@@ -700,6 +802,20 @@ export interface operations {
                     };
                 };
             };
+            /** @description `rate_limited`: Too many requests */
+            429: {
+                headers: {
+                    /** @description Seconds to wait, if a retry makes sense */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "rate_limited";
+                    };
+                };
+            };
             /** @description `internal`: Internal error */
             500: {
                 headers: {
@@ -712,7 +828,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `not_ready`: Not ready; `order_held`: Order in quarantine; `outcome_unknown`: Outcome unknown; `overloaded`: Overloaded; `suspended`: Sale suspended */
+            /** @description `issuer_unavailable`: Issuer unavailable; `not_ready`: Not ready; `order_held`: Order in quarantine; `outcome_unknown`: Outcome unknown; `overloaded`: Overloaded; `suspended`: Sale suspended */
             503: {
                 headers: {
                     /** @description Seconds to wait, if a retry makes sense */
@@ -722,7 +838,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {string} */
-                        code?: "not_ready" | "order_held" | "outcome_unknown" | "overloaded" | "suspended";
+                        code?: "issuer_unavailable" | "not_ready" | "order_held" | "outcome_unknown" | "overloaded" | "suspended";
                     };
                 };
             };
@@ -734,7 +850,8 @@ export interface operations {
             header: {
                 /**
                  * @description A random UUID, or 22 to 128 random characters of `A-Z a-z 0-9 . _ ~ + / = -`, perhaps in quotes. The key is the buyer:
-                 *     create one for each purchase, store it before the first attempt, and keep it secret.
+                 *     create one for each purchase, store it before the first attempt, and keep it secret. In a sale with `access` the token
+                 *     is the buyer, and the key needs 1 to 128 of these characters and no secrecy.
                  * @example 9b2f8a64-6f0e-4d9c-8f0e-2b1d3c4e5f60
                  */
                 "Idempotency-Key": string;
@@ -784,6 +901,18 @@ export interface operations {
                     };
                 };
             };
+            /** @description `token_algorithm_refused`: Signature algorithm not accepted; `token_bad_signature`: Wrong signature; `token_expired`: Token expired; `token_malformed`: Malformed token; `token_missing`: Missing token; `token_not_yet_valid`: Token not yet valid; `token_unknown_key`: Unknown signing key; `token_wrong_audience`: Wrong audience; `token_wrong_issuer`: Wrong issuer */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "token_algorithm_refused" | "token_bad_signature" | "token_expired" | "token_malformed" | "token_missing" | "token_not_yet_valid" | "token_unknown_key" | "token_wrong_audience" | "token_wrong_issuer";
+                    };
+                };
+            };
             /** @description `request_unknown`: No purchase with this key; `sale_unknown`: Sale not found */
             404: {
                 headers: {
@@ -793,6 +922,20 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {string} */
                         code?: "request_unknown" | "sale_unknown";
+                    };
+                };
+            };
+            /** @description `rate_limited`: Too many requests */
+            429: {
+                headers: {
+                    /** @description Seconds to wait, if a retry makes sense */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "rate_limited";
                     };
                 };
             };
@@ -808,7 +951,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `not_ready`: Not ready; `order_held`: Order in quarantine; `outcome_unknown`: Outcome unknown; `overloaded`: Overloaded; `suspended`: Sale suspended */
+            /** @description `issuer_unavailable`: Issuer unavailable; `not_ready`: Not ready; `order_held`: Order in quarantine; `outcome_unknown`: Outcome unknown; `overloaded`: Overloaded; `suspended`: Sale suspended */
             503: {
                 headers: {
                     /** @description Seconds to wait, if a retry makes sense */
@@ -818,7 +961,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {string} */
-                        code?: "not_ready" | "order_held" | "outcome_unknown" | "overloaded" | "suspended";
+                        code?: "issuer_unavailable" | "not_ready" | "order_held" | "outcome_unknown" | "overloaded" | "suspended";
                     };
                 };
             };
