@@ -140,7 +140,7 @@ impl<'a> Scaling<'a> {
             true => set_replicas(kube, &deployment, present, replicas).await,
             false => Ok(()),
         };
-        self.failures.note("scaling a Deployment", scaled.as_ref().map(|()| ()));
+        self.failures.note("scaling a Deployment", scaled.as_ref().copied());
         let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas);
         let ready = ready.unwrap_or_default();
         let blocked = match scaled {
