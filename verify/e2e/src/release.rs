@@ -114,15 +114,15 @@ impl Release {
             .collect())
     }
 
-    /// Checks that an uninstallation has left only the keys of order numbers, which Helm must keep.
+    /// Checks that an uninstallation has left only the keys of order numbers and of buyers, which Helm must keep.
     pub fn check_only_keys_remain(&self) -> Result<()> {
-        let left = self.remaining_objects()?;
-        let keys = format!("{}-seckill-order-number-keys", self.name);
-        let only_keys = match &left[..] {
-            [one] => one.split_whitespace().eq(["Secret", &keys]),
-            _ => false,
-        };
-        ensure!(only_keys, "left: {left:?}");
+        let mut left = self.remaining_objects()?;
+        for object in &mut left {
+            *object = object.split_whitespace().collect::<Vec<_>>().join(" ");
+        }
+        left.sort();
+        let kept = ["buyer-key", "order-number-keys"].map(|key| format!("Secret {}-seckill-{key}", self.name));
+        ensure!(left == kept, "left: {left:?}");
         Ok(())
     }
 
