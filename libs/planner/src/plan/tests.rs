@@ -484,8 +484,11 @@ fn a_rebuild_soon_after_others_waits_and_is_reported() {
 #[test]
 fn missing_pods_delay_ready_before_the_start_only() {
     let mut observed = preheated(START - 1, 10);
+    assert_eq!(report(&plan(&observed)).progress, Progress::UpToDate);
     observed.workloads = workloads(0, 1);
     let before = plan(&observed);
+    let waits_for = report(&before).progress.reason().map(|(reason, _)| reason);
+    assert_eq!(waits_for, Some(Reason::WorkloadsMissing));
     assert_eq!(report(&before).phase, Some(Phase::Preheating));
     assert_eq!(
         reason(&before, ConditionType::Ready),
@@ -496,7 +499,9 @@ fn missing_pods_delay_ready_before_the_start_only() {
         (ConditionStatus::False, Reason::Scaling)
     );
     observed.clocks = Clocks::all_at(START);
-    assert_eq!(report(&plan(&observed)).phase, Some(Phase::Open));
+    let opened = plan(&observed);
+    assert_eq!(report(&opened).phase, Some(Phase::Open));
+    assert_eq!(report(&opened).progress, Progress::UpToDate);
 }
 
 #[test]
