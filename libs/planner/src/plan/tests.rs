@@ -692,6 +692,29 @@ fn an_end_that_came_too_late_is_named_as_without_effect() {
     let accepted = report(&ended).condition(ConditionType::Accepted).expect("reported");
     assert_eq!(accepted.reason, Reason::Adopted);
     assert!(accepted.message.contains("spec.endsAt"), "{}", accepted.message);
+    assert!(
+        accepted.message.starts_with("the sale has ended"),
+        "{}",
+        accepted.message
+    );
+}
+
+#[test]
+fn a_refusal_that_an_upgrade_ends_is_blocked_and_any_other_stops_the_sale() {
+    for (reason, is_blocked, keeps_phase) in [
+        (Reason::NewerFormatNeeded, true, true),
+        (Reason::UnknownFields, true, true),
+        (Reason::NameUsed, false, false),
+        (Reason::OtherCluster, false, false),
+    ] {
+        let refused = report::refusal(reason, "");
+        assert_eq!(
+            matches!(refused.progress, Progress::Blocked { .. }),
+            is_blocked,
+            "{reason:?}"
+        );
+        assert_eq!(refused.keeps_phase, keeps_phase, "{reason:?}");
+    }
 }
 
 /// The FlashSale wants the sale open, and the emergency stop of its class is on.
@@ -881,6 +904,8 @@ fn a_sale_is_claimed_from_the_cluster_that_is_named() {
 fn a_sale_of_no_cluster_is_claimed_only_with_its_flash_sale() {
     let mut observed = preheated(START, 3);
     observed.sale().cluster = None;
+    assert!(matches!(plan(&observed).step, Step::Claim { from: None, .. }));
+    observed.sale().total = 10;
     assert!(matches!(plan(&observed).step, Step::Claim { from: None, .. }));
     observed.desired = None;
     assert_eq!(plan(&observed).step, Step::Nothing);
@@ -1298,10 +1323,16 @@ fn an_index_is_suspended_while_the_clock_of_redis_is_ahead() {
     held.index().terms.state = SaleState::Suspended;
     let waiting = plan(&held);
     assert_eq!(step_and_phase(&waiting), ("Nothing", Some(Phase::Ready)));
-    assert_eq!(
-        reason(&waiting, ConditionType::Ready),
-        (ConditionStatus::True, Reason::ReadyToSell)
-    );
+    let message = |plan: &Plan| {
+        let ready = report(plan).condition(ConditionType::Ready).expect("reported");
+        assert_eq!(
+            (ready.status, ready.reason),
+            (ConditionStatus::True, Reason::ReadyToSell)
+        );
+        ready.message.clone()
+    };
+    assert!(message(&waiting).contains("the clock of Redis is ahead"));
+    assert_eq!(message(&plan(&preheated(START - 1, 10))), "stock and pods are ready");
     assert_eq!(waiting.requeue_after, Some(Duration::from_millis(1)));
     held.clocks = Clocks {
         redis: held.clocks.redis,
