@@ -5,7 +5,7 @@
 //! - [`args`], [`run`]: from the arguments to a server that is ready, and its shutdown
 //! - [`server`] accepts connections; `connections` limits their number, [`connection`] their time
 //! - [`rate_limit`] limits the requests of an address, which `client_address` finds behind proxies, and of a buyer
-//! - [`routes`]: `middleware` around every request, then `purchase`
+//! - [`routes`]: `middleware` around every request, with [`rate_limit`] and [`client_address`]; then `purchase`
 //! - `extract`: the arguments of a route, from path, headers and body; `idempotency_key` parses the key
 //! - [`purchase`]: the purchase itself, with `purchase_locks`; `order_lookup` and `ledger_lookup` after the end
 //! - [`api`]: the state that the routes share
@@ -26,7 +26,7 @@
 //!
 //! - [`problem`]: every answer except success
 //! - `routes::openapi`: the OpenAPI document, from the routes, the types and the problems
-//! - `limits`, `clock`, [`metrics`]
+//! - `limits`, `clock`, `recent`, [`metrics`]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod api;
@@ -54,6 +54,7 @@ pub mod problem;
 pub mod purchase;
 mod purchase_locks;
 pub mod rate_limit;
+mod recent;
 mod remaining;
 pub mod routes;
 pub mod run;

@@ -1,6 +1,6 @@
 //! The order of a key after a sale, from the ledger. After CLOSE every late request asks for it, so requests that wait at
 //! the same time share one query, and a final answer is remembered for a while.
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use seckill_ledger::{Ledger, MAX_KEYS, StoredOrder};
@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use crate::ledger_lookup::LedgerLookups;
 use crate::limits::{MAX_REMEMBERED_KEYS, MAX_WAITING_LOOKUPS};
 use crate::problem::Problem;
+use crate::recent::RecentMap;
 
 #[derive(Debug, Clone)]
 pub enum OrderOfKey {
@@ -159,23 +160,21 @@ impl Drop for Draining {
 /// Keys that never get an order. CLOSE and everything before it was folded, and nothing of the sale was in quarantine, so
 /// this stays true for ever, also if MySQL loses its tail later. Older ones are forgotten to bound the memory: some 200
 /// bytes each.
-#[derive(Default)]
-struct RecentKeys {
-    newer: HashSet<(SaleId, Key)>,
-    older: HashSet<(SaleId, Key)>,
+struct RecentKeys(RecentMap<(SaleId, Key), ()>);
+
+impl Default for RecentKeys {
+    fn default() -> Self {
+        RecentKeys(RecentMap::bounded(MAX_REMEMBERED_KEYS))
+    }
 }
 
 impl RecentKeys {
     fn contains(&self, sale: SaleId, key: &Key) -> bool {
-        let key = (sale, key.clone());
-        self.newer.contains(&key) || self.older.contains(&key)
+        self.0.get(&(sale, key.clone())).is_some()
     }
 
     fn insert(&mut self, sale: SaleId, key: Key) {
-        if self.newer.len() >= MAX_REMEMBERED_KEYS / 2 {
-            self.older = std::mem::take(&mut self.newer);
-        }
-        self.newer.insert((sale, key));
+        self.0.insert((sale, key), ());
     }
 }
 
@@ -198,6 +197,6 @@ mod tests {
         }
         assert!(!recent.contains(SaleId(1), &key(0)));
         assert!(!recent.contains(SaleId(2), &key(2 * MAX_REMEMBERED_KEYS - 1)));
-        assert!(recent.newer.len() + recent.older.len() <= MAX_REMEMBERED_KEYS);
+        assert!(recent.0.len() <= MAX_REMEMBERED_KEYS);
     }
 }

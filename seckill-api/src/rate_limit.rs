@@ -1,5 +1,4 @@
 //! How many requests an address or a buyer may make. Each process counts for itself.
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
@@ -16,6 +15,7 @@ use seckill_protocol::Buyer;
 
 use crate::client_address;
 use crate::limits::MAX_RATE_LIMIT_BUCKETS;
+use crate::recent::RecentMap;
 
 /// The header fields of the IETF draft draft-ietf-httpapi-ratelimit-headers.
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -99,7 +99,7 @@ impl<C: Clock + Clone> RateLimits<C> {
         }
     }
 
-    /// For a request without a verified buyer.
+    /// For each request, before anything is verified.
     pub fn charge_address(&self, peer: IpAddr, headers: &HeaderMap) -> Result<(), Exceeded> {
         let Some(limit) = &self.addresses else {
             return Ok(());
@@ -108,7 +108,7 @@ impl<C: Clock + Clone> RateLimits<C> {
         limit.charge(client_address::network(address))
     }
 
-    /// For a request of a verified buyer, instead of [`RateLimits::charge_address`]: phones share addresses.
+    /// For a request of a verified buyer, besides [`RateLimits::charge_address`].
     pub fn charge_buyer(&self, buyer: &Buyer) -> Result<(), Exceeded> {
         match &self.buyers {
             Some(limit) => limit.charge(self.hasher.hash_one(buyer)),
@@ -145,13 +145,13 @@ impl<C: Clock + Clone> Limit<C> {
 
 /// The state of each bucket. At the bound, the older half is forgotten: these clients start with a full bucket again. A
 /// bucket that all others share would be no better bound, and would refuse buyers whenever somebody uses many addresses.
-#[derive(Clone, Default)]
-struct RecentBuckets(Arc<Mutex<Halves>>);
+#[derive(Clone)]
+struct RecentBuckets(Arc<Mutex<RecentMap<u64, Nanos>>>);
 
-#[derive(Default)]
-struct Halves {
-    newer: HashMap<u64, Nanos>,
-    older: HashMap<u64, Nanos>,
+impl Default for RecentBuckets {
+    fn default() -> Self {
+        RecentBuckets(Arc::new(Mutex::new(RecentMap::bounded(MAX_RATE_LIMIT_BUCKETS))))
+    }
 }
 
 impl StateStore for RecentBuckets {
@@ -162,7 +162,7 @@ impl StateStore for RecentBuckets {
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let mut buckets = self.lock();
-        let state = buckets.get(*key);
+        let state = buckets.get(key).copied();
         match (measure(state), state) {
             (Ok((outcome, state)), _) => {
                 buckets.insert(*key, state);
@@ -181,21 +181,8 @@ impl StateStore for RecentBuckets {
 
 impl RecentBuckets {
     /// The guarded data changes in single steps, so a panic elsewhere leaves it consistent.
-    fn lock(&self) -> MutexGuard<'_, Halves> {
+    fn lock(&self) -> MutexGuard<'_, RecentMap<u64, Nanos>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Halves {
-    fn get(&self, key: u64) -> Option<Nanos> {
-        self.newer.get(&key).or_else(|| self.older.get(&key)).copied()
-    }
-
-    fn insert(&mut self, key: u64, state: Nanos) {
-        if self.newer.len() >= MAX_RATE_LIMIT_BUCKETS / 2 && !self.newer.contains_key(&key) {
-            self.older = std::mem::take(&mut self.newer);
-        }
-        self.newer.insert(key, state);
     }
 }
 
@@ -319,9 +306,11 @@ mod tests {
         /// Of both tables: they have a power of two of places, of which 7/8 can be used, and one byte more for each.
         fn bytes(&self) -> usize {
             let buckets = self.lock();
-            assert!(buckets.newer.len() + buckets.older.len() <= MAX_RATE_LIMIT_BUCKETS);
-            let places = |table: &HashMap<u64, Nanos>| (table.capacity() * 8 / 7).next_power_of_two();
-            (places(&buckets.newer) + places(&buckets.older)) * (size_of::<(u64, Nanos)>() + 1)
+            assert!(buckets.len() <= MAX_RATE_LIMIT_BUCKETS);
+            let places = buckets
+                .capacities()
+                .map(|capacity| (capacity * 8 / 7).next_power_of_two());
+            places.iter().sum::<usize>() * (size_of::<(u64, Nanos)>() + 1)
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Tokens that were verified a short while ago, by their hash.
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
 use super::token::Verified;
 use crate::limits::MAX_CACHED_TOKENS;
+use crate::recent::RecentMap;
 
 /// SHA-256 of a token. The token itself is a secret, and is not kept.
 pub type TokenHash = [u8; 32];
@@ -16,24 +16,24 @@ pub fn hash(token: &str) -> TokenHash {
 
 /// The subjects of valid tokens. The older half is forgotten to bound the memory: some 150 bytes each, at most 1,200 for a
 /// long subject. A refused token is never kept, so that a fault passes and garbage costs no memory.
-#[derive(Debug, Default)]
-pub struct TokenCache {
-    newer: HashMap<TokenHash, Verified>,
-    older: HashMap<TokenHash, Verified>,
+#[derive(Debug)]
+pub struct TokenCache(RecentMap<TokenHash, Verified>);
+
+impl Default for TokenCache {
+    fn default() -> Self {
+        TokenCache(RecentMap::bounded(MAX_CACHED_TOKENS))
+    }
 }
 
 impl TokenCache {
     /// `now` is in seconds since 1970.
     pub fn subject(&self, token: &TokenHash, now: u64) -> Option<Arc<str>> {
-        let cached = self.newer.get(token).or_else(|| self.older.get(token))?;
+        let cached = self.0.get(token)?;
         (now < cached.expires_at).then(|| cached.subject.clone())
     }
 
     pub fn insert(&mut self, token: TokenHash, verified: Verified) {
-        if self.newer.len() >= MAX_CACHED_TOKENS / 2 {
-            self.older = std::mem::take(&mut self.newer);
-        }
-        self.newer.insert(token, verified);
+        self.0.insert(token, verified);
     }
 }
 
@@ -67,6 +67,6 @@ mod tests {
             assert!(cache.subject(&token(n), 0).is_some());
         }
         assert_eq!(cache.subject(&token(0), 0), None);
-        assert!(cache.newer.len() + cache.older.len() <= MAX_CACHED_TOKENS);
+        assert!(cache.0.len() <= MAX_CACHED_TOKENS);
     }
 }
