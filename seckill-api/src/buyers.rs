@@ -1,12 +1,12 @@
 //! The buyer of a request to a sale with `spec.access`: the pseudonym of the identity that the token proves.
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use http::HeaderMap;
 use seckill_protocol::{Buyer, BuyerKey};
+use seckill_service::LogInterval;
 
 use crate::identity::Issuers;
 use crate::problem::Problem;
@@ -19,7 +19,7 @@ pub struct Buyers {
     issuers: Issuers,
     /// None: sales with access are refused.
     key: Option<BuyerKey>,
-    warned: Mutex<Option<Instant>>,
+    warnings: LogInterval,
 }
 
 impl Buyers {
@@ -27,7 +27,7 @@ impl Buyers {
         Buyers {
             issuers,
             key,
-            warned: Mutex::default(),
+            warnings: LogInterval::new(WARN_INTERVAL),
         }
     }
 
@@ -47,9 +47,7 @@ impl Buyers {
     }
 
     fn warn_without_key(&self) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
-            *warned = Some(Instant::now());
+        if self.warnings.is_due() {
             tracing::error!(
                 "a sale with spec.access is refused, because this process has no key of buyers: set SECKILL_BUYER_KEY_FILE \
                  to a file with 64 hexadecimal digits, and restart"

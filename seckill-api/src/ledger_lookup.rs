@@ -1,10 +1,10 @@
 //! Queries of the ledger for requests, bounded in number and time.
 use std::fmt::Display;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use seckill_ledger::LedgerError;
+use seckill_service::LogInterval;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -18,7 +18,7 @@ const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// Limits how many requests query the ledger at the same time, so that a crowd after the end is answered at once.
 pub struct LedgerLookups {
     permits: Semaphore,
-    warned: Mutex<Option<Instant>>,
+    warnings: LogInterval,
     queries: Counter,
 }
 
@@ -27,7 +27,7 @@ impl LedgerLookups {
     pub fn new(queries: Counter) -> Self {
         LedgerLookups {
             permits: Semaphore::new(MAX_CONCURRENT_LOOKUPS),
-            warned: Mutex::default(),
+            warnings: LogInterval::new(WARN_INTERVAL),
             queries,
         }
     }
@@ -44,10 +44,7 @@ impl LedgerLookups {
     }
 
     fn warn(&self, error: &dyn Display) {
-        // The only change is a single assignment, so a panic elsewhere leaves the value consistent.
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
-            *warned = Some(Instant::now());
+        if self.warnings.is_due() {
             tracing::warn!(%error, "ledger lookup failed");
         }
     }

@@ -33,6 +33,6 @@ pub use args::parse;
 pub use clock::Clock;
 pub use health::{Gate, Health};
 pub use heartbeat::Heartbeats;
-pub use log_once::FailureLog;
+pub use log_once::{FailureLog, LogInterval};
 pub use periodic::periodic;
 pub use shutdown::Shutdown;

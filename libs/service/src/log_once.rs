@@ -1,5 +1,7 @@
 //! Which failures of a repeated operation are worth a log line.
 use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Decides whether a failure is logged: the first of a row of failures always is. How the rest of the row is treated
 /// depends on the constructor. The caller writes the line with its own message and fields, or uses
@@ -95,6 +97,34 @@ impl FailureLog {
     }
 }
 
+/// For a failure of many requests at the same time: at most one log line in each interval.
+#[derive(Debug)]
+pub struct LogInterval {
+    interval: Duration,
+    logged_at: Mutex<Option<Instant>>,
+}
+
+impl LogInterval {
+    pub fn new(interval: Duration) -> Self {
+        LogInterval {
+            interval,
+            logged_at: Mutex::default(),
+        }
+    }
+
+    /// True if a line is due now. The next one is due after the interval.
+    #[must_use = "says whether to log the failure"]
+    pub fn is_due(&self) -> bool {
+        // The only change is a single assignment, so a panic elsewhere leaves the value consistent.
+        let mut logged_at = self.logged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = logged_at.is_none_or(|at| at.elapsed() >= self.interval);
+        if is_due {
+            *logged_at = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +160,13 @@ mod tests {
             assert_eq!(log.succeeded(), 2);
             assert!(log.failed(&"a"));
         }
+    }
+
+    #[test]
+    fn a_line_is_due_once_in_an_interval() {
+        let log = LogInterval::new(Duration::from_secs(3600));
+        assert_eq!([log.is_due(), log.is_due()], [true, false]);
+        let log = LogInterval::new(Duration::ZERO);
+        assert_eq!([log.is_due(), log.is_due()], [true, true]);
     }
 }
