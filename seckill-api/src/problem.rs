@@ -178,6 +178,20 @@ pub struct Definition {
     pub title: &'static str,
 }
 
+/// What a request to a sale whose buyers have an identity can also get.
+pub const TOKEN_PROBLEMS: [ProblemKind; 10] = [
+    ProblemKind::TokenMissing,
+    ProblemKind::TokenMalformed,
+    ProblemKind::TokenExpired,
+    ProblemKind::TokenNotYetValid,
+    ProblemKind::TokenWrongIssuer,
+    ProblemKind::TokenWrongAudience,
+    ProblemKind::TokenUnknownKey,
+    ProblemKind::TokenBadSignature,
+    ProblemKind::TokenAlgorithmRefused,
+    ProblemKind::IssuerUnavailable,
+];
+
 impl ProblemKind {
     pub fn definition(self) -> Definition {
         use ProblemKind::*;

@@ -81,12 +81,13 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: &OpenApi) -> Ro
 
 /// Declares a type that stands for the problems of an operation.
 macro_rules! problems {
-    ($name:ident: $($kind:ident),+ $(,)?) => {
+    ($name:ident $(+ $shared:ident)?: $($kind:ident),+ $(,)?) => {
         struct $name;
 
         impl utoipa::IntoResponses for $name {
             fn responses() -> std::collections::BTreeMap<String, utoipa::openapi::RefOr<utoipa::openapi::Response>> {
-                $crate::routes::openapi::problem_responses(&[$($crate::problem::ProblemKind::$kind),+])
+                let kinds = [$($crate::problem::ProblemKind::$kind),+];
+                $crate::routes::openapi::problem_responses(&[&kinds[..] $(, &$crate::problem::$shared)?].concat())
             }
         }
     };

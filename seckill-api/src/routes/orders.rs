@@ -64,14 +64,10 @@ pub async fn cancel(
     })
 }
 
+problems!(ShowProblems + TOKEN_PROBLEMS: PathInvalid, OrderUnknown, Internal, NotReady, Overloaded);
 problems!(
-    ShowProblems: TokenMissing, TokenMalformed, TokenExpired, TokenNotYetValid, TokenWrongIssuer, TokenWrongAudience,
-    TokenUnknownKey, TokenBadSignature, TokenAlgorithmRefused, IssuerUnavailable, PathInvalid, OrderUnknown, Internal,
-    NotReady, Overloaded,
-);
-problems!(
-    CancelProblems: TokenMissing, TokenMalformed, TokenExpired, TokenNotYetValid, TokenWrongIssuer, TokenWrongAudience,
-    TokenUnknownKey, TokenBadSignature, TokenAlgorithmRefused, IssuerUnavailable, PathInvalid, OrderUnknown, AlreadyPaid, Internal, NotReady, Overloaded, OutcomeUnknown, OrderHeld,
+    CancelProblems + TOKEN_PROBLEMS: PathInvalid, OrderUnknown, AlreadyPaid, Internal, NotReady, Overloaded,
+    OutcomeUnknown, OrderHeld,
 );
 
 fn order_response(status: StatusCode, order: FoundOrder) -> Response {

@@ -74,16 +74,13 @@ pub async fn earlier(
 }
 
 problems!(
-    BuyProblems: TokenMissing, TokenMalformed, TokenExpired, TokenNotYetValid, TokenWrongIssuer, TokenWrongAudience,
-    TokenUnknownKey, TokenBadSignature, TokenAlgorithmRefused, IssuerUnavailable, KeyMissing, KeyInvalid, BodyInvalid,
-    QuantityInvalid, PathInvalid, SaleUnknown, BodyTimeout, NotStarted, SoldOut, LimitReached, TooManyOrders, Ended,
-    BodyTooLarge, ContentType, ContentEncoding, KeyReused, Internal, Suspended, NotReady, Overloaded, OutcomeUnknown,
-    OrderHeld,
+    BuyProblems + TOKEN_PROBLEMS: KeyMissing, KeyInvalid, BodyInvalid, QuantityInvalid, PathInvalid, SaleUnknown,
+    BodyTimeout, NotStarted, SoldOut, LimitReached, TooManyOrders, Ended, BodyTooLarge, ContentType, ContentEncoding,
+    KeyReused, Internal, Suspended, NotReady, Overloaded, OutcomeUnknown, OrderHeld,
 );
 problems!(
-    EarlierProblems: TokenMissing, TokenMalformed, TokenExpired, TokenNotYetValid, TokenWrongIssuer, TokenWrongAudience,
-    TokenUnknownKey, TokenBadSignature, TokenAlgorithmRefused, IssuerUnavailable, KeyMissing, KeyInvalid, PathInvalid,
-    SaleUnknown, RequestUnknown, Internal, Suspended, NotReady, Overloaded, OutcomeUnknown, OrderHeld,
+    EarlierProblems + TOKEN_PROBLEMS: KeyMissing, KeyInvalid, PathInvalid, SaleUnknown, RequestUnknown, Internal,
+    Suspended, NotReady, Overloaded, OutcomeUnknown, OrderHeld,
 );
 
 fn outcome_response(listed: &ListedSale, outcome: Outcome, bought: StatusCode) -> Response {
