@@ -1,7 +1,4 @@
 //! Where keys are fetched from, and answers that are not taken.
-use std::path::PathBuf;
-use std::sync::Arc;
-
 use axum::Router;
 use axum::routing::get;
 use hyper_util::rt::TokioIo;
@@ -13,11 +10,8 @@ use seckill_service::Shutdown;
 use seckill_service::metrics::registry::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ServerConfig, crypto};
 
+use crate::certificate::Certificate;
 use crate::harness::*;
 use crate::issuer::TestIssuer;
 use crate::keys::Key;
@@ -56,55 +50,9 @@ async fn redirects_long_answers_and_other_issuers_bring_no_keys() {
     assert_eq!(issuer.fetches(), 0);
 }
 
-/// A certificate of `localhost` that signs itself, made by openssl.
-struct Certificate {
-    folder: PathBuf,
-}
-
-impl Certificate {
-    fn new() -> Self {
-        let folder = std::env::temp_dir().join(format!("seckill-issuer-{}", uuid::Uuid::new_v4()));
-        std::fs::create_dir(&folder).expect("created");
-        let config = "[req]\nprompt=no\ndistinguished_name=name\nx509_extensions=extensions\n[name]\nCN=localhost\n\
-                      [extensions]\nbasicConstraints=critical,CA:FALSE\nsubjectAltName=DNS:localhost\n";
-        std::fs::write(folder.join("openssl.cnf"), config).expect("written");
-        let made = std::process::Command::new("openssl")
-            .args(
-                "req -x509 -newkey rsa:2048 -nodes -days 2 -config openssl.cnf -keyout key.pem -out ca.pem".split(' '),
-            )
-            .current_dir(&folder)
-            .output()
-            .expect("openssl is installed");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Certificate { folder }
-    }
-
-    fn ca_file(&self) -> PathBuf {
-        self.folder.join("ca.pem")
-    }
-
-    fn acceptor(&self) -> TlsAcceptor {
-        let key = PrivateKeyDer::from_pem_file(self.folder.join("key.pem")).expect("a key");
-        let certificate = CertificateDer::from_pem_file(self.ca_file()).expect("a certificate");
-        let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .expect("the key of the certificate");
-        TlsAcceptor::from(Arc::new(config))
-    }
-}
-
-impl Drop for Certificate {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 #[tokio::test]
 async fn https_needs_a_trusted_certificate() {
-    let (key, certificate) = (Key::ec("a"), Certificate::new());
+    let (key, certificate) = (Key::ec("a"), Certificate::of("localhost"));
     // Claims of tokens need an issuer; its keys come from elsewhere here.
     let issuer = TestIssuer::start(&[&key]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

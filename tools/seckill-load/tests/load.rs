@@ -1,6 +1,5 @@
 //! Runs against a small server in this process, on loopback.
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,9 +14,11 @@ use seckill_load::{Arrival, Outcome, Plan, Route, Target, check, run};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ServerConfig, crypto};
+
+#[path = "../../../seckill-api/tests/identity/certificate.rs"]
+mod certificate;
+
+use certificate::Certificate;
 
 /// A sale of `units`. The first `faults` requests fail with `fault`.
 struct Server {
@@ -118,52 +119,6 @@ impl Server {
     }
 }
 
-/// A certificate of `shop.example` that signs itself, made by openssl.
-struct Certificate {
-    folder: PathBuf,
-}
-
-impl Certificate {
-    fn new() -> Self {
-        let folder = std::env::temp_dir().join(format!("seckill-load-{}", uuid::Uuid::new_v4()));
-        std::fs::create_dir(&folder).expect("created");
-        let config = "[req]\nprompt=no\ndistinguished_name=name\nx509_extensions=extensions\n[name]\nCN=shop.example\n\
-                      [extensions]\nbasicConstraints=critical,CA:FALSE\nsubjectAltName=DNS:shop.example\n";
-        std::fs::write(folder.join("openssl.cnf"), config).expect("written");
-        let made = std::process::Command::new("openssl")
-            .args(
-                "req -x509 -newkey rsa:2048 -nodes -days 2 -config openssl.cnf -keyout key.pem -out ca.pem".split(' '),
-            )
-            .current_dir(&folder)
-            .output()
-            .expect("openssl is installed");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Certificate { folder }
-    }
-
-    fn ca_file(&self) -> PathBuf {
-        self.folder.join("ca.pem")
-    }
-
-    fn acceptor(&self) -> TlsAcceptor {
-        let key = PrivateKeyDer::from_pem_file(self.folder.join("key.pem")).expect("a key");
-        let certificate = CertificateDer::from_pem_file(self.ca_file()).expect("a certificate");
-        let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .expect("the key of the certificate");
-        TlsAcceptor::from(Arc::new(config))
-    }
-}
-
-impl Drop for Certificate {
-    fn drop(&mut self) {
-        _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 fn plan(target: Target, buyers: u32) -> Plan {
     Plan {
         target,
@@ -196,7 +151,7 @@ async fn every_buyer_is_answered_and_every_unit_is_sold() {
 
 #[tokio::test]
 async fn buyers_buy_by_https_with_a_private_ca() {
-    let certificate = Certificate::new();
+    let certificate = Certificate::of("shop.example");
     let address = Server::selling(10).listen(Some(certificate.acceptor())).await;
     let host = ["Host: shop.example".to_string()];
     let target = Target::resolve_with_ca(&format!("https://{address}"), &host, Some(&certificate.ca_file()))
@@ -210,7 +165,7 @@ async fn buyers_buy_by_https_with_a_private_ca() {
 
 #[tokio::test]
 async fn an_untrusted_certificate_is_reported_before_the_run() {
-    let (certificate, other) = (Certificate::new(), Certificate::new());
+    let (certificate, other) = (Certificate::of("shop.example"), Certificate::of("shop.example"));
     let address = Server::selling(10).listen(Some(certificate.acceptor())).await;
     let url = format!("https://{address}");
     let right_name = ["Host: shop.example".to_string()];
