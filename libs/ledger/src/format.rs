@@ -1,10 +1,10 @@
 //! The format that the ledger requires, and the heartbeats of the programs that run.
 //!
-//! A sale that needs a newer format than the ledger requires is created, or changed so before it is preheated, if every heartbeat
-//! of the last 30 s speaks it. The transaction that writes its row raises the required format, with the row of that locked. The
-//! heartbeats keep a rolling
-//! upgrade from shutting out the pods that are not upgraded yet. They are not needed for safety: a program that starts just
-//! then, or whose heartbeats do not arrive, is missed, and refuses to act by itself:
+//! A sale that needs a newer format than the ledger requires is created, or changed so before it is preheated, if every
+//! heartbeat of the last 30 s speaks it. The transaction that writes its row raises the required format, with the row of
+//! that locked. The heartbeats keep a rolling upgrade from shutting out the pods that are not upgraded yet. They are not
+//! needed for safety: a program that starts just then, or whose heartbeats do not arrive, is missed, and refuses to act by
+//! itself:
 //!
 //! - Every read of a sale has the required format as well, so a program that is too old learns of no sale that it does not
 //!   understand. What it learned before the raise is older than that sale, or than its first index.

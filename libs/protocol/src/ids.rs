@@ -178,7 +178,7 @@ fn identity_bytes(issuer: &str, subject: &str) -> Vec<u8> {
 }
 
 /// The key of the pseudonyms of buyers. It never changes: with another key each buyer would be another one, without orders
-/// and with the whole limit left. Whoever erases all other traces of an identity need not rewrite the log.
+/// and with the whole limit left. To erase an identity, delete all other traces of it: the log need not be rewritten.
 #[derive(Clone)]
 pub struct BuyerKey(Hmac<Sha256>);
 

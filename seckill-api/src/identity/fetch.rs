@@ -81,7 +81,7 @@ impl KeyFetcher {
             let name = &issuer.name;
             tracing::warn!(
                 issuer = name,
-                "keys are fetched without TLS: whoever controls the network can forge tokens"
+                "keys are fetched without TLS: anyone who controls the network can forge tokens"
             );
         }
         Ok(fetcher)

@@ -120,7 +120,7 @@ impl Key {
     }
 }
 
-/// A secret (`oct`) has none: whoever knows a public key could sign with it.
+/// A secret (`oct`) has none: anyone who knows a public key could sign with it.
 fn algorithm_of(key: &Jwk) -> Option<Algorithm> {
     match &key.algorithm {
         AlgorithmParameters::RSA(_) => Some(Algorithm::RS256),

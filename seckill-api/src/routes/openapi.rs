@@ -79,7 +79,7 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: &OpenApi) -> Ro
         )
 }
 
-/// Declares a type that stands for the problems of an operation.
+/// Declares a type that stands for the problems of an operation, with those of a list of `problem`.
 macro_rules! problems {
     ($name:ident $(+ $shared:ident)?: $($kind:ident),+ $(,)?) => {
         struct $name;
