@@ -56,6 +56,7 @@ pub fn crd() -> CustomResourceDefinition {
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.stock == oldSelf.spec.stock").message("spec.stock: it can't change once the sale has ended, because a sale runs once; create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.item == oldSelf.spec.item").message("spec.item: it can't change once the sale is preheated, because buyers may have seen it; create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || (has(self.spec.access) == has(oldSelf.spec.access) && (!has(self.spec.access) || self.spec.access == oldSelf.spec.access))").message("spec.access: it can't change once the sale is preheated, because others may have bought already; create another FlashSale"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || (has(self.spec.reservedForGeneral) == has(oldSelf.spec.reservedForGeneral) && (!has(self.spec.reservedForGeneral) || self.spec.reservedForGeneral == oldSelf.spec.reservedForGeneral) && has(self.spec.tiers) == has(oldSelf.spec.tiers) && (!has(self.spec.tiers) || (self.spec.tiers.map(t, t.name) == oldSelf.spec.tiers.map(t, t.name) && self.spec.tiers.all(t, oldSelf.spec.tiers.exists(o, o.name == t.name && o.values == t.values && o.opensBeforeSeconds == t.opensBeforeSeconds && o.reserved == t.reserved && o.reservedForSeconds == t.reservedForSeconds)))))").message("spec.tiers: only limitPerBuyer of a tier can change once the sale is preheated, because orders name tiers by number; create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.startsAt == oldSelf.spec.startsAt").message("spec.startsAt: it can't change once the sale is preheated; use spec.suspend to delay the sale, or create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.preheatedAt) || self.spec.maxPerOrder >= oldSelf.spec.maxPerOrder").message("spec.maxPerOrder: it can only rise once the sale is preheated, because buyers may hold larger orders; create another FlashSale"),
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Ended', 'Settled']) || self.spec.endsAt == oldSelf.spec.endsAt").message("spec.endsAt: it can't change once the sale has ended, because a sale runs once; create another FlashSale"),
@@ -65,6 +66,10 @@ pub fn crd() -> CustomResourceDefinition {
 #[x_kube(validation = Rule::new("self.endsAt > self.startsAt").message("spec.endsAt: it must be later than spec.startsAt"))]
 #[x_kube(validation = Rule::new("!has(self.ordersEverMax) || self.ordersEverMax > self.stock").message("spec.ordersEverMax: it must be greater than spec.stock, so that every unit can be sold"))]
 #[x_kube(validation = Rule::new("!has(self.limitPerBuyer) || has(self.access)").message("spec.limitPerBuyer: it needs spec.access, because an anonymous sale can't know its buyers"))]
+#[x_kube(validation = Rule::new("!has(self.tiers) || size(self.tiers) == 0 || has(self.access)").message("spec.tiers: it needs spec.access, because an anonymous sale can't know its buyers"))]
+#[x_kube(validation = Rule::new("!has(self.tiers) || self.tiers.all(t, self.tiers.exists_one(o, o.name == t.name))").message("spec.tiers: two tiers have the same name; rename one of them"))]
+#[x_kube(validation = Rule::new("!has(self.reservedForGeneral) || (has(self.tiers) && size(self.tiers) > 0)").message("spec.reservedForGeneral: it needs spec.tiers, because without tiers all buyers are general buyers"))]
+#[x_kube(validation = Rule::new("!has(self.tiers) || self.tiers.map(t, t.reserved).sum() + (has(self.reservedForGeneral) ? self.reservedForGeneral : 0) <= self.stock").message("spec.tiers: the units that are kept for tiers and general buyers must be at most spec.stock together"))]
 #[x_kube(validation = Rule::new("self.endsAt - self.startsAt <= duration('720h')").message("spec.endsAt: it must be at most 30 days after spec.startsAt"))]
 pub struct FlashSaleSpec {
     /// The class of the Seckill release that runs the sale; it works like an ingress class. It can't change.
@@ -84,6 +89,19 @@ pub struct FlashSaleSpec {
     /// preheated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
+
+    /// Tiers of buyers, at most 4. A token of the issuer has values in a claim, which the configuration of the issuer names. The
+    /// first tier that has one of the values is the buyer's. Buyers of no tier are general buyers. It needs access. It can
+    /// change until the sale is preheated, and a tier's limitPerBuyer at any time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub tiers: Vec<Tier>,
+
+    /// How many units are kept for general buyers until startsAt, from 0 to stock: tiers that open before can't buy them. It
+    /// needs tiers. It can change until the sale is preheated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000_000))]
+    pub reserved_for_general: Option<i64>,
 
     /// How many units one buyer can have over the whole sale, from 1 to 1000. Units of cancelled orders do not count, so the
     /// buyer can buy them again. It needs access. It may be less than maxPerOrder: then it also limits each order. Without
@@ -227,6 +245,47 @@ pub struct Access {
     /// request, and the subject of the token is the buyer.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub issuer: String,
+
+    /// Fields of a newer version of this resource.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
+}
+
+/// Some of the buyers, who may buy earlier, have another limit, or have units that are kept for them.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.reserved == 0 || self.opensBeforeSeconds > 0 || self.reservedForSeconds > 0").message("reserved: it needs reservedForSeconds or opensBeforeSeconds, because units are kept only until then"))]
+pub struct Tier {
+    /// The name of the tier in the status, in metrics and for buyers. Two tiers can't have the same.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// The values of the claim that make a buyer one of this tier, from 1 to 16.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64)))]
+    pub values: Vec<String>,
+
+    /// How many seconds before startsAt its buyers can buy, from 0 to 604,800 (7 days).
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 604_800))]
+    pub opens_before_seconds: i32,
+
+    /// How many units one buyer of this tier can have over the whole sale, from 1 to 1000. All units of the buyer count, also
+    /// those bought by another tier. The default is limitPerBuyer of the sale. It can change at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub limit_per_buyer: Option<i32>,
+
+    /// How many units are kept for buyers of this tier, until reservedForSeconds after startsAt. They can buy more if units
+    /// are left.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 10_000_000))]
+    pub reserved: i64,
+
+    /// How many seconds after startsAt the units are kept, from 0 to 604,800 (7 days).
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 604_800))]
+    pub reserved_for_seconds: i32,
 
     /// Fields of a newer version of this resource.
     #[serde(flatten)]

@@ -1,11 +1,14 @@
 //! The buyer of a request to a sale with `spec.access`: the pseudonym of the identity that the token proves.
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use http::HeaderMap;
-use seckill_protocol::{Buyer, BuyerKey};
+use seckill_ledger::Sale;
+use seckill_protocol::tiers::GENERAL;
+use seckill_protocol::{Buyer, BuyerKey, Tier};
 use seckill_service::LogInterval;
 
 use crate::identity::Issuers;
@@ -13,6 +16,22 @@ use crate::problem::Problem;
 
 /// Buyers may retry for hours.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A buyer whose token was verified.
+#[derive(Debug, Clone)]
+pub struct IdentifiedBuyer {
+    pub buyer: Buyer,
+    /// Of the issuer's claim for tiers.
+    tier_values: Arc<[Box<str>]>,
+}
+
+impl IdentifiedBuyer {
+    /// The tier of the buyer in a sale.
+    pub fn tier_in(&self, sale: &Sale) -> Tier {
+        let tiers = sale.tiers.as_ref();
+        tiers.map_or(GENERAL, |tiers| tiers.of(&self.tier_values))
+    }
+}
 
 /// What turns tokens into buyers.
 pub struct Buyers {
@@ -37,13 +56,16 @@ impl Buyers {
     }
 
     /// The buyer of a request to a sale of this issuer.
-    pub async fn identified(&self, issuer: &str, headers: &HeaderMap) -> Result<Buyer, Problem> {
+    pub async fn identified(&self, issuer: &str, headers: &HeaderMap) -> Result<IdentifiedBuyer, Problem> {
         let Some(key) = &self.key else {
             self.warn_without_key();
             return Err(Problem::NotReady);
         };
         let identity = self.issuers.verify(issuer, headers).await?;
-        Ok(Buyer::of_identity(key, &identity.issuer, &identity.subject))
+        Ok(IdentifiedBuyer {
+            buyer: Buyer::of_identity(key, &identity.issuer, &identity.subject),
+            tier_values: identity.tier_values,
+        })
     }
 
     fn warn_without_key(&self) {

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use seckill_ledger::{CataloguePage, Ledger, LedgerError, NotSpoken, Sale};
 use seckill_protocol::admission::behind;
 use seckill_protocol::index::{Millis, SaleState};
-use seckill_protocol::{Epoch, Offset, Quantity, SaleId};
+use seckill_protocol::{Epoch, Offset, Quantity, SaleId, Tier};
 use seckill_service::{FailureLog, Gate, Shutdown};
 use seckill_stock::Batcher;
 use tokio::sync::{Mutex, Notify, watch};
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::clock;
 use crate::limits::MAX_QUANTITY;
+use crate::remaining::RemainingUnits;
 
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 /// However many requests ask for a newer snapshot, the ledger is not read more often.
@@ -179,12 +180,12 @@ pub struct ActiveSale {
     pub remaining: Mutex<RemainingSample>,
 }
 
-/// The number of units left, as Redis had it at one instant.
+/// The units left, as Redis had them at one instant.
 #[derive(Default)]
 pub struct RemainingSample {
     pub taken_at: Option<Instant>,
-    /// None if it is unknown.
-    pub left: Option<u64>,
+    /// None if they are unknown.
+    pub units: Option<RemainingUnits>,
 }
 
 impl ActiveSale {
@@ -336,12 +337,12 @@ impl Catalogue {
         self.snapshot.borrow().by_id(id).cloned()
     }
 
-    /// The start of the sale, if it is so far in the future that clock skew does not matter.
+    /// The start of the sale for buyers of a tier, if it is so far in the future that clock skew does not matter.
     ///
     /// This answer needs no index: a start does not move once the stock is in Redis, so nobody can have bought before it.
     /// Near the start, and while the ledger can't be read, the clock of Redis decides.
-    pub fn future_start(&self, id: SaleId) -> Option<Millis> {
-        self.snapshot.borrow().future_start(id, clock::now())
+    pub fn future_start(&self, id: SaleId, tier: Tier) -> Option<Millis> {
+        self.snapshot.borrow().future_start(id, tier, clock::now())
     }
 
     /// All sales, sorted by name.
@@ -398,10 +399,11 @@ impl Snapshot {
         behind(ends, &self.positions).is_empty()
     }
 
-    fn future_start(&self, id: SaleId, now: Millis) -> Option<Millis> {
+    fn future_start(&self, id: SaleId, tier: Tier, now: Millis) -> Option<Millis> {
         let sale = &self.by_id(id)?.sale;
-        let is_future = self.is_recent() && sale.state != SaleState::Closed && sale.opens_at > now + MAX_CLOCK_SKEW;
-        is_future.then_some(sale.opens_at)
+        let opens_at = sale.opens_for(tier);
+        let is_future = self.is_recent() && sale.state != SaleState::Closed && opens_at > now + MAX_CLOCK_SKEW;
+        is_future.then_some(opens_at)
     }
 
     fn next(&self, sales: Vec<Sale>, positions: Vec<(u32, Offset)>, read_at: Instant, now: Millis) -> Snapshot {
@@ -456,6 +458,8 @@ mod tests {
             item: serde_json::json!({}),
             item_id: Some(1),
             issuer: None,
+            tiers: None,
+            tier_limits: Default::default(),
             price: "1.00".into(),
             currency: "CNY".into(),
             offered: 1,
@@ -550,16 +554,16 @@ mod tests {
             empty().next(vec![sale], Vec::new(), read_at, NOW)
         };
         let future_start =
-            |opens_at| snapshot(opens_at, SaleState::Open, Instant::now()).future_start(SaleId(1), 10_000);
+            |opens_at| snapshot(opens_at, SaleState::Open, Instant::now()).future_start(SaleId(1), 0, 10_000);
         assert_eq!(future_start(12_001), Some(12_001));
         assert_eq!(future_start(12_000), None);
         let closed = snapshot(99_000, SaleState::Closed, Instant::now());
-        assert_eq!(closed.future_start(SaleId(1), 10_000), None);
+        assert_eq!(closed.future_start(SaleId(1), 0, 10_000), None);
         let old = Instant::now()
             .checked_sub(2 * MAX_SNAPSHOT_AGE)
             .expect("the machine runs longer");
         let old = snapshot(99_000, SaleState::Open, old);
-        assert_eq!(old.future_start(SaleId(1), 10_000), None);
+        assert_eq!(old.future_start(SaleId(1), 0, 10_000), None);
     }
 
     #[test]

@@ -6,12 +6,13 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use seckill_protocol::{Buyer, Quantity};
+use seckill_protocol::Quantity;
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::Api;
+use crate::buyers::IdentifiedBuyer;
 use crate::catalogue::ListedSale;
 use crate::idempotency_key::Caller;
 use crate::limits::{BODY_TIMEOUT, MAX_BODY_BYTES, MAX_QUANTITY};
@@ -63,8 +64,9 @@ impl FromRequestParts<Arc<Api>> for CallerOfSale {
             None => Caller::from_headers(&parts.headers)?,
             Some(issuer) => {
                 // Boxed: otherwise the future of every anonymous purchase would need room for it.
-                let buyer = Box::pin(api.identify(issuer, &parts.headers)).await?;
-                Caller::identified(buyer, &parts.headers)?
+                let identified = Box::pin(api.identify(issuer, &parts.headers)).await?;
+                let tier = identified.tier_in(&listed.sale);
+                Caller::identified(identified.buyer, tier, &parts.headers)?
             }
         };
         Ok(CallerOfSale(listed, caller))
@@ -73,10 +75,10 @@ impl FromRequestParts<Arc<Api>> for CallerOfSale {
 
 impl Api {
     /// The buyer of a request, if that buyer may make another one.
-    pub(crate) async fn identify(&self, issuer: &str, headers: &HeaderMap) -> Result<Buyer, Problem> {
-        let buyer = self.buyers.identified(issuer, headers).await?;
-        self.rate_limits.charge_buyer(&buyer)?;
-        Ok(buyer)
+    pub(crate) async fn identify(&self, issuer: &str, headers: &HeaderMap) -> Result<IdentifiedBuyer, Problem> {
+        let identified = self.buyers.identified(issuer, headers).await?;
+        self.rate_limits.charge_buyer(&identified.buyer)?;
+        Ok(identified)
     }
 }
 

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use seckill_protocol::{Buyer, KeyHash};
+use seckill_protocol::tiers::GENERAL;
+use seckill_protocol::{Buyer, KeyHash, Tier};
 use uuid::Uuid;
 
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -31,6 +32,7 @@ const HOW_TO_CREATE_IDENTIFIED: &str = "create another key for each purchase, su
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     pub buyer: Buyer,
+    pub tier: Tier,
     pub key: KeyHash,
 }
 
@@ -55,11 +57,11 @@ impl Caller {
     }
 
     /// A purchase of a buyer who has an identity.
-    pub fn identified(buyer: Buyer, headers: &HeaderMap) -> Result<Self, KeyError> {
+    pub fn identified(buyer: Buyer, tier: Tier, headers: &HeaderMap) -> Result<Self, KeyError> {
         let key = canonical_key(only_key(headers)?).map_err(KeyError::InvalidIdentified)?;
         validate_text(&key, IDENTIFIED_KEY_LENGTH).map_err(KeyError::InvalidIdentified)?;
         let key = KeyHash::of_buyer(&buyer, &key);
-        Ok(Caller { buyer, key })
+        Ok(Caller { buyer, tier, key })
     }
 
     /// A new buyer, for a client that sends no key.
@@ -70,6 +72,7 @@ impl Caller {
     fn from_key(key: &str) -> Self {
         Caller {
             buyer: Buyer::anonymous(key),
+            tier: GENERAL,
             key: KeyHash::of(key),
         }
     }
@@ -200,7 +203,7 @@ mod tests {
 
     fn identified(buyer: &str, key: &str) -> Result<Caller, KeyError> {
         let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, HeaderValue::from_bytes(key.as_bytes()).unwrap())]);
-        Caller::identified(Buyer::new(buyer).unwrap(), &headers)
+        Caller::identified(Buyer::new(buyer).unwrap(), GENERAL, &headers)
     }
 
     #[test]

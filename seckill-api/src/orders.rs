@@ -63,7 +63,7 @@ impl Api {
         Box::pin(async move {
             match reader {
                 Reader::Anonymous => Err(Problem::OrderUnknown),
-                Reader::Sender(headers) => self.identify(issuer, headers).await,
+                Reader::Sender(headers) => Ok(self.identify(issuer, headers).await?.buyer),
             }
         })
     }

@@ -71,8 +71,8 @@ pub enum Problem {
     BodyTimeout,
     #[error("The sale starts at {}. Send the purchase again then, with the same key.", clock::rfc3339(*.starts_at))]
     NotStarted { starts_at: Millis },
-    #[error("{}", SoldOutDetail(*.left))]
-    SoldOut { left: u64 },
+    #[error("{}", SoldOutDetail { left: *.left, reserved_until: *.reserved_until })]
+    SoldOut { left: u64, reserved_until: Option<Millis> },
     #[error("You hold as many units as one buyer may buy.")]
     LimitReached { held: Option<OrderNo> },
     #[error("You have made as many orders in this sale as one buyer may.")]
@@ -115,13 +115,22 @@ pub enum Problem {
     OutcomeUnknown,
 }
 
-struct SoldOutDetail(u64);
+struct SoldOutDetail {
+    left: u64,
+    reserved_until: Option<Millis>,
+}
 
 impl Display for SoldOutDetail {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0 => f.write_str("All units are sold."),
-            left => write!(
+        match (self.left, self.reserved_until) {
+            (0, None) => f.write_str("All units are sold."),
+            (left, Some(until)) => write!(
+                f,
+                "Only {left} units are left for you; more are kept for other buyers until {}. Send the purchase again then, \
+                 with the same key.",
+                clock::rfc3339(until)
+            ),
+            (left, None) => write!(
                 f,
                 "Only {left} units are left, fewer than you asked for. Ask for fewer, with a new key."
             ),
@@ -159,7 +168,11 @@ impl Problem {
     /// The value of Retry-After, in seconds.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Problem::NotStarted { starts_at } => Some(starts_at.saturating_sub(clock::now()).div_ceil(1000).max(1)),
+            Problem::NotStarted { starts_at } => Some(seconds_until(*starts_at)),
+            Problem::SoldOut {
+                reserved_until: Some(at),
+                ..
+            } => Some(seconds_until(*at)),
             Problem::Suspended | Problem::NumberUnreadable | Problem::IssuerUnavailable => Some(5),
             Problem::RateLimited(exceeded) => Some(exceeded.retry_after_seconds),
             Problem::OrderHeld => Some(60),
@@ -167,6 +180,11 @@ impl Problem {
             _ => None,
         }
     }
+}
+
+/// At least one.
+fn seconds_until(at: Millis) -> u64 {
+    at.saturating_sub(clock::now()).div_ceil(1000).max(1)
 }
 
 /// What all problems of a kind have in common.
@@ -312,10 +330,14 @@ pub struct ProblemDetails<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     starts_at: Option<String>,
-    /// Of `sold_out`: fewer units than requested are left, perhaps none.
+    /// Of `sold_out`: fewer units than requested are left for this buyer, perhaps none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     remaining: Option<u64>,
+    /// Of `sold_out`: units are kept for other buyers until then, so this answer is not final.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    reserved_until: Option<String>,
     /// Of `limit_reached`: one of the buyer's orders.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -354,7 +376,14 @@ impl<'a> ProblemDetails<'a> {
                 _ => None,
             },
             remaining: match problem {
-                Problem::SoldOut { left } => Some(*left),
+                Problem::SoldOut { left, .. } => Some(*left),
+                _ => None,
+            },
+            reserved_until: match problem {
+                Problem::SoldOut {
+                    reserved_until: Some(at),
+                    ..
+                } => Some(clock::rfc3339(*at)),
                 _ => None,
             },
             order_no: match problem {
@@ -409,6 +438,13 @@ mod tests {
     use serde_json::{Value, json};
     use strum::VariantArray as _;
 
+    fn sold_out(left: u64) -> Problem {
+        Problem::SoldOut {
+            left,
+            reserved_until: None,
+        }
+    }
+
     async fn body(problem: Problem) -> (Response, Value) {
         let (parts, body) = problem.into_response().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
@@ -440,7 +476,7 @@ mod tests {
             assert_eq!(response.status(), 503);
             assert!(response.headers().contains_key(header::RETRY_AFTER), "{body}");
         }
-        for problem in [Problem::SoldOut { left: 0 }, Problem::Ended, Problem::KeyReused] {
+        for problem in [sold_out(0), Problem::Ended, Problem::KeyReused] {
             let (response, _) = body(problem).await;
             assert!(!response.headers().contains_key(header::RETRY_AFTER));
         }
@@ -462,8 +498,26 @@ mod tests {
 
     #[tokio::test]
     async fn sold_out_reports_the_units_left() {
-        let (_, body) = body(Problem::SoldOut { left: 2 }).await;
+        let (_, body) = body(sold_out(2)).await;
         assert_eq!(body["remaining"], 2);
-        assert!(body["detail"].as_str().unwrap().contains("Only 2 units are left"));
+        assert!(
+            body["detail"]
+                .as_str()
+                .unwrap()
+                .contains("Only 2 units are left, fewer")
+        );
+        assert!(body.get("reserved_until").is_none());
+    }
+
+    #[tokio::test]
+    async fn units_that_are_kept_for_others_are_not_sold() {
+        let problem = Problem::SoldOut {
+            left: 0,
+            reserved_until: Some(Millis::MAX),
+        };
+        let (response, body) = body(problem).await;
+        assert!(response.headers().contains_key(header::RETRY_AFTER));
+        assert!(body["reserved_until"].is_string());
+        assert!(body["detail"].as_str().unwrap().contains("with the same key"));
     }
 }

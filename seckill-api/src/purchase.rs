@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use seckill_ledger::{Sale, StoredOrder};
 use seckill_order_log::ReadBack;
 use seckill_protocol::index::{Decision, Holding, Millis, Request};
+use seckill_protocol::tiers::GENERAL;
 use seckill_protocol::{
     Batch, Buyer, Epoch, KeyHash, Order, OrderId, OrderNo, Quantity, Record, RecordVerdict, SaleId, Seq, Tier,
 };
@@ -30,13 +31,13 @@ const READ_BACK_TIMEOUT: Duration = Duration::from_secs(2);
 const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
 /// A refusal counts only if the tail was at the end of the log within this time.
 const MAX_TAIL_AGE: Duration = Duration::from_millis(100);
-/// There are no classes of buyers yet.
-const TIER: Tier = 0;
 
 #[derive(Debug, Clone)]
 pub struct Purchase {
     pub sale: SaleId,
     pub buyer: Buyer,
+    /// By the token of this request. It decides nothing if the key has an order already.
+    pub tier: Tier,
     pub key: KeyHash,
     /// 0 queries the result of an earlier purchase.
     pub quantity: Quantity,
@@ -47,7 +48,7 @@ impl Purchase {
         Request {
             buyer: self.buyer.clone(),
             quantity: self.quantity,
-            tier: TIER,
+            tier: self.tier,
             key: self.key,
         }
     }
@@ -103,7 +104,7 @@ enum Undecided {
 impl Api {
     /// Buys. A retry of the same purchase gets the same order, whatever happened in between.
     pub async fn purchase(&self, purchase: &Purchase) -> PurchaseResult {
-        if let Some(starts_at) = self.catalogue.future_start(purchase.sale) {
+        if let Some(starts_at) = self.catalogue.future_start(purchase.sale, purchase.tier) {
             return Err(self.refuse_before_start(purchase, starts_at));
         }
         let began = Instant::now();
@@ -133,6 +134,7 @@ impl Api {
         let query = Purchase {
             sale,
             buyer,
+            tier: GENERAL,
             key,
             quantity: 0,
         };
@@ -271,7 +273,8 @@ impl Api {
                 orders: vec![Order {
                     buyer: purchase.buyer.clone(),
                     quantity: held.quantity,
-                    tier: TIER,
+                    // Of the holding, not of the token: the record must be the same.
+                    tier: held.tier,
                     key: held.key,
                 }],
             };
@@ -325,7 +328,10 @@ impl Api {
             return Err(Problem::NotReady);
         }
         Err(match *refusal {
-            Decision::SoldOut { left } => Problem::SoldOut { left },
+            Decision::SoldOut { left, release } => Problem::SoldOut {
+                left,
+                reserved_until: release,
+            },
             Decision::NotStarted { opens } => Problem::NotStarted { starts_at: opens },
             Decision::Ended => Problem::Ended,
             Decision::Suspended => Problem::Suspended,
@@ -381,10 +387,9 @@ impl Api {
         if listed.active.as_ref().is_none_or(|active| active.epoch().is_some()) {
             return Problem::NotReady;
         }
-        if clock::now() < sale.opens_at && !purchase.is_query() {
-            return Problem::NotStarted {
-                starts_at: sale.opens_at,
-            };
+        let starts_at = sale.opens_for(purchase.tier);
+        if clock::now() < starts_at && !purchase.is_query() {
+            return Problem::NotStarted { starts_at };
         }
         // The ledger may have lost its tail, and the epoch with it. Only a log without a barrier proves that nothing was
         // ever sold.

@@ -51,8 +51,8 @@ pub(crate) async fn insert_row(
     }
     sqlx::query(
         "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, format, version, state, opens_at, closes_at, \
-         limit_per_buyer, item, item_id, issuer, price, currency, offered, identity_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?)",
+         limit_per_buyer, item, item_id, issuer, tiers, price, currency, offered, identity_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(identity.sale.0)
     .bind(&identity.class)
@@ -68,6 +68,7 @@ pub(crate) async fn insert_row(
     .bind(identity.item.to_string())
     .bind(identity.item_id)
     .bind(&identity.issuer)
+    .bind(rows::tiers_to_json(identity.tiers.as_ref()))
     .bind(&identity.price)
     .bind(&identity.currency)
     .bind(identity.offered)
@@ -83,6 +84,7 @@ struct Fixed {
     item: String,
     item_id: Option<i64>,
     issuer: Option<String>,
+    tiers: Option<String>,
     format: u16,
     price: String,
     currency: String,
@@ -90,7 +92,7 @@ struct Fixed {
 }
 
 /// Notes the first IDENTITY of a sale in its row. The log decides: a row that was changed after the record was appended,
-/// or that is older because MySQL lost its tail, gets the item, the issuer, the price and the start of the record. With the
+/// or that is older because MySQL lost its tail, gets the item, the issuer, the tiers, the price and the start of the record. With the
 /// newer row, MySQL may have lost that the ledger requires its format.
 pub(crate) async fn fix_row(
     connection: &mut MySqlConnection,
@@ -98,7 +100,7 @@ pub(crate) async fn fix_row(
     identity: &Identity,
 ) -> Result<(), LedgerError> {
     let row: Fixed = sqlx::query_as(
-        "SELECT CAST(item AS CHAR) AS item, item_id, issuer, format, CAST(price AS CHAR) AS price, currency, opens_at FROM sales \
+        "SELECT CAST(item AS CHAR) AS item, item_id, issuer, CAST(tiers AS CHAR) AS tiers, format, CAST(price AS CHAR) AS price, currency, opens_at FROM sales \
          WHERE id = ? FOR UPDATE",
     )
     .bind(identity.sale.0)
@@ -113,13 +115,14 @@ pub(crate) async fn fix_row(
         format::raise_to(connection, identity.format).await?;
     }
     sqlx::query(
-        "UPDATE sales SET identity_at = ?, item = ?, item_id = ?, issuer = ?, format = GREATEST(format, ?), price = ?, \
+        "UPDATE sales SET identity_at = ?, item = ?, item_id = ?, issuer = ?, tiers = ?, format = GREATEST(format, ?), price = ?, \
          currency = ?, opens_at = ?, version = version + 1 WHERE id = ?",
     )
     .bind(offset)
     .bind(identity.item.to_string())
     .bind(identity.item_id)
     .bind(&identity.issuer)
+    .bind(rows::tiers_to_json(identity.tiers.as_ref()))
     .bind(identity.format.0)
     .bind(&identity.price)
     .bind(&identity.currency)
@@ -136,6 +139,7 @@ impl Fixed {
         item.as_ref() == Some(&identity.item)
             && self.item_id == identity.item_id
             && self.issuer == identity.issuer
+            && rows::tiers(self.tiers.clone()).is_ok_and(|tiers| tiers == identity.tiers)
             && rows::price(&self.price) == rows::price(&identity.price)
             && self.currency == identity.currency
             && self.opens_at == identity.starts_at

@@ -1,5 +1,6 @@
 //! Converts columns to the types of the protocol.
-use seckill_protocol::{Buyer, OrderStatus};
+use seckill_protocol::sale::TierLimits;
+use seckill_protocol::{Buyer, OrderStatus, Tiers};
 
 use crate::error::LedgerError;
 
@@ -27,6 +28,32 @@ pub(crate) fn status(value: String) -> Result<OrderStatus, LedgerError> {
     })
 }
 
+/// The column `sales.tiers`.
+pub(crate) fn tiers(json: Option<String>) -> Result<Option<Tiers>, LedgerError> {
+    json.map(|json| serde_json::from_str(&json).map_err(|_| content("sales.tiers", json)))
+        .transpose()
+}
+
+pub(crate) fn tiers_to_json(tiers: Option<&Tiers>) -> Option<String> {
+    tiers.and_then(|tiers| serde_json::to_string(tiers).ok()) // it has no maps, so it always becomes JSON
+}
+
+/// The column `sales.tier_limits`. A sale without tiers has none.
+pub(crate) fn tier_limits(json: Option<String>) -> Result<TierLimits, LedgerError> {
+    json.map_or(Ok(TierLimits::default()), |json| {
+        serde_json::from_str(&json).map_err(|_| content("sales.tier_limits", json))
+    })
+}
+
+pub(crate) fn tier_limits_to_json(limits: &TierLimits) -> Option<String> {
+    let has_any = limits.iter().any(|limit| *limit > 0);
+    has_any.then(|| format!("{limits:?}"))
+}
+
+fn content(column: &'static str, value: String) -> LedgerError {
+    LedgerError::Content { column, value }
+}
+
 /// A price without trailing zeros, but with two digits after the point or more: one text for each number.
 pub(crate) fn price(value: &str) -> String {
     let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
@@ -45,7 +72,7 @@ pub(crate) fn stated_price(value: &str, item: &serde_json::Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{padded, price, stated_price};
+    use super::{padded, price, stated_price, tier_limits, tier_limits_to_json};
 
     #[test]
     fn an_in_list_is_padded_with_its_last_value() {
@@ -53,6 +80,17 @@ mod tests {
         let list: Vec<_> = padded(&[7, 8]).copied().collect();
         assert_eq!((list.len(), &list[..3]), (16, [7, 8, 8].as_slice()));
         assert_eq!(padded(&[0; 256]).count(), 256);
+    }
+
+    #[test]
+    fn limits_of_tiers_round_trip_through_a_column() {
+        for limits in [[0; 4], [2, 0, 1, 0]] {
+            assert_eq!(tier_limits(tier_limits_to_json(&limits)).expect("valid"), limits);
+        }
+        assert_eq!(tier_limits_to_json(&[0; 4]), None);
+        for bad in ["[1]", "{}", "[1,2,3,-4]"] {
+            assert!(tier_limits(Some(bad.to_owned())).is_err(), "{bad}");
+        }
     }
 
     #[test]

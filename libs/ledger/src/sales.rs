@@ -40,7 +40,8 @@ macro_rules! select_sales {
     ($from:literal, $rest:literal) => {
         concat!(
             "SELECT id, class, namespace, name, cluster, uid, part, format, version, state, opens_at, closes_at, limit_per_buyer, \
-             max_per_order, orders_ever_max, CAST(item AS CHAR) AS item, item_id, issuer, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
+             max_per_order, orders_ever_max, CAST(item AS CHAR) AS item, item_id, issuer, \
+             CAST(tiers AS CHAR) AS tiers, CAST(tier_limits AS CHAR) AS tier_limits, CAST(price AS CHAR) AS price, currency, offered, live_epoch, total, \
              sold, taken, returned, orders_ever, cur, closed_at, identity_at, missing_since, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS created_at_ms, \
              TIMESTAMPDIFF(MICROSECOND, '1970-01-01', updated_at) DIV 1000 AS updated_at_ms, \
@@ -89,6 +90,8 @@ fn sale_of(row: &MySqlRow, spoken: Format) -> Result<Sale, LedgerError> {
         orders_ever_max: row.try_get("orders_ever_max")?,
         item_id: row.try_get("item_id")?,
         issuer: row.try_get("issuer")?,
+        tiers: rows::tiers(row.try_get("tiers")?)?,
+        tier_limits: rows::tier_limits(row.try_get("tier_limits")?)?,
         price: rows::stated_price(row.try_get("price")?, &item),
         item,
         currency: row.try_get("currency")?,
@@ -185,7 +188,7 @@ impl Ledger {
     ) -> Result<bool, LedgerError> {
         self.updates_one_row(
             sqlx::query(
-                "UPDATE sales SET state = ?, opens_at = ?, closes_at = ?, limit_per_buyer = ?, max_per_order = ?, \
+                "UPDATE sales SET state = ?, opens_at = ?, closes_at = ?, limit_per_buyer = ?, tier_limits = ?, max_per_order = ?, \
                  orders_ever_max = ?, version = version + 1 WHERE id = ? AND version = ? AND (state <> 'closed' OR ? = 'closed') \
                  AND (identity_at IS NULL OR opens_at = ?)",
             )
@@ -193,6 +196,7 @@ impl Ledger {
             .bind(terms.opens_at)
             .bind(terms.closes_at)
             .bind(terms.limit_per_buyer)
+            .bind(rows::tier_limits_to_json(&terms.tier_limits))
             .bind(terms.max_per_order)
             .bind(terms.orders_ever_max)
             .bind(id.0)
@@ -249,12 +253,13 @@ impl Ledger {
             connection.execute("START TRANSACTION").await?;
             let raise = raise_for(connection, format, self.spoken).await?;
             let query = sqlx::query(
-                "UPDATE sales SET item = ?, item_id = ?, issuer = ?, price = ?, currency = ?, offered = ?, \
+                "UPDATE sales SET item = ?, item_id = ?, issuer = ?, tiers = ?, price = ?, currency = ?, offered = ?, \
                  format = GREATEST(format, ?), version = version + 1 WHERE id = ? AND version = ? AND identity_at IS NULL",
             )
             .bind(offer.item.to_string())
             .bind(offer.item_id)
             .bind(&offer.issuer)
+            .bind(rows::tiers_to_json(offer.tiers.as_ref()))
             .bind(&offer.price)
             .bind(&offer.currency)
             .bind(offer.offered)
@@ -539,8 +544,8 @@ async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> 
     let NewSale { terms, offer, .. } = new;
     sqlx::query(
         "INSERT INTO sales (id, class, namespace, name, cluster, uid, part, format, version, state, opens_at, closes_at, \
-         limit_per_buyer, max_per_order, orders_ever_max, item, item_id, issuer, price, currency, offered) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         limit_per_buyer, tier_limits, max_per_order, orders_ever_max, item, item_id, issuer, tiers, price, currency, offered) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id.0)
     .bind(&new.class)
@@ -554,11 +559,13 @@ async fn insert(connection: &mut MySqlConnection, id: SaleId, new: &NewSale) -> 
     .bind(terms.opens_at)
     .bind(terms.closes_at)
     .bind(terms.limit_per_buyer)
+    .bind(rows::tier_limits_to_json(&terms.tier_limits))
     .bind(terms.max_per_order)
     .bind(terms.orders_ever_max)
     .bind(offer.item.to_string())
     .bind(offer.item_id)
     .bind(&offer.issuer)
+    .bind(rows::tiers_to_json(offer.tiers.as_ref()))
     .bind(&offer.price)
     .bind(&offer.currency)
     .bind(offer.offered)

@@ -66,7 +66,7 @@ impl SaleSnapshot {
         let sale = self.sale;
         // This key has the order and all columns. With another one the server would sort the orders in a temporary file.
         let query = sqlx::query(
-            "SELECT epoch, seq, buyer, quantity, key_hash, status FROM orders FORCE INDEX (buyer) WHERE sale = ? \
+            "SELECT epoch, seq, buyer, quantity, tier, key_hash, status FROM orders FORCE INDEX (buyer) WHERE sale = ? \
              ORDER BY buyer, epoch, seq",
         );
         let rows = query.bind(sale.0).fetch(&mut *self.connection);
@@ -122,8 +122,9 @@ fn order(sale: SaleId, row: &MySqlRow) -> Result<(OrderId, FoldedOrder), LedgerE
     let order = FoldedOrder {
         buyer: rows::buyer(row.try_get(2)?)?,
         quantity: row.try_get(3)?,
-        key: KeyHash(row.try_get(4)?),
-        status: rows::status(row.try_get(5)?)?,
+        tier: row.try_get(4)?,
+        key: KeyHash(row.try_get(5)?),
+        status: rows::status(row.try_get(6)?)?,
     };
     Ok((id, order))
 }
@@ -148,6 +149,7 @@ async fn quarantined(
             let folded = FoldedOrder {
                 buyer: order.buyer.clone(),
                 quantity: order.quantity,
+                tier: order.tier,
                 key: order.key,
                 status: OrderStatus::Placed,
             };

@@ -126,7 +126,7 @@ fn shortage(workload: &Result<Workload, String>, needed: i32) -> Option<Shortage
 /// Adds up the demands in the order of the starts: at the ceiling the sales that start first have their pods. More workers
 /// than the log has partitions would have nothing to do.
 pub fn needs(mut sales: Vec<(SaleKey, PodSchedule)>, partitions: i32) -> HashMap<SaleKey, Needs> {
-    sales.sort_by_cached_key(|(key, schedule)| (schedule.starts_at, key.clone()));
+    sales.sort_by_cached_key(|(key, schedule)| (schedule.opens_at, key.clone()));
     let mut sum = Needs::default();
     let added = sales.into_iter().map(|(key, schedule)| {
         let demand = schedule.demand;

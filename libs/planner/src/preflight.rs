@@ -146,7 +146,7 @@ pub fn check(
     if let Ok(redis) = &servers.redis {
         check_redis(&mut preflight, redis);
         // Orders use up this memory step by step, so it is checked only before the start.
-        if let (Ok(orders), true) = (&servers.orders_to_come, now < desired.starts_at) {
+        if let (Ok(orders), true) = (&servers.orders_to_come, now < desired.first_opens_at()) {
             check_memory(&mut preflight, redis, *orders);
         }
     }
@@ -209,7 +209,7 @@ fn check_pods(preflight: &mut Preflight, workloads: &Workloads, desired: &Desire
             .unwrap_or("`kubectl describe pod` shows why");
         let missing = format!("no pod of {} is ready: {why}", workload.name);
         // They start during the lead time.
-        match now < desired.starts_at {
+        match now < desired.first_opens_at() {
             true => preflight.unknown.push(missing),
             false => preflight.problems.push(missing),
         }

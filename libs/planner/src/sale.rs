@@ -2,8 +2,8 @@
 use std::fmt;
 
 use seckill_protocol::index::{Millis, SaleState};
-use seckill_protocol::sale::{NewSale, Offer, SaleTerms};
-use seckill_protocol::{Format, Quantity, SaleId};
+use seckill_protocol::sale::{NewSale, Offer, Sale, SaleTerms, TierLimits, first_opens_at};
+use seckill_protocol::{Format, Quantity, SaleId, Tiers};
 
 /// Namespace and name of a FlashSale.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +52,8 @@ pub struct DesiredSale {
     pub offer: Offer,
     /// Units of one buyer; 0 = no limit.
     pub limit_per_buyer: Quantity,
+    /// The same for each tier of the offer.
+    pub tier_limits: TierLimits,
     /// Units in one order.
     pub max_per_order: Quantity,
     /// Orders of the sale, whatever becomes of them; `None`: a multiple of the stock.
@@ -77,7 +79,8 @@ pub struct Demand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodSchedule {
     pub preheat_at: Millis,
-    pub starts_at: Millis,
+    /// When the first buyers can buy.
+    pub opens_at: Millis,
     pub ends_at: Millis,
     pub cool_down_until: Millis,
     pub demand: Demand,
@@ -85,13 +88,13 @@ pub struct PodSchedule {
 
 impl PodSchedule {
     pub fn new(
-        [starts_at, ends_at]: [Millis; 2],
+        [opens_at, ends_at]: [Millis; 2],
         [lead_time_seconds, cool_down_seconds]: [u32; 2],
         demand: Demand,
     ) -> Self {
         PodSchedule {
-            preheat_at: starts_at.saturating_sub(1000 * u64::from(lead_time_seconds)),
-            starts_at,
+            preheat_at: opens_at.saturating_sub(1000 * u64::from(lead_time_seconds)),
+            opens_at,
             ends_at,
             cool_down_until: ends_at.saturating_add(1000 * u64::from(cool_down_seconds)),
             demand,
@@ -106,7 +109,7 @@ impl DesiredSale {
 
     pub fn pod_schedule(&self) -> PodSchedule {
         PodSchedule::new(
-            [self.starts_at, self.ends_at],
+            [self.first_opens_at(), self.ends_at],
             [self.lead_time_seconds, self.cool_down_seconds],
             self.demand,
         )
@@ -123,7 +126,26 @@ impl DesiredSale {
             limit_per_buyer: self.limit_per_buyer,
             max_per_order: self.max_per_order,
             orders_ever_max: self.orders_ever_max_of(self.offer.offered),
+            tier_limits: self.tier_limits,
         }
+    }
+
+    /// When the first buyers can buy.
+    pub fn first_opens_at(&self) -> Millis {
+        first_opens_at(self.offer.tiers.as_ref(), self.starts_at)
+    }
+
+    /// The limits of the tiers that a sale has. The log fixed them, so they may be others than those of the FlashSale, or in
+    /// another order. A tier that the FlashSale does not have keeps its limit.
+    pub fn tier_limits_of(&self, sale: &Sale) -> TierLimits {
+        let rules = |tiers: &Option<Tiers>| tiers.as_ref().map_or_else(Vec::new, |tiers| tiers.tiers.clone());
+        let (own, mut limits) = (rules(&self.offer.tiers), sale.tier_limits);
+        for (limit, rule) in limits.iter_mut().zip(rules(&sale.tiers)) {
+            if let Some(at) = own.iter().position(|of| of.name == rule.name) {
+                *limit = self.tier_limits.get(at).copied().unwrap_or_default();
+            }
+        }
+        limits
     }
 
     /// The bound on the orders of a sale that offers so many units.
@@ -182,11 +204,13 @@ pub mod tests {
                 item: serde_json::json!({"sku": "s"}),
                 item_id: None,
                 issuer: None,
+                tiers: None,
                 price: "1.00".into(),
                 currency: "EUR".into(),
                 offered: 10,
             },
             limit_per_buyer: 0,
+            tier_limits: TierLimits::default(),
             max_per_order: 2,
             orders_ever_max: None,
             starts_at: START,

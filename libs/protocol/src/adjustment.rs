@@ -134,7 +134,11 @@ fn apply_one(index: &mut Index, adjustment: &StockAdjustment) -> AdjustmentOutco
                 Some(holding) if holding.cancelled => AdjustmentOutcome::Already,
                 Some(holding) => {
                     holding.cancelled = true;
-                    index.left += u64::from(holding.quantity);
+                    let (tier, units) = (usize::from(holding.tier), u64::from(holding.quantity));
+                    index.left += units;
+                    if let Some(taken) = index.taken.get_mut(tier) {
+                        *taken = taken.saturating_sub(units);
+                    }
                     AdjustmentOutcome::Done
                 }
             }
@@ -175,12 +179,14 @@ mod tests {
                 closes: 200,
                 limit: 2,
                 bounds: OrderBounds::default(),
+                tiers: Vec::new(),
             },
             total: 10,
             left: 10,
             seq: 0,
             ever: Some(0),
             adjusted: Some(5),
+            taken: Vec::new(),
             holdings: Default::default(),
         };
         assert_eq!(buy(&mut index, 1), Decision::Reserved { seq: 1 });
@@ -233,6 +239,15 @@ mod tests {
         assert!(matches!(buy(&mut index, 1), Decision::AlreadyReserved(h) if h.cancelled));
         // The limit counts live orders.
         assert_eq!(buy(&mut index, 2), Decision::Reserved { seq: 2 });
+    }
+
+    #[test]
+    fn a_cancelled_order_refills_the_reserve_of_its_tier() {
+        let mut index = index();
+        index.taken = vec![2, 3];
+        assert_eq!(apply(&mut index, 5, &returned()), AdjustmentOutcome::Done);
+        assert_eq!(apply(&mut index, 5, &returned()), AdjustmentOutcome::Already);
+        assert_eq!(index.taken, [0, 3]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use crate::acceptance::{Acceptance, RecordVerdict, SaleCut};
-use crate::ids::{Buyer, KeyHash, Offset, OrderId, Quantity, SaleId};
+use crate::ids::{Buyer, KeyHash, Offset, OrderId, Quantity, SaleId, Tier};
 use crate::index::{Holding, Holdings};
 use crate::record::Record;
 use crate::status::OrderStatus;
@@ -12,6 +12,7 @@ use crate::status::OrderStatus;
 pub struct FoldedOrder {
     pub buyer: Buyer,
     pub quantity: Quantity,
+    pub tier: Tier,
     pub key: KeyHash,
     pub status: OrderStatus,
 }
@@ -23,6 +24,7 @@ impl FoldedOrder {
             epoch: id.epoch,
             seq: id.seq,
             quantity: self.quantity,
+            tier: self.tier,
             key: self.key,
             cancelled: !self.status.is_live(),
         }
@@ -72,6 +74,7 @@ impl Fold {
                     self.orders.entry(id).or_insert_with(|| FoldedOrder {
                         buyer: order.buyer.clone(),
                         quantity: order.quantity,
+                        tier: order.tier,
                         key: order.key,
                         status: OrderStatus::Placed,
                     });

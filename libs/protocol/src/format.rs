@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 1 | the records IDENTITY, BARRIER, BATCH, TOTAL, CANCEL, PAID and CLOSE; sales with and without an IDENTITY; one price and one tier for each sale; orders that need no payment |
 //! | 2 | sales whose buyers have an identity: the issuer in IDENTITY and in the row |
+//! | 3 | sales with tiers: in IDENTITY and in the row; the tier of an order in BATCH and in holdings |
 //!
 //! A program of format 3 also knows formats 1 and 2. Each program tells in its heartbeat which format it speaks. The ledger
 //! has a row with the format that it requires, and a program that does not speak it does not act ([`check`]). The operator
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub struct Format(pub u16);
 
 /// The format that this code speaks.
-pub const FORMAT: Format = Format(2);
+pub const FORMAT: Format = Format(3);
 
 impl Format {
     pub const FIRST: Format = Format(1);

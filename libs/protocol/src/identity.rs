@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::format::Format;
 use crate::ids::SaleId;
+use crate::tiers::Tiers;
 
 /// Everything of a sale's row that no FlashSale and no other record can bring back. State, end and limits are not part
 /// of it: the operator writes them again from the FlashSale. The partition is the one in which the record is read.
@@ -34,6 +35,9 @@ pub struct Identity {
     /// format have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
+    /// The tiers of buyers. Only records of the third format have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiers: Option<Tiers>,
     /// Price of one unit: at most 14 digits, and up to four after the point.
     pub price: String,
     /// Three ASCII letters or digits.
@@ -86,6 +90,11 @@ impl Identity {
                 "1 to 63 ASCII characters",
             ),
             (
+                "tiers",
+                self.tiers.as_ref().is_none_or(Tiers::is_valid),
+                "1 to 4 tiers, each with a name of its own and 1 to 16 values",
+            ),
+            (
                 "price",
                 is_price(&self.price),
                 "a decimal number with at most 14 and 4 digits",
@@ -134,6 +143,7 @@ pub(crate) mod tests {
             item: serde_json::json!({"sku": "p1"}),
             item_id: Some(7),
             issuer: None,
+            tiers: None,
             price: "9.90".into(),
             currency: "EUR".into(),
             offered: 100,
@@ -158,6 +168,11 @@ pub(crate) mod tests {
         for issuer in ["", &"i".repeat(64)] {
             assert_eq!(invalid(&|i| i.issuer = Some(issuer.into())), "issuer");
         }
+        let no_tier = Tiers {
+            tiers: Vec::new(),
+            reserved_for_general: 0,
+        };
+        assert_eq!(invalid(&|i| i.tiers = Some(no_tier.clone())), "tiers");
         assert_eq!(invalid(&|i| i.uid = "u".repeat(37)), "uid");
         assert_eq!(invalid(&|i| i.item = serde_json::json!("p1")), "item");
         // 64 KiB with the name of the field and the punctuation.

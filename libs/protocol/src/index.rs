@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::{Buyer, Epoch, KeyHash, Offset, Quantity, SaleId, Seq, Tier};
 use crate::record::{Batch, Order};
+use crate::tiers::{TierTerms, available};
 
 /// Unix time in milliseconds, by the clock of the server that holds the index.
 pub type Millis = u64;
@@ -47,6 +48,16 @@ pub struct Terms {
     /// Maximum number of units of a buyer; 0 = no limit.
     pub limit: Quantity,
     pub bounds: OrderBounds,
+    /// The terms of each tier by its number; empty: the sale has no tiers. General buyers are the first one.
+    pub tiers: Vec<TierTerms>,
+}
+
+impl Terms {
+    /// When buyers of a tier can buy, and how many units each. A number that no tier has is that of general buyers.
+    fn window_and_limit(&self, tier: Tier) -> (Millis, Quantity) {
+        let terms = self.tiers.get(usize::from(tier)).or(self.tiers.first());
+        terms.map_or((self.opens, self.limit), |tier| (tier.opens, tier.limit))
+    }
 }
 
 /// Bounds on the orders of a sale; 0 = no bound. The index holds them, so that all callers have the same ones. Without
@@ -81,6 +92,8 @@ pub struct Holding {
     pub epoch: Epoch,
     pub seq: Seq,
     pub quantity: Quantity,
+    /// The tier by which it was bought. A later token of the buyer may have another one.
+    pub tier: Tier,
     pub key: KeyHash,
     pub cancelled: bool,
 }
@@ -112,6 +125,8 @@ pub struct Index {
     /// The index contains every stock adjustment of the log up to this offset, if its epoch is the current one. `None`:
     /// an index of an earlier version.
     pub adjusted: Option<Offset>,
+    /// Live units of each tier; empty: the sale has no tiers.
+    pub taken: Vec<u64>,
     pub holdings: Holdings,
 }
 
@@ -128,6 +143,8 @@ pub struct IndexState {
     pub ever: Option<u64>,
     /// As in [`Index`].
     pub adjusted: Option<Offset>,
+    /// As in [`Index`].
+    pub taken: Vec<u64>,
     /// Buyers with holdings.
     pub holders: u64,
     /// Batches in the outbox.
@@ -187,9 +204,11 @@ pub enum Decision {
     TooManyOrders,
     /// The sale has made as many orders as it may. It is not sold out: the bound may be raised.
     OrdersExhausted,
-    /// Fewer units are left than requested.
+    /// Fewer units are left for this buyer than requested.
     SoldOut {
         left: u64,
+        /// More are kept for others until then.
+        release: Option<Millis>,
     },
 }
 
@@ -286,8 +305,9 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Decision {
     if terms.state == SaleState::Closed || now >= terms.closes {
         return Decision::Ended;
     }
-    if now < terms.opens {
-        return Decision::NotStarted { opens: terms.opens };
+    let (opens, limit) = terms.window_and_limit(request.tier);
+    if now < opens {
+        return Decision::NotStarted { opens };
     }
     if terms.state == SaleState::Suspended {
         return Decision::Suspended;
@@ -298,9 +318,9 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Decision {
     {
         return Decision::TooManyOrders;
     }
-    if terms.limit > 0 {
+    if limit > 0 {
         let units: u64 = live().map(|h| u64::from(h.quantity)).sum();
-        if units + u64::from(request.quantity) > u64::from(terms.limit) {
+        if units + u64::from(request.quantity) > u64::from(limit) {
             return Decision::LimitReached {
                 held: live().next().copied(),
             };
@@ -310,16 +330,21 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Decision {
     if index.ever.is_some_and(|ever| exceeds(ever + 1, bounds.orders_ever_max)) {
         return Decision::OrdersExhausted;
     }
-    if index.left < u64::from(request.quantity) {
-        return Decision::SoldOut { left: index.left };
+    let (left, release) = available(index.left, &terms.tiers, &index.taken, request.tier, now);
+    if left < u64::from(request.quantity) {
+        return Decision::SoldOut { left, release };
     }
     index.left -= u64::from(request.quantity);
+    if let Some(taken) = index.taken.get_mut(usize::from(request.tier)) {
+        *taken += u64::from(request.quantity);
+    }
     index.seq += 1;
     index.ever = index.ever.map(|ever| ever + 1);
     let holding = Holding {
         epoch: index.epoch,
         seq: index.seq,
         quantity: request.quantity,
+        tier: request.tier,
         key: request.key,
         cancelled: false,
     };
@@ -344,6 +369,7 @@ mod tests {
             closes: 200,
             limit: 2,
             bounds: OrderBounds::default(),
+            tiers: Vec::new(),
         };
         Index {
             sale: SaleId(1),
@@ -355,6 +381,7 @@ mod tests {
             seq: 0,
             ever: Some(0),
             adjusted: Some(5),
+            taken: Vec::new(),
             holdings: Holdings::new(),
         }
     }
@@ -380,6 +407,98 @@ mod tests {
         purchase(Some(index), &server(now), Epoch(5), &[r])
             .expect("not fenced")
             .0[0]
+    }
+
+    fn sold_out(left: u64) -> Decision {
+        Decision::SoldOut { left, release: None }
+    }
+
+    /// Three units from 100 to 200. Gold opens at 90, has a limit of three, and two units until 120. One unit is kept for
+    /// general buyers until 100.
+    fn tiered() -> Index {
+        let mut index = index();
+        let tier = |opens, limit, reserved, release| TierTerms {
+            opens,
+            limit,
+            reserved,
+            release,
+        };
+        index.terms.tiers = vec![tier(100, 2, 1, 100), tier(90, 3, 2, 120)];
+        index.taken = vec![0, 0];
+        index
+    }
+
+    fn gold(buyer: &str, key: u64, quantity: Quantity) -> Request {
+        Request {
+            tier: 1,
+            ..request(buyer, key, quantity)
+        }
+    }
+
+    #[test]
+    fn a_tier_opens_earlier_and_leaves_what_is_kept_for_others() {
+        let mut index = tiered();
+        assert_eq!(one(&mut index, 89, gold("a", 1, 1)), Decision::NotStarted { opens: 90 });
+        assert_eq!(
+            one(&mut index, 99, request("b", 1, 1)),
+            Decision::NotStarted { opens: 100 }
+        );
+        assert_eq!(
+            one(&mut index, 90, gold("a", 1, 3)),
+            Decision::SoldOut {
+                left: 2,
+                release: Some(100)
+            }
+        );
+        assert_eq!(one(&mut index, 90, gold("a", 1, 2)), Decision::Reserved { seq: 1 });
+        assert_eq!((index.left, index.taken.as_slice()), (1, [0, 2].as_slice()));
+        assert_eq!(one(&mut index, 100, gold("a", 2, 1)), Decision::Reserved { seq: 2 });
+        assert_eq!(one(&mut index, 100, request("b", 1, 1)), sold_out(0));
+    }
+
+    #[test]
+    fn a_reserve_is_kept_until_its_release() {
+        let mut index = tiered();
+        assert_eq!(one(&mut index, 100, request("a", 1, 1)), Decision::Reserved { seq: 1 });
+        let kept = Decision::SoldOut {
+            left: 0,
+            release: Some(120),
+        };
+        assert_eq!(one(&mut index, 119, request("b", 1, 1)), kept);
+        assert_eq!(one(&mut index, 119, gold("c", 1, 1)), Decision::Reserved { seq: 2 });
+        assert_eq!(one(&mut index, 119, request("b", 1, 1)), kept);
+        assert_eq!(one(&mut index, 120, request("b", 1, 1)), Decision::Reserved { seq: 3 });
+        assert_eq!(index.taken, [2, 1]);
+    }
+
+    #[test]
+    fn all_units_of_a_buyer_count_for_the_limit_of_the_present_tier() {
+        let mut index = tiered();
+        assert_eq!(one(&mut index, 150, request("a", 1, 2)), Decision::Reserved { seq: 1 });
+        assert!(matches!(
+            one(&mut index, 150, request("a", 2, 1)),
+            Decision::LimitReached { .. }
+        ));
+        assert_eq!(one(&mut index, 150, gold("a", 2, 1)), Decision::Reserved { seq: 2 });
+        // The same key has the order of then, by the tier of then.
+        assert!(matches!(one(&mut index, 150, gold("a", 1, 2)), Decision::AlreadyReserved(h) if h.tier == 0));
+        assert!(matches!(one(&mut index, 150, request("a", 2, 1)), Decision::AlreadyReserved(h) if h.tier == 1));
+        assert!(matches!(
+            one(&mut index, 150, request("a", 3, 1)),
+            Decision::LimitReached { .. }
+        ));
+    }
+
+    #[test]
+    fn a_number_that_no_tier_has_opens_with_general_buyers() {
+        let mut index = tiered();
+        let other = |key| Request {
+            tier: 9,
+            ..request("a", key, 1)
+        };
+        assert_eq!(one(&mut index, 99, other(1)), Decision::NotStarted { opens: 100 });
+        assert_eq!(one(&mut index, 100, other(1)), Decision::Reserved { seq: 1 });
+        assert_eq!(index.taken, [0, 0]);
     }
 
     #[test]
@@ -410,6 +529,7 @@ mod tests {
                 seq: 0,
                 ever,
                 adjusted: None,
+                taken: Vec::new(),
                 holders: 0,
                 outbox: 0,
             };
@@ -456,7 +576,7 @@ mod tests {
         ];
         let (answers, batch) = purchase(Some(&mut index), &server(100), Epoch(5), &requests).expect("not fenced");
         assert_eq!(answers[0], Decision::Reserved { seq: 1 });
-        assert_eq!(answers[1], Decision::SoldOut { left: 1 });
+        assert_eq!(answers[1], sold_out(1));
         assert!(matches!(answers[2], Decision::AlreadyReserved(h) if h.seq == 1));
         assert_eq!(answers[3], Decision::Reserved { seq: 2 });
         let batch = batch.expect("something was sold");
@@ -534,7 +654,7 @@ mod tests {
             Decision::AlreadyReserved(_)
         ));
         index.terms.bounds.orders_ever_max = 3;
-        assert_eq!(one(&mut index, 100, request("c", 1, 1)), Decision::SoldOut { left: 0 });
+        assert_eq!(one(&mut index, 100, request("c", 1, 1)), sold_out(0));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Install {
     pub holders: u64,
     /// Number of their orders, of every status. Their live orders have `total - left` units.
     pub orders: u64,
+    /// Live units of each tier; empty: the sale has no tiers.
+    pub taken: Vec<u64>,
     pub terms: Terms,
 }
 
@@ -85,6 +87,7 @@ pub fn install(
         holders: written.holdings.len() as u64,
         orders: written.orders,
         units: written.units,
+        ..HoldingCounts::default()
     };
     if (found.holders, found.orders) != (install.holders, install.orders)
         || install.left.checked_add(found.units) != Some(install.total)
@@ -102,6 +105,7 @@ pub fn install(
         ever: Some(install.orders),
         // The fold contains every record before the barrier.
         adjusted: Some(install.epoch.0),
+        taken: install.taken.clone(),
         holdings: written.holdings,
     })
 }
@@ -165,6 +169,7 @@ mod tests {
             closes: 1,
             limit: 0,
             bounds: OrderBounds::default(),
+            tiers: Vec::new(),
         }
     }
 
@@ -186,6 +191,7 @@ mod tests {
             left: 5 - orders,
             holders: orders,
             orders,
+            taken: vec![orders],
             terms: terms(1),
         };
         install(current, server, SaleId(1), &what, written)
@@ -196,6 +202,7 @@ mod tests {
             epoch: Epoch(1),
             seq,
             quantity: 1,
+            tier: 0,
             key: KeyHash(seq),
             cancelled: false,
         }
@@ -218,6 +225,7 @@ mod tests {
         write(&mut written, &buyers).expect("once");
         let index = install_written(None, &server(), 5, 3, written).expect("installed");
         assert_eq!((index.ever, index.adjusted), (Some(3), Some(5)));
+        assert_eq!(index.taken, [3]);
     }
 
     #[test]

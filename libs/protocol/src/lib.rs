@@ -13,6 +13,7 @@
 //! - [`rebuild`]: the same fold for a new index, order by order
 //! - [`install`](mod@install): installs an index; [`adjustment`]: applies later changes of the log to it
 //! - [`recovery`]: decides what the index of a sale needs; [`settlement`]: the comparison at the end of a sale
+//! - [`tiers`]: what a tier of buyers may do
 //! - [`sale`]: a sale as the ledger stores it
 //! - [`mod@format`]: which versions of the programs understand each other
 //! - [`order_no`]: the order number of a buyer
@@ -34,6 +35,7 @@ pub mod recovery;
 pub mod sale;
 pub mod settlement;
 pub mod status;
+pub mod tiers;
 
 pub use acceptance::{Acceptance, RecordVerdict, SaleCut};
 pub use adjustment::{AdjustmentOutcome, PendingAdjustment, StockAdjustment};
@@ -44,3 +46,4 @@ pub use ids::{Buyer, BuyerKey, Epoch, InvalidId, KeyHash, Offset, OrderId, Quant
 pub use order_no::{OrderNo, OrderNoError, OrderNoKeys};
 pub use record::{Batch, Order, Record, RecordError};
 pub use status::OrderStatus;
+pub use tiers::Tiers;

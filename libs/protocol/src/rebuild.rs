@@ -13,9 +13,10 @@ use std::vec;
 use crate::acceptance::{RecordVerdict, SaleCut};
 use crate::fold::{Fold, FoldedOrder};
 use crate::ids::{Buyer, Offset, OrderId, SaleId};
-use crate::index::Holding;
+use crate::index::{Holding, Terms};
 use crate::record::Record;
 use crate::status::StatusChanges;
+use crate::tiers::PerTier;
 
 /// A buyer and all holdings of that buyer.
 pub type BuyerHoldings = (Buyer, Vec<Holding>);
@@ -88,14 +89,26 @@ pub struct HoldingCounts {
     pub orders: u64,
     /// Units in live orders.
     pub units: u64,
+    /// The same of each tier.
+    pub by_tier: PerTier<u64>,
 }
 
 impl HoldingCounts {
     pub fn add(&mut self, held: &[Holding]) {
         self.holders += 1;
         self.orders += held.len() as u64;
-        let live = held.iter().filter(|holding| !holding.cancelled);
-        self.units += live.map(|holding| u64::from(holding.quantity)).sum::<u64>();
+        for holding in held.iter().filter(|holding| !holding.cancelled) {
+            let units = u64::from(holding.quantity);
+            self.units += units;
+            if let Some(of_tier) = self.by_tier.get_mut(usize::from(holding.tier)) {
+                *of_tier += units;
+            }
+        }
+    }
+
+    /// The units that an index with these terms counts for its tiers.
+    pub fn taken(&self, terms: &Terms) -> Vec<u64> {
+        self.by_tier.iter().copied().take(terms.tiers.len()).collect()
     }
 }
 
@@ -179,7 +192,7 @@ mod tests {
         Order {
             buyer: Buyer::new(format!("b{}", number % 4)).expect("valid"),
             quantity: 1 + (number % 3) as u32,
-            tier: 0,
+            tier: (number % 7) as u8,
             key: KeyHash(epoch as u64 * 100 + seq),
         }
     }
@@ -299,10 +312,15 @@ mod tests {
 
             let buyers: BTreeSet<&Buyer> = complete.iter().map(|(buyer, _)| buyer).collect();
             prop_assert_eq!(buyers.len(), complete.len(), "a buyer was given twice");
+            let of_tier = |tier: usize| {
+                let live = expected.orders().values().filter(|order| order.status.is_live());
+                live.filter(|order| usize::from(order.tier) == tier).map(|order| u64::from(order.quantity)).sum()
+            };
             prop_assert_eq!(counts, HoldingCounts {
                 holders: complete.len() as u64,
                 orders: expected.orders().len() as u64,
                 units: expected.live(),
+                by_tier: std::array::from_fn(of_tier),
             });
             let holdings: Holdings = complete.into_iter().collect();
             prop_assert_eq!(holdings, expected.into_holdings());
@@ -313,6 +331,7 @@ mod tests {
         let order = FoldedOrder {
             buyer: Buyer::new(buyer).expect("valid"),
             quantity: 1,
+            tier: 0,
             key: KeyHash(seq),
             status,
         };

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::format::Format;
 use crate::identity::{Identity, InvalidIdentity};
 use crate::ids::{Buyer, Epoch, KeyHash, OrderId, Quantity, SaleId, Seq, Tier};
+use crate::tiers::Tiers;
 
 /// A record of the log. Each has its sale.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -94,6 +95,7 @@ struct Fields {
     item: Option<serde_json::Value>,
     item_id: Option<i64>,
     issuer: Option<String>,
+    tiers: Option<Tiers>,
     price: Option<String>,
     currency: Option<String>,
     offered: Option<u64>,
@@ -136,6 +138,7 @@ impl TryFrom<Fields> for Record {
                 item: fields.item.ok_or(Missing("item"))?,
                 item_id: fields.item_id,
                 issuer: fields.issuer,
+                tiers: fields.tiers,
                 price: fields.price.ok_or(Missing("price"))?,
                 currency: fields.currency.ok_or(Missing("currency"))?,
                 offered: fields.offered.ok_or(Missing("offered"))?,
@@ -269,6 +272,7 @@ impl Record {
 mod tests {
     use super::*;
     use crate::identity::tests::identity;
+    use crate::tiers::tests::tiers;
 
     fn order(key: &str) -> Order {
         Order {
@@ -293,6 +297,12 @@ mod tests {
             Record::Identity(Box::new(Identity {
                 format: Format(2),
                 issuer: Some("main".into()),
+                ..identity(sale)
+            })),
+            Record::Identity(Box::new(Identity {
+                format: Format(3),
+                issuer: Some("main".into()),
+                tiers: Some(tiers()),
                 ..identity(sale)
             })),
             Record::Barrier {
@@ -360,6 +370,22 @@ mod tests {
             .replace(r#""sale":"00000007","#, r#""sale":"00000007","format":2,"#)
             .replace(r#""item_id":7,"#, r#""item_id":7,"issuer":"main","#);
         assert_eq!(bytes, second);
+        let with_tiers = Record::Identity(Box::new(Identity {
+            format: Format(3),
+            issuer: Some("main".into()),
+            tiers: Some(tiers()),
+            ..identity(SaleId(7))
+        }));
+        let bytes = String::from_utf8(with_tiers.encode()).expect("UTF-8");
+        let tiers = concat!(
+            r#""tiers":{"tiers":[{"name":"gold","values":["gold","vip"],"opens_before_seconds":600,"reserved":200,"#,
+            r#""reserved_for_seconds":300},{"name":"silver","values":["silver"],"opens_before_seconds":60}],"#,
+            r#""reserved_for_general":5000},"#
+        );
+        let third = second
+            .replace(r#""format":2"#, r#""format":3"#)
+            .replace(r#""price""#, &format!(r#"{tiers}"price""#));
+        assert_eq!(bytes, third);
         for field in [
             "class",
             "namespace",

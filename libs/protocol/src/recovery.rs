@@ -85,6 +85,7 @@ mod tests {
             closes: 1,
             limit: 0,
             bounds: OrderBounds::default(),
+            tiers: Vec::new(),
         }
     }
 

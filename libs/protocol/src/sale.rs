@@ -3,8 +3,9 @@ use crate::acceptance::SaleCut;
 use crate::admission::has_freed_name;
 use crate::format::Format;
 use crate::identity::Identity;
-use crate::ids::{Epoch, Offset, Quantity, SaleId};
-use crate::index::{OrderBounds, SaleState, Terms};
+use crate::ids::{Epoch, Offset, Quantity, SaleId, Tier};
+use crate::index::{Millis, OrderBounds, SaleState, Terms};
+use crate::tiers::{MAX_TIERS, Tiers};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sale {
@@ -39,6 +40,10 @@ pub struct Sale {
     pub item_id: Option<i64>,
     /// As in [`Offer`].
     pub issuer: Option<String>,
+    /// As in [`Offer`].
+    pub tiers: Option<Tiers>,
+    /// As in [`SaleTerms`].
+    pub tier_limits: TierLimits,
     pub price: String,
     pub currency: String,
     /// The stock of the FlashSale. Only `total` counts.
@@ -116,6 +121,7 @@ impl Sale {
             item: self.item.clone(),
             item_id: self.item_id,
             issuer: self.issuer.clone(),
+            tiers: self.tiers.clone(),
             price: self.price.clone(),
             currency: self.currency.clone(),
             offered: self.offered,
@@ -133,6 +139,7 @@ impl Sale {
             limit_per_buyer: self.limit_per_buyer,
             max_per_order: self.max_per_order,
             orders_ever_max: self.orders_ever_max,
+            tier_limits: self.tier_limits,
         }
     }
 
@@ -157,9 +164,40 @@ impl Sale {
                 orders_ever_max: self.orders_ever_max,
                 ..OrderBounds::default()
             },
+            tiers: self.tiers.as_ref().map_or_else(Vec::new, |tiers| {
+                let [first, second, third, fourth] = self.tier_limits;
+                tiers.terms(self.opens_at, [self.limit_per_buyer, first, second, third, fourth])
+            }),
         }
     }
+
+    /// When buyers of a tier can buy.
+    pub fn opens_for(&self, tier: Tier) -> Millis {
+        let tiers = self.tiers.as_ref();
+        tiers.map_or(self.opens_at, |tiers| tiers.opens(tier, self.opens_at))
+    }
+
+    /// Units of one buyer of a tier; 0 = no limit.
+    pub fn limit_for(&self, tier: Tier) -> Quantity {
+        let own = usize::from(tier)
+            .checked_sub(1)
+            .and_then(|index| self.tier_limits.get(index));
+        own.copied().unwrap_or(self.limit_per_buyer)
+    }
+
+    /// When the first buyers can buy.
+    pub fn first_opens_at(&self) -> Millis {
+        first_opens_at(self.tiers.as_ref(), self.opens_at)
+    }
 }
+
+/// When the first buyers of a sale with these tiers can buy.
+pub fn first_opens_at(tiers: Option<&Tiers>, starts_at: Millis) -> Millis {
+    tiers.map_or(starts_at, |tiers| tiers.first_opens(starts_at))
+}
+
+/// Units of one buyer of each tier but that of general buyers; 0 = no limit. The unused ones are 0.
+pub type TierLimits = [Quantity; MAX_TIERS];
 
 /// A new sale from a FlashSale.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,11 +215,12 @@ pub struct NewSale {
 }
 
 /// The format that a sale with this offer and these terms needs. A program of the first format would sell to anyone what only
-/// buyers with an identity may buy.
+/// buyers with an identity may buy, and one of the second what is kept for a tier.
 pub fn needed_format(offer: &Offer, _terms: &SaleTerms) -> Format {
-    match offer.issuer {
-        None => Format::FIRST,
-        Some(_) => Format(2),
+    match (&offer.issuer, &offer.tiers) {
+        (_, Some(_)) => Format(3),
+        (Some(_), None) => Format(2),
+        (None, None) => Format::FIRST,
     }
 }
 
@@ -194,6 +233,7 @@ pub struct SaleTerms {
     pub limit_per_buyer: Quantity,
     pub max_per_order: Quantity,
     pub orders_ever_max: u64,
+    pub tier_limits: TierLimits,
 }
 
 /// The item for sale, and who can buy it.
@@ -203,6 +243,8 @@ pub struct Offer {
     pub item_id: Option<i64>,
     /// The issuer whose tokens identify the buyers; `None`: buyers are anonymous.
     pub issuer: Option<String>,
+    /// `None`: all buyers are equal. Only a sale with an issuer has tiers.
+    pub tiers: Option<Tiers>,
     /// Price of one unit, with up to four digits after the point.
     pub price: String,
     pub currency: String,
@@ -212,6 +254,7 @@ pub struct Offer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tiers::tests::tiers;
 
     /// Ten units, of which nine were taken and two came back.
     fn sale() -> Sale {
@@ -235,6 +278,8 @@ mod tests {
             item: serde_json::json!({"sku": "p1"}),
             item_id: Some(8),
             issuer: Some("main".into()),
+            tiers: Some(tiers()),
+            tier_limits: [7, 0, 0, 0],
             price: "9.90".into(),
             currency: "EUR".into(),
             offered: 10,
@@ -289,6 +334,7 @@ mod tests {
             closes: 2_000,
             limit: 5,
             bounds,
+            tiers: tiers().terms(1_000, [5, 7, 0, 0, 0]),
         };
         assert_eq!(sale().terms(), terms);
         let sale_terms = SaleTerms {
@@ -298,25 +344,31 @@ mod tests {
             limit_per_buyer: 5,
             max_per_order: 6,
             orders_ever_max: 200,
+            tier_limits: [7, 0, 0, 0],
         };
         assert_eq!(sale().sale_terms(), sale_terms);
     }
 
     #[test]
-    fn only_a_sale_whose_buyers_have_an_identity_needs_the_second_format() {
-        let format = |issuer: Option<&str>| {
+    fn a_sale_needs_the_format_of_what_it_uses() {
+        let format = |issuer: Option<&str>, tiers: Option<Tiers>| {
             let sale = sale();
             let offer = Offer {
                 item: sale.item.clone(),
                 item_id: None,
                 issuer: issuer.map(str::to_owned),
+                tiers,
                 price: "9.90".into(),
                 currency: "EUR".into(),
                 offered: 10,
             };
             needed_format(&offer, &sale.sale_terms())
         };
-        assert_eq!([format(None), format(Some("main"))], [Format::FIRST, Format(2)]);
+        let main = Some("main");
+        assert_eq!(
+            [format(None, None), format(main, None), format(main, Some(tiers()))],
+            [Format::FIRST, Format(2), Format(3)]
+        );
     }
 
     #[test]
@@ -349,6 +401,7 @@ mod tests {
             item: serde_json::json!({"sku": "p1"}),
             item_id: Some(8),
             issuer: Some("main".into()),
+            tiers: Some(tiers()),
             price: "9.90".into(),
             currency: "EUR".into(),
             offered: 10,

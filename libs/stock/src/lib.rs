@@ -25,6 +25,7 @@ pub mod purchase;
 mod queue;
 pub mod rebuild;
 pub mod settings;
+mod tiers;
 
 pub use batcher::{BatchSink, Batcher, PurchaseError};
 pub use client::{StockClient, StockError};

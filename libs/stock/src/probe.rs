@@ -9,7 +9,7 @@ use seckill_protocol::{Buyer, Epoch, SaleId};
 
 use crate::client::{StockClient, StockError, call};
 use crate::connection::Connection;
-use crate::{holdings, keys};
+use crate::{holdings, keys, tiers};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/probe.lua")));
 
@@ -139,6 +139,8 @@ fn parse_reply(reply: &[String]) -> Option<Probe> {
             buyer_ever_max,
             ever,
             adjusted,
+            tiers,
+            taken,
             holders,
             outbox,
         ] => Some(IndexState {
@@ -156,12 +158,14 @@ fn parse_reply(reply: &[String]) -> Option<Probe> {
                     buyer_live_max: or_none(buyer_live_max)?.unwrap_or_default(),
                     buyer_ever_max: or_none(buyer_ever_max)?.unwrap_or_default(),
                 },
+                tiers: tiers::parse(tiers)?,
             },
             total: total.parse().ok()?,
             left: left.parse().ok()?,
             seq: seq.parse().ok()?,
             ever: or_none(ever)?,
             adjusted: or_none(adjusted)?,
+            taken: tiers::parse_taken(taken)?,
             holders: holders.parse().ok()?,
             outbox: outbox.parse().ok()?,
         }),

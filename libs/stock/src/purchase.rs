@@ -138,9 +138,13 @@ fn parse_answer(text: &str) -> Option<Decision> {
         },
         "m" => Decision::TooManyOrders,
         "x" => Decision::OrdersExhausted,
-        "o" => Decision::SoldOut {
-            left: rest.parse().ok()?,
-        },
+        "o" => {
+            let (left, release) = rest.split_once(' ').map_or((rest, None), |(left, at)| (left, Some(at)));
+            Decision::SoldOut {
+                left: left.parse().ok()?,
+                release: release.map(str::parse).transpose().ok()?,
+            }
+        }
         _ => return None,
     })
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{StockClient, StockError, call};
 use crate::connection::Connection;
-use crate::{holdings, keys};
+use crate::{holdings, keys, tiers};
 
 static WRITE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/write.lua")));
 static INSTALL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/install.lua")));
@@ -60,6 +60,7 @@ impl StockClient {
             index.left.to_string(),
         ];
         args.extend(terms_args(&index.terms));
+        args.push(tiers::taken_to_text(&index.taken));
         let reply: String = call(&self.administration, &INSTALL, &keys, &args[..]).await?;
         Ok(match reply.as_str() {
             "ok" => Installed::Done,
@@ -204,5 +205,6 @@ fn terms_args(terms: &Terms) -> Vec<String> {
         bounds.orders_ever_max.to_string(),
         bounds.buyer_live_max.to_string(),
         bounds.buyer_ever_max.to_string(),
+        tiers::to_text(&terms.tiers),
     ]
 }

@@ -23,6 +23,7 @@ fn open_terms() -> Terms {
         closes: u64::MAX >> 12,
         limit: 0,
         bounds: OrderBounds::default(),
+        tiers: Vec::new(),
     }
 }
 
@@ -56,6 +57,7 @@ async fn an_index_is_installed_once_and_never_over_a_newer_one() {
             left: 3,
             holders: 0,
             orders: 0,
+            taken: Vec::new(),
             terms: open_terms(),
         };
         assert!(
@@ -80,6 +82,7 @@ async fn the_holdings_of_a_buyer_are_read_from_the_index_in_force_only() {
         left: 2,
         holders: 1,
         orders: 1,
+        taken: Vec::new(),
         terms: open_terms(),
     };
     let installed = client.install(sale, &index).await.expect("Redis answers");
@@ -101,6 +104,7 @@ fn holding(key: &str) -> Holding {
         epoch: Epoch(1),
         seq: 1,
         quantity: 1,
+        tier: 0,
         key: KeyHash::of(key),
         cancelled: false,
     }
@@ -120,6 +124,7 @@ fn index_of(holders: u64) -> Install {
         left: 3,
         holders,
         orders: holders,
+        taken: Vec::new(),
         terms: open_terms(),
     }
 }
@@ -317,6 +322,7 @@ async fn keys_of_earlier_epochs_are_freed() {
         left: 8,
         holders: 1,
         orders: 1,
+        taken: Vec::new(),
         terms: open_terms(),
     };
     assert_eq!(client.install(sale, &index).await.expect("answers"), Installed::Done);
@@ -491,6 +497,7 @@ async fn orders_of_a_sale_are_bounded_across_buyers_and_rebuilds() {
         epoch: EPOCH,
         seq: n,
         quantity: 1,
+        tier: 0,
         key: KeyHash(n),
         cancelled: true,
     };
@@ -504,6 +511,7 @@ async fn orders_of_a_sale_are_bounded_across_buyers_and_rebuilds() {
         left: 3,
         holders: 20,
         orders: 20,
+        taken: Vec::new(),
         terms: terms.clone(),
     };
     assert_eq!(client.install(sale, &rebuilt).await.expect("answers"), Installed::Done);

@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{connect, new_sale, redis_url};
 use proptest::prelude::*;
@@ -11,6 +12,7 @@ use seckill_protocol::adjustment::apply_adjustments;
 use seckill_protocol::index::{self, Holding, Index, OrderBounds, Request, SaleState, Server, Terms};
 use seckill_protocol::install::{self, Install, WrittenHoldings, apply};
 use seckill_protocol::rebuild::{BuyerHoldings, HoldingCounts};
+use seckill_protocol::tiers::TierTerms;
 use seckill_protocol::{Buyer, Epoch, KeyHash, PendingAdjustment, StockAdjustment};
 use seckill_stock::{Installed, StockClient};
 
@@ -20,6 +22,13 @@ enum Call {
     Purchase { caller: i64, requests: Vec<Request> },
     Apply { epoch: i64, terms: Terms },
     Adjust { records: Vec<(i64, AdjustingRecord)> },
+}
+
+/// How the terms of a test are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tiered {
+    No,
+    Yes,
 }
 
 const EPOCH: i64 = 40;
@@ -32,7 +41,7 @@ fn requests() -> impl Strategy<Value = Vec<Request>> {
         0..6u8,
         0..5u64,
         prop_oneof![4 => Just(1u32), 2 => 2..5u32, 1 => Just(0u32)],
-        0..3u8,
+        0..6u8,
     );
     prop::collection::vec(request, 1..40).prop_map(|requests| {
         let request = |(number, key, quantity, tier)| Request {
@@ -100,21 +109,38 @@ fn adjusting_record() -> impl Strategy<Value = AdjustingRecord> {
     ]
 }
 
-fn terms(now: u64) -> impl Strategy<Value = Terms> {
+fn terms(now: u64, tiered: Tiered) -> impl Strategy<Value = Terms> {
     let state = prop_oneof![6 => Just(SaleState::Open), 1 => Just(SaleState::Suspended), 1 => Just(SaleState::Closed)];
     let opens = prop_oneof![6 => Just(now - HOUR), 1 => Just(now + HOUR)];
     let closes = prop_oneof![6 => Just(now + 2 * HOUR), 1 => Just(now - HOUR / 2)];
     let limit = || prop_oneof![3 => Just(0u32), 2 => 1..6u32];
-    (1..8u64, state, opens, closes, limit(), bounds()).prop_map(|(version, state, opens, closes, limit, bounds)| {
-        Terms {
+    let window = (opens, closes);
+    (1..8u64, state, window, limit(), bounds(), tiers(now, tiered)).prop_map(
+        |(version, state, (opens, closes), limit, bounds, tiers)| Terms {
             version,
             state,
             opens,
             closes,
             limit,
             bounds,
-        }
-    })
+            tiers,
+        },
+    )
+}
+
+/// Small reserves that keep much of the units. The terms may have other tiers than those before, which never happens.
+fn tiers(now: u64, tiered: Tiered) -> impl Strategy<Value = Vec<TierTerms>> {
+    let opens = prop_oneof![6 => Just(now - HOUR), 1 => Just(now + HOUR)];
+    let release = prop_oneof![Just(now - HOUR), Just(now + HOUR), Just(now + 2 * HOUR)];
+    let limit = prop_oneof![2 => Just(0u32), 2 => 1..6u32];
+    let tier = (opens, limit, 0..12u64, release).prop_map(|(opens, limit, reserved, release)| TierTerms {
+        opens,
+        limit,
+        reserved,
+        release,
+    });
+    let numbers = if tiered == Tiered::Yes { 2..6 } else { 0..1 };
+    prop::collection::vec(tier, numbers)
 }
 
 /// Small ones, so that they are reached.
@@ -128,20 +154,33 @@ fn bounds() -> impl Strategy<Value = OrderBounds> {
     })
 }
 
-fn calls(now: u64) -> impl Strategy<Value = (u64, Terms, Vec<Call>)> {
+fn calls(now: u64, tiered: Tiered) -> impl Strategy<Value = (u64, Terms, Vec<Call>)> {
     let caller = prop_oneof![12 => Just(EPOCH), 1 => Just(EPOCH - 1), 1 => Just(EPOCH + 1)];
     let since = prop_oneof![8 => Just(EPOCH), 1 => Just(EPOCH - 3), 1 => Just(EPOCH + 1)];
     let known = prop_oneof![4 => Just(EPOCH), 1 => Just(EPOCH - 3), 1 => Just(EPOCH + 1)];
     let call = prop_oneof![
         5 => (caller, requests()).prop_map(|(caller, requests)| Call::Purchase { caller, requests }),
-        1 => (known, terms(now)).prop_map(|(epoch, terms)| Call::Apply { epoch, terms }),
+        1 => (known, terms(now, tiered)).prop_map(|(epoch, terms)| Call::Apply { epoch, terms }),
         4 => prop::collection::vec((since, adjusting_record()), 1..4).prop_map(|records| Call::Adjust { records }),
     ];
-    (0..40u64, terms(now), prop::collection::vec(call, 1..12))
+    (0..40u64, terms(now, tiered), prop::collection::vec(call, 1..12))
 }
 
 #[test]
 fn the_scripts_match_the_pure_functions() {
+    compare(Tiered::No, 300);
+}
+
+/// 10,000 batches and more.
+#[test]
+fn the_scripts_match_the_pure_functions_for_tiers() {
+    let batches = compare(Tiered::Yes, 3600);
+    assert!(batches >= 10_000, "{batches}");
+}
+
+/// Gives the number of batches.
+fn compare(tiered: Tiered, cases: u32) -> usize {
+    let batches = AtomicUsize::new(0);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let client = runtime.block_on(connect());
     let now = runtime
@@ -150,12 +189,12 @@ fn the_scripts_match_the_pure_functions() {
         .server
         .now;
     let mut runner = TestRunner::new(ProptestConfig {
-        cases: 300,
+        cases,
         failure_persistence: None,
         ..Default::default()
     });
     runner
-        .run(&calls(now), |(total, terms, calls)| {
+        .run(&calls(now, tiered), |(total, terms, calls)| {
             runtime.block_on(async {
                 let sale = new_sale();
                 let mut index = common::install(&client, sale, Epoch(EPOCH), total, terms).await;
@@ -172,6 +211,7 @@ fn the_scripts_match_the_pure_functions() {
                             let by_script = client.purchase(sale, Epoch(caller), &requests).await.expect("answers");
                             let by_function = index::purchase(Some(&mut index), &server, Epoch(caller), &requests);
                             prop_assert_eq!(by_script, by_function);
+                            batches.fetch_add(1, Ordering::Relaxed);
                         }
                         Call::Apply { epoch, terms } => {
                             let by_script = client.apply(sale, Epoch(epoch), &terms).await.expect("answers");
@@ -200,15 +240,17 @@ fn the_scripts_match_the_pure_functions() {
             })
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
+    batches.into_inner()
 }
 
 /// Calls that write buyers. There are few buyers, so that some are written twice.
 fn written_calls() -> impl Strategy<Value = Vec<Vec<BuyerHoldings>>> {
-    let holding = (0..EPOCH, 1..99u64, 1..4u32, any::<u64>(), any::<bool>());
-    let holding = holding.prop_map(|(epoch, seq, quantity, key, cancelled)| Holding {
+    let holding = (0..EPOCH, 1..99u64, 1..4u32, 0..6u8, any::<u64>(), any::<bool>());
+    let holding = holding.prop_map(|(epoch, seq, quantity, tier, key, cancelled)| Holding {
         epoch: Epoch(epoch),
         seq,
         quantity,
+        tier,
         key: KeyHash(key),
         cancelled,
     });
@@ -221,6 +263,7 @@ fn writing_and_installing_match_the_pure_functions() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let client = runtime.block_on(connect());
     let server = runtime.block_on(client.probe(new_sale())).expect("answers").server;
+    let server_now = server.now;
     let wrong_by = prop_oneof![8 => Just([0u64; 3]), 1 => Just([1, 0, 0]), 1 => Just([0, 1, 0]), 1 => Just([0, 0, 1])];
     let config = ProptestConfig {
         cases: 200,
@@ -229,7 +272,12 @@ fn writing_and_installing_match_the_pure_functions() {
     };
     TestRunner::new(config)
         .run(
-            &(written_calls(), wrong_by, terms(server.now)),
+            &(
+                written_calls(),
+                wrong_by,
+                any::<bool>()
+                    .prop_flat_map(move |tiered| terms(server_now, if tiered { Tiered::Yes } else { Tiered::No })),
+            ),
             |(calls, wrong_by, terms)| {
                 runtime.block_on(async {
                     let (sale, epoch) = (new_sale(), Epoch(EPOCH));
@@ -246,6 +294,7 @@ fn writing_and_installing_match_the_pure_functions() {
                         left: 7,
                         holders: counts.holders + wrong_by[0],
                         orders: counts.orders + wrong_by[1],
+                        taken: counts.taken(&terms),
                         terms,
                     };
                     let by_script = client.install(sale, &index).await.expect("answers");
@@ -274,6 +323,7 @@ async fn same_data(client: &StockClient, index: &Index) -> Result<(), TestCaseEr
         (index.left, index.seq, index.total)
     );
     prop_assert_eq!((stored.ever, stored.adjusted), (index.ever, index.adjusted));
+    prop_assert_eq!(&stored.taken, &index.taken);
     prop_assert_eq!(&stored.terms, &index.terms);
     prop_assert_eq!(stored.holders, index.holdings.len() as u64);
 
@@ -307,7 +357,7 @@ async fn same_data(client: &StockClient, index: &Index) -> Result<(), TestCaseEr
         let held = &index.holdings[&order.buyer];
         prop_assert!(
             held.iter()
-                .any(|h| h.seq == *seq && h.quantity == order.quantity && h.key == order.key)
+                .any(|h| (h.seq, h.quantity, h.tier, h.key) == (*seq, order.quantity, order.tier, order.key))
         );
     }
     Ok(())
@@ -315,6 +365,23 @@ async fn same_data(client: &StockClient, index: &Index) -> Result<(), TestCaseEr
 
 fn text(holdings: &[Holding]) -> String {
     let cancelled = |h: &Holding| if h.cancelled { "x" } else { "" };
-    let one = |h: &Holding| format!("{}.{}.{}.{}{}", h.epoch, h.seq, h.quantity, h.key, cancelled(h));
+    let tier = |h: &Holding| {
+        if h.tier == 0 {
+            String::new()
+        } else {
+            format!("t{}", h.tier)
+        }
+    };
+    let one = |h: &Holding| {
+        format!(
+            "{}.{}.{}.{}{}{}",
+            h.epoch,
+            h.seq,
+            h.quantity,
+            h.key,
+            tier(h),
+            cancelled(h)
+        )
+    };
     holdings.iter().map(one).collect::<Vec<_>>().join(" ")
 }

@@ -1,11 +1,12 @@
 //! Between the types of Kubernetes and those of the planner.
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
-use seckill_crds::{FlashSale, FlashSaleSpec, UnknownFields};
+use seckill_crds::{FlashSale, FlashSaleSpec, Tier, UnknownFields};
 use seckill_planner::sale::{Demand, DesiredSale, PodSchedule, SaleKey};
 use seckill_protocol::index::Millis;
-use seckill_protocol::sale::{Offer, needed_format};
-use seckill_protocol::{Format, Quantity, SaleId};
+use seckill_protocol::sale::{Offer, TierLimits, first_opens_at, needed_format};
+use seckill_protocol::tiers::{MAX_TIERS, TierRule};
+use seckill_protocol::{Format, Quantity, SaleId, Tiers};
 
 /// Suspends a sale as `spec.suspend` does; either suffices.
 pub const SUSPEND_ANNOTATION: &str = "seckill.dev/suspend";
@@ -25,6 +26,7 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
         created_at: object.creation_timestamp().as_ref().map(to_millis).unwrap_or_default(),
         offer: offer(object),
         limit_per_buyer: limit_per_buyer(spec),
+        tier_limits: tier_limits(spec),
         max_per_order: u32::try_from(spec.max_per_order).unwrap_or_default(),
         orders_ever_max: match seckill_failpoint::breaks("orders-unbounded") {
             true => Some(1_000_000),
@@ -50,12 +52,42 @@ fn limit_per_buyer(spec: &FlashSaleSpec) -> Quantity {
         .unwrap_or_default()
 }
 
+/// Of the tiers in `spec.tiers`; a tier without a limit of its own has that of the sale.
+fn tier_limits(spec: &FlashSaleSpec) -> TierLimits {
+    let mut limits = TierLimits::default();
+    for (limit, tier) in limits.iter_mut().zip(&spec.tiers) {
+        let own = tier.limit_per_buyer.and_then(|limit| Quantity::try_from(limit).ok());
+        *limit = own.unwrap_or_else(|| limit_per_buyer(spec));
+    }
+    limits
+}
+
+/// Only buyers with an identity have a tier. The API server refuses tiers without access.
+fn tiers(spec: &FlashSaleSpec) -> Option<Tiers> {
+    let number = |n: i64| u64::try_from(n).unwrap_or_default();
+    let rule = |tier: &Tier| TierRule {
+        name: tier.name.clone(),
+        values: tier.values.clone(),
+        opens_before_seconds: number(tier.opens_before_seconds.into()),
+        reserved: number(tier.reserved),
+        reserved_for_seconds: number(tier.reserved_for_seconds.into()),
+    };
+    let has_tiers = spec.access.is_some() && !spec.tiers.is_empty();
+    has_tiers.then(|| Tiers {
+        tiers: spec.tiers.iter().take(MAX_TIERS).map(rule).collect(),
+        reserved_for_general: number(spec.reserved_for_general.unwrap_or_default()),
+    })
+}
+
 /// The part of it that scaling needs.
 pub fn pod_schedule(object: &FlashSale) -> PodSchedule {
     let spec = &object.spec;
     let seconds = |seconds| u32::try_from(seconds).unwrap_or_default();
     PodSchedule::new(
-        [to_millis(&spec.starts_at), to_millis(&spec.ends_at)],
+        [
+            first_opens_at(tiers(spec).as_ref(), to_millis(&spec.starts_at)),
+            to_millis(&spec.ends_at),
+        ],
         [seconds(spec.lead_time_seconds), seconds(spec.cool_down_seconds)],
         demand(spec),
     )
@@ -77,10 +109,12 @@ fn unknown_fields(spec: &FlashSaleSpec) -> Vec<String> {
     };
     let demand = spec.demand.iter().flat_map(|demand| of("spec.demand", &demand.unknown));
     let access = spec.access.iter().flat_map(|access| of("spec.access", &access.unknown));
+    let tiers = spec.tiers.iter().flat_map(|tier| of("spec.tiers[]", &tier.unknown));
     let item = of("spec.item", &spec.item.unknown);
     of("spec", &spec.unknown)
         .into_iter()
         .chain(access)
+        .chain(tiers)
         .chain(item)
         .chain(demand)
         .collect()
@@ -98,6 +132,7 @@ fn offer(object: &FlashSale) -> Offer {
         item: serde_json::to_value(item).unwrap_or_default(),
         item_id: item.id,
         issuer: object.spec.access.as_ref().map(|access| access.issuer.clone()),
+        tiers: tiers(&object.spec),
         price: item.price.clone(),
         currency: item.currency.clone(),
         offered: u64::try_from(object.spec.stock).unwrap_or_default(),

@@ -76,13 +76,15 @@ pub async fn rebuild(stores: &Stores, sale: &Sale) -> Result<Rebuilt, RebuildErr
     seckill_failpoint::reach("rebuild.R3");
 
     // R4: at most once for this epoch. If the outcome is unknown, the next reconcile finds an index in force or begins again.
+    let terms = sale.terms();
     let index = Install {
         epoch,
         total,
         left,
         holders: counts.holders,
         orders: counts.orders,
-        terms: sale.terms(),
+        taken: counts.taken(&terms),
+        terms,
     };
     match stores.stock.install(sale.id, &index).await? {
         Installed::Done => {}
@@ -417,6 +419,7 @@ mod tests {
                 closes: 1,
                 limit: 0,
                 bounds: OrderBounds::default(),
+                tiers: Vec::new(),
             };
             let is_settled = self.is_settled;
             Ok(Some(NewestRow { is_settled, terms }))

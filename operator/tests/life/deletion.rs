@@ -61,11 +61,13 @@ async fn create_ended_row(harness: &Harness, name: &str, cluster: &str) {
             limit_per_buyer: 0,
             max_per_order: 1,
             orders_ever_max: 0,
+            tier_limits: Default::default(),
         },
         offer: Offer {
             item: json!({"sku": "s"}),
             item_id: None,
             issuer: None,
+            tiers: None,
             price: "1.00".into(),
             currency: "EUR".into(),
             offered: 1,

@@ -53,7 +53,7 @@ async fn a_sale_gets_ready_opens_sells_out_ends_and_settles() {
     // The seckill-api that reserved these units dies before it appends the batch.
     let (decisions, batch) = harness.reserve("life", &["d", "e", "f", "g", "h", "i", "j", "k"]).await;
     assert!(batch.is_some());
-    assert_eq!(decisions.last(), Some(&Decision::SoldOut { left: 0 }));
+    assert_eq!(decisions.last(), Some(&Decision::SoldOut { left: 0, release: None }));
     harness.until_phase("life", Phase::SoldOut).await;
 
     let settled = harness.until_phase("life", Phase::Settled).await;

@@ -116,11 +116,13 @@ impl Harness {
                 limit_per_buyer: 0,
                 max_per_order: 0,
                 orders_ever_max: 0,
+                tier_limits: Default::default(),
             },
             offer: Offer {
                 item: serde_json::json!({"sku": "p1"}),
                 item_id: None,
                 issuer: None,
+                tiers: None,
                 price: "9.90".into(),
                 currency: "EUR".into(),
                 offered: total,

@@ -17,6 +17,7 @@ pub async fn install(harness: &Harness, stock: &StockClient, sale: &Sale, epoch:
         left: total,
         holders: 0,
         orders: 0,
+        taken: Vec::new(),
         terms: sale.terms(),
     };
     let installed = stock.install(sale.id, &install).await.expect("Redis");

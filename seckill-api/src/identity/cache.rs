@@ -1,6 +1,4 @@
 //! Tokens that were verified a short while ago, by their hash.
-use std::sync::Arc;
-
 use sha2::{Digest as _, Sha256};
 
 use super::token::Verified;
@@ -14,8 +12,8 @@ pub fn hash(token: &str) -> TokenHash {
     Sha256::digest(token).into()
 }
 
-/// The subjects of valid tokens. The older half is forgotten to bound the memory: some 150 bytes each, at most 1,200 for a
-/// long subject. A refused token is never kept, so that a fault passes and garbage costs no memory.
+/// The contents of valid tokens. The older half is forgotten to bound the memory: some 150 bytes each, at most 2,300 with a
+/// long subject and many values for tiers. A refused token is never kept, so that a fault passes and garbage costs no memory.
 #[derive(Debug)]
 pub struct TokenCache(RecentMap<TokenHash, Verified>);
 
@@ -27,9 +25,9 @@ impl Default for TokenCache {
 
 impl TokenCache {
     /// `now` is in seconds since 1970.
-    pub fn subject(&self, token: &TokenHash, now: u64) -> Option<Arc<str>> {
+    pub fn verified(&self, token: &TokenHash, now: u64) -> Option<Verified> {
         let cached = self.0.get(token)?;
-        (now < cached.expires_at).then(|| cached.subject.clone())
+        (now < cached.expires_at).then(|| cached.clone())
     }
 
     pub fn insert(&mut self, token: TokenHash, verified: Verified) {
@@ -44,6 +42,7 @@ mod tests {
     fn until(expires_at: u64) -> Verified {
         Verified {
             subject: "buyer".into(),
+            tier_values: ["gold".into()].into(),
             expires_at,
         }
     }
@@ -53,9 +52,9 @@ mod tests {
         let mut cache = TokenCache::default();
         let (token, other) = (hash("a.b.c"), hash("a.b.d"));
         cache.insert(token, until(100));
-        assert_eq!(cache.subject(&token, 99).as_deref(), Some("buyer"));
-        assert_eq!(cache.subject(&token, 100), None);
-        assert_eq!(cache.subject(&other, 0), None);
+        assert_eq!(cache.verified(&token, 99), Some(until(100)));
+        assert_eq!(cache.verified(&token, 100), None);
+        assert_eq!(cache.verified(&other, 0), None);
     }
 
     #[test]
@@ -64,9 +63,9 @@ mod tests {
         let mut cache = TokenCache::default();
         for n in 0..2 * MAX_CACHED_TOKENS {
             cache.insert(token(n), until(1));
-            assert!(cache.subject(&token(n), 0).is_some());
+            assert!(cache.verified(&token(n), 0).is_some());
         }
-        assert_eq!(cache.subject(&token(0), 0), None);
+        assert_eq!(cache.verified(&token(0), 0), None);
         assert!(cache.0.len() <= MAX_CACHED_TOKENS);
     }
 }

@@ -25,6 +25,9 @@ pub struct IssuerConfig {
     pub audiences: Vec<String>,
     #[serde(default = "all_algorithms")]
     pub algorithms: Vec<SignatureAlgorithm>,
+    /// Where the values for tiers are in the claims of a token, as a JSON pointer (RFC 6901) such as `/realm_access/roles`: a
+    /// string or a list of strings. Without it, all buyers are general buyers.
+    pub tier_claim: Option<String>,
     /// Where the keys are. Without it, the discovery document of the issuer says so.
     pub jwks_url: Option<String>,
     #[serde(default = "default_leeway")]
@@ -88,6 +91,8 @@ pub enum InvalidIssuers {
     },
     #[error("issuer {0:?}: audiences: list at least one, the value of the claim `aud` in tokens for this shop")]
     Audiences(String),
+    #[error("issuer {issuer:?}: tierClaim {pointer:?}: expected a JSON pointer such as /tier or /realm_access/roles")]
+    TierClaim { issuer: String, pointer: String },
     #[error("issuer {0:?}: algorithms: list at least one of RS256, ES256 and EdDSA, or remove the field")]
     Algorithms(String),
     #[error("issuer {issuer:?}: leewaySeconds {seconds}: expected 0 to {MAX_LEEWAY}")]
@@ -137,6 +142,12 @@ impl IssuerConfig {
         self.check_url("url", &self.url, "https://login.example.com/realms/shop")?;
         if let Some(url) = &self.jwks_url {
             self.check_url("jwksUrl", url, "https://login.example.com/keys")?;
+        }
+        if let Some(pointer) = self.tier_claim.as_ref().filter(|pointer| !pointer.starts_with('/')) {
+            return Err(InvalidIssuers::TierClaim {
+                issuer: self.name.clone(),
+                pointer: pointer.clone(),
+            });
         }
         if self.audiences.is_empty() || self.audiences.iter().any(String::is_empty) {
             return Err(InvalidIssuers::Audiences(self.name.clone()));
@@ -214,6 +225,7 @@ mod tests {
         assert_eq!(full.algorithms, [SignatureAlgorithm(Algorithm::RS256)]);
         assert_eq!(full.jwks_url.as_deref(), Some("https://partner.example.com/keys"));
         assert_eq!((full.leeway_seconds, full.ca_file.is_some()), (0, true));
+        assert_eq!(full.tier_claim.as_deref(), Some("/realm_access/roles"));
     }
 
     #[test]
@@ -225,7 +237,8 @@ mod tests {
             ("algorithms: [PS256]", "use RS256, ES256 or EdDSA"),
             ("jwksUrl: /keys", "https://login.example.com/keys"),
             ("jwksUrl: 'https://user:password@login.example/'", "jwksUrl"),
-            ("tierClaim: x", "unknown field"),
+            ("tierClaim: tier", "such as /tier"),
+            ("tierClaims: /tier", "unknown field"),
         ] {
             let error = error(&MINIMAL.replace(" }", &format!(", {field} }}")));
             assert!(error.contains(advice), "{field}: {error}");

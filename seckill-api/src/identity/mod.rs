@@ -27,7 +27,7 @@ use fetch::KeyFetcher;
 use header::TokenHeader;
 use jwks::Key;
 use refresh::{CurrentKeys, Freshness, Keys, RefreshIntervals};
-use token::Requirements;
+use token::{Requirements, Verified};
 
 /// The verified caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Identity {
     pub issuer: Arc<str>,
     /// The claim `sub`.
     pub subject: Arc<str>,
+    /// The values of the claim for tiers.
+    pub tier_values: Arc<[Box<str>]>,
 }
 
 /// All issuers of this release.
@@ -107,10 +109,11 @@ impl Issuers {
             Err(problem) => problem.code(),
         };
         self.count(&issuer.name, outcome);
-        let (subject, _) = verified?;
+        let (verified, _) = verified?;
         Ok(Identity {
             issuer: issuer.name.clone(),
-            subject,
+            subject: verified.subject,
+            tier_values: verified.tier_values,
         })
     }
 
@@ -131,21 +134,20 @@ impl Issuer {
         }
     }
 
-    /// The subject. A signature takes 20 to 110 us of CPU time, which is not worth another thread.
-    async fn verify(&self, headers: &HeaderMap) -> Result<(Arc<str>, Source), Problem> {
+    /// The content of the token. A signature takes 20 to 110 us of CPU time, which is not worth another thread.
+    async fn verify(&self, headers: &HeaderMap) -> Result<(Verified, Source), Problem> {
         let token = bearer::token(headers)?;
         let current = self.keys.current().ok_or(Problem::IssuerUnavailable)?;
         let hash = cache::hash(token);
-        if let Some(subject) = current.subject_of(&hash, clock::now() / 1000) {
-            return Ok((subject, Source::Cache));
+        if let Some(verified) = current.verified_before(&hash, clock::now() / 1000) {
+            return Ok((verified, Source::Cache));
         }
         let header = TokenHeader::parse(token)?;
         self.requirements.check_algorithm(&header)?;
         let (current, key) = self.find_key(current, &header).await?;
         let verified = self.requirements.verify(token, &key)?;
-        let subject = verified.subject.clone();
-        current.remember(hash, verified);
-        Ok((subject, Source::Keys))
+        current.remember(hash, verified.clone());
+        Ok((verified, Source::Keys))
     }
 
     /// The key for a token. An unknown key may be a new one, so the keys are fetched again.

@@ -47,8 +47,8 @@ pub struct CurrentKeys {
 }
 
 impl CurrentKeys {
-    pub fn subject_of(&self, token: &TokenHash, now: u64) -> Option<Arc<str>> {
-        lock(&self.verified).subject(token, now)
+    pub fn verified_before(&self, token: &TokenHash, now: u64) -> Option<Verified> {
+        lock(&self.verified).verified(token, now)
     }
 
     pub fn remember(&self, token: TokenHash, verified: Verified) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::config::IssuerConfig;
 use super::header::TokenHeader;
@@ -12,6 +13,8 @@ use crate::problem::Problem;
 
 /// A longer subject is no identifier.
 const MAX_SUBJECT_CHARS: usize = 255;
+/// Bounds the memory of a cached token. Values that do not fit are ignored.
+const MAX_TIER_VALUE_BYTES: usize = 1024;
 
 /// Claims beside those that `jsonwebtoken` validates itself. As strings: it would accept several issuers in one token.
 #[derive(Deserialize)]
@@ -20,12 +23,16 @@ struct Claims {
     _issuer: Option<String>,
     sub: Option<String>,
     exp: Option<f64>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 /// The content of a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     pub subject: Arc<str>,
+    /// Of the claim for tiers.
+    pub tier_values: Arc<[Box<str>]>,
     /// In seconds since 1970, without the leeway.
     pub expires_at: u64,
 }
@@ -35,6 +42,7 @@ pub struct Verified {
 pub struct Requirements {
     algorithms: Vec<Algorithm>,
     validation: Validation,
+    tier_claim: Option<String>,
 }
 
 impl Requirements {
@@ -49,7 +57,12 @@ impl Requirements {
         validation.validate_aud = true;
         validation.validate_nbf = true;
         validation.leeway = issuer.leeway_seconds;
-        Requirements { algorithms, validation }
+        let tier_claim = issuer.tier_claim.clone();
+        Requirements {
+            algorithms,
+            validation,
+            tier_claim,
+        }
     }
 
     pub fn algorithms(&self) -> &[Algorithm] {
@@ -76,9 +89,31 @@ impl Requirements {
         }
         Ok(Verified {
             subject: subject.into(),
+            tier_values: self.tier_claim.as_ref().map_or_else(Arc::default, |pointer| {
+                tier_values(&Value::Object(token.claims.others), pointer)
+            }),
             expires_at: token.claims.exp.unwrap_or_default() as u64, // saturates
         })
     }
+}
+
+/// A string or a list of strings. Everything else is no value: the token is valid, and its buyer a general buyer.
+fn tier_values(claims: &Value, pointer: &str) -> Arc<[Box<str>]> {
+    let values = match claims.pointer(pointer) {
+        Some(Value::Array(values)) => values.as_slice(),
+        Some(value) => std::slice::from_ref(value),
+        None => &[],
+    };
+    let mut room = MAX_TIER_VALUE_BYTES;
+    let mut fits = |value: &&str| match room.checked_sub(value.len()) {
+        Some(less) => {
+            room = less;
+            true
+        }
+        None => false,
+    };
+    let texts = values.iter().filter_map(Value::as_str).filter(|value| fits(value));
+    texts.map(Box::from).collect()
 }
 
 fn problem_of(error: Error) -> Problem {
@@ -98,5 +133,37 @@ fn problem_of(error: Error) -> Problem {
         },
         ErrorKind::InvalidClaimFormat(_) => Problem::TokenMalformed("`exp` or `nbf` is not a time"),
         _ => Problem::TokenMalformed("its claims are not those of a JWT"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_for_tiers_are_a_string_or_a_list_of_strings() {
+        let values = |claims: Value| tier_values(&claims, "/realm/roles").to_vec();
+        let texts = |texts: &[&str]| texts.iter().map(|text| Box::from(*text)).collect::<Vec<Box<str>>>();
+        assert_eq!(values(json!({"realm": {"roles": "gold"}})), texts(&["gold"]));
+        assert_eq!(
+            values(json!({"realm": {"roles": ["a", 1, null, "gold"]}})),
+            texts(&["a", "gold"])
+        );
+        for other in [
+            json!({}),
+            json!({"realm": {"roles": 7}}),
+            json!({"realm": {"roles": {"gold": true}}}),
+        ] {
+            assert_eq!(values(other), texts(&[]));
+        }
+    }
+
+    #[test]
+    fn values_beyond_the_bound_are_ignored() {
+        let long = "v".repeat(MAX_TIER_VALUE_BYTES);
+        let claims = json!({"roles": ["gold", long, "vip"]});
+        assert_eq!(tier_values(&claims, "/roles").len(), 2);
     }
 }

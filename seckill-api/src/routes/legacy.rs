@@ -13,6 +13,7 @@ use axum::{Json, Router};
 use futures::{StreamExt, stream};
 use http::{StatusCode, Uri};
 use seckill_ledger::OrderStatus;
+use seckill_protocol::tiers::GENERAL;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -124,6 +125,10 @@ fn ok(mut members: Value) -> Response {
     Json(members).into_response()
 }
 
+async fn left(api: &Api, listed: &ListedSale) -> Option<u64> {
+    api.remaining(listed, GENERAL).await.map(|remaining| remaining.left)
+}
+
 /// `POST /seckill/buy` `{"item_id":1}`
 async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, LegacyError> {
     let body = read_object(body).await?;
@@ -138,10 +143,11 @@ async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, Legacy
     if listed.sale.issuer.is_some() {
         return Err(LegacyError::InvalidToken);
     }
-    let Caller { buyer, key } = Caller::generate();
+    let Caller { buyer, tier, key } = Caller::generate();
     let purchase = Purchase {
         sale: listed.sale.id,
         buyer,
+        tier,
         key,
         quantity: 1,
     };
@@ -170,7 +176,7 @@ async fn legacy_error(problem: Problem, api: &Api, listed: &ListedSale) -> Legac
     match problem {
         Problem::SoldOut { .. } => LegacyError::OutOfStock,
         Problem::NotStarted { .. } | Problem::Suspended => LegacyError::OutsideWindow,
-        Problem::Ended if api.remaining(listed).await == Some(0) => LegacyError::OutOfStock,
+        Problem::Ended if left(api, listed).await == Some(0) => LegacyError::OutOfStock,
         Problem::Ended => LegacyError::OutsideWindow,
         Problem::SaleUnknown(_) => LegacyError::NoSale,
         Problem::OutcomeUnknown => LegacyError::Internal("outcome unknown, the item may have been bought".into()),
@@ -242,7 +248,7 @@ async fn item(api: Arc<Api>, listed: Arc<ListedSale>) -> Value {
         // The old client reads a number. The exact price is the decimal string of /v1.
         "price": sale.price.parse::<f64>().unwrap_or_default(),
         // The old client has no value for "unknown". The ledger's number lags a little, but it is a true one.
-        "stock": api.remaining(&listed).await.unwrap_or(sale.total.saturating_sub(sale.sold)),
+        "stock": left(&api, &listed).await.unwrap_or(sale.total.saturating_sub(sale.sold)),
         "intro": sale.item["description"].as_str().unwrap_or_default(),
         "created_at": sale.created_at_ms.div_euclid(1000),
         "updated_at": sale.updated_at_ms.div_euclid(1000),

@@ -37,12 +37,13 @@ use crate::purchase::{Bought, Outcome, Purchase};
 )]
 pub async fn buy(
     State(api): State<Arc<Api>>,
-    CallerOfSale(listed, Caller { buyer, key }): CallerOfSale,
+    CallerOfSale(listed, Caller { buyer, tier, key }): CallerOfSale,
     RequestedQuantity(quantity): RequestedQuantity,
 ) -> Result<Response, Problem> {
     let purchase = Purchase {
         sale: listed.sale.id,
         buyer,
+        tier,
         key,
         quantity,
     };
@@ -67,7 +68,7 @@ pub async fn buy(
 )]
 pub async fn earlier(
     State(api): State<Arc<Api>>,
-    CallerOfSale(listed, Caller { buyer, key }): CallerOfSale,
+    CallerOfSale(listed, Caller { buyer, key, .. }): CallerOfSale,
 ) -> Result<Response, Problem> {
     let outcome = api.earlier_purchase(listed.sale.id, buyer, key).await?;
     Ok(outcome_response(&listed, outcome, StatusCode::OK))

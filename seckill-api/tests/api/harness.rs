@@ -99,6 +99,7 @@ pub fn open() -> SaleTerms {
         limit_per_buyer: 0,
         max_per_order: 0,
         orders_ever_max: 0,
+        tier_limits: Default::default(),
     }
 }
 

@@ -92,6 +92,7 @@ impl Harness {
             left: sale.offered,
             holders: 0,
             orders: 0,
+            taken: Vec::new(),
             terms: sale.terms(),
         };
         self.install_index(sale, &index).await;
@@ -129,6 +130,7 @@ impl Harness {
             left: total.checked_sub(counts.units).expect("no oversell"),
             holders: counts.holders,
             orders: counts.orders,
+            taken: Vec::new(),
             terms: sale.terms(),
         };
         self.install_index(sale, &index).await;
@@ -222,6 +224,7 @@ fn new_sale(partition: u32, units: u64, terms: SaleTerms, item_id: Option<i64>) 
             item: json!({ "sku": "p1", "name": "Phone", "description": "A phone.", "price": "499" }),
             item_id,
             issuer: None,
+            tiers: None,
             price: "499".into(),
             currency: "EUR".into(),
             offered: units,

@@ -96,6 +96,7 @@ async fn a_purchase_follows_a_newer_index() {
         left: 3,
         holders: 0,
         orders: 0,
+        taken: Vec::new(),
         terms: sale.terms(),
     };
     harness.stock.install(sale.id, &index).await.expect("Redis answers");
@@ -387,6 +388,7 @@ async fn limit_reached_names_only_an_order_in_the_log() {
     let purchase = |key: u64| Purchase {
         sale: sale.id,
         buyer: Buyer::anonymous("one"),
+        tier: 0,
         key: KeyHash(key),
         quantity: 1,
     };

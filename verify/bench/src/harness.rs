@@ -59,6 +59,7 @@ pub fn open() -> SaleTerms {
         limit_per_buyer: 0,
         max_per_order: 0,
         orders_ever_max: 0,
+        tier_limits: Default::default(),
     }
 }
 
@@ -193,6 +194,7 @@ impl Harness {
                 item: json!({"sku": "p1", "name": "Phone", "price": "499.00", "currency": "EUR"}),
                 item_id: None,
                 issuer: None,
+                tiers: None,
                 price: "499.00".into(),
                 currency: "EUR".into(),
                 offered: units,
@@ -224,6 +226,7 @@ impl Harness {
             left: units,
             holders: 0,
             orders: 0,
+            taken: Vec::new(),
             terms: sale.terms(),
         };
         let installed = self.stock.install(sale.id, &index).await?;

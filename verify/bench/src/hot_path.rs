@@ -146,7 +146,13 @@ fn order_number(times: u64) {
 
 fn refusal(times: u64) {
     for _ in 0..times * BATCH {
-        black_box(black_box(Problem::SoldOut { left: 0 }).into_response());
+        black_box(
+            black_box(Problem::SoldOut {
+                left: 0,
+                reserved_until: None,
+            })
+            .into_response(),
+        );
     }
 }
 

@@ -150,6 +150,7 @@ fn identity(sale: SaleId) -> Identity {
         item: Default::default(),
         item_id: None,
         issuer: None,
+        tiers: None,
         price: "1.00".into(),
         currency: "EUR".into(),
         offered: 1,

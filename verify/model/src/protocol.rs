@@ -188,6 +188,7 @@ fn start(config: &Configuration) -> State {
         left: config.total,
         holders: 0,
         orders: 0,
+        taken: Vec::new(),
         terms: row.terms(config),
     };
     let index = install(None, &redis.server(), SALE, &new, Default::default());

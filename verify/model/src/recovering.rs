@@ -302,6 +302,7 @@ impl Protocol {
             left: total.checked_sub(counts.units)?,
             holders: counts.holders,
             orders: counts.orders,
+            taken: counts.taken(&row.terms(&self.config)),
             terms: row.terms(&self.config),
         };
         if self.config.breaks(Rule::RebuildCountsOrders) {

@@ -245,6 +245,7 @@ impl TermsRow {
             opens: 0,
             closes: u64::MAX,
             limit: config.limit,
+            tiers: Vec::new(),
             bounds: OrderBounds {
                 orders_ever_max: config.orders_ever_max,
                 ..OrderBounds::default()

@@ -73,11 +73,13 @@ pub fn new_sale(partition: u32) -> NewSale {
             limit_per_buyer: 2,
             max_per_order: 3,
             orders_ever_max: 200,
+            tier_limits: Default::default(),
         },
         offer: Offer {
             item: serde_json::json!({"sku": "p1", "name": "Ω phone"}),
             item_id: Some(7),
             issuer: None,
+            tiers: None,
             price: "9.90".into(),
             currency: "EUR".into(),
             offered: 100,

@@ -122,6 +122,7 @@ async fn a_sale_that_comes_to_need_a_newer_format_waits_for_running_programs() {
     let sale = newer.create_sale(&new_sale(0)).await.expect("created");
     let offer = Offer {
         issuer: Some("main".into()),
+        tiers: None,
         ..new_sale(0).offer
     };
     db.ledger.beat("seckill-api", "old").await.expect("written");

@@ -208,6 +208,7 @@ async fn the_first_identity_fixes_item_price_and_start() {
         item: serde_json::json!({"sku": "p2"}),
         item_id: None,
         issuer: None,
+        tiers: None,
         price: "5.00".into(),
         currency: "CHF".into(),
         offered: 11,

@@ -60,6 +60,7 @@ async fn terms_change_only_from_the_version_that_was_read() {
         limit_per_buyer: 1,
         max_per_order: 4,
         orders_ever_max: 300,
+        tier_limits: Default::default(),
     };
     let update = async |version, state| {
         db.ledger

@@ -174,6 +174,9 @@ fn ignored_fields(desired: &DesiredSale, sale: &Sale) -> Vec<String> {
         };
         ignored.push(format!("spec.access ({buyers})"));
     }
+    if desired.offer.tiers != sale.tiers {
+        ignored.push("spec.tiers and spec.reservedForGeneral, but for limits of tiers with the same name".to_owned());
+    }
     if desired.starts_at != sale.opens_at {
         ignored.push("spec.startsAt".to_owned());
     }

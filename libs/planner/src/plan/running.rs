@@ -50,7 +50,8 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
     }
     let (step, stock) = stock(observed, sale);
     let pods = pods(&observed.workloads, sale);
-    let opened = now >= sale.opens_at;
+    let first_opens = sale.first_opens_at();
+    let opened = now >= first_opens;
     let shown = shown(observed, desired, sale, held, [&stock, &pods, &preflight]);
     let working = working(opened, &stock, &pods);
     let most = match opened && is_steady(observed, &shown) {
@@ -74,7 +75,7 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
         )
         .until(
             &observed.clocks,
-            if opened { sale.closes_at } else { sale.opens_at },
+            if opened { sale.closes_at } else { first_opens },
             most,
         )
 }
@@ -110,13 +111,15 @@ fn ledger_step(desired: &DesiredSale, sale: &Sale, held: bool) -> Option<Step> {
         if sale.issuer.is_none() {
             terms.limit_per_buyer = 0;
         }
+        terms.tier_limits = desired.tier_limits_of(sale);
         terms.orders_ever_max = desired.orders_ever_max_of(desired.offer.offered.max(sale.offered));
     }
     if held {
         terms.state = SaleState::Suspended;
     }
     let offer = &desired.offer;
-    if !counted && (offer.item != sale.item || offer.issuer != sale.issuer || offer.offered != sale.offered) {
+    let other_offer = (&offer.item, &offer.issuer, &offer.tiers) != (&sale.item, &sale.issuer, &sale.tiers);
+    if !counted && (other_offer || offer.offered != sale.offered) {
         return Some(Step::UpdateOffer {
             sale: version,
             offer: Box::new(offer.clone()),
@@ -245,8 +248,9 @@ fn shown(
     if desired.suspended && stock.status == True {
         return Shown::suspended();
     }
-    let opened = observed.now() >= sale.opens_at;
-    let refusal = observed.clocks.refusal_of_redis(sale.opens_at, sale.closes_at);
+    let opened = observed.now() >= sale.first_opens_at();
+    let refusal = observed.clocks.refusal_of_redis(sale.first_opens_at(), sale.closes_at);
+    let refusal = refusal.or_else(|| refusal_by_clocks(observed, desired, sale));
     let sold_out = observed.index.in_force().is_some_and(|index| index.left == 0);
     let exhausted = observed.index.in_force().is_some_and(IndexState::is_exhausted);
     let (phase, ready, sellable, reason, message) = match stock.status {
@@ -375,7 +379,7 @@ fn is_held(
         .in_force()
         .is_some_and(|index| index.terms.state == SaleState::Open);
     let open = sale.state == SaleState::Open || sells;
-    let has_opened = sale.is_counted() && open && now >= sale.opens_at;
+    let has_opened = sale.is_counted() && open && now >= sale.first_opens_at();
     if !desired.preflight_required || now < desired.preheat_at() || has_opened {
         return false;
     }
@@ -385,14 +389,25 @@ fn is_held(
 /// Whether the index of a sale that may have one must not open by itself, because the clock of Redis is ahead.
 fn is_held_by_clocks(observed: &Observation, desired: &DesiredSale, sale: &Sale) -> bool {
     let due = observed.now() >= desired.preheat_at() || sale.is_counted();
-    let opens_at = if sale.is_counted() {
-        sale.opens_at
-    } else {
-        desired.starts_at
+    let (tiers, starts_at) = match sale.is_counted() {
+        true => (&sale.tiers, sale.opens_at),
+        false => (&desired.offer.tiers, desired.starts_at),
     };
-    due && observed
-        .clocks
-        .hold_opening(opens_at, sale.state == SaleState::Suspended)
+    let held = sale.state == SaleState::Suspended;
+    let hold = |opens_at| observed.clocks.hold_opening(opens_at, held);
+    due && match tiers {
+        None => hold(starts_at),
+        Some(tiers) => tiers.openings(starts_at).any(hold),
+    }
+}
+
+/// Why a sale that is open for a tier does not sell before its next opening.
+fn refusal_by_clocks(observed: &Observation, desired: &DesiredSale, sale: &Sale) -> Option<String> {
+    (sale.state == SaleState::Suspended && is_held_by_clocks(observed, desired, sale)).then(|| {
+        "the clock of Redis is ahead, so the index sells nothing until two clocks have reached the next opening of a tier or \
+         spec.startsAt: set it right (NTP)"
+            .to_owned()
+    })
 }
 
 fn preflight_condition(preflight: Option<Preflight>) -> Condition {

@@ -62,6 +62,8 @@ fn scheduled(now: Millis) -> Observation {
         item: offer.item,
         item_id: None,
         issuer: None,
+        tiers: None,
+        tier_limits: Default::default(),
         price: "1.00".into(),
         currency: "EUR".into(),
         offered: 10,
@@ -127,6 +129,7 @@ fn preheated(now: Millis, left: u64) -> Observation {
         seq: 10 - left,
         ever: Some(10 - left),
         adjusted: Some(4),
+        taken: Vec::new(),
         holders: 0,
         outbox: 0,
     });

@@ -3,7 +3,7 @@
 --
 -- KEYS  the sale's m, u:<epoch>, w:<epoch>
 -- ARGV  epoch, number of buyers in u, of their orders, total, left, version, state, opens, closes, limit, max_per_order,
---       orders_ever_max, buyer_live_max, buyer_ever_max
+--       orders_ever_max, buyer_live_max, buyer_ever_max, tiers ('' = none), live units of each tier ('' = no tiers)
 -- Reply 'ok' | 'replica' | the reason of the refusal
 local replication = redis.call('INFO', 'replication')
 if not string.find(replication, 'role:master', 1, true) then return 'replica' end
@@ -21,6 +21,9 @@ end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'rid', rid, 'total', ARGV[4], 'left', ARGV[5], 'seq', '0',
   'ever', ARGV[3], 'adjusted', ARGV[1],
   'version', ARGV[6], 'state', ARGV[7], 'opens', ARGV[8], 'closes', ARGV[9], 'limit', ARGV[10],
-  'max_per_order', ARGV[11], 'orders_ever_max', ARGV[12], 'buyer_live_max', ARGV[13], 'buyer_ever_max', ARGV[14])
+  'max_per_order', ARGV[11], 'orders_ever_max', ARGV[12], 'buyer_live_max', ARGV[13], 'buyer_ever_max', ARGV[14],
+  'tiers', ARGV[15], 'taken', ARGV[16])
+if ARGV[15] == '' then redis.call('HDEL', KEYS[1], 'tiers') end
+if ARGV[16] == '' then redis.call('HDEL', KEYS[1], 'taken') end
 redis.call('DEL', KEYS[3])
 return 'ok'

@@ -11,7 +11,8 @@ local reply = {
   string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)),
 }
 local fields = {'epoch', 'rid', 'version', 'state', 'total', 'left', 'seq', 'opens', 'closes', 'limit',
-  'max_per_order', 'orders_ever_max', 'buyer_live_max', 'buyer_ever_max', 'ever', 'adjusted'}
+  'max_per_order', 'orders_ever_max', 'buyer_live_max', 'buyer_ever_max', 'ever', 'adjusted',
+  'tiers', 'taken'}
 local m = redis.call('HMGET', KEYS[1], unpack(fields))
 if not m[1] then return reply end
 for i = 1, #fields do reply[#reply + 1] = m[i] or '' end

@@ -38,6 +38,7 @@ pub async fn install(client: &StockClient, sale: SaleId, epoch: Epoch, total: u6
         left: total,
         holders: 0,
         orders: 0,
+        taken: vec![0; terms.tiers.len()],
         terms: terms.clone(),
     };
     assert_eq!(
@@ -49,12 +50,13 @@ pub async fn install(client: &StockClient, sale: SaleId, epoch: Epoch, total: u6
         sale,
         epoch,
         rid,
-        terms,
         total,
         left: total,
         seq: 0,
         ever: Some(0),
         adjusted: Some(epoch.0),
+        taken: vec![0; terms.tiers.len()],
+        terms,
         holdings: Default::default(),
     }
 }

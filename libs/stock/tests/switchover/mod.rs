@@ -23,6 +23,7 @@ fn terms() -> Terms {
         closes: u64::MAX >> 12,
         limit: 0,
         bounds: OrderBounds::default(),
+        tiers: Vec::new(),
     }
 }
 
@@ -114,6 +115,7 @@ async fn every_script_answers_replica_on_a_replica() {
             left: 3,
             holders: 0,
             orders: 0,
+            taken: Vec::new(),
             terms: terms(),
         };
         let refused = install::install(known.as_deref(), &server, sale, &what, WrittenHoldings::default());
