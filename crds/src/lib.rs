@@ -255,9 +255,11 @@ pub struct Access {
 /// Some of the buyers, who may buy earlier, have another limit, or have units that are kept for them.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.name != 'general'").message("name: general is the name for buyers of no tier; choose another one"))]
 #[x_kube(validation = Rule::new("self.reserved == 0 || self.opensBeforeSeconds > 0 || self.reservedForSeconds > 0").message("reserved: it needs reservedForSeconds or opensBeforeSeconds, because units are kept only until then"))]
 pub struct Tier {
-    /// The name of the tier in the status, in metrics and for buyers. Two tiers can't have the same.
+    /// The name of the tier in the status, in metrics and for buyers. Two tiers can't have the same, and general is the name for
+    /// buyers of no tier.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 
@@ -346,6 +348,12 @@ pub struct FlashSaleStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<LedgerStatus>,
 
+    /// The units of each tier, sampled while the sale runs. General buyers are first, under the name general.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub tiers: Vec<TierStatus>,
+
     /// When the stock began to be loaded into Redis, or to be counted in the order log. From then on the item, the access
     /// and the start can't change, and the stock can only rise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -401,6 +409,18 @@ pub struct LedgerStatus {
     pub remaining: i64,
     /// Units that are reserved, but not yet in the ledger.
     pub in_flight: i64,
+}
+
+/// The units of one tier.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TierStatus {
+    /// The name of the tier; general: buyers of no tier.
+    pub name: String,
+    /// Units that its buyers have bought and not cancelled.
+    pub sold: i64,
+    /// Units that are still kept for its buyers.
+    pub reserved: i64,
 }
 
 /// A time that the rules of the API server can compare and that the operator can parse. The format `date-time` alone also

@@ -39,7 +39,7 @@ export interface paths {
         };
         /**
          * All sales of this release, by name
-         * @description A sale is listed until 7 days after its settlement.
+         * @description A sale is listed until 7 days after its settlement. Sales with tiers are shown as to buyers of no tier.
          */
         get: operations["listSales"];
         put?: never;
@@ -57,7 +57,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** One sale */
+        /**
+         * One sale
+         * @description With a token of the sale's issuer, a sale with tiers is shown as to its buyer.
+         */
         get: operations["showSale"];
         put?: never;
         post?: never;
@@ -180,9 +183,14 @@ export interface components {
             order_no?: string;
             /**
              * Format: int64
-             * @description Of `sold_out`: fewer units than requested are left, perhaps none.
+             * @description Of `sold_out`: fewer units than requested are left for this buyer, perhaps none.
              */
             remaining?: number;
+            /**
+             * Format: date-time
+             * @description Of `sold_out`: units are kept for other buyers until then, so this answer is not final.
+             */
+            reserved_until?: string;
             /**
              * Format: date-time
              * @description Of `not_started`.
@@ -209,7 +217,7 @@ export interface components {
             item: components["schemas"]["Item"];
             /**
              * Format: int32
-             * @description Units of one buyer over the whole sale, without cancelled ones. Null if there is no limit.
+             * @description Units of this buyer over the whole sale, without cancelled ones. Null if there is no limit.
              */
             limit_per_buyer?: number | null;
             /**
@@ -217,21 +225,48 @@ export interface components {
              * @description The greatest `quantity` of a purchase. It can rise while the sale runs.
              */
             max_per_order: number;
+            /**
+             * Format: date-time
+             * @description When this buyer can buy: `starts_at`, or earlier by the tier.
+             */
+            opens_at: string;
             price: components["schemas"]["Price"];
             /**
              * Format: int64
-             * @description At most a second old, for display only: a purchase decides. Null if the number is unknown now.
+             * @description What this buyer can buy. At most a second old, for display only: a purchase decides. Null if the number is unknown now.
              */
             remaining?: number | null;
+            /**
+             * Format: date-time
+             * @description Units are kept for other buyers until then, so this buyer may find more. Null: no units are kept.
+             */
+            reserved_until?: string | null;
             /** @description As in the paths: `namespace/name`. */
             sale: string;
             /** Format: date-time */
             starts_at: string;
             /** @enum {string} */
             state: "scheduled" | "open" | "sold_out" | "suspended" | "ended";
+            /** @description The tier of the buyer whose token was sent. Null: none, or no token. */
+            tier?: string | null;
+            /** @description Tiers of buyers, by what the seller calls them. Null if all buyers are equal. */
+            tiers?: components["schemas"]["Tier"][] | null;
         };
         SaleList: {
             sales: components["schemas"]["Sale"][];
+        };
+        Tier: {
+            /**
+             * Format: int32
+             * @description Units of one of its buyers. Null if there is no limit.
+             */
+            limit_per_buyer?: number | null;
+            name: string;
+            /**
+             * Format: date-time
+             * @description When its buyers can buy.
+             */
+            opens_at: string;
         };
     };
     responses: never;
@@ -589,6 +624,18 @@ export interface operations {
                     };
                 };
             };
+            /** @description `token_algorithm_refused`: Signature algorithm not accepted; `token_bad_signature`: Wrong signature; `token_expired`: Token expired; `token_malformed`: Malformed token; `token_missing`: Missing token; `token_not_yet_valid`: Token not yet valid; `token_unknown_key`: Unknown signing key; `token_wrong_audience`: Wrong audience; `token_wrong_issuer`: Wrong issuer */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {string} */
+                        code?: "token_algorithm_refused" | "token_bad_signature" | "token_expired" | "token_malformed" | "token_missing" | "token_not_yet_valid" | "token_unknown_key" | "token_wrong_audience" | "token_wrong_issuer";
+                    };
+                };
+            };
             /** @description `sale_unknown`: Sale not found */
             404: {
                 headers: {
@@ -627,7 +674,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `not_ready`: Not ready */
+            /** @description `issuer_unavailable`: Issuer unavailable; `not_ready`: Not ready */
             503: {
                 headers: {
                     /** @description Seconds to wait, if a retry makes sense */
@@ -637,7 +684,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {string} */
-                        code?: "not_ready";
+                        code?: "issuer_unavailable" | "not_ready";
                     };
                 };
             };

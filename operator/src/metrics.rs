@@ -1,11 +1,12 @@
 //! What the operator counts.
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use seckill_planner::clocks::ClockDifference;
 use seckill_planner::demand::Needs;
+use seckill_planner::observation::TierUnits;
 use seckill_planner::{Observation, SaleKey};
 use seckill_service::metrics::encoding::EncodeLabelSet;
 use seckill_service::metrics::metrics::counter::Counter;
@@ -18,6 +19,13 @@ use seckill_service::metrics::registry::Registry;
 struct SaleLabels {
     namespace: String,
     name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TierLabels {
+    namespace: String,
+    name: String,
+    tier: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,6 +56,8 @@ pub struct Metrics {
     imbalanced: Family<SaleLabels, Gauge>,
     orders_ever: Family<SaleLabels, Gauge>,
     orders_ever_max: Family<SaleLabels, Gauge>,
+    tier_sold: Family<TierLabels, Gauge>,
+    tier_reserved: Family<TierLabels, Gauge>,
     ready_lead: Family<SaleLabels, Gauge<f64, AtomicU64>>,
     preflight_problems: Family<SaleLabels, Gauge>,
     demand: Family<WorkloadLabel, Gauge>,
@@ -56,8 +66,8 @@ pub struct Metrics {
     leader: Gauge,
     terms: Counter,
     lease_failures: Counter,
-    /// The sales that have gauges.
-    sales: Mutex<HashSet<SaleKey>>,
+    /// The sales that have gauges, with the labels of their tiers.
+    sales: Mutex<HashMap<SaleKey, Vec<TierLabels>>>,
 }
 
 impl Default for Metrics {
@@ -72,6 +82,8 @@ impl Default for Metrics {
             imbalanced: Family::default(),
             orders_ever: Family::default(),
             orders_ever_max: Family::default(),
+            tier_sold: Family::default(),
+            tier_reserved: Family::default(),
             ready_lead: Family::default(),
             preflight_problems: Family::default(),
             demand: Family::default(),
@@ -131,6 +143,16 @@ impl Metrics {
             "seckill_sale_orders_ever_max",
             "Orders at which the sale stops selling; 0: no bound",
             self.orders_ever_max.clone(),
+        );
+        registry.register(
+            "seckill_sale_tier_sold_units",
+            "Units that buyers of a tier have bought and not cancelled; general: buyers of no tier",
+            self.tier_sold.clone(),
+        );
+        registry.register(
+            "seckill_sale_tier_reserved_units",
+            "Units that are kept for buyers of a tier now",
+            self.tier_reserved.clone(),
         );
         registry.register(
             "seckill_sale_ready_lead_seconds",
@@ -262,14 +284,49 @@ impl Metrics {
                 self.orders_ever.get_or_create(&labels).set(number(ever));
                 let most = index.terms.bounds.orders_ever_max;
                 self.orders_ever_max.get_or_create(&labels).set(number(most));
+                self.observed_tiers(observed);
             }
             _ => {
                 self.remaining.remove(&labels);
                 self.in_flight.remove(&labels);
                 self.orders_ever.remove(&labels);
                 self.orders_ever_max.remove(&labels);
+                self.remove_tiers(&observed.key);
             }
         }
+    }
+
+    fn observed_tiers(&self, observed: &Observation) {
+        let tiers: Vec<TierUnits<'_>> = observed.tier_units().into_iter().flatten().collect();
+        if tiers.is_empty() {
+            return;
+        }
+        let SaleLabels { namespace, name } = SaleLabels::of(&observed.key);
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let mut all = Vec::with_capacity(tiers.len());
+        for tier in tiers {
+            let labels = TierLabels {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                tier: tier.name.to_owned(),
+            };
+            self.tier_sold.get_or_create(&labels).set(number(tier.sold));
+            self.tier_reserved.get_or_create(&labels).set(number(tier.reserved));
+            all.push(labels);
+        }
+        self.sales().insert(observed.key.clone(), all);
+    }
+
+    fn remove_tiers(&self, key: &SaleKey) {
+        let of_sale = self.sales().get_mut(key).map(std::mem::take);
+        for labels in of_sale.into_iter().flatten() {
+            self.tier_sold.remove(&labels);
+            self.tier_reserved.remove(&labels);
+        }
+    }
+
+    fn sales(&self) -> MutexGuard<'_, HashMap<SaleKey, Vec<TierLabels>>> {
+        self.sales.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the condition LedgerBalanced of a sale is False, and its units if they are known. A condition that was found
@@ -286,28 +343,31 @@ impl Metrics {
 
     /// Removes the gauges of FlashSales that are gone.
     pub fn keep(&self, present: &HashSet<SaleKey>) {
-        let mut sales = self.sales.lock().unwrap_or_else(PoisonError::into_inner);
-        sales.retain(|key| {
-            let keep = present.contains(key);
-            if !keep {
-                let labels = SaleLabels::of(key);
-                self.remaining.remove(&labels);
-                self.in_flight.remove(&labels);
-                self.imbalance.remove(&labels);
-                self.imbalanced.remove(&labels);
-                self.orders_ever.remove(&labels);
-                self.orders_ever_max.remove(&labels);
-                self.ready_lead.remove(&labels);
-                self.preflight_problems.remove(&labels);
-            }
-            keep
-        });
+        let gone: Vec<SaleKey> = self
+            .sales()
+            .keys()
+            .filter(|key| !present.contains(key))
+            .cloned()
+            .collect();
+        for key in gone {
+            let labels = SaleLabels::of(&key);
+            self.remaining.remove(&labels);
+            self.in_flight.remove(&labels);
+            self.imbalance.remove(&labels);
+            self.imbalanced.remove(&labels);
+            self.orders_ever.remove(&labels);
+            self.orders_ever_max.remove(&labels);
+            self.ready_lead.remove(&labels);
+            self.preflight_problems.remove(&labels);
+            self.remove_tiers(&key);
+            self.sales().remove(&key);
+        }
     }
 
     fn labels(&self, key: &SaleKey) -> SaleLabels {
-        let mut sales = self.sales.lock().unwrap_or_else(PoisonError::into_inner);
-        if !sales.contains(key) {
-            sales.insert(key.clone());
+        let mut sales = self.sales();
+        if !sales.contains_key(key) {
+            sales.insert(key.clone(), Vec::new());
         }
         SaleLabels::of(key)
     }

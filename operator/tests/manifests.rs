@@ -237,6 +237,74 @@ async fn valid_manifests_are_accepted_and_refusals_name_the_invalid_field() {
     let refused = create(&sales, limited).await.expect_err("no access").to_string();
     assert!(refused.contains("an anonymous sale can't know its buyers"), "{refused}");
 
+    let gold = json!({"name": "gold", "values": ["gold"], "opensBeforeSeconds": 60, "limitPerBuyer": 2, "reserved": 4,
+        "reservedForSeconds": 30});
+    let mut tiered = valid_manifest("tiered");
+    set(&mut tiered, "/access", json!({"issuer": "main"}));
+    set(
+        &mut tiered,
+        "/tiers",
+        json!([gold, {"name": "silver", "values": ["silver", "s"]}]),
+    );
+    set(&mut tiered, "/reservedForGeneral", json!(6));
+    create(&sales, tiered.clone()).await.expect("tiers with access");
+    let name = |name: &str| json!({"name": name, "values": ["v"]});
+    for (pointer, value, advice) in [
+        ("/access", Value::Null, "spec.tiers: it needs spec.access"),
+        ("/tiers", Value::Null, "spec.reservedForGeneral: it needs spec.tiers"),
+        ("/reservedForGeneral", json!(7), "must be at most spec.stock together"),
+        (
+            "/tiers",
+            json!([gold, gold]),
+            "spec.tiers: two tiers have the same name",
+        ),
+        (
+            "/tiers",
+            json!([name("general")]),
+            "general is the name for buyers of no tier",
+        ),
+        ("/tiers", json!([name("Gold")]), "spec.tiers[0].name"),
+        (
+            "/tiers",
+            json!([name("a"), name("b"), name("c"), name("d"), name("e")]),
+            "spec.tiers",
+        ),
+        ("/tiers", json!([{"name": "a", "values": []}]), "spec.tiers[0].values"),
+        (
+            "/tiers",
+            json!([{"name": "a", "values": [""]}]),
+            "spec.tiers[0].values[0]",
+        ),
+        (
+            "/tiers",
+            json!([{"name": "a", "values": ["v"], "reserved": 1}]),
+            "reserved: it needs reservedForSeconds",
+        ),
+        (
+            "/tiers",
+            json!([{"name": "a", "values": ["v"], "limitPerBuyer": 0}]),
+            "spec.tiers[0].limitPerBuyer",
+        ),
+        (
+            "/tiers",
+            json!([{"name": "a", "values": ["v"], "opensBeforeSeconds": 604_801}]),
+            "opensBeforeSeconds",
+        ),
+        (
+            "/tiers",
+            json!([{"name": "a", "values": ["v"], "reservedForSeconds": -1}]),
+            "reservedForSeconds",
+        ),
+    ] {
+        let mut manifest = tiered.clone();
+        set(&mut manifest, pointer, value.clone());
+        if value.is_null() {
+            manifest["spec"].as_object_mut().expect("a spec").remove(&pointer[1..]);
+        }
+        let refused = create(&sales, manifest).await.expect_err(advice).to_string();
+        assert!(refused.contains(advice), "{pointer}={value}: {refused}");
+    }
+
     let cases = invalid_values();
     assert!(cases.len() >= 60, "{}", cases.len());
     let mut mismatches = Vec::new();
@@ -327,6 +395,17 @@ async fn after_preheating_only_mutable_fields_can_be_changed() {
         change("/access", access).await.expect("access");
     }
     change("/limitPerBuyer", json!(3)).await.expect("limitPerBuyer");
+    let tier = |name: &str, limit: i32, reserved: i32| json!({"name": name, "values": [name], "opensBeforeSeconds": 60, "limitPerBuyer": limit, "reserved": reserved});
+    for tiers in [
+        json!([tier("silver", 1, 1)]),
+        Value::Null,
+        json!([tier("gold", 1, 2), tier("silver", 1, 0)]),
+    ] {
+        change("/tiers", tiers).await.expect("tiers");
+    }
+    change("/reservedForGeneral", json!(3))
+        .await
+        .expect("reservedForGeneral");
     change("/startsAt", json!("2030-01-01T10:00:01Z"))
         .await
         .expect("startsAt");
@@ -362,6 +441,25 @@ async fn after_preheating_only_mutable_fields_can_be_changed() {
             "spec.access: it can't change once",
         ),
         ("/access", Value::Null, "spec.access: it can't change once"),
+        ("/tiers", Value::Null, "spec."),
+        ("/tiers", json!([tier("gold", 1, 2)]), "spec.tiers: only limitPerBuyer"),
+        (
+            "/tiers",
+            json!([tier("silver", 1, 0), tier("gold", 1, 2)]),
+            "spec.tiers: only limitPerBuyer",
+        ),
+        (
+            "/tiers",
+            json!([tier("gold", 1, 1), tier("silver", 1, 0)]),
+            "spec.tiers: only limitPerBuyer",
+        ),
+        (
+            "/tiers",
+            json!([tier("gold", 1, 2), tier("bronze", 1, 0)]),
+            "spec.tiers: only limitPerBuyer",
+        ),
+        ("/reservedForGeneral", json!(4), "spec.tiers: only limitPerBuyer"),
+        ("/reservedForGeneral", Value::Null, "spec.tiers: only limitPerBuyer"),
         ("/item/price", json!("1.00"), "spec.item"),
         ("/item/description", Value::Null, "spec.item"),
         ("/item/id", json!(2), "spec.item"),
@@ -374,6 +472,8 @@ async fn after_preheating_only_mutable_fields_can_be_changed() {
         ("/maxPerOrder", json!(5)),
         ("/ordersEverMax", json!(13)),
         ("/ordersEverMax", Value::Null),
+        ("/tiers", json!([tier("gold", 9, 2), tier("silver", 1, 0)])),
+        ("/tiers", json!([tier("gold", 1, 2), tier("silver", 1, 0)])),
         ("/limitPerBuyer", json!(1)),
         ("/limitPerBuyer", Value::Null),
         ("/limitPerBuyer", json!(5)),

@@ -21,6 +21,8 @@ use seckill_protocol::index::Millis;
 
 /// A greater difference is reported, and holds back the opening.
 pub const CLOCK_DIFFERENCE_LIMIT_MS: u64 = 500;
+/// A sale that is open for a tier is looked at more often than this.
+const HOLD_BEFORE_MS: u64 = 15_000;
 /// A sale that was not closed this long after its end by one of the clocks is stalled.
 const CLOSE_OVERDUE_MS: u64 = 60_000;
 
@@ -90,6 +92,12 @@ impl Clocks {
         };
         self.redis
             .map_or(held, |redis| redis.saturating_sub(self.now()) > limit)
+    }
+
+    /// The same for an opening after the first one: until shortly before it, the sale sells to those for whom it is open.
+    pub fn hold_next_opening(&self, opens_at: Millis, held: bool) -> bool {
+        let is_near = |redis: Millis| redis.saturating_add(HOLD_BEFORE_MS) >= opens_at;
+        self.redis.is_some_and(is_near) && self.hold_opening(opens_at, held)
     }
 
     /// Why the index does not sell, although the sale has opened and has not ended; `None`: the clock of Redis is no reason.

@@ -6,6 +6,7 @@ use seckill_protocol::format::Heartbeat;
 use seckill_protocol::index::{IndexState, Millis, SaleState};
 use seckill_protocol::install::InstallRefused;
 use seckill_protocol::sale::Sale;
+use seckill_protocol::tiers::GENERAL_NAME;
 use seckill_protocol::{Epoch, Format};
 
 use crate::balance::BalanceCheck;
@@ -56,6 +57,16 @@ pub struct Observation {
     pub rebuild_delay: Option<RebuildDelay>,
     /// A change of the sale or its index causes a reconcile.
     pub is_watched: bool,
+}
+
+/// The units of one tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TierUnits<'a> {
+    pub name: &'a str,
+    /// In live orders.
+    pub sold: u64,
+    /// Kept for its buyers now.
+    pub reserved: u64,
 }
 
 /// The ledger does not know the name of a FlashSale.
@@ -133,6 +144,22 @@ impl Observation {
     pub fn own_sale(&self) -> Option<&Sale> {
         let is_ours = |sale: &&Sale| self.cluster.ownership(sale.cluster.as_deref()) == Ownership::Ours;
         self.sale.as_ref().filter(is_ours)
+    }
+
+    /// The units of each tier, with general buyers first; `None`: no index is in force. A sale without tiers has none.
+    pub fn tier_units(&self) -> Option<impl Iterator<Item = TierUnits<'_>>> {
+        let (index, sale) = (self.index.in_force()?, self.own_sale()?);
+        let now = self.now();
+        let rules = sale.tiers.as_ref().map(|tiers| tiers.tiers.as_slice());
+        let names = [GENERAL_NAME]
+            .into_iter()
+            .chain(rules.into_iter().flatten().map(|rule| rule.name.as_str()));
+        let tiers = names.zip(index.terms.tiers.iter().zip(&index.taken));
+        Some(tiers.map(move |(name, (terms, taken))| TierUnits {
+            name,
+            sold: *taken,
+            reserved: terms.kept(*taken, now),
+        }))
     }
 
     /// The preflight of a sale that has not ended; `None`: nothing was checked yet.

@@ -15,6 +15,8 @@ use crate::index::Millis;
 pub const MAX_TIERS: usize = 4;
 /// Buyers of no tier.
 pub const GENERAL: Tier = 0;
+/// Their name in the status and in metrics. No tier has it.
+pub const GENERAL_NAME: &str = "general";
 
 /// A number for each tier, with that of general buyers first.
 pub type PerTier<T> = [T; MAX_TIERS + 1];

@@ -220,18 +220,51 @@ mod tests {
     }
 
     #[test]
+    fn tiers_have_a_limit_each_and_need_the_third_format() {
+        let gold = serde_json::json!({
+            "name": "gold", "values": ["gold", "vip"], "opensBeforeSeconds": 60, "limitPerBuyer": 2, "reserved": 4,
+            "reservedForSeconds": 30,
+        });
+        let silver = serde_json::json!({"name": "silver", "values": ["silver"]});
+        let tiered = serde_json::json!({
+            "access": {"issuer": "main"}, "limitPerBuyer": 1, "tiers": [gold, silver], "reservedForGeneral": 3,
+        });
+        let object = flash_sale(tiered);
+        let desired = desired_sale(&object);
+        assert_eq!((desired.tier_limits, desired.format), ([2, 1, 0, 0], Format(3)));
+        assert_eq!(desired.terms().tier_limits, [2, 1, 0, 0]);
+        let tiers = desired.offer.tiers.as_ref().expect("tiers");
+        assert_eq!((tiers.tiers.len(), tiers.reserved_for_general), (2, 3));
+        let gold = &tiers.tiers[0];
+        assert_eq!(
+            (gold.name.as_str(), gold.values.as_slice()),
+            ("gold", ["gold", "vip"].map(String::from).as_slice())
+        );
+        assert_eq!(
+            (gold.opens_before_seconds, gold.reserved, gold.reserved_for_seconds),
+            (60, 4, 30)
+        );
+        // Preheating and pods come before the first opening.
+        assert_eq!((desired.first_opens_at(), desired.preheat_at()), (40_250, 30_250));
+        assert_eq!(pod_schedule(&object), desired.pod_schedule());
+        // The API server refuses tiers without access.
+        let anonymous = serde_json::json!({"tiers": [{"name": "gold", "values": ["gold"]}]});
+        assert_eq!(desired_sale(&flash_sale(anonymous)).offer.tiers, None);
+    }
+
+    #[test]
     fn fields_that_this_version_does_not_know_are_named() {
         let item = serde_json::json!({"sku": "s", "name": "n", "price": "1.00", "currency": "EUR", "color": "red"});
         let access = serde_json::json!({"issuer": "main", "audience": "shop"});
-        let newer =
-            serde_json::json!({"tiers": [{"name": "gold"}], "access": access, "item": item, "demand": {"gpus": 1}});
+        let newer = serde_json::json!({"rehearsal": true, "tiers": [{"name": "gold", "values": ["gold"], "color": "red"}], "access": access, "item": item, "demand": {"gpus": 1}});
         let newer = flash_sale(newer);
         let desired = desired_sale(&newer);
         assert_eq!(
             desired.unknown_fields,
             [
-                "spec.tiers",
+                "spec.rehearsal",
                 "spec.access.audience",
+                "spec.tiers[].color",
                 "spec.item.color",
                 "spec.demand.gpus"
             ]

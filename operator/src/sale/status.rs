@@ -3,8 +3,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource as _};
-use seckill_crds::{FlashSale, FlashSaleStatus, LedgerStatus};
+use seckill_crds::{FlashSale, FlashSaleStatus, LedgerStatus, TierStatus};
 use seckill_planner::condition::Blocker;
+use seckill_planner::observation::TierUnits;
 use seckill_planner::plan::imbalance;
 use seckill_planner::{
     ConditionStatus, ConditionType, Observation, Phase, Plan, Progress, Reason, SaleKey, StatusReport,
@@ -49,6 +50,7 @@ pub fn report(context: &Context, object: &FlashSale, observed: &Observation, pla
     }
     let only_figures = FlashSaleStatus {
         ledger: old.ledger.clone(),
+        tiers: old.tiers.clone(),
         ..new.clone()
     } == old;
     if only_figures && !context.cache.may_write_figures(&observed.key) {
@@ -218,6 +220,7 @@ fn next_status(
         conditions: conditions(&old.conditions, report, generation, &now),
         epoch: index.map(|i| i.epoch.0).or(old.epoch),
         ledger: ledger_status(observed, report).or_else(|| old.ledger.clone()),
+        tiers: tier_statuses(observed).unwrap_or_else(|| old.tiers.clone()),
         preheated_at: first(&old.preheated_at, preheated),
         ready_at: first(&old.ready_at, ready),
         opened_at: first(&old.opened_at, open),
@@ -253,6 +256,18 @@ fn ledger_status(observed: &Observation, report: &StatusReport) -> Option<Ledger
         remaining: number(sale.total.saturating_sub(sale.sold)),
         in_flight: 0,
     })
+}
+
+/// `None`: there is no index in force.
+fn tier_statuses(observed: &Observation) -> Option<Vec<TierStatus>> {
+    let tiers = observed.tier_units()?;
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let status = |tier: TierUnits| TierStatus {
+        name: tier.name.to_owned(),
+        sold: number(tier.sold),
+        reserved: number(tier.reserved),
+    };
+    Some(tiers.map(status).collect())
 }
 
 /// The reported conditions, and of the old ones those that the report lacks: what was compared at the end stays.

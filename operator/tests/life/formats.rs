@@ -286,7 +286,7 @@ async fn fields_of_a_newer_resource_are_refused_and_open_sales_go_on() {
     assert_eq!(status_and_reason(&refused, "Ready"), ("False", "UnknownFields"));
     let why = message(&refused, "Accepted");
     assert!(
-        why.starts_with("unknown fields: spec.tiers; this operator is older"),
+        why.starts_with("unknown fields: spec.rehearsal; this operator is older"),
         "{why}"
     );
     let row = harness

@@ -26,7 +26,8 @@ use seckill_operator::args::{Args, Command};
 use seckill_operator::emergency_stop;
 use seckill_order_log::{Entry, LogConfig, OrderLog};
 use seckill_protocol::index::{Decision, IndexState, Request};
-use seckill_protocol::{Batch, Buyer, FORMAT, Format, KeyHash, Record, SaleId};
+use seckill_protocol::tiers::GENERAL;
+use seckill_protocol::{Batch, Buyer, FORMAT, Format, KeyHash, Record, SaleId, Tier};
 use seckill_service::args::parse_from;
 use seckill_service::clock::{Clock, WrongClock};
 use seckill_service::shutdown::Shutdown;
@@ -172,10 +173,17 @@ impl RunningProgram {
 
     /// The sum of the values of a metric with this reason.
     pub async fn metric_sum(&self, metric: &str, reason: &str) -> u64 {
+        self.metric_with_label(metric, &format!("reason=\"{reason}\"")).await
+    }
+
+    /// The sum of the series of a metric with this label.
+    pub async fn metric_with_label(&self, metric: &str, label: &str) -> u64 {
         let text = get(&self.admin, "/metrics").await.unwrap_or_default();
-        let line = format!("{metric}{{reason=\"{reason}\"}} ");
-        let values = text.lines().filter_map(|l| l.strip_prefix(&line)?.parse::<u64>().ok());
-        values.sum()
+        let series = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(metric)?.strip_prefix('{')?.split_once("} "));
+        let values = series.filter(|(labels, _)| labels.split(',').any(|of| of == label));
+        values.filter_map(|(_, value)| value.parse::<u64>().ok()).sum()
     }
 }
 
@@ -593,18 +601,18 @@ impl Harness {
 
     /// Calls the purchase script once, with one unit for each buyer. It does not append the batch to the log.
     pub async fn reserve(&self, name: &str, buyers: &[&str]) -> (Vec<Decision>, Option<Batch>) {
-        self.try_reserve(name, buyers)
+        self.try_reserve(name, buyers, GENERAL)
             .await
             .expect("an index in force under the epoch of the ledger")
     }
 
     /// Like [`Self::reserve`]; `None` if no index is in force under the epoch of the ledger.
-    async fn try_reserve(&self, name: &str, buyers: &[&str]) -> Option<(Vec<Decision>, Option<Batch>)> {
+    async fn try_reserve(&self, name: &str, buyers: &[&str], tier: Tier) -> Option<(Vec<Decision>, Option<Batch>)> {
         let sale = self.sale(name).await;
         let request = |buyer: &&str| Request {
             buyer: Buyer::anonymous(buyer),
             quantity: 1,
-            tier: 0,
+            tier,
             key: KeyHash::of(buyer),
         };
         let requests: Vec<Request> = buyers.iter().map(request).collect();
@@ -614,7 +622,12 @@ impl Harness {
 
     /// Like [`Self::buy`]; returns the decisions, and none if no index is in force. A buyer always uses the same key.
     pub async fn try_buy(&self, name: &str, buyers: &[&str]) -> Vec<Decision> {
-        let Some((decisions, batch)) = self.try_reserve(name, buyers).await else {
+        self.try_buy_as(GENERAL, name, buyers).await
+    }
+
+    /// The same for buyers of a tier.
+    pub async fn try_buy_as(&self, tier: Tier, name: &str, buyers: &[&str]) -> Vec<Decision> {
+        let Some((decisions, batch)) = self.try_reserve(name, buyers, tier).await else {
             return Vec::new();
         };
         if let Some(batch) = batch {

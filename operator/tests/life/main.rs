@@ -22,3 +22,4 @@ mod servers_away;
 mod start;
 mod switchover;
 mod tcp_proxy;
+mod tiers;

@@ -47,7 +47,7 @@ pub enum Fault {
     EmptyLists,
     /// There is no FlashSale: not in a list, and not by its name.
     EmptyCluster,
-    /// FlashSales with `coolDownSeconds: 7` have a field `tiers`, which only a newer version of the resource has.
+    /// FlashSales with `coolDownSeconds: 7` have a field `rehearsal`, which only a newer version of the resource has.
     NewerResource,
 }
 
@@ -278,7 +278,7 @@ fn with_newer_field(
                 },
             };
             let field = "\"coolDownSeconds\":7";
-            let newer = String::from_utf8_lossy(&line).replace(field, &format!("{field},\"tiers\":[\"gold\"]"));
+            let newer = String::from_utf8_lossy(&line).replace(field, &format!("{field},\"rehearsal\":true"));
             return Ok(Some((Frame::data(Bytes::from(newer)), (data, read))));
         }
     })

@@ -16,11 +16,11 @@ use crate::harness::*;
 use crate::issuer::TestIssuer;
 use crate::keys::Key;
 
-const BUYER_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+pub const BUYER_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const AUDIENCE: &str = "seckill";
 
 /// The issuer `main`, and the key with which it signs.
-struct Issuer {
+pub struct Issuer {
     server: TestIssuer,
     key: Key,
     shutdown: Shutdown,
@@ -33,16 +33,24 @@ impl Drop for Issuer {
 }
 
 impl Issuer {
-    fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         "main"
     }
 
     /// Another one for each call.
-    fn token(&self, subject: &str) -> String {
+    pub fn token(&self, subject: &str) -> String {
         self.token_until(subject, now() / 1000 + 600)
     }
 
-    fn expired_token(&self, subject: &str) -> String {
+    /// Of a buyer with these roles.
+    pub fn token_with(&self, subject: &str, roles: &[&str]) -> String {
+        self.key.token(&json!({
+            "iss": self.server.url, "aud": AUDIENCE, "sub": subject, "exp": now() / 1000 + 600, "jti": Uuid::new_v4(),
+            "roles": roles,
+        }))
+    }
+
+    pub fn expired_token(&self, subject: &str) -> String {
         self.token_until(subject, now() / 1000 - 600)
     }
 
@@ -61,21 +69,22 @@ fn limited(limit_per_buyer: u32) -> SaleTerms {
     }
 }
 
-fn with_token(mut request: Request, token: &str) -> Request {
+pub fn with_token(mut request: Request, token: &str) -> Request {
     request.headers.push(format!("Authorization: Bearer {token}"));
     request
 }
 
 impl Harness {
     /// A harness that knows an issuer, and has its keys.
-    async fn with_issuer() -> (Harness, Issuer) {
+    pub async fn with_issuer() -> (Harness, Issuer) {
         Self::with_issuer_and_limits(RateLimitConfig::default()).await
     }
 
     async fn with_issuer_and_limits(rate_limits: RateLimitConfig) -> (Harness, Issuer) {
         let key = Key::ec("a");
         let server = TestIssuer::start(&[&key]).await;
-        let config = json!({"issuers": [{"name": "main", "url": server.url, "audiences": [AUDIENCE]}]});
+        let config =
+            json!({"issuers": [{"name": "main", "url": server.url, "audiences": [AUDIENCE], "tierClaim": "/roles"}]});
         let configs = parse(&config.to_string()).expect("valid");
         let (metrics, shutdown) = (Metrics::register(&mut Registry::default()), Shutdown::new());
         let issuers = Issuers::start(&configs, RefreshIntervals::default(), metrics, &shutdown).expect("valid");
@@ -90,7 +99,7 @@ impl Harness {
         (harness, issuer)
     }
 
-    async fn buy_as(&self, token: &str, sale: &Sale, key: &str) -> Response {
+    pub async fn buy_as(&self, token: &str, sale: &Sale, key: &str) -> Response {
         self.send(with_token(purchase(sale, key, 1), token)).await
     }
 
@@ -100,12 +109,12 @@ impl Harness {
             .await
     }
 
-    async fn order_as(&self, token: &str, number: &str) -> Response {
+    pub async fn order_as(&self, token: &str, number: &str) -> Response {
         let request = Request::get(&format!("/v1/orders/{number}"));
         self.send(with_token(request, token)).await
     }
 
-    async fn cancel_as(&self, token: &str, number: &str) -> Response {
+    pub async fn cancel_as(&self, token: &str, number: &str) -> Response {
         let request = Request::new(format!("DELETE /v1/orders/{number}"), &[], "");
         self.while_storing(self.send(with_token(request, token))).await
     }

@@ -26,4 +26,5 @@ mod recovery;
 mod sales;
 mod schemathesis;
 mod switchover;
+mod tiers;
 mod typescript;

@@ -2,7 +2,8 @@
 use futures::TryStreamExt as _;
 use seckill_ledger::{LogEntry, NewSale, Offer, Sale, SaleTerms};
 use seckill_order_log::Entry;
-use seckill_protocol::{Epoch, Format, Offset, Record};
+use seckill_protocol::sale::needed_format;
+use seckill_protocol::{Epoch, Format, Offset, Record, Tiers};
 use seckill_stock::{Install, Installed};
 use serde_json::json;
 use uuid::Uuid;
@@ -37,8 +38,20 @@ impl Harness {
     }
 
     pub async fn sell_item_to(&self, issuer: &str, units: u64, terms: SaleTerms, item_id: Option<i64>) -> Sale {
+        self.sell_tiers_to(issuer, None, units, terms, item_id).await
+    }
+
+    pub async fn sell_tiers_to(
+        &self,
+        issuer: &str,
+        tiers: Option<Tiers>,
+        units: u64,
+        terms: SaleTerms,
+        item_id: Option<i64>,
+    ) -> Sale {
         let mut new = new_sale(PART, units, terms, item_id);
-        (new.format, new.offer.issuer) = (Format(2), Some(issuer.to_owned()));
+        (new.offer.issuer, new.offer.tiers) = (Some(issuer.to_owned()), tiers);
+        new.format = needed_format(&new.offer, &new.terms);
         let sale = self.ledger.create_sale(&new).await.expect("MySQL answers");
         self.refresh().await;
         self.preheat(&sale).await;
@@ -92,7 +105,7 @@ impl Harness {
             left: sale.offered,
             holders: 0,
             orders: 0,
-            taken: Vec::new(),
+            taken: vec![0; sale.terms().tiers.len()],
             terms: sale.terms(),
         };
         self.install_index(sale, &index).await;
@@ -130,7 +143,7 @@ impl Harness {
             left: total.checked_sub(counts.units).expect("no oversell"),
             holders: counts.holders,
             orders: counts.orders,
-            taken: Vec::new(),
+            taken: counts.taken(&sale.terms()),
             terms: sale.terms(),
         };
         self.install_index(sale, &index).await;

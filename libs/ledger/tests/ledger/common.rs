@@ -167,7 +167,7 @@ pub fn order(seq: Seq) -> Order {
     Order {
         buyer: Buyer::anonymous(&key),
         quantity: 1,
-        tier: 0,
+        tier: (seq % 5) as u8,
         key: KeyHash::of(&key),
     }
 }

@@ -1,10 +1,11 @@
 //! MySQL loses the row of a sale, and the log brings it back.
 
 use crate::common::{Database, Log, new_sale, order};
-use seckill_ledger::{Ledger, Sale, StoreError};
+use seckill_ledger::{Ledger, Sale, SaleTerms, StoreError};
 use seckill_protocol::admission::Stop;
 use seckill_protocol::index::SaleState;
-use seckill_protocol::{Format, Identity, OrderId, Record, SaleId};
+use seckill_protocol::tiers::TierRule;
+use seckill_protocol::{Format, Identity, OrderId, Record, SaleId, Tiers};
 
 async fn store(ledger: &Ledger, log: &Log, from: i64) -> Result<(), StoreError> {
     let stored = ledger
@@ -243,6 +244,50 @@ async fn the_first_identity_fixes_item_price_and_start() {
     assert!(db.ledger.update_terms(sale.id, 3, &terms).await.expect("written"));
     terms.opens_at += 1;
     assert!(!db.ledger.update_terms(sale.id, 4, &terms).await.expect("answered"));
+    db.drop().await;
+}
+
+#[tokio::test]
+async fn the_log_fixes_the_tiers_of_a_sale_and_not_their_limits() {
+    let db = Database::new().await;
+    let (sale, _) = db.sale(0, 10).await;
+    let tiers = Tiers {
+        tiers: vec![TierRule {
+            name: "gold".into(),
+            values: vec!["gold".into(), "größer".into()],
+            opens_before_seconds: 600,
+            reserved: 3,
+            reserved_for_seconds: 60,
+        }],
+        reserved_for_general: 2,
+    };
+    let mut tiered = sale.identity();
+    (tiered.format, tiered.issuer, tiered.tiers) = (Format(3), Some("main".into()), Some(tiers.clone()));
+    let mut log = Log::empty(0, sale.id);
+    log.push(Record::Identity(Box::new(tiered)));
+    store(&db.ledger, &log, 0).await.expect("stored");
+    let fixed = row(&db.ledger, sale.id).await;
+    assert_eq!((fixed.tiers.as_ref(), fixed.format), (Some(&tiers), Format(3)));
+    assert_eq!(db.ledger.formats().await.expect("read").required, Format(3));
+    let terms = SaleTerms {
+        tier_limits: [2, 0, 0, 0],
+        ..fixed.sale_terms()
+    };
+    assert!(
+        db.ledger
+            .update_terms(sale.id, fixed.version, &terms)
+            .await
+            .expect("written")
+    );
+    let changed = row(&db.ledger, sale.id).await;
+    assert_eq!((changed.limit_for(1), changed.tiers.as_ref()), (2, Some(&tiers)));
+
+    // MySQL loses the row. It comes back without its terms, which the operator writes again.
+    lose_everything(&db).await;
+    assert_eq!(position(&db.ledger, 0).await, 0);
+    store(&db.ledger, &log, 0).await.expect("stored");
+    let restored = row(&db.ledger, sale.id).await;
+    assert_eq!((restored.tiers.as_ref(), restored.tier_limits), (Some(&tiers), [0; 4]));
     db.drop().await;
 }
 

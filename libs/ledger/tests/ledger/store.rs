@@ -162,6 +162,12 @@ async fn a_snapshot_streams_orders_by_buyer() {
     let chunks: Vec<_> = snapshot.orders().try_collect().await.expect("read");
     drop(snapshot); // it would keep the database from being dropped
     assert!(chunks.len() > 1, "{} chunks", chunks.len());
+    assert!(
+        chunks
+            .iter()
+            .flatten()
+            .all(|(id, order)| u64::from(order.tier) == id.seq % 5)
+    );
     let orders: Vec<_> = chunks
         .into_iter()
         .flatten()

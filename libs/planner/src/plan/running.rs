@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use seckill_protocol::Epoch;
 use seckill_protocol::index::{IndexState, Millis, SaleState};
-use seckill_protocol::sale::Sale;
+use seckill_protocol::sale::{Sale, first_opens_at};
 
 use super::ending;
 use super::index_need::exchange_step;
@@ -394,11 +394,10 @@ fn is_held_by_clocks(observed: &Observation, desired: &DesiredSale, sale: &Sale)
         false => (&desired.offer.tiers, desired.starts_at),
     };
     let held = sale.state == SaleState::Suspended;
-    let hold = |opens_at| observed.clocks.hold_opening(opens_at, held);
-    due && match tiers {
-        None => hold(starts_at),
-        Some(tiers) => tiers.openings(starts_at).any(hold),
-    }
+    let first_opens = first_opens_at(tiers.as_ref(), starts_at);
+    let mut openings = tiers.iter().flat_map(|tiers| tiers.openings(starts_at));
+    due && (observed.clocks.hold_opening(first_opens, held)
+        || openings.any(|opens_at| observed.clocks.hold_next_opening(opens_at, held)))
 }
 
 /// Why a sale that is open for a tier does not sell before its next opening.

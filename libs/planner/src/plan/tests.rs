@@ -5,7 +5,8 @@ use seckill_protocol::format::Heartbeat;
 use seckill_protocol::index::{IndexState, Millis, SaleState};
 use seckill_protocol::install::InstallRefused;
 use seckill_protocol::sale::Sale;
-use seckill_protocol::{Epoch, Format, SaleCut, SaleId};
+use seckill_protocol::tiers::TierRule;
+use seckill_protocol::{Epoch, Format, SaleCut, SaleId, Tiers};
 
 use super::*;
 use crate::balance::{BalanceCheck, Imbalance};
@@ -245,7 +246,7 @@ fn a_sale_of_a_newer_format_waits_for_older_programs() {
 #[test]
 fn unknown_fields_refuse_a_new_sale_and_not_an_accepted_one() {
     let unknown = |mut observed: Observation| {
-        observed.desired.as_mut().expect("there is one").unknown_fields = vec!["spec.tiers".into()];
+        observed.desired.as_mut().expect("there is one").unknown_fields = vec!["spec.rehearsal".into()];
         plan(&observed)
     };
     let refused = unknown(absent(0, &[]));
@@ -1145,6 +1146,145 @@ fn access_can_change_before_a_unit_is_counted() {
     assert!(matches!(plan(&observed).step, Step::UpdateTerms { terms, .. } if terms.limit_per_buyer == 3));
     observed.sale().limit_per_buyer = 3;
     assert_eq!(plan(&observed).step.name(), "Nothing");
+}
+
+/// Gold opens two minutes before the start, of which the lead time is ten seconds more; its limit is two units.
+fn tiered(observed: &mut Observation) {
+    let rule = |name: &str, opens_before_seconds| TierRule {
+        name: name.into(),
+        values: vec![name.into()],
+        opens_before_seconds,
+        reserved: 3,
+        reserved_for_seconds: 60,
+    };
+    let tiers = Tiers {
+        tiers: vec![rule("gold", 120), rule("silver", 0)],
+        reserved_for_general: 2,
+    };
+    with_access(observed);
+    let desired = observed.desired.as_mut().expect("desired");
+    (desired.offer.tiers, desired.tier_limits) = (Some(tiers.clone()), [2, 3, 0, 0]);
+    let sale = observed.sale();
+    (sale.issuer, sale.tiers) = (Some("main".into()), Some(tiers));
+    (sale.limit_per_buyer, sale.tier_limits) = (3, [2, 3, 0, 0]);
+    if observed.index.in_force().is_some() {
+        let terms = observed.sale().terms();
+        (observed.index().terms, observed.index().taken) = (terms, vec![0, 1, 0]);
+    }
+}
+
+const GOLD: Millis = START - 120_000;
+
+#[test]
+fn a_sale_is_preheated_before_its_first_tier_opens() {
+    let at = |now| {
+        let mut observed = scheduled(now);
+        tiered(&mut observed);
+        plan(&observed)
+    };
+    assert_eq!(
+        step_and_phase(&at(GOLD - LEAD - 1)),
+        ("Nothing", Some(Phase::Scheduled))
+    );
+    assert_eq!(step_and_phase(&at(GOLD - LEAD)).1, Some(Phase::Preheating));
+}
+
+#[test]
+fn a_sale_is_open_from_its_first_opening_on() {
+    let at = |now| {
+        let mut observed = preheated(now, 9);
+        tiered(&mut observed);
+        let plan = plan(&observed);
+        (plan.step.name(), report(&plan).phase)
+    };
+    assert_eq!(at(GOLD - 1), ("Nothing", Some(Phase::Ready)));
+    assert_eq!(at(GOLD), ("Nothing", Some(Phase::Open)));
+    assert_eq!(at(START), ("Nothing", Some(Phase::Open)));
+}
+
+#[test]
+fn tiers_can_change_before_a_unit_is_counted_and_their_limits_later() {
+    let mut observed = scheduled(GOLD - LEAD - 1);
+    tiered(&mut observed);
+    observed.sale().tiers = None;
+    assert_eq!(plan(&observed).step.name(), "UpdateOffer");
+    let mut observed = preheated(GOLD, 9);
+    tiered(&mut observed);
+    let desired = observed.desired.as_mut().expect("desired");
+    // Applied again in another order, with another reserve, and without silver.
+    let tiers = desired.offer.tiers.as_mut().expect("tiers");
+    (tiers.tiers[0].name, tiers.tiers[1].name) = ("bronze".into(), "gold".into());
+    tiers.reserved_for_general = 7;
+    desired.tier_limits = [8, 9, 0, 0];
+    let changed = plan(&observed);
+    assert!(
+        matches!(&changed.step, Step::UpdateTerms { terms, .. } if terms.tier_limits == [9, 3, 0, 0]),
+        "{:?}",
+        changed.step
+    );
+    observed.sale().tier_limits = [9, 3, 0, 0];
+    observed.index().terms = observed.sale().terms();
+    let plan = plan(&observed);
+    assert_eq!(plan.step.name(), "Nothing");
+    let accepted = report(&plan).condition(ConditionType::Accepted).expect("reported");
+    assert!(
+        accepted.reason == Reason::Adopted && accepted.message.contains("spec.tiers and spec.reservedForGeneral"),
+        "{}",
+        accepted.message
+    );
+}
+
+#[test]
+fn a_redis_ahead_opens_no_tier_and_not_the_sale_early() {
+    for (now, opened) in [(GOLD - 60_000, false), (START - 60_000, true)] {
+        let mut observed = preheated(now, 9);
+        tiered(&mut observed);
+        observed.clocks.redis = Some(now + 3_600_000);
+        let held = plan(&observed);
+        assert!(
+            matches!(&held.step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Suspended),
+            "{:?}",
+            held.step
+        );
+        observed.sale().state = SaleState::Suspended;
+        observed.index().terms.state = SaleState::Suspended;
+        let shown = plan(&observed);
+        let expected = if opened { Phase::Suspended } else { Phase::Ready };
+        assert_eq!(step_and_phase(&shown), ("Nothing", Some(expected)));
+        if opened {
+            assert_eq!(
+                reason(&shown, ConditionType::Sellable),
+                (ConditionStatus::False, Reason::ClocksDiffer)
+            );
+        }
+    }
+    // Gold buys on as long as the next opening is far by the clock of Redis too.
+    let mut observed = preheated(START - 60_000, 9);
+    tiered(&mut observed);
+    observed.clocks.redis = Some(START - 50_000);
+    assert_eq!(step_and_phase(&plan(&observed)), ("Nothing", Some(Phase::Open)));
+}
+
+#[test]
+fn the_units_of_tiers_are_named() {
+    let units = |now| {
+        let mut observed = preheated(now, 9);
+        tiered(&mut observed);
+        let units = observed.tier_units().expect("an index");
+        let units: Vec<_> = units
+            .map(|tier| (tier.name.to_owned(), tier.sold, tier.reserved))
+            .collect();
+        units
+    };
+    let named = |general, gold, silver| {
+        [("general", 0, general), ("gold", 1, gold), ("silver", 0, silver)]
+            .map(|(name, sold, kept)| (name.to_owned(), sold, kept))
+    };
+    assert_eq!(units(GOLD), named(2, 2, 3));
+    assert_eq!(units(START), named(0, 2, 3));
+    assert_eq!(units(START + 60_000), named(0, 0, 0));
+    assert_eq!(preheated(START, 9).tier_units().expect("an index").count(), 0);
+    assert!(scheduled(START).tier_units().is_none());
 }
 
 #[test]
