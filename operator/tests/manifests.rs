@@ -324,6 +324,19 @@ async fn valid_manifests_are_accepted_and_refusals_name_the_invalid_field() {
     assert!(mismatches.is_empty(), "{}", mismatches.join("\n"));
 }
 
+#[tokio::test]
+async fn the_example_manifests_are_accepted() {
+    let sales = sales(&client().await);
+    for example in [
+        include_str!("../../examples/access.yaml"),
+        include_str!("../../examples/tiers.yaml"),
+    ] {
+        let manifest: Value = serde_yaml::from_str(example).expect("YAML");
+        let accepted = create(&sales, manifest.clone()).await.expect("accepted");
+        assert_eq!(accepted.data["spec"]["tiers"], manifest["spec"]["tiers"]);
+    }
+}
+
 /// The API server takes these times for times. Its rules can't compare the first ones, and the operator can't parse the
 /// last ones.
 #[tokio::test]
