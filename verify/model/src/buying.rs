@@ -1,18 +1,18 @@
 //! Buyers, API processes and the relay.
 use std::sync::Arc;
 
-use seckill_protocol::index::{Decision, Request, SaleState, Server, fence, purchase};
+use seckill_protocol::index::{BatchDecision, Decision, Index, Request, SaleState, Server, Terms, fence, purchase};
 use seckill_protocol::{Batch, Buyer, Epoch, KeyHash, Order, OrderId, Record};
 
-use crate::configuration::Rule;
+use crate::configuration::{Configuration, Rule};
 use crate::log::SALE;
 use crate::property;
-use crate::protocol::{Action, BuyerKey, Protocol};
+use crate::protocol::{Action, BuyerKey, Protocol, Wish};
 use crate::state::{RedisData, Side, State, order_of};
 
 impl Protocol {
     pub(crate) fn purchases(&self, state: &State, actions: &mut Vec<Action>) {
-        let known = self.known(state);
+        let wishes = self.wishes(state);
         for (api, process) in state.apis.iter().enumerate() {
             // Equal processes have equal actions.
             if api > 0 && state.apis[api - 1] == *process {
@@ -21,7 +21,7 @@ impl Protocol {
             let replica = (self.config.redis_lags && self.config.refusals).then_some(Side::Replica);
             for on in state.sides().chain(replica) {
                 if self.fence_passes(state, api, on) {
-                    self.batches_of_requests(&known, |requests| actions.push(Action::Buy { api, on, requests }));
+                    self.batches_of_requests(&wishes, |requests| actions.push(Action::Buy { api, on, requests }));
                 }
             }
             for batch in 0..process.pending.len() {
@@ -56,15 +56,28 @@ impl Protocol {
     }
 
     /// One request, or as many as a script call takes.
-    fn batches_of_requests(&self, known: &[BuyerKey], mut each: impl FnMut(Vec<BuyerKey>)) {
-        for first in known {
+    fn batches_of_requests(&self, wishes: &[Wish], mut each: impl FnMut(Vec<Wish>)) {
+        for first in wishes {
             each(vec![*first]);
-            for second in known.iter().filter(|_| self.config.batch > 1) {
+            for second in wishes.iter().filter(|_| self.config.batch > 1) {
                 if first != second {
                     each(vec![*first, *second]);
                 }
             }
         }
+    }
+
+    /// What may be asked for next. The same key may come with another tier or quantity.
+    fn wishes(&self, state: &State) -> Vec<Wish> {
+        let mut wishes = Vec::new();
+        for of in self.known(state) {
+            for tier in self.config.tiers_of_tokens() {
+                for quantity in self.config.quantities.iter().copied() {
+                    wishes.push(Wish { of, tier, quantity });
+                }
+            }
+        }
+        wishes
     }
 
     /// The buyers and keys that may be used next. All that left no trace yet are equal, so one of them is enough.
@@ -124,7 +137,7 @@ impl Protocol {
             None => (&state.redis, state.redis_copy.as_ref()?),
         };
         let index = data.index.as_ref()?;
-        let mut seen = server.server();
+        let mut seen = server.server_at(state.past.now);
         if self.config.breaks(Rule::PurchaseFence) {
             seen.rid = index.rid.clone();
         }
@@ -142,7 +155,7 @@ impl Protocol {
         reached.is_some_and(|(data, seen, caller)| fence(data.index.as_ref(), &seen, caller).is_ok())
     }
 
-    pub(crate) fn buy(&self, state: &mut State, api: usize, on: Side, requests: &[BuyerKey]) -> Option<()> {
+    pub(crate) fn buy(&self, state: &mut State, api: usize, on: Side, requests: &[Wish]) -> Option<()> {
         let before = (state.apis[api].pending.len(), state.promised.len());
         let epoch = state.apis[api].epoch?;
         let requests: Vec<Request> = requests.iter().map(request).collect();
@@ -150,16 +163,7 @@ impl Protocol {
         let mut data = (**data).clone();
         let index_epoch = data.index.as_ref()?.epoch;
         let closed = data.index.as_ref()?.terms.state == SaleState::Closed;
-        let terms = data.index.as_ref()?.terms.clone();
-        if self.config.breaks(Rule::BoundInTheIndex) {
-            data.index.as_mut()?.terms.bounds = Default::default();
-        }
-        if self.config.breaks(Rule::LimitByBuyer) {
-            // A key has one order, which no limit refuses.
-            data.index.as_mut()?.terms.limit = 0;
-        }
-        let (mut decisions, batch) = purchase(data.index.as_mut(), &seen, caller, &requests).ok()?;
-        data.index.as_mut()?.terms = terms;
+        let (mut decisions, batch) = decide(&self.config, data.index.as_mut()?, &seen, caller, &requests)?;
         if closed && self.config.breaks(Rule::ReplayBeforeState) {
             decisions.fill(Decision::Ended);
         }
@@ -200,8 +204,14 @@ impl Protocol {
             Decision::AlreadyReserved(held) => {
                 let order = Order {
                     buyer: request.buyer.clone(),
-                    quantity: held.quantity,
-                    tier: 0,
+                    quantity: match self.config.breaks(Rule::QuantityOfTheHolding) {
+                        true => request.quantity,
+                        false => held.quantity,
+                    },
+                    tier: match self.config.breaks(Rule::TierOfTheHolding) {
+                        true => request.tier,
+                        false => held.tier,
+                    },
                     key: held.key,
                 };
                 let again = Batch {
@@ -334,16 +344,67 @@ impl Protocol {
     }
 }
 
+/// The purchase script, with the broken rules of the configuration.
+pub(crate) fn decide(
+    config: &Configuration,
+    index: &mut Index,
+    seen: &Server,
+    caller: Epoch,
+    requests: &[Request],
+) -> Option<BatchDecision> {
+    if config.broken.is_empty() {
+        return purchase(Some(index), seen, caller, requests).ok();
+    }
+    let (terms, taken) = (index.terms.clone(), index.taken.clone());
+    break_terms(config, &mut index.terms);
+    let decided = purchase(Some(index), seen, caller, requests).ok();
+    index.terms = terms;
+    if config.breaks(Rule::PurchaseRaisesTaken) {
+        index.taken = taken;
+    }
+    decided
+}
+
+fn break_terms(config: &Configuration, terms: &mut Terms) {
+    if config.breaks(Rule::BoundInTheIndex) {
+        terms.bounds = Default::default();
+    }
+    if config.breaks(Rule::LimitByBuyer) {
+        // A key has one order, which no limit refuses.
+        terms.limit = 0;
+    }
+    let highest = terms.tiers.iter().map(|tier| tier.limit).max();
+    let first = terms.tiers.iter().map(|tier| tier.opens).min();
+    for tier in &mut terms.tiers {
+        if config.breaks(Rule::LimitByBuyer) {
+            tier.limit = 0;
+        }
+        if config.breaks(Rule::LimitOfTheTier) {
+            tier.limit = highest.unwrap_or_default();
+        }
+        if config.breaks(Rule::OpeningOfTheTier) {
+            tier.opens = first.unwrap_or_default();
+        }
+        if config.breaks(Rule::ReserveKeeps) {
+            tier.reserved = 0;
+        }
+        if config.breaks(Rule::ReleaseEndsReserve) {
+            tier.release = u64::MAX;
+        }
+    }
+}
+
 fn order_id(epoch: Epoch, seq: u64) -> OrderId {
     OrderId { sale: SALE, epoch, seq }
 }
 
-fn request((buyer, key): &BuyerKey) -> Request {
+fn request(wish: &Wish) -> Request {
+    let (buyer, key) = wish.of;
     Request {
-        buyer: buyer_of(*buyer),
-        quantity: 1,
-        tier: 0,
-        key: KeyHash(u64::from(*key)),
+        buyer: buyer_of(buyer),
+        quantity: wish.quantity,
+        tier: wish.tier,
+        key: KeyHash(u64::from(key)),
     }
 }
 

@@ -1,7 +1,10 @@
 //! The size of the modelled system, what may happen in it, and which rules are broken.
 use std::fmt;
 
+use seckill_protocol::Quantity;
 use seckill_protocol::index::SaleState;
+
+use crate::tiers::TierPlan;
 
 /// A rule of the protocol. A configuration that breaks one must be refuted. Otherwise the rule is not needed, or the model
 /// does not cover its purpose.
@@ -102,6 +105,29 @@ pub enum Rule {
     /// The limit is that of a buyer, not of a key.
     LimitByBuyer,
 
+    /// A tier has a limit of its own: that of the buyer's present token.
+    LimitOfTheTier,
+    /// A tier opens at an instant of its own.
+    OpeningOfTheTier,
+    /// A reserve keeps units from the others.
+    ReserveKeeps,
+    /// After its release a reserve keeps nothing.
+    ReleaseEndsReserve,
+    /// A retry publishes the tier of the holding, not that of the token.
+    TierOfTheHolding,
+    /// ... and the quantity of the holding, not that of the request.
+    QuantityOfTheHolding,
+    /// A purchase counts for the reserve of its tier.
+    PurchaseRaisesTaken,
+    /// A returned unit no longer counts for the reserve of its tier.
+    ReturnLowersTaken,
+    /// A rebuilt index continues the count of each tier's live units.
+    RebuildCountsTaken,
+    /// A rebuilt index holds the tier of each order.
+    RebuildKeepsTier,
+    /// INSTALL has the terms of the tiers.
+    InstallHasTiers,
+
     /// CLOSE waits until the ledger has the outbox.
     CloseAfterOutbox,
     /// An index has the newest terms before it is published.
@@ -128,8 +154,12 @@ pub struct Configuration {
     pub buyers: u8,
     /// Idempotency keys that each buyer uses.
     pub keys: u8,
-    /// The most units a buyer may hold; each order is of one unit.
-    pub limit: u32,
+    /// The most units a buyer may hold. With tiers: a general buyer.
+    pub limit: Quantity,
+    /// The units that an order may have.
+    pub quantities: &'static [Quantity],
+    /// `None`: the sale has no tiers, and time has no influence.
+    pub tiers: Option<TierPlan>,
     /// The most orders ever made; 0 = no bound.
     pub orders_ever_max: u64,
     pub apis: usize,
@@ -179,6 +209,8 @@ impl Configuration {
         buyers: 2,
         keys: 1,
         limit: 1,
+        quantities: &[1],
+        tiers: None,
         orders_ever_max: 0,
         apis: 1,
         coordinators: 1,
@@ -238,8 +270,12 @@ impl fmt::Display for Configuration {
         };
         count(self.total as usize, "unit", "units");
         count(usize::from(self.buyers), "buyer", "buyers");
+        count(usize::from(self.tiers.is_some()), "tier", "tiers");
         if self.keys > 1 {
             count(usize::from(self.keys), "key each", "keys each");
+        }
+        if self.quantities.len() > 1 {
+            count(self.quantities.len(), "quantity", "quantities");
         }
         count(self.orders_ever_max as usize, "order at most", "orders at most");
         count(self.apis, "API", "APIs");

@@ -17,6 +17,8 @@
 //! - two coordinators that may wait or die before each of R1 to R4 and the three steps of R5, also needless rebuilds
 //! - the worker: its position, the pending stock adjustments as rows of the same transaction, and its memory; MySQL that
 //!   loses its tail: position, rows, `live_epoch`, terms and pending adjustments together
+//! - tiers: an opening, a limit and a reserve of a tier's own, and buyers whose tokens change ([`tiers`]); quantities, also
+//!   another one with the same key
 //! - cancels, totals, suspending and resuming, the end up to the settlement
 //! - two workers on one partition, and a reader that starts at the ledger's position ([`workers`])
 //! - three clocks, one of them wrong, at the start and the end of a sale ([`clocks`], with `libs/planner`)
@@ -30,11 +32,12 @@
 //!
 //! # What is left out
 //!
-//! Quantities above one, tiers, windows (in the protocol's model suspending and ending are state, not time), PAID, quarantine, several
-//! sales in a partition, a log that loses acknowledged records, timeouts (a process that gives up is one that crashes),
-//! the trimming of the outbox, and differences between a pure function and its script, which the tests of `libs/stock`
-//! compare. The checker identifies a state by a hash of 64 bits: among ten million states a collision is improbable (about
-//! one in 400,000), not impossible.
+//! Windows of sales without tiers (in the protocol's model suspending and ending are state, not time), more than one tier
+//! besides general buyers, servers of Redis whose clocks differ, PAID, quarantine (a copy of an order with another content
+//! violates a property instead), several sales in a partition, a log that loses acknowledged records, timeouts (a process
+//! that gives up is one that crashes), the trimming of the outbox, and differences between a pure function and its script,
+//! which the tests of `libs/stock` compare. The checker identifies a state by a hash of 64 bits: among ten million states a
+//! collision is improbable (about one in 400,000), not impossible.
 //!
 //! # How to run it
 //!
@@ -52,6 +55,7 @@
 //! - [`configuration`]: the size of the modelled system, and the broken rules
 //! - [`state`], [`log`](mod@log): a state, and the log with its folds
 //! - [`protocol`]: the actions; `model` dispatches them to `buying`, `storing`, `recovering`, `ending` and `failing`
+//! - [`tiers`]: the tier of a sale that has one, and its properties
 //! - [`property`], [`properties`]: the names of the properties, and their checks
 pub mod clocks;
 pub mod configuration;
@@ -63,6 +67,7 @@ pub mod properties;
 pub mod property;
 pub mod protocol;
 pub mod state;
+pub mod tiers;
 pub mod workers;
 
 mod buying;
@@ -78,4 +83,5 @@ pub use deletion::Deletions;
 pub use formats::Formats;
 pub use identity::{Identities, IdentityConfig, IdentityRule};
 pub use protocol::Protocol;
+pub use tiers::TierPlan;
 pub use workers::Workers;

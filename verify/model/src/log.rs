@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use seckill_protocol::fold::FoldedOrder;
 use seckill_protocol::index::Holdings;
+use seckill_protocol::tiers::PerTier;
 use seckill_protocol::{
-    Acceptance, Batch, Buyer, Epoch, Fold, KeyHash, Offset, OrderId, OrderStatus, PendingAdjustment, Record,
-    RecordVerdict, SaleCut, SaleId,
+    Acceptance, Batch, Buyer, Epoch, Fold, KeyHash, Offset, Order, OrderId, OrderStatus, PendingAdjustment, Record,
+    RecordVerdict, SaleCut, SaleId, Tier,
 };
 
 use crate::configuration::{Configuration, Rule};
@@ -38,6 +39,8 @@ pub struct View {
     /// The holdings of an index built from it.
     pub holdings: Holdings,
     pub live: u64,
+    /// Live units of each tier.
+    pub live_of_tier: PerTier<u64>,
     /// The orders by buyer and key.
     pub by_key: BTreeMap<(Buyer, KeyHash), OrderId>,
     /// How often each order is in the log, void or not.
@@ -60,6 +63,7 @@ impl Log {
             fold: Fold::new(SALE),
             holdings: Holdings::new(),
             live: 0,
+            live_of_tier: PerTier::default(),
             by_key: BTreeMap::new(),
             copies: BTreeMap::new(),
             void: BTreeSet::new(),
@@ -160,6 +164,7 @@ impl View {
         let mut view = View {
             record: Some(record.clone()),
             live: fold.live(),
+            live_of_tier: live_of_tier(&fold),
             holdings: fold.clone().into_holdings().into_iter().collect(),
             by_key: by_key.collect(),
             copies: before.copies.clone(),
@@ -198,11 +203,29 @@ impl View {
         }
     }
 
+    /// Live units of a tier.
+    pub fn live_of(&self, tier: Tier) -> u64 {
+        self.live_of_tier[usize::from(tier)]
+    }
+
     /// Whether the log has this order, for this buyer and key.
     pub fn has(&self, id: OrderId, buyer: &Buyer, key: KeyHash) -> bool {
         let order = self.fold.orders().get(&id);
         order.is_some_and(|order| order.buyer == *buyer && order.key == key)
     }
+}
+
+fn live_of_tier(fold: &Fold) -> PerTier<u64> {
+    let mut units = PerTier::default();
+    for order in fold.orders().values().filter(|order| order.status.is_live()) {
+        units[usize::from(order.tier)] += u64::from(order.quantity);
+    }
+    units
+}
+
+/// Whether an order that the log has is as this copy of its record has it.
+fn is_same(folded: &FoldedOrder, order: &Order) -> bool {
+    (&folded.buyer, folded.quantity, folded.tier, folded.key) == (&order.buyer, order.quantity, order.tier, order.key)
 }
 
 /// The stock adjustment of a record that changed the fold from `before` to `after`.
@@ -242,12 +265,14 @@ fn violation_of_the_log(
     if before.fold.orders().keys().any(|id| !orders.contains_key(id)) {
         return Some(property::STAYS);
     }
+    // The index knew the orders with smaller numbers, and the limit was that of the tier of the order.
     let mut held: BTreeMap<_, u32> = BTreeMap::new();
     for order in orders.values().filter(|order| order.status.is_live()) {
-        *held.entry(&order.buyer).or_default() += order.quantity;
-    }
-    if held.values().any(|units| *units > config.limit) {
-        return Some(property::LIMIT);
+        let units = held.entry(&order.buyer).or_default();
+        *units += order.quantity;
+        if *units > config.limit_of(order.tier) {
+            return Some(property::LIMIT);
+        }
     }
     if config.orders_ever_max > 0 && orders.len() as u64 > config.orders_ever_max {
         return Some(property::ORDERS);
@@ -261,6 +286,13 @@ fn violation_of_the_log(
             .any(|(id, order)| orders.contains_key(&id) && !after.has(id, &order.buyer, order.key))
     {
         return Some(property::NUMBER);
+    }
+    if let (Record::Batch(batch), RecordVerdict::Accepted) = (record, verdict)
+        && batch
+            .iter()
+            .any(|(id, order)| orders.get(&id).is_some_and(|folded| !is_same(folded, order)))
+    {
+        return Some(property::CONTENT);
     }
     let (was, is) = (&before.fold, &after.fold);
     if was.cut().closed.is_some()

@@ -24,6 +24,7 @@ impl Model for Protocol {
         self.recoveries(state, actions);
         self.ends(state, actions);
         self.faults(state, actions);
+        self.times(state, actions);
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
@@ -101,6 +102,7 @@ impl Protocol {
                 Some(())
             }
             MySqlFailsOver => self.mysql_fails_over(state),
+            ClockAdvances => self.clock_advances(state),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::ending::in_flight;
 use crate::property;
 use crate::protocol::Protocol;
 use crate::state::{Coordinator, State};
+use crate::tiers;
 
 impl State {
     /// The first property that this state violates.
@@ -20,6 +21,7 @@ impl State {
             .or_else(|| self.violation_after_the_end(config))
             .or_else(|| self.violation_at_rest(config))
             .or_else(|| self.adjusted_too_far(config))
+            .or_else(|| self.violation_of_tiers(config))
     }
 
     /// A number was given out that is not in the log and can't get into it any more.
@@ -125,7 +127,10 @@ impl State {
             .enumerate()
             .filter(|(_, r)| matches!(r, Record::Cancel { .. }));
         let last = cancels.last().map(|(offset, _)| offset as i64);
-        (index.adjusted < last).then_some(property::REACHED)
+        if index.adjusted < last {
+            return Some(property::REACHED);
+        }
+        self.violation_of_tiers_at_rest(config, index)
     }
 
     /// R0.
@@ -182,7 +187,7 @@ pub fn all(config: &Configuration) -> Vec<Property<Protocol>> {
             }));
         )*};
     }
-    always!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
+    always!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23);
     properties.push(Property::sometimes("all is sold", |_, state: &State| {
         let view = state.log.view();
         view.live == view.fold.total()
@@ -228,5 +233,6 @@ pub fn all(config: &Configuration) -> Vec<Property<Protocol>> {
             |_, state: &State| state.mysql.settled && state.log.view().live > 0,
         ));
     }
+    properties.extend(tiers::happens(config));
     properties
 }

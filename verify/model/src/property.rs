@@ -18,9 +18,14 @@ pub const ORDERS: &str = "no more orders are ever made than the bound";
 pub const ADJUSTED: &str = "the index has every adjustment up to the offset that it names";
 pub const REACHED: &str = "at rest: the index names the last CANCEL or a later offset";
 pub const FOLD: &str = "I12 the ledger and the log together are the log";
+pub const CONTENT: &str = "an order has one tier and one quantity for ever";
+pub const RESERVE: &str = "until its release a reserve keeps its units for its tier";
+pub const OPENING: &str = "nobody buys before the opening of the tier";
+pub const TAKEN: &str = "at rest: the index counts the live units of each tier";
+pub const AVAILABLE: &str = "at rest: each tier can buy what the reserves of the others leave";
 
 /// All properties that must hold in every state.
-pub const ALWAYS: [&str; 19] = [
+pub const ALWAYS: [&str; 24] = [
     OVERSOLD, PROMISE, STAYS, LIMIT, KEY, NUMBER, BALANCE, INDEX, TERMS, REFUSAL, CLOSED, SETTLEMENT, STUCK,
-    ADJUSTMENT, FOLD, TAKEN_BACK, ORDERS, ADJUSTED, REACHED,
+    ADJUSTMENT, FOLD, TAKEN_BACK, ORDERS, ADJUSTED, REACHED, CONTENT, RESERVE, OPENING, TAKEN, AVAILABLE,
 ];

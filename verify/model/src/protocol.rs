@@ -3,7 +3,8 @@ use std::sync::{Arc, OnceLock};
 
 use seckill_protocol::index::SaleState;
 use seckill_protocol::install::{Install, install};
-use seckill_protocol::{Epoch, OrderId, Record};
+use seckill_protocol::rebuild::HoldingCounts;
+use seckill_protocol::{Epoch, OrderId, Quantity, Record, Tier};
 
 use crate::configuration::Configuration;
 use crate::log::{Log, SALE};
@@ -22,6 +23,15 @@ pub struct Protocol {
 /// A buyer and one of its keys, by their numbers.
 pub type BuyerKey = (u8, u8);
 
+/// What a buyer asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    pub of: BuyerKey,
+    /// The tier of the token that the buyer has now.
+    pub tier: Tier,
+    pub quantity: Quantity,
+}
+
 /// One atomic step of one process, or a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -29,7 +39,7 @@ pub enum Action {
     Buy {
         api: usize,
         on: Side,
-        requests: Vec<BuyerKey>,
+        requests: Vec<Wish>,
     },
     /// An API process appends one of its batches.
     Publish {
@@ -143,6 +153,9 @@ pub enum Action {
     FlipBack,
     MySqlReplicates,
     MySqlFailsOver,
+
+    /// The start of the sale, or the release of the reserve.
+    ClockAdvances,
 }
 
 impl Protocol {
@@ -182,14 +195,15 @@ fn start(config: &Configuration) -> State {
         state: SaleState::Open,
     };
     let mut redis = RedisServer::new(0, Arc::default());
+    let terms = row.terms(config);
     let new = Install {
         epoch,
         total: config.total,
         left: config.total,
         holders: 0,
         orders: 0,
-        taken: Vec::new(),
-        terms: row.terms(config),
+        taken: HoldingCounts::default().taken(&terms),
+        terms,
     };
     let index = install(None, &redis.server(), SALE, &new, Default::default());
     redis.data_mut().index = index.ok();
@@ -215,7 +229,10 @@ fn start(config: &Configuration) -> State {
         apis: vec![api; config.apis],
         worker_memory: Vec::new(),
         promised: Vec::new(),
-        past: Past::default(),
+        past: Past {
+            now: *config.instants().start(),
+            ..Past::default()
+        },
         violated: None,
     }
 }

@@ -1,9 +1,10 @@
 //! Coordinators, which put an index in force: R0 to R5. Each step is atomic.
 use seckill_protocol::fold::FoldedOrder;
-use seckill_protocol::index::Index;
+use seckill_protocol::index::{Index, Terms};
 use seckill_protocol::install::{Applied, Install, WrittenHoldings, apply, install, write};
 use seckill_protocol::rebuild::{BuyerHoldings, Delta, HoldingCounts};
 use seckill_protocol::recovery::Need;
+use seckill_protocol::tiers::GENERAL;
 use seckill_protocol::{Epoch, Offset, OrderId, SaleCut};
 
 use crate::configuration::Rule;
@@ -185,6 +186,11 @@ impl Protocol {
             }
             holdings.retain(|(_, held)| !held.is_empty());
         }
+        if self.config.breaks(Rule::RebuildKeepsTier) {
+            for holding in holdings.iter_mut().flat_map(|(_, held)| held) {
+                holding.tier = GENERAL;
+            }
+        }
         let counts = counts_of(&holdings);
         (holdings, counts)
     }
@@ -296,21 +302,26 @@ impl Protocol {
             Some(index) if index.epoch == epoch => uncounted(index),
             _ => server.data.written.get(&epoch).cloned().unwrap_or_default(),
         };
+        let terms = self.installed_terms(row);
         let mut new = Install {
             epoch,
             total,
             left: total.checked_sub(counts.units)?,
             holders: counts.holders,
             orders: counts.orders,
-            taken: counts.taken(&row.terms(&self.config)),
-            terms: row.terms(&self.config),
+            taken: counts.taken(&terms),
+            terms,
         };
+        if self.config.breaks(Rule::RebuildCountsTaken) {
+            new.taken.fill(0);
+        }
         if self.config.breaks(Rule::RebuildCountsOrders) {
             (new.orders, found.orders) = (0, 0);
         }
         let in_force = current.filter(|_| self.config.breaks(Rule::RebuildFromLog));
         if let Some(index) = in_force {
             (new.total, new.left, found) = (index.total, index.left, uncounted(index));
+            new.taken = index.taken.clone();
         }
         if in_force.is_some() || self.config.breaks(Rule::InstallCountsHolders) {
             new.holders = found.holdings.len() as u64;
@@ -322,6 +333,15 @@ impl Protocol {
             current = None;
         }
         install(current, &server.server(), SALE, &new, found).ok()
+    }
+
+    /// The terms that INSTALL gets.
+    fn installed_terms(&self, row: TermsRow) -> Terms {
+        let mut terms = row.terms(&self.config);
+        if self.config.breaks(Rule::InstallHasTiers) {
+            terms.tiers.clear();
+        }
+        terms
     }
 
     /// R5, the first part: the newest terms are read.

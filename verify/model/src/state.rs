@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use seckill_protocol::index::{Index, OrderBounds, SaleState, Server, Terms};
+use seckill_protocol::index::{Index, Millis, OrderBounds, SaleState, Server, Terms};
 use seckill_protocol::install::WrittenHoldings;
 use seckill_protocol::rebuild::HoldingCounts;
 use seckill_protocol::recovery::FoundIndex;
@@ -48,6 +48,8 @@ pub struct Past {
     pub applied_version: u64,
     /// An API process has read at some time that the ledger had folded CLOSE.
     pub listed_as_closed: bool,
+    /// The time, if the sale has tiers. All servers of Redis have the same.
+    pub now: Millis,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -206,8 +208,13 @@ impl RedisServer {
         Server {
             is_master: true,
             rid: self.rid.clone(),
-            now: 1,
+            now: 0,
         }
+    }
+
+    /// The same at this time, for a purchase.
+    pub fn server_at(&self, now: Millis) -> Server {
+        Server { now, ..self.server() }
     }
 
     /// The same without the fence: the server on which the index was installed.
@@ -245,7 +252,7 @@ impl TermsRow {
             opens: 0,
             closes: u64::MAX,
             limit: config.limit,
-            tiers: Vec::new(),
+            tiers: config.tier_terms(),
             bounds: OrderBounds {
                 orders_ever_max: config.orders_ever_max,
                 ..OrderBounds::default()

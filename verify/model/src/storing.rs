@@ -160,6 +160,7 @@ impl Protocol {
                 .find(|held| held.seq == *seq && !held.cancelled);
             *epoch = held.map_or(*epoch, |held| held.epoch);
         }
+        let taken = data.index.as_ref().map(|index| index.taken.clone());
         match apply_adjustments(data.index.as_mut(), &seen, std::slice::from_ref(&sent)).first()? {
             AdjustmentOutcome::NotYet | AdjustmentOutcome::Replica => return None,
             AdjustmentOutcome::NoSuchOrder => state.violated = Some(property::ADJUSTMENT),
@@ -176,6 +177,11 @@ impl Protocol {
             for holding in held.filter(|held| (held.epoch, held.seq) == (*epoch, *seq)) {
                 holding.cancelled = false;
             }
+        }
+        if let (Some(index), Some(taken)) = (&mut data.index, taken)
+            && self.config.breaks(Rule::ReturnLowersTaken)
+        {
+            index.taken = taken;
         }
         *state.server_mut(on)?.data_mut() = data;
         if self.config.breaks(Rule::AdjustmentsAreRows) {

@@ -1,6 +1,6 @@
 //! The protocol with all its rules, in several configurations.
 use libtest_mimic::Trial;
-use seckill_model::{Configuration, Deletions, Identities, IdentityConfig, Protocol, Workers};
+use seckill_model::{Configuration, Deletions, Identities, IdentityConfig, Protocol, TierPlan, Workers};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 
 use crate::explore::{check_all_states, trial};
@@ -53,6 +53,31 @@ const MYSQL: Configuration = Configuration {
     split_brain: true,
     log: 6,
     ..Configuration::SMALL
+};
+
+/// Two units, of which one is kept for a tier.
+const TIERS: Configuration = Configuration {
+    total: 2,
+    tiers: Some(ONE_IS_KEPT),
+    copies: 0,
+    log: 5,
+    ..Configuration::SMALL
+};
+
+/// Redis is lost, and the only unit is kept for a tier.
+const TIERS_RECOVERY: Configuration = Configuration {
+    total: 1,
+    barriers: 1,
+    redis_losses: 1,
+    log: 6,
+    ..TIERS
+};
+
+pub const ONE_IS_KEPT: TierPlan = TierPlan {
+    reserved: 1,
+    reserved_for_general: 0,
+    limit: 2,
+    opens_earlier: false,
 };
 
 pub const ALL: &[(&str, Configuration)] = &[
@@ -329,6 +354,127 @@ pub const ALL: &[(&str, Configuration)] = &[
             ..MYSQL
         },
     ),
+    // Before the start, before the release, and after it.
+    (
+        "tiers",
+        Configuration {
+            tiers: Some(TierPlan {
+                reserved_for_general: 1,
+                opens_earlier: true,
+                ..ONE_IS_KEPT
+            }),
+            keys: 2,
+            apis: 2,
+            copies: 1,
+            refusals: true,
+            log: 6,
+            ..TIERS
+        },
+    ),
+    // A key is used again by another tier, also in the same batch, and another process publishes the order again.
+    (
+        "tiers_retries",
+        Configuration {
+            apis: 2,
+            pending: 2,
+            batch: 2,
+            copies: 1,
+            log: 6,
+            ..TIERS
+        },
+    ),
+    (
+        "tiers_quantities",
+        Configuration {
+            total: 3,
+            limit: 2,
+            quantities: &[1, 2],
+            barriers: 1,
+            redis_losses: 1,
+            ..TIERS
+        },
+    ),
+    (
+        "tiers_cancels",
+        Configuration {
+            keys: 2,
+            cancels: 2,
+            log: 6,
+            ..TIERS
+        },
+    ),
+    (
+        "tiers_rebuild",
+        Configuration {
+            barriers: 1,
+            redis_losses: 1,
+            apis: 2,
+            log: 6,
+            ..TIERS
+        },
+    ),
+    (
+        "tiers_rebuild_cancels",
+        Configuration {
+            tiers: Some(TierPlan {
+                opens_earlier: true,
+                ..ONE_IS_KEPT
+            }),
+            keys: 2,
+            cancels: 1,
+            split_brain: true,
+            flip_back: true,
+            ..TIERS_RECOVERY
+        },
+    ),
+    (
+        "tiers_two_coordinators",
+        Configuration {
+            coordinators: 2,
+            barriers: 2,
+            split_brain: true,
+            needless: true,
+            ..TIERS_RECOVERY
+        },
+    ),
+    (
+        "tiers_lagging_replica",
+        Configuration {
+            cancels: 1,
+            redis_lags: true,
+            refusals: true,
+            split_brain: true,
+            ..TIERS_RECOVERY
+        },
+    ),
+    (
+        "tiers_mysql",
+        Configuration {
+            mysql_losses: 1,
+            cancels: 1,
+            ..TIERS_RECOVERY
+        },
+    ),
+    (
+        "tiers_totals",
+        Configuration {
+            totals: &[2],
+            ..TIERS_RECOVERY
+        },
+    ),
+    (
+        "quantities",
+        Configuration {
+            total: 3,
+            limit: 2,
+            quantities: &[1, 2],
+            barriers: 1,
+            redis_losses: 1,
+            log: 6,
+            copies: 0,
+            ..Configuration::SMALL
+        },
+    ),
     (
         "extended_recovery",
         Configuration {
@@ -452,6 +598,29 @@ pub const ALL: &[(&str, Configuration)] = &[
             copies: 0,
             log: 7,
             ..MYSQL
+        },
+    ),
+    (
+        "extended_tiers_rebuild",
+        Configuration {
+            barriers: 1,
+            redis_losses: 1,
+            split_brain: true,
+            flip_back: true,
+            apis: 2,
+            log: 6,
+            ..TIERS
+        },
+    ),
+    (
+        "extended_tiers_rebuild_cancels",
+        Configuration {
+            keys: 2,
+            barriers: 1,
+            redis_losses: 1,
+            cancels: 1,
+            log: 7,
+            ..TIERS
         },
     ),
 ];

@@ -4,11 +4,13 @@ use seckill_model::deletion::{DeletionRule, ENDS, JUSTIFIED};
 use seckill_model::identity::{self, ONE_SALE};
 use seckill_model::property::*;
 use seckill_model::workers::{READER, ROWS};
-use seckill_model::{Configuration, Deletions, Identities, IdentityConfig, IdentityRule, Protocol, Rule, Workers};
+use seckill_model::{
+    Configuration, Deletions, Identities, IdentityConfig, IdentityRule, Protocol, Rule, TierPlan, Workers,
+};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
-use crate::configurations::{FREED_NAME, IDENTITY};
+use crate::configurations::{FREED_NAME, IDENTITY, ONE_IS_KEPT};
 use crate::explore::{SizedModel, explore, trial, with_commas};
 
 /// A name, a configuration that breaks a rule, and the property that is violated then.
@@ -37,6 +39,15 @@ const SEVERAL_ORDERS: Configuration = Configuration {
     buyers: 1,
     keys: 2,
     limit: 3,
+    ..RECOVERY
+};
+
+/// Two units, of which one is kept for a tier until its release.
+const TIERS: Configuration = Configuration {
+    total: 2,
+    tiers: Some(ONE_IS_KEPT),
+    barriers: 0,
+    redis_losses: 0,
     ..RECOVERY
 };
 
@@ -423,6 +434,135 @@ pub const MUTANTS: &[Mutant] = &[
             ..RECOVERY
         },
         LIMIT,
+    ),
+    (
+        "limit_by_key_with_tiers",
+        Configuration {
+            keys: 2,
+            broken: &[Rule::LimitByBuyer],
+            ..TIERS
+        },
+        LIMIT,
+    ),
+    (
+        "limit_of_another_tier",
+        Configuration {
+            keys: 2,
+            broken: &[Rule::LimitOfTheTier],
+            ..TIERS
+        },
+        LIMIT,
+    ),
+    (
+        "opening_of_another_tier",
+        Configuration {
+            tiers: Some(TierPlan {
+                opens_earlier: true,
+                ..ONE_IS_KEPT
+            }),
+            broken: &[Rule::OpeningOfTheTier],
+            ..TIERS
+        },
+        OPENING,
+    ),
+    (
+        "reserve_ignored",
+        Configuration {
+            broken: &[Rule::ReserveKeeps],
+            ..TIERS
+        },
+        RESERVE,
+    ),
+    (
+        "reserve_of_general_buyers_ignored",
+        Configuration {
+            tiers: Some(TierPlan {
+                reserved: 0,
+                reserved_for_general: 1,
+                opens_earlier: true,
+                ..ONE_IS_KEPT
+            }),
+            broken: &[Rule::ReserveKeeps],
+            ..TIERS
+        },
+        RESERVE,
+    ),
+    (
+        "release_ignored",
+        Configuration {
+            broken: &[Rule::ReleaseEndsReserve],
+            ..TIERS
+        },
+        AVAILABLE,
+    ),
+    (
+        "tier_of_the_token_published",
+        Configuration {
+            copies: 1,
+            broken: &[Rule::TierOfTheHolding],
+            ..TIERS
+        },
+        CONTENT,
+    ),
+    (
+        "quantity_of_the_request_published",
+        Configuration {
+            quantities: &[1, 2],
+            limit: 2,
+            copies: 1,
+            broken: &[Rule::QuantityOfTheHolding],
+            ..TIERS
+        },
+        CONTENT,
+    ),
+    (
+        "taken_stays_at_a_purchase",
+        Configuration {
+            broken: &[Rule::PurchaseRaisesTaken],
+            ..TIERS
+        },
+        TAKEN,
+    ),
+    (
+        "taken_kept_on_return",
+        Configuration {
+            keys: 2,
+            cancels: 1,
+            broken: &[Rule::ReturnLowersTaken],
+            ..TIERS
+        },
+        RESERVE,
+    ),
+    (
+        "taken_lost_in_a_rebuild",
+        Configuration {
+            barriers: 1,
+            redis_losses: 1,
+            broken: &[Rule::RebuildCountsTaken],
+            ..TIERS
+        },
+        TAKEN,
+    ),
+    (
+        "rebuild_forgets_tiers_of_orders",
+        Configuration {
+            barriers: 1,
+            redis_losses: 1,
+            broken: &[Rule::RebuildKeepsTier],
+            ..TIERS
+        },
+        INDEX,
+    ),
+    (
+        "tiers_lost_in_a_rebuild",
+        Configuration {
+            barriers: 1,
+            redis_losses: 1,
+            log: 6,
+            broken: &[Rule::InstallHasTiers],
+            ..TIERS
+        },
+        RESERVE,
     ),
     (
         "adjustments_in_any_order",

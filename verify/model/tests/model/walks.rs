@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use libtest_mimic::{Failed, Trial};
 use seckill_model::properties;
-use seckill_model::{Configuration, Protocol};
+use seckill_model::{Configuration, Protocol, TierPlan};
 use seckill_protocol::index::SaleState::{Closed, Open, Suspended};
 use stateright::{Expectation, Model};
 
@@ -33,6 +33,25 @@ const LARGE: Configuration = Configuration {
     ..Configuration::SMALL
 };
 
+/// The same with tiers and quantities.
+const TIERS: Configuration = Configuration {
+    total: 4,
+    limit: 2,
+    quantities: &[1, 2],
+    tiers: Some(TierPlan {
+        reserved: 2,
+        reserved_for_general: 1,
+        limit: 3,
+        opens_earlier: true,
+    }),
+    totals: &[5, 6],
+    orders_ever_max: 0,
+    batch: 1,
+    desired_states: &[Suspended, Open, Closed],
+    mysql_losses: 1,
+    ..LARGE
+};
+
 const ALL: &[(&str, usize, Configuration)] = &[
     ("walks", 6_000, LARGE),
     (
@@ -52,6 +71,7 @@ const ALL: &[(&str, usize, Configuration)] = &[
             ..LARGE
         },
     ),
+    ("walks_tiers", 6_000, TIERS),
     ("extended_walks", 50_000, LARGE),
     (
         "extended_walks_to_the_end",
@@ -70,6 +90,7 @@ const ALL: &[(&str, usize, Configuration)] = &[
             ..LARGE
         },
     ),
+    ("extended_walks_tiers", 50_000, TIERS),
 ];
 
 /// The longest walk.
