@@ -123,6 +123,14 @@ async fn a_sale_is_shown_as_to_the_buyer_of_the_token() {
         (&json!(2), &Value::Null)
     );
     assert_eq!(alice.headers["cache-control"], "private, max-age=1");
+    // What gold buys of its reserve is kept from nobody any more.
+    let gold = issuer.token_with("alice", &["gold"]);
+    assert_eq!(harness.buy_as(&gold, &sale, "1").await.status, 201);
+    eventually("the next sample shows it", async || {
+        show(&harness, &sale, Some(&gold)).await.body["remaining"] == 4
+    })
+    .await;
+    assert_eq!(show(&harness, &sale, None).await.body["remaining"], 3);
     show(&harness, &sale, Some("x.y.z")).await.is(401, "token_malformed");
     let plain = harness.sell_to(issuer.name(), 5, open()).await;
     let plain = show(&harness, &plain, None).await;
