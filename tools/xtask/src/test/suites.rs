@@ -117,12 +117,13 @@ pub fn extended(filter: &[String], count: &mut Count) -> Result<()> {
         .chain(filter.iter().cloned())
         .collect();
     tools::browser()?;
-    on_cluster(
-        &[&["--workspace"], &ALL_TESTS[..]].concat(),
-        &filter,
-        &contract()?,
-        count,
-    )
+    let env = up(Scope::Servers)?;
+    let keycloak = servers::start_keycloak(&env)?;
+    let variables = [&contract()?[..], &[keycloak.variable()?]].concat();
+    let tests = [&["--workspace"], &ALL_TESTS[..]].concat();
+    let result = on_cluster(&tests, &filter, &variables, count);
+    // It needs as much memory as all other servers together.
+    result.and(servers::stop_keycloak(&env))
 }
 
 /// Runs tests that install the charts on the cluster.
