@@ -48,7 +48,7 @@ pub fn with_test_issuer() -> Vec<Trial> {
         Shop::open(
             release().map_err(Error::msg)?,
             OwnIssuer::start()?,
-            Duration::from_secs(6),
+            Duration::from_secs(1),
         )
     };
     trials("identity", &TEST_ISSUER, shop)

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use seckill_e2e::{ApiClient, ApiResponse, PurchaseResult, new_key, wait_until};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::BUYERS;
 use super::shop::{Fetches, Scenario, Shop, WAIT_LIMIT};
 
-/// In this order: after random key ids, a pod learns no new key for 30 seconds.
+/// The rotation comes first: after random key ids, a pod learns no new key for 30 seconds.
 pub const SCENARIOS: &[(&str, Scenario)] = &[
     (
         "no_buyer_is_refused_while_keys_rotate_and_the_issuer_is_away",
@@ -39,43 +39,67 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
 const CONCURRENCY: usize = 16;
 
 fn no_buyer_is_refused_while_keys_rotate_and_the_issuer_is_away(shop: &Shop) -> Result<()> {
-    // A buyer can have 32 orders, and buys with two tokens in each round.
-    const ROUNDS: u32 = 12;
     let sale = shop.sale("rotation", 2000, None)?;
     let path = shop.path(&sale);
-    let crowd = |prepare: fn(&Shop, usize) -> Result<ApiClient>| -> Result<Vec<ApiClient>> {
-        (0..BUYERS).map(|buyer| prepare(shop, buyer)).collect()
-    };
-    let old = crowd(Shop::buyer)?;
+    let crowd = || -> Result<Vec<ApiClient>> { (0..BUYERS).map(|buyer| shop.buyer(buyer)).collect() };
+    let old = crowd()?;
     buy_each(shop, &path, &old)?;
 
     let before = shop.fetches()?;
     shop.issuer.rotate_keys()?;
-    let new = crowd(Shop::buyer)?;
+    let new = crowd()?;
     buy_each(shop, &path, &new)?;
-    buy_each(shop, &path, &old)?;
     // Otherwise, a pod would not know the new key while the issuer is away.
-    let after = shop.fetches()?;
+    let known = shop.fetches()?;
     ensure!(
         before
             .iter()
-            .zip(&after)
-            .all(|(before, after)| after.succeeded > before.succeeded),
-        "a pod has not fetched the new key: {before:?}, then {after:?}"
+            .zip(&known)
+            .all(|(before, now)| now.succeeded > before.succeeded),
+        "a pod has not fetched the new key: {before:?}, then {known:?}"
     );
 
     shop.issuer.stop()?;
-    let away = Instant::now();
-    let during = (0..ROUNDS).try_for_each(|round| {
-        thread::sleep((shop.outage * round / ROUNDS).saturating_sub(away.elapsed()));
-        let tokens = if round % 2 == 0 { [&old, &new] } else { [&new, &old] };
-        tokens.into_iter().try_for_each(|tokens| buy_each(shop, &path, tokens))
-    });
-    thread::sleep(shop.outage.saturating_sub(away.elapsed()));
+    let during = buy_while_the_issuer_is_away(shop, &path, &known, &[&old, &new]);
     shop.issuer.start()?;
     during.context("while the issuer was away")?;
-    buy_each(shop, &path, &crowd(Shop::buyer)?)?;
+    buy_each(shop, &path, &crowd()?)?;
     sale.delete()
+}
+
+/// Until the time of the outage is over, and each pod has failed to fetch keys.
+fn buy_while_the_issuer_is_away(shop: &Shop, path: &str, known: &[Fetches], crowds: &[&[ApiClient]]) -> Result<()> {
+    const EVERY: Duration = Duration::from_secs(5);
+    /// A buyer can have 32 orders, and has 2 already.
+    const ROUNDS: u32 = 14;
+    let away = Instant::now();
+    for round in 1..=ROUNDS {
+        // Tokens with unknown keys make the pods ask the issuer.
+        send_unknown_keys(shop, path, 2 * CONCURRENCY)?;
+        for crowd in crowds {
+            buy_each(shop, path, crowd)?;
+        }
+        let now = shop.fetches()?;
+        let all_failed = known.iter().zip(&now).all(|(known, now)| now.failed > known.failed);
+        if all_failed && away.elapsed() >= shop.outage {
+            return Ok(());
+        }
+        thread::sleep((EVERY * round).saturating_sub(away.elapsed()));
+    }
+    bail!("after {:?}: {known:?}, then {:?}", away.elapsed(), shop.fetches()?)
+}
+
+/// Each token has another key that the issuer does not have. A pod whose last fetch failed can't know that.
+fn send_unknown_keys(shop: &Shop, path: &str, count: usize) -> Result<()> {
+    const EXPECTED: [&str; 2] = ["token_unknown_key", "issuer_unavailable"];
+    at_the_same_time(count, |_| {
+        let header = json!({"alg": "RS256", "kid": new_key()});
+        let claims = json!({"iss": shop.issuer.url(), "aud": "seckill", "sub": "somebody"});
+        let forged = shop.release.api.with_token(&token(&header, &claims, |_| vec![0; 256]));
+        let answer = forged.buy(path, "any-key")?;
+        ensure!(EXPECTED.contains(&answer.code()), "{answer:?}");
+        Ok(())
+    })
 }
 
 /// Each buyer buys one unit.
@@ -252,7 +276,7 @@ fn random_key_ids_cause_few_fetches_of_keys(shop: &Shop) -> Result<()> {
         started.elapsed()
     );
     // Buyers notice nothing.
-    buy_each(shop, &path, &[shop.release.api.with_token(&valid)])?;
+    buy_each(shop, &path, &[shop.buyer(5)?])?;
     sale.delete()
 }
 

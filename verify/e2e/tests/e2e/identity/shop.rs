@@ -18,7 +18,7 @@ const AUDIENCE: &str = "seckill";
 pub struct Shop {
     pub release: &'static Release,
     pub issuer: Box<dyn Issuer>,
-    /// How long the issuer is away in a scenario.
+    /// How long the issuer is away at least.
     pub outage: Duration,
     namespace: String,
 }
