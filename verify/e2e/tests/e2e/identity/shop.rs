@@ -102,7 +102,7 @@ impl Shop {
     /// which a buyer would retry. A machine that is too busy may cause others.
     pub fn buy(&self, buyer: &ApiClient, path: &str) -> Result<ApiResponse> {
         let key = new_key();
-        wait_until_answered(|| {
+        wait_until("a final answer", WAIT_LIMIT, || {
             let answer = buyer.buy(path, &key)?;
             let refused = answer.status == 401 || answer.code() == "issuer_unavailable";
             Ok(match answer.result() {
@@ -116,8 +116,4 @@ impl Shop {
         ensure!(answer.result() == PurchaseResult::Won, "not bought: {answer:?}");
         Ok(())
     }
-}
-
-fn wait_until_answered(attempt: impl FnMut() -> Result<Option<ApiResponse>>) -> Result<ApiResponse> {
-    wait_until("a final answer", WAIT_LIMIT, attempt)
 }
