@@ -15,10 +15,13 @@ if (!url || !namespace || !name) {
   process.exit(2);
 }
 const salePath = { namespace, name };
-const client = createClient<paths>({ baseUrl: url });
+/** The access token of the buyer, for a sale whose `access` is not null. */
+const token = process.env["SECKILL_TOKEN"];
+const headers = token ? { Authorization: `Bearer ${token}` } : undefined;
+const client = createClient<paths>({ baseUrl: url, headers });
 
 /** These are not final: the same request, sent again, gets a final answer. */
-const retried = new Set([202, 408, 500, 502, 503, 504]);
+const retried = new Set([202, 408, 429, 500, 502, 503, 504]);
 
 /** Sends a request until its answer is final. A request without any answer may have succeeded, so it is sent again too. */
 async function untilFinal<Body>(send: (signal: AbortSignal) => Promise<Answer<Body>>) {

@@ -8,13 +8,12 @@ use seckill_api::rate_limit::RateLimitConfig;
 use seckill_ledger::{Sale, SaleTerms};
 use seckill_service::Shutdown;
 use seckill_service::metrics::registry::Registry;
+use seckill_test_issuer::{Key, TestIssuer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::client::{Request, Response};
 use crate::harness::*;
-use crate::issuer::TestIssuer;
-use crate::keys::Key;
 
 pub const BUYER_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const AUDIENCE: &str = "seckill";

@@ -10,12 +10,6 @@ mod cross_origin;
 mod format;
 mod harness;
 mod health;
-#[path = "../identity/issuer.rs"]
-#[expect(dead_code, reason = "the tests of the verification need more of it")]
-mod issuer;
-#[path = "../identity/keys.rs"]
-#[expect(dead_code, reason = "the tests of the verification need more of it")]
-mod keys;
 mod legacy;
 mod orders;
 mod other_programs;

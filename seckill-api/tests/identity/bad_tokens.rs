@@ -2,11 +2,10 @@
 use http::{HeaderMap, HeaderValue, header};
 use ring::hmac;
 use seckill_api::identity::Issuers;
+use seckill_test_issuer::{Key, TestIssuer, token};
 use serde_json::{Value, json};
 
 use crate::harness::*;
-use crate::issuer::TestIssuer;
-use crate::keys::{Key, token};
 
 fn hs256(header: &Value, claims: &Value, secret: &[u8]) -> String {
     let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);

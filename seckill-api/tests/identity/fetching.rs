@@ -8,13 +8,12 @@ use seckill_api::identity::config::IssuerConfig;
 use seckill_api::metrics::Metrics;
 use seckill_service::Shutdown;
 use seckill_service::metrics::registry::Registry;
+use seckill_test_issuer::{Key, TestIssuer};
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::certificate::Certificate;
 use crate::harness::*;
-use crate::issuer::TestIssuer;
-use crate::keys::Key;
 
 #[tokio::test]
 async fn keys_are_fetched_from_the_configured_address_or_the_discovered_one() {

@@ -1,9 +1,8 @@
 //! Tokens that are accepted.
+use seckill_test_issuer::{Key, TestIssuer};
 use serde_json::json;
 
 use crate::harness::*;
-use crate::issuer::TestIssuer;
-use crate::keys::Key;
 
 #[tokio::test]
 async fn a_token_of_each_algorithm_is_accepted() {

@@ -9,11 +9,9 @@ use seckill_api::metrics::Metrics;
 use seckill_service::metrics::encoding::text::encode;
 use seckill_service::metrics::registry::Registry;
 use seckill_service::{Clock, Shutdown};
+use seckill_test_issuer::{Key, TestIssuer};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-
-use crate::issuer::TestIssuer;
-use crate::keys::Key;
 
 pub const AUDIENCE: &str = "seckill";
 /// For what a test waits for. It is far longer than anything takes.

@@ -4,6 +4,4 @@ mod certificate;
 mod fetching;
 mod good_tokens;
 mod harness;
-mod issuer;
-mod keys;
 mod rotation;

@@ -3,13 +3,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use seckill_test_issuer::{Key, TestIssuer, token};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::harness::*;
-use crate::issuer::TestIssuer;
-use crate::keys::{Key, token};
 
 #[tokio::test]
 async fn a_new_key_is_fetched_once_for_a_crowd_and_known_keys_never_wait() {
@@ -42,7 +41,7 @@ async fn a_new_key_is_fetched_once_for_a_crowd_and_known_keys_never_wait() {
 #[tokio::test]
 async fn valid_tokens_stay_accepted_while_the_issuer_is_away() {
     let (key, unknown) = (Key::ec("a"), Key::ec("b"));
-    let issuer = TestIssuer::start(&[&key]).await;
+    let mut issuer = TestIssuer::start(&[&key]).await;
     let harness = Harness::start(&issuer, OFTEN).await;
     let (cached, later) = (fresh(&issuer, &key), fresh(&issuer, &key));
     let of_unknown = fresh(&issuer, &unknown);

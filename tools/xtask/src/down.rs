@@ -29,6 +29,7 @@ const STOP_ORDER: &[&str] = &[
     "redis",
     "mariadb",
     "valkey",
+    "keycloak",
 ];
 
 pub fn down() -> Result<()> {

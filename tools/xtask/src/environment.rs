@@ -104,6 +104,7 @@ impl Environment {
             ("SECKILL_KUBECTL", path(&self.kubectl)),
             ("SECKILL_HELM", path(&self.helm)),
             ("SECKILL_INGRESS_URL", self.ingress_url.clone()),
+            ("SECKILL_NODE_ADDRESS", self.node_address.clone()),
             ("KUBECONFIG", path(&self.kubeconfig)),
         ]
     }

@@ -74,6 +74,12 @@ enum Task {
         #[arg(long)]
         yes: bool,
     },
+    /// Start Keycloak beside a running environment, with the realm of examples/keycloak, and print its address
+    Keycloak {
+        /// Stop it instead; its realms and users stay until `down`
+        #[arg(long)]
+        stop: bool,
+    },
     /// Stop the environment and delete its state
     Down,
     /// Build the image of this checkout, import it into the cluster, and print its name
@@ -118,6 +124,9 @@ fn run(task: Task) -> Result<ExitCode> {
             consent::ask(false)?;
             return chaos::chaos(&args);
         }
+        // No lock: tests stop it and start it again while `test` has the lock.
+        Task::Keycloak { stop: true } => servers::stop_keycloak(&Environment::load()?)?,
+        Task::Keycloak { stop: false } => println!("{}", servers::start_keycloak(&Environment::load()?)?.url),
         Task::Down => {
             let _lock = lock::take()?;
             down::down()?;

@@ -10,13 +10,17 @@ use crate::cache::step;
 use crate::command::output;
 use crate::environment::{CONTEXT, Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
 use crate::process::Processes;
-use crate::tools::{Alternatives, Tools};
+use crate::tools::{self, Alternatives, Tools};
+use crate::workspace;
 
 /// Time limit for a server to become ready. It is long, for a machine that is busy with builds.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 const MARIADB_PORT: u16 = 3307;
 const VALKEY_PORT: u16 = 6380;
+const KEYCLOAK_PORT: u16 = 8180;
+/// The administrator `admin` of a Keycloak that only this machine can reach.
+const KEYCLOAK_PASSWORD: &str = "seckill";
 
 pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
     let processes = Processes::new(&env.state)?;
@@ -152,6 +156,72 @@ fn start_valkey(env: &Environment, programs: &Path, processes: &Processes) -> Re
         ensure!(reply.trim() == "PONG", "unexpected reply {reply:?}");
         Ok(())
     })
+}
+
+/// A running Keycloak.
+pub struct Keycloak {
+    pub url: String,
+    /// Has kcadm.sh.
+    programs: PathBuf,
+}
+
+impl Keycloak {
+    /// The variable of the tests that use it. They stop it and start it again by these commands.
+    pub fn variable(&self) -> Result<(&'static str, String)> {
+        let xtask = std::env::current_exe()?;
+        let description = serde_json::json!({
+            "url": self.url,
+            "password": KEYCLOAK_PASSWORD,
+            "programs": self.programs,
+            "start": [xtask, "keycloak"],
+            "stop": [xtask, "keycloak", "--stop"],
+        });
+        Ok(("SECKILL_KEYCLOAK", description.to_string()))
+    }
+}
+
+/// Starts Keycloak, with the realm of examples/keycloak. Pods reach it at the same address as this machine.
+pub fn start_keycloak(env: &Environment) -> Result<Keycloak> {
+    let home = tools::keycloak()?;
+    let processes = Processes::new(&env.state)?;
+    let url = format!("http://{}:{KEYCLOAK_PORT}", env.node_address);
+    let programs = home.join("bin");
+    let database = folder(&env.state, "keycloak")?.join("keycloak");
+    step("Keycloak", "keycloak", |_| {
+        let mut command = env.sandbox.command(programs.join("kc.sh"));
+        command
+            .args(["start", "--optimized", "--http-enabled=true"])
+            .arg(format!("--hostname={url}"))
+            .arg(format!("--http-host={}", env.node_address))
+            .arg(format!("--http-port={KEYCLOAK_PORT}"))
+            .arg(format!(
+                "--db-url=jdbc:h2:file:{};NON_KEYWORDS=VALUE",
+                database.display()
+            ))
+            .env("JAVA_OPTS_KC_HEAP", "-Xmx512m")
+            .env("KC_BOOTSTRAP_ADMIN_USERNAME", "admin")
+            .env("KC_BOOTSTRAP_ADMIN_PASSWORD", KEYCLOAK_PASSWORD);
+        processes.start("keycloak", &mut command)?;
+        let answers = |realm: &str| {
+            let mut curl = env.sandbox.command("curl");
+            output(curl.args(["-sf", "-m", "5", &format!("{url}/realms/{realm}")])).map(drop)
+        };
+        processes.wait("keycloak", START_TIMEOUT, || answers("master"))?;
+        if answers("shop").is_err() {
+            let mut import = env.sandbox.command(programs.join("kcadm.sh"));
+            import
+                .args(["create", "realms", "--no-config", "--server", &url, "--realm", "master"])
+                .args(["--user", "admin", "--password", KEYCLOAK_PASSWORD, "-f"])
+                .arg(workspace::folder()?.join("examples/keycloak/shop-realm.json"));
+            output(&mut import)?;
+        }
+        Ok(())
+    })?;
+    Ok(Keycloak { url, programs })
+}
+
+pub fn stop_keycloak(env: &Environment) -> Result<()> {
+    Processes::new(&env.state)?.stop("keycloak")
 }
 
 struct Servers<'a> {

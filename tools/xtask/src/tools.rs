@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache::{Item, step};
 use crate::command::output;
@@ -16,6 +16,8 @@ const HELM: &str = "4.3.1";
 const CONTOUR: &str = "1.33.8";
 const ENVOY: &str = "1.40.0";
 const KAFKA: &str = "4.4.0";
+const KEYCLOAK: &str = "26.7.3";
+const KEYCLOAK_SHA256: &str = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f";
 const CARGO_DENY: &str = "0.20.2";
 const CARGO_MACHETE: &str = "0.9.2";
 const CARGO_MUTANTS: &str = "27.1.0";
@@ -88,7 +90,7 @@ pub fn consent_text() -> String {
         "This installs the missing ones of the Debian packages {} (it starts no service), and \
          Kubernetes {KUBERNETES}, Helm {HELM}, Contour {CONTOUR}, Envoy {ENVOY}, Kafka {KAFKA}, MySQL and Redis in the \
          cache folder. The tests of the HTTP API also put Python and npm packages there, and install nodejs and npm if there \
-         is no npm. The slow tests also install {BROWSER}, and MariaDB and Valkey in the cache folder. The cluster runs as root in a network namespace called `{}`, with its state in one folder. \
+         is no npm. The slow tests also install {BROWSER}, and MariaDB, Valkey and Keycloak {KEYCLOAK} in the cache folder. The cluster runs as root in a network namespace called `{}`, with its state in one folder. \
          `cargo xtask down` removes everything except the packages and the cache.",
         PACKAGES.join(" "),
         sandbox::NAME
@@ -263,6 +265,54 @@ fn kafka() -> Result<PathBuf> {
                 .arg(pom)
                 .arg("dependency:copy-dependencies")
                 .arg(format!("-DoutputDirectory={}", libs.display())),
+        )
+    })
+}
+
+/// Keycloak, with the parts of its configuration that it compiles in. Its folder does not change when it runs.
+pub fn keycloak() -> Result<PathBuf> {
+    let item = Item {
+        name: format!("keycloak-{KEYCLOAK}"),
+        title: format!("Keycloak {KEYCLOAK} (180 MB, and a minute)"),
+    };
+    item.get(|folder, log| {
+        let name = format!("keycloak-quarkus-dist-{KEYCLOAK}.zip");
+        log.run(
+            Command::new("mvn")
+                .args(["-q", "-B", "dependency:copy"])
+                .arg(format!("-Dartifact=org.keycloak:keycloak-quarkus-dist:{KEYCLOAK}:zip"))
+                .arg(format!("-DoutputDirectory={}", folder.display()))
+                // A pom.xml in the current folder would count.
+                .current_dir(folder),
+        )?;
+        let archive = folder.join(name);
+        let sum = output(Command::new("sha256sum").arg(&archive))?;
+        ensure!(
+            sum.split_whitespace().next() == Some(KEYCLOAK_SHA256),
+            "{}: the checksum is {sum}, expected {KEYCLOAK_SHA256}",
+            archive.display()
+        );
+        log.run(
+            Command::new("python3")
+                .args(["-m", "zipfile", "-e"])
+                .arg(&archive)
+                .arg(folder),
+        )?;
+        fs::remove_file(archive)?;
+        let unpacked = folder.join(format!("keycloak-{KEYCLOAK}"));
+        for part in fs::read_dir(&unpacked)? {
+            let part = part?;
+            fs::rename(part.path(), folder.join(part.file_name()))?;
+        }
+        fs::remove_dir(unpacked)?;
+        for program in ["kc.sh", "kcadm.sh"] {
+            // Unpacking has lost the modes.
+            fs::set_permissions(folder.join("bin").join(program), fs::Permissions::from_mode(0o755))?;
+        }
+        log.run(
+            Command::new(folder.join("bin/kc.sh"))
+                .args(["build", "--db=dev-file", "--cache=local"])
+                .arg("--health-enabled=false"),
         )
     })
 }

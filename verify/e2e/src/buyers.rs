@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
-use ureq::RequestBuilder;
+use ureq::http::Response;
 use ureq::typestate::WithoutBody;
+use ureq::{Body, RequestBuilder};
 use uuid::Uuid;
 
 /// A client of the HTTP API of a release.
@@ -17,6 +18,8 @@ pub struct ApiClient {
     url: String,
     /// The ingress finds the release by its host name.
     host: String,
+    /// Of the buyer; None is anonymous.
+    token: Option<String>,
     agent: ureq::Agent,
 }
 
@@ -24,6 +27,8 @@ pub struct ApiClient {
 #[derive(Debug, Clone)]
 pub struct ApiResponse {
     pub status: u16,
+    /// The header WWW-Authenticate.
+    pub challenge: Option<String>,
     pub body: Value,
 }
 
@@ -40,6 +45,20 @@ pub enum PurchaseResult {
 }
 
 impl ApiResponse {
+    fn of(mut response: Response<Body>) -> Self {
+        let challenge = response.headers().get("www-authenticate");
+        ApiResponse {
+            status: response.status().as_u16(),
+            challenge: challenge.and_then(|text| Some(text.to_str().ok()?.to_owned())),
+            body: response.body_mut().read_json().unwrap_or_default(),
+        }
+    }
+
+    /// The code of the problem; empty without one.
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
     pub fn result(&self) -> PurchaseResult {
         match (self.status, self.body["code"].as_str()) {
             (202 | 408 | 429 | 500 | 502 | 503 | 504, _) | (409, Some("in_progress")) => PurchaseResult::Open,
@@ -62,7 +81,16 @@ impl ApiClient {
         ApiClient {
             url: url.into(),
             host: host.into(),
+            token: None,
             agent: config.into(),
+        }
+    }
+
+    /// The same client, for a buyer who has logged in.
+    pub fn with_token(&self, token: &str) -> Self {
+        ApiClient {
+            token: Some(token.into()),
+            ..self.clone()
         }
     }
 
@@ -74,12 +102,22 @@ impl ApiClient {
         self.send(self.agent.delete(format!("{}{path}", self.url)))
     }
 
+    /// The result of the purchase with this key.
+    pub fn result_of(&self, sale: &str, key: &str) -> Result<ApiResponse> {
+        let request = self.agent.get(format!("{}/v1/sales/{sale}/request", self.url));
+        self.send(request.header("idempotency-key", key))
+    }
+
     fn send(&self, request: RequestBuilder<WithoutBody>) -> Result<ApiResponse> {
-        let mut response = request.header("host", &self.host).call()?;
-        Ok(ApiResponse {
-            status: response.status().as_u16(),
-            body: response.body_mut().read_json().unwrap_or_default(),
-        })
+        Ok(ApiResponse::of(self.of_buyer(request).call()?))
+    }
+
+    fn of_buyer<Any>(&self, request: RequestBuilder<Any>) -> RequestBuilder<Any> {
+        let request = request.header("host", &self.host);
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
     }
 
     /// Sends one purchase of one unit.
@@ -87,13 +125,9 @@ impl ApiClient {
         let request = self
             .agent
             .post(format!("{}/v1/sales/{sale}/orders", self.url))
-            .header("host", &self.host)
             .header("idempotency-key", key);
-        let mut response = request.send_json(serde_json::json!({"quantity": 1}))?;
-        Ok(ApiResponse {
-            status: response.status().as_u16(),
-            body: response.body_mut().read_json().unwrap_or_default(),
-        })
+        let response = self.of_buyer(request).send_json(serde_json::json!({"quantity": 1}))?;
+        Ok(ApiResponse::of(response))
     }
 
     /// Sends one purchase with the same key until the answer is final.

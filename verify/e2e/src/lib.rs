@@ -7,6 +7,8 @@
 //! | `KUBECONFIG` | the cluster |
 //! | `SECKILL_KUBECTL`, `SECKILL_HELM` | the programs; by default those on the PATH |
 //! | `SECKILL_INGRESS_URL` | the address of the ingress, for example `http://127.0.0.1:8880` |
+//! | `SECKILL_NODE_ADDRESS` | an address of this machine that pods reach; only for scenarios with an issuer of their own |
+//! | `SECKILL_KEYCLOAK` | a Keycloak that pods reach, and the commands that stop and start it, in JSON; only for the slow scenarios |
 //! | `SECKILL_DEMO` | the command of a demo on that cluster, as a list in JSON; only for the slow scenarios |
 //! | `SECKILL_HELM_VALUES` | values of the cluster for the chart `helm/seckill`: image, servers, credentials |
 mod buyers;
@@ -16,7 +18,7 @@ mod sale;
 
 pub use buyers::{ApiClient, ApiResponse, Crowd, PurchaseResult, new_key};
 pub use cluster::{Cluster, wait_until};
-pub use release::{Release, chart, check_all_named, text_field};
+pub use release::{Release, chart, check_all_named, repository, text_field};
 pub use sale::{Sale, in_seconds};
 
 /// The name of a scenario, and the scenario.

@@ -235,11 +235,15 @@ impl Release {
     }
 }
 
-/// The folder of a chart. Cargo names the package folder at run time, since several checkouts may share one build.
-pub fn chart(name: &str) -> String {
+/// The folder of the repository. Cargo names the package folder at run time, since several checkouts may share one build.
+pub fn repository() -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
-    let path = PathBuf::from(package).join("../../helm").join(name);
-    path.display().to_string()
+    PathBuf::from(package).join("../..")
+}
+
+/// The folder of a chart.
+pub fn chart(name: &str) -> String {
+    repository().join("helm").join(name).display().to_string()
 }
 
 /// The host name of the release at the ingress.

@@ -21,10 +21,12 @@ use count::{Count, StepResult};
 pub struct Args {
     /// The step to run; without it, all steps except `alternatives`, `mutants` and `extended`
     step: Option<Step>,
+    /// A part of the names of the tests to run
+    name: Option<String>,
     /// Answer yes to all questions
     #[arg(long)]
     yes: bool,
-    /// Arguments of the test programs: a part of a test's name, --nocapture, ...
+    /// Arguments of the test programs, such as --nocapture
     #[arg(last = true)]
     filter: Vec<String>,
 }
@@ -115,7 +117,8 @@ pub fn test(args: &Args) -> Result<()> {
     } else {
         None
     };
-    let results: Vec<StepResult> = steps.into_iter().map(|step| run(step, &args.filter)).collect();
+    let filter: Vec<String> = args.name.iter().chain(&args.filter).cloned().collect();
+    let results: Vec<StepResult> = steps.into_iter().map(|step| run(step, &filter)).collect();
     if uses_environment && std::env::var_os("CI").is_some() {
         down::down()?;
     }

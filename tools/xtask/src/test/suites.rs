@@ -100,7 +100,11 @@ pub fn chaos(count: &mut Count) -> Result<()> {
 }
 
 pub fn e2e(filter: &[String], count: &mut Count) -> Result<()> {
-    on_cluster(&[&["-p", "seckill-e2e"], &ALL_TESTS[..]].concat(), filter, &[], count)
+    let tests = [&["-p", "seckill-e2e"], &ALL_TESTS[..]].concat();
+    match filter.iter().any(|arg| arg.ends_with("ignored")) {
+        true => slow_on_cluster(&tests, filter, count),
+        false => on_cluster(&tests, filter, &[], count),
+    }
 }
 
 pub fn budget(count: &mut Count) -> Result<()> {
@@ -117,12 +121,17 @@ pub fn extended(filter: &[String], count: &mut Count) -> Result<()> {
         .chain(filter.iter().cloned())
         .collect();
     tools::browser()?;
-    on_cluster(
-        &[&["--workspace"], &ALL_TESTS[..]].concat(),
-        &filter,
-        &contract()?,
-        count,
-    )
+    slow_on_cluster(&[&["--workspace"], &ALL_TESTS[..]].concat(), &filter, count)
+}
+
+/// Runs tests on the cluster, with what only slow ones need.
+fn slow_on_cluster(tests: &[&str], filter: &[String], count: &mut Count) -> Result<()> {
+    let env = up(Scope::Servers)?;
+    let keycloak = servers::start_keycloak(&env)?;
+    let variables = [&contract()?[..], &[keycloak.variable()?]].concat();
+    let result = on_cluster(tests, filter, &variables, count);
+    // It takes much memory.
+    result.and(servers::stop_keycloak(&env))
 }
 
 /// Runs tests that install the charts on the cluster.

@@ -1,6 +1,8 @@
-//! The scenarios, one after the other on one release. `cargo test -p seckill-e2e -- NAME` runs those whose name contains
-//! NAME.
+//! The scenarios, one after the other on one release. `cargo test -p seckill-e2e -- NAME` runs those whose name or kind
+//! contains NAME.
 mod demo;
+mod guide;
+mod identity;
 mod install;
 mod manifests;
 mod release;
@@ -22,26 +24,35 @@ fn release() -> Result<&'static Release, String> {
     release.as_ref().map_err(Clone::clone)
 }
 
+fn of(kind: &str, scenarios: &'static [Scenario]) -> Vec<Trial> {
+    let trial = |&(name, scenario): &'static Scenario| {
+        Trial::test(name, move || {
+            scenario(release()?).map_err(|error| format!("{error:#}").into())
+        })
+        .with_kind(kind)
+    };
+    scenarios.iter().map(trial).collect()
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The scenarios share the release, and some of them remove parts of it.
     arguments.test_threads = Some(1);
+    let slow = [
+        of("demo", demo::SCENARIOS),
+        of("guide", guide::SCENARIOS),
+        identity::with_keycloak(),
+    ];
+    let slow = slow.into_iter().flatten().map(|trial| trial.with_ignored_flag(true));
     // The last scenarios remove the release.
-    let scenarios = [
-        manifests::SCENARIOS,
-        sales::SCENARIOS,
-        install::SCENARIOS,
-        release::SCENARIOS,
-    ]
-    .concat();
-    let trial = |(name, scenario): Scenario| {
-        Trial::test(name, move || {
-            scenario(release()?).map_err(|error| format!("{error:#}").into())
-        })
-    };
-    let slow = demo::SCENARIOS.iter().copied().map(trial);
-    let slow = slow.map(|trial| trial.with_ignored_flag(true));
-    let trials = slow.chain(scenarios.into_iter().map(trial)).collect();
+    let usual = [
+        of("manifests", manifests::SCENARIOS),
+        of("sales", sales::SCENARIOS),
+        identity::with_test_issuer(),
+        of("install", install::SCENARIOS),
+        of("release", release::SCENARIOS),
+    ];
+    let trials = slow.chain(usual.into_iter().flatten()).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if let Some(Ok(release)) = RELEASE.get()
         && let Err(error) = release.clean_up()

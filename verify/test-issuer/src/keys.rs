@@ -3,7 +3,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
@@ -24,6 +25,14 @@ fn new_rsa() -> RsaKeyPair {
     let key = PrivatePkcs8KeyDer::from_pem_slice(&made.stdout).expect("a key");
     RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).expect("an RSA key")
 }
+
+/// The text of a file that should hold a key.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "not the private key of an ES256 signature; expected a PEM file as by: openssl genpkey -algorithm EC -pkeyopt \
+     ec_paramgen_curve:P-256"
+)]
+pub struct InvalidKey;
 
 #[derive(Clone)]
 pub struct Key {
@@ -49,6 +58,33 @@ impl Key {
         let key = EcdsaKeyPair::generate_pkcs8(kind, &random).expect("generated");
         let pair = EcdsaKeyPair::from_pkcs8(kind, key.as_ref(), &random).expect("a key");
         Key::new(id, Pair::Ec(Arc::new(pair)))
+    }
+
+    /// A new private key for ES256, as PEM.
+    pub fn new_ec_pem() -> String {
+        let (random, kind) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        let key = EcdsaKeyPair::generate_pkcs8(kind, &random).expect("generated");
+        let text = STANDARD.encode(key.as_ref());
+        let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
+        let lines = lines.collect::<Vec<_>>().join("\n");
+        format!("-----BEGIN PRIVATE KEY-----\n{lines}\n-----END PRIVATE KEY-----\n")
+    }
+
+    /// A private key for ES256. Its id is its thumbprint (RFC 7638), so everyone who reads the file knows the id.
+    pub fn ec_from_pem(pem: &str) -> Result<Self, InvalidKey> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| InvalidKey)?;
+        let (random, kind) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        let pair = EcdsaKeyPair::from_pkcs8(kind, der.secret_pkcs8_der(), &random).map_err(|_| InvalidKey)?;
+        let key = Key::new("", Pair::Ec(Arc::new(pair)));
+        Ok(key.renamed(&key.thumbprint()))
+    }
+
+    /// Of a key for ES256.
+    fn thumbprint(&self) -> String {
+        let jwk = self.jwk();
+        let (crv, kty, x, y) = (&jwk["crv"], &jwk["kty"], &jwk["x"], &jwk["y"]);
+        let members = format!(r#"{{"crv":{crv},"kty":{kty},"x":{x},"y":{y}}}"#);
+        URL_SAFE_NO_PAD.encode(digest(&SHA256, members.as_bytes()))
     }
 
     pub fn ed(id: &str) -> Self {
@@ -137,4 +173,35 @@ pub fn token(header: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) ->
     let message = format!("{}.{}", part(header), part(claims));
     let signature = URL_SAFE_NO_PAD.encode(sign(message.as_bytes()));
     format!("{message}.{signature}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_from_a_file_is_the_same_key_each_time() {
+        let pem = Key::new_ec_pem();
+        let (first, again) = (
+            Key::ec_from_pem(&pem).expect("a key"),
+            Key::ec_from_pem(&pem).expect("a key"),
+        );
+        assert_eq!(first.jwk(), again.jwk());
+        assert_ne!(
+            first.jwk()["kid"],
+            Key::ec_from_pem(&Key::new_ec_pem()).expect("a key").jwk()["kid"]
+        );
+        assert!(Key::ec_from_pem("no key").is_err());
+        assert!(Key::ec_from_pem(&pem.replace("PRIVATE", "PUBLIC")).is_err());
+    }
+
+    #[test]
+    fn openssl_writes_keys_that_can_be_read() {
+        let made = Command::new("openssl")
+            .args("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256".split(' '))
+            .output()
+            .expect("openssl is installed");
+        let key = Key::ec_from_pem(&String::from_utf8_lossy(&made.stdout)).expect("a key");
+        assert_eq!((key.algorithm(), key.id.len()), ("ES256", 43));
+    }
 }
