@@ -12,6 +12,7 @@ mod demo;
 mod down;
 mod environment;
 mod images;
+mod issuer;
 mod lock;
 mod process;
 #[cfg(test)]
@@ -65,6 +66,8 @@ enum Task {
     },
     /// Run real servers and programs under load, inject faults, and check the invariants
     Chaos(chaos::Args),
+    /// Run an issuer of tokens for tests, and print how a release and seckill-load use it
+    Issuer(issuer::Args),
     /// Start the environment: a cluster with an ingress, Redis, MySQL and Kafka
     Up {
         /// Start only Redis, MySQL, Kafka and the Kubernetes API server
@@ -118,6 +121,7 @@ fn run(task: Task) -> Result<ExitCode> {
             consent::ask(false)?;
             return chaos::chaos(&args);
         }
+        Task::Issuer(args) => issuer::issuer(&args)?,
         Task::Down => {
             let _lock = lock::take()?;
             down::down()?;
