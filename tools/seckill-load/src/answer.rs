@@ -14,6 +14,8 @@ pub enum AnswerKind {
     SoldOut,
     NotStarted,
     Ended,
+    /// The buyer has as many units as one buyer may have.
+    LimitReached,
     /// Any other answer. A sample of each is kept.
     Other,
     /// No answer tells the result of the purchase.
@@ -27,6 +29,7 @@ pub struct Counts {
     pub sold_out: u64,
     pub not_started: u64,
     pub ended: u64,
+    pub limit_reached: u64,
     pub other: u64,
     pub unanswered: u64,
 }
@@ -38,6 +41,7 @@ impl Counts {
             AnswerKind::SoldOut => &mut self.sold_out,
             AnswerKind::NotStarted => &mut self.not_started,
             AnswerKind::Ended => &mut self.ended,
+            AnswerKind::LimitReached => &mut self.limit_reached,
             AnswerKind::Other => &mut self.other,
             AnswerKind::Unanswered => &mut self.unanswered,
         } += 1;
@@ -45,7 +49,7 @@ impl Counts {
 
     /// Buyers with a final answer.
     pub fn answered(&self) -> u64 {
-        self.won + self.sold_out + self.not_started + self.ended + self.other
+        self.won + self.sold_out + self.not_started + self.ended + self.limit_reached + self.other
     }
 
     /// Buyers who have a final answer or gave up.
@@ -92,6 +96,7 @@ pub(crate) fn parse(route: &Route, status: StatusCode, headers: &http::HeaderMap
                 (409, Some("sold_out")) => ParsedAnswer::Lost(AnswerKind::SoldOut, text()),
                 (409, Some("not_started")) => ParsedAnswer::Lost(AnswerKind::NotStarted, text()),
                 (410, Some("ended")) => ParsedAnswer::Lost(AnswerKind::Ended, text()),
+                (409, Some("limit_reached")) => ParsedAnswer::Lost(AnswerKind::LimitReached, text()),
                 // A fault, or a gateway that lost its upstream: the purchase may have happened. The key makes a retry safe.
                 (500 | 502..=504, _) => retry(AnswerKind::Unanswered),
                 _ => ParsedAnswer::Lost(AnswerKind::Other, text()),
@@ -172,7 +177,8 @@ mod tests {
             (409, r#"{"code":"sold_out"}"#, AnswerKind::SoldOut),
             (409, r#"{"code":"not_started"}"#, AnswerKind::NotStarted),
             (410, r#"{"code":"ended"}"#, AnswerKind::Ended),
-            (409, r#"{"code":"limit_reached"}"#, AnswerKind::Other),
+            (409, r#"{"code":"limit_reached"}"#, AnswerKind::LimitReached),
+            (401, r#"{"code":"token_expired"}"#, AnswerKind::Other),
             (400, "no JSON", AnswerKind::Other),
             (201, "{}", AnswerKind::Other),
             (404, r#"{"code":"sale_unknown"}"#, AnswerKind::Other),

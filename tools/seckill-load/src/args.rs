@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use http::HeaderValue;
-use seckill_load::{Arrival, InvalidPlan, Plan, Route, Target};
+use seckill_load::{Arrival, Crowd, CrowdPlan, InvalidPlan, Plan, Route, Target, Tier};
+use seckill_test_issuer::Key;
 
 /// Sends a crowd of buyers to a flash sale, and reports their answers and the latency.
 ///
@@ -64,6 +65,30 @@ pub struct Args {
     /// again after the last one
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
+    /// Signs a token for each buyer before the run, with the private key of the issuer: a PEM file, for ES256. See `cargo xtask
+    /// issuer`
+    #[arg(long, value_name = "FILE.pem", requires_all = ["issuer", "audience"], conflicts_with_all = ["tokens", "item"])]
+    token_key: Option<PathBuf>,
+    /// Issuer of the signed tokens: their claim `iss`
+    #[arg(long, value_name = "URL", requires = "token_key")]
+    issuer: Option<String>,
+    /// Audience of the signed tokens: their claim `aud`
+    #[arg(long, value_name = "NAME", requires = "token_key")]
+    audience: Option<String>,
+    /// Number of different people among the buyers, each with one token. With fewer people than buyers, one person buys several
+    /// times [default: as many as buyers]
+    #[arg(long, value_name = "N", requires = "token_key")]
+    people: Option<u32>,
+    /// Tier of a share of the people, for example gold,share=0.1,opens-before=10m,limit=2; can be repeated. The tier is a claim
+    /// of their tokens. It opens so long before the start of the sale, and has its own limit per buyer
+    #[arg(long = "tier", value_name = "NAME,share=0.1", value_parser = tier, requires = "token_key")]
+    tiers: Vec<Tier>,
+    /// Claim that has the name of the tier
+    #[arg(long, value_name = "NAME", default_value = "tier")]
+    tier_claim: String,
+    /// Limit per buyer of the sale: checks that nobody got more units. Another run has other people
+    #[arg(long, value_name = "N", requires = "token_key")]
+    pub limit_per_buyer: Option<u32>,
     /// Draws the answers over time and the latencies, as an SVG picture
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
@@ -126,6 +151,35 @@ impl Args {
         plan.validate().map(|()| plan)
     }
 
+    /// The crowd whose tokens this program signs; none without --token-key.
+    pub fn crowd(&self) -> Result<Option<Crowd>> {
+        let (Some(path), Some(issuer), Some(audience)) = (&self.token_key, &self.issuer, &self.audience) else {
+            return Ok(None);
+        };
+        let file = || format!("--token-key {}", path.display());
+        let key = Key::ec_from_pem(&std::fs::read_to_string(path).with_context(file)?).with_context(file)?;
+        let people = self.people.unwrap_or(self.buyers);
+        ensure!(
+            (1..=self.buyers).contains(&people),
+            "--people {people}; expected 1 to {}, the number of buyers",
+            self.buyers
+        );
+        let shares: f64 = self.tiers.iter().map(|tier| tier.share).sum();
+        ensure!(
+            shares <= 1.0,
+            "the shares of the tiers add up to {shares}; expected at most 1"
+        );
+        let plan = CrowdPlan {
+            issuer: issuer.clone(),
+            audience: audience.clone(),
+            people,
+            tiers: self.tiers.clone(),
+            tier_claim: self.tier_claim.clone(),
+            lasting: self.over,
+        };
+        Ok(Some(Crowd::sign(&key, plan)))
+    }
+
     /// The tokens of the buyers; none without --tokens.
     pub fn tokens(&self) -> Result<Arc<[HeaderValue]>> {
         let Some(path) = &self.tokens else {
@@ -155,6 +209,29 @@ fn authorizations(text: &str) -> Result<Arc<[HeaderValue]>> {
     tokens.collect()
 }
 
+fn tier(text: &str) -> Result<Tier, String> {
+    let expected = || "expected a tier such as gold,share=0.1,opens-before=10m,limit=2".to_string();
+    let (name, fields) = text.split_once(',').ok_or_else(expected)?;
+    let mut tier = Tier {
+        name: name.to_owned(),
+        share: 0.0,
+        opens_before: Duration::ZERO,
+        limit: None,
+    };
+    for field in fields.split(',') {
+        match field.split_once('=').ok_or_else(expected)? {
+            ("share", value) => tier.share = value.parse().map_err(|_| expected())?,
+            ("opens-before", value) => tier.opens_before = duration(value)?,
+            ("limit", value) => tier.limit = Some(value.parse().map_err(|_| expected())?),
+            _ => return Err(expected()),
+        }
+    }
+    match tier.share > 0.0 && tier.share <= 1.0 && !name.is_empty() {
+        true => Ok(tier),
+        false => Err(expected()),
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: Result<jiff::SignedDuration, _> = text.parse();
     parsed
@@ -179,6 +256,26 @@ mod tests {
         assert_eq!(*tokens, ["Bearer a.b.c", "Bearer d"]);
         let error = format!("{:#}", authorizations("a\nb\u{7f}").expect_err("no token"));
         assert!(error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn a_tier_has_a_name_and_a_share() {
+        let gold = tier("gold,share=0.1,opens-before=10m,limit=2").expect("a tier");
+        assert_eq!((gold.name.as_str(), gold.share, gold.limit), ("gold", 0.1, Some(2)));
+        assert_eq!(gold.opens_before, Duration::from_secs(600));
+        assert_eq!(tier("silver,share=1").expect("a tier").limit, None);
+        for bad in [
+            "gold",
+            "gold,",
+            "gold,0.1",
+            ",share=0.1",
+            "gold,share=0",
+            "gold,share=2",
+            "gold,share=nan",
+            "gold,price=1",
+        ] {
+            assert!(tier(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -19,10 +19,12 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// The result of one buyer.
 pub(crate) struct BuyerResult {
+    pub number: usize,
     pub kind: AnswerKind,
     pub order_no: Option<String>,
     /// The text of the last answer, unless the buyer won.
     pub said: Option<String>,
+    pub answered_at: Instant,
     pub from_send: Duration,
     pub from_schedule: Duration,
     pub retries: u32,
@@ -44,7 +46,7 @@ pub(crate) async fn buy(
 ) -> BuyerResult {
     let credentials = Credentials {
         key: Uuid::new_v4().to_string(),
-        token: plan.tokens.get(number % plan.tokens.len().max(1)),
+        token: plan.token(number),
     };
     let mut retries = 0;
     // Whether one of the requests may have bought without an answer.
@@ -52,9 +54,11 @@ pub(crate) async fn buy(
     loop {
         let (answer, from_send) = send(plan, connections, permits, &credentials).await;
         let finish = |kind, order_no, said| BuyerResult {
+            number,
             kind,
             order_no,
             said,
+            answered_at: Instant::now(),
             from_send,
             from_schedule: scheduled.elapsed(),
             retries,

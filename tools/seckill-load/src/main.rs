@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use seckill_load::{Target, check, run};
+use seckill_load::{SaleTimes, Target, check, run};
 
 use args::Args;
 use output::{Output, Report};
@@ -34,18 +34,30 @@ async fn run_load(args: &Args) -> Result<bool> {
          confirm it with --i-own-this-target"
     );
     target.check_certificate().await?;
-    let plan = args.plan(target, args.tokens()?)?;
+    let crowd = args.crowd()?;
+    let tokens = match &crowd {
+        Some(crowd) => crowd.tokens(),
+        None => args.tokens()?,
+    };
+    let plan = args.plan(target, tokens)?;
+    let signed = match crowd {
+        Some(crowd) => Some((crowd, SaleTimes::read(&plan).await?)),
+        None => None,
+    };
     let output = Output::new(args.output, plan.buyers.into());
     output.begin(&plan);
     let outcome = run(plan.clone(), |progress| output.progress(progress)).await?;
 
     let mut checks = check::answers(&plan, &outcome, args.units);
-    if args.check_orders > 0 && !outcome.order_numbers.is_empty() {
+    if let Some((crowd, times)) = &signed {
+        checks.extend(check::crowd(&plan, &outcome, crowd, times, args.limit_per_buyer));
+    }
+    if args.check_orders > 0 && !outcome.wins.is_empty() {
         checks.push(check::orders(&plan, &outcome, args.check_orders).await);
     }
     if let Some(path) = &args.orders_file {
-        std::fs::write(path, outcome.order_numbers.join("\n"))
-            .with_context(|| format!("--orders-file {}", path.display()))?;
+        let numbers: Vec<&str> = outcome.wins.iter().map(|win| win.order_no.as_str()).collect();
+        std::fs::write(path, numbers.join("\n")).with_context(|| format!("--orders-file {}", path.display()))?;
     }
     if let Some(path) = &args.plot {
         std::fs::write(path, plot::svg(&outcome)).with_context(|| format!("--plot {}", path.display()))?;

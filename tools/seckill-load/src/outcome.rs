@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::answer::{AnswerKind, Counts};
 use crate::buyer::BuyerResult;
@@ -35,7 +36,17 @@ pub struct Outcome {
     pub samples: Vec<Sample>,
     /// In the order of the answers.
     #[serde(skip)]
-    pub order_numbers: Vec<String>,
+    pub wins: Vec<Win>,
+}
+
+/// An order that a buyer was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Win {
+    pub order_no: String,
+    /// The number of the buyer, from 0.
+    pub buyer: usize,
+    /// When the answer came.
+    pub at: Instant,
 }
 
 /// The final answers in one slice of the run. A slice is [`SLICE_LENGTH`] long.
@@ -65,7 +76,7 @@ pub(crate) struct Tally {
     timeline: Vec<Slice>,
     /// By status and `code`, so that bodies that differ only in a time or an id are one sample.
     samples: HashMap<String, Sample>,
-    order_numbers: Vec<String>,
+    wins: Vec<Win>,
 }
 
 impl Tally {
@@ -76,7 +87,7 @@ impl Tally {
             histograms: Histograms::new()?,
             timeline: Vec::new(),
             samples: HashMap::new(),
-            order_numbers: Vec::new(),
+            wins: Vec::new(),
         })
     }
 
@@ -91,7 +102,11 @@ impl Tally {
         }
         self.timeline[slice].counts.add(result.kind);
         self.retries += u64::from(result.retries);
-        self.order_numbers.extend(result.order_no);
+        self.wins.extend(result.order_no.map(|order_no| Win {
+            order_no,
+            buyer: result.number,
+            at: result.answered_at,
+        }));
         if result.kind != AnswerKind::Unanswered {
             self.histograms.record(result.from_send, result.from_schedule);
         }
@@ -133,7 +148,7 @@ impl Tally {
             latencies: self.histograms.distribution(),
             timeline: std::mem::take(&mut self.timeline),
             samples,
-            order_numbers: std::mem::take(&mut self.order_numbers),
+            wins: std::mem::take(&mut self.wins),
         }
     }
 }
@@ -162,9 +177,11 @@ mod tests {
 
     fn result(kind: AnswerKind, said: &str) -> BuyerResult {
         BuyerResult {
+            number: 0,
             kind,
             order_no: None,
             said: Some(said.into()),
+            answered_at: Instant::now(),
             from_send: Duration::from_millis(1),
             from_schedule: Duration::from_millis(1),
             retries: 1,

@@ -166,6 +166,7 @@ fn kinds(counts: &Counts) -> String {
         (counts.sold_out, "sold out"),
         (counts.not_started, "not started"),
         (counts.ended, "ended"),
+        (counts.limit_reached, "limit reached"),
         (counts.other, "other"),
         (counts.unanswered, "unanswered"),
     ];

@@ -103,6 +103,11 @@ fn is_subdomain(text: &str) -> bool {
 }
 
 impl Plan {
+    /// What a buyer sends as `Authorization`.
+    pub(crate) fn token(&self, buyer: usize) -> Option<&HeaderValue> {
+        self.tokens.get(buyer % self.tokens.len().max(1))
+    }
+
     pub fn validate(&self) -> Result<(), InvalidPlan> {
         let range = |field, found: String, expected| InvalidPlan::Range { field, found, expected };
         if !(1..=10_000_000).contains(&self.buyers) {

@@ -12,11 +12,12 @@ const TOP: [f64; 2] = [60.0, 370.0];
 /// Name, colour and value of one kind of answer.
 type Series = (&'static str, &'static str, fn(&Counts) -> u64);
 /// From the bottom of the stack to its top.
-const SERIES: [Series; 6] = [
+const SERIES: [Series; 7] = [
     ("won", "#2a9d5c", |c| c.won),
     ("sold out", "#8896a5", |c| c.sold_out),
     ("not started", "#5b8def", |c| c.not_started),
     ("ended", "#b9a7d9", |c| c.ended),
+    ("limit reached", "#4fb3bf", |c| c.limit_reached),
     ("other", "#e9a23b", |c| c.other),
     ("unanswered", "#c8372d", |c| c.unanswered),
 ];

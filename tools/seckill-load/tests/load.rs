@@ -1,16 +1,23 @@
 //! Runs against a small server in this process, on loopback.
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use seckill_load::{Arrival, Outcome, Plan, Route, Target, check, run};
+use jiff::Timestamp;
+use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use seckill_load::{Arrival, Crowd, CrowdPlan, Outcome, Plan, Route, SaleTimes, Target, Tier, check, run};
+use seckill_test_issuer::Key;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -27,6 +34,68 @@ struct Server {
     faults: u32,
     fault: Fault,
     sold: Mutex<Vec<String>>,
+    access: Option<Access>,
+    /// It sells before that too.
+    starts_at: Timestamp,
+}
+
+/// Buyers need a token, and each can have so many orders.
+struct Access {
+    key: Key,
+    limit: u32,
+    /// Subject -> orders.
+    orders: Mutex<HashMap<String, u32>>,
+}
+
+impl Access {
+    /// The subject of a valid token.
+    fn subject(&self, request: &Request<Incoming>) -> Option<String> {
+        let token = request
+            .headers()
+            .get("authorization")?
+            .to_str()
+            .ok()?
+            .strip_prefix("Bearer ")?;
+        let (message, signature) = token.rsplit_once('.')?;
+        let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public())
+            .verify(message.as_bytes(), &decoded(signature)?)
+            .ok()?;
+        let claims: Value = serde_json::from_slice(&decoded(message.split_once('.')?.1)?).ok()?;
+        let valid = claims["iss"] == ISSUER
+            && claims["aud"] == AUDIENCE
+            && claims["exp"].as_i64()? > Timestamp::now().as_second();
+        valid.then(|| claims["sub"].as_str().map(str::to_owned))?
+    }
+
+    /// Counts one more order of the buyer, unless the buyer has as many as allowed.
+    fn admits(&self, subject: String) -> bool {
+        let mut orders = self.orders.lock().expect("not poisoned");
+        let orders = orders.entry(subject).or_default();
+        *orders += 1;
+        *orders <= self.limit
+    }
+}
+
+const ISSUER: &str = "https://login.example";
+const AUDIENCE: &str = "shop";
+
+/// The tokens of so many people, of whom one half has the tier `gold`, which opens two hours before the start.
+fn signed(key: &Key, people: u32) -> Crowd {
+    let plan = CrowdPlan {
+        issuer: ISSUER.into(),
+        audience: AUDIENCE.into(),
+        people,
+        tiers: vec![Tier {
+            name: "gold".into(),
+            share: 0.5,
+            opens_before: Duration::from_secs(7200),
+            limit: None,
+        }],
+        tier_claim: "tier".into(),
+        lasting: Duration::from_secs(1),
+    };
+    Crowd::sign(key, plan)
 }
 
 #[derive(Clone, Copy)]
@@ -44,7 +113,26 @@ impl Server {
             faults: 0,
             fault: Fault::Answer(503),
             sold: Mutex::default(),
+            access: None,
+            starts_at: Timestamp::UNIX_EPOCH,
         }
+    }
+
+    fn to(self, key: &Key, limit: u32) -> Self {
+        let access = Access {
+            key: key.clone(),
+            limit,
+            orders: Mutex::default(),
+        };
+        Server {
+            access: Some(access),
+            ..self
+        }
+    }
+
+    fn starting_in(self, time: Duration) -> Self {
+        let starts_at = Timestamp::now() + time;
+        Server { starts_at, ..self }
     }
 
     fn failing(self, faults: u32, fault: Fault) -> Self {
@@ -53,6 +141,16 @@ impl Server {
 
     /// The answer, or None to close the connection.
     fn answer(&self, request: &Request<Incoming>) -> Option<(u16, String)> {
+        if request.method() == http::Method::GET && request.uri().path().starts_with("/v1/sales/") {
+            return Some((200, format!(r#"{{"starts_at":"{}"}}"#, self.starts_at)));
+        }
+        let subject = match &self.access {
+            Some(access) => match access.subject(request) {
+                Some(subject) => Some(subject),
+                None => return Some((401, r#"{"code":"token_malformed"}"#.into())),
+            },
+            None => None,
+        };
         if request.method() == http::Method::GET {
             let number = request.uri().path().rsplit('/').next().unwrap_or_default();
             return Some((200, format!(r#"{{"order_no":"{number}","status":"placed"}}"#)));
@@ -60,6 +158,11 @@ impl Server {
         let faulty = self.requests.fetch_add(1, Ordering::SeqCst) < self.faults;
         if let (true, Fault::Answer(status)) = (faulty, self.fault) {
             return Some((status, String::new()));
+        }
+        if let (Some(access), Some(subject)) = (&self.access, subject)
+            && !access.admits(subject)
+        {
+            return Some((409, r#"{"code":"limit_reached"}"#.into()));
         }
         let key = request.headers()["idempotency-key"].to_str().expect("text").to_string();
         let mut sold = self.sold.lock().expect("not poisoned");
@@ -109,7 +212,10 @@ impl Server {
             async move {
                 let (status, body) = answer.ok_or_else(|| std::io::Error::other("disconnected"))?;
                 let status = StatusCode::from_u16(status).expect("valid");
-                let response = Response::builder().status(status).body(Full::<Bytes>::from(body));
+                let response = Response::builder()
+                    .status(status)
+                    .header("server-time", Timestamp::now().to_string())
+                    .body(Full::<Bytes>::from(body));
                 Ok::<_, std::io::Error>(response.expect("valid"))
             }
         });
@@ -161,6 +267,77 @@ async fn buyers_buy_by_https_with_a_private_ca() {
     let outcome = outcome(plan(target, 30)).await;
     assert_eq!((outcome.counts.won, outcome.counts.sold_out), (10, 20), "{outcome:?}");
     assert!(outcome.connections <= 20, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_signed_crowd_buys_by_https_within_its_limit() {
+    let (certificate, key) = (Certificate::of("shop.example"), Key::ec("a"));
+    let server = Server::selling(100).to(&key, 2);
+    let address = server.listen(Some(certificate.acceptor())).await;
+    let host = ["Host: shop.example".to_string()];
+    let target = Target::resolve_with_ca(&format!("https://{address}"), &host, Some(&certificate.ca_file()))
+        .await
+        .expect("valid");
+    let crowd = signed(&key, 20);
+    let plan = Plan {
+        tokens: crowd.tokens(),
+        ..plan(target, 60)
+    };
+    let times = SaleTimes::read(&plan).await.expect("the sale");
+    let outcome = outcome(plan.clone()).await;
+    assert_eq!(
+        (outcome.counts.won, outcome.counts.limit_reached),
+        (40, 20),
+        "{outcome:?}"
+    );
+    let checks = check::crowd(&plan, &outcome, &crowd, &times, Some(2));
+    assert!(checks.iter().all(|check| check.passed), "{checks:?}");
+    // The orders of a buyer can be looked up with the token of the buyer only.
+    assert!(check::orders(&plan, &outcome, 1000).await.passed);
+    let anonymous = Plan {
+        tokens: Arc::default(),
+        ..plan
+    };
+    assert!(!check::orders(&anonymous, &outcome, 1).await.passed);
+}
+
+#[tokio::test]
+async fn more_units_than_the_limit_and_orders_before_the_opening_fail_the_check() {
+    let key = Key::ec("a");
+    let server = Server::selling(100).to(&key, 2).starting_in(Duration::from_secs(3600));
+    let crowd = signed(&key, 20);
+    let plan = Plan {
+        tokens: crowd.tokens(),
+        ..plan(server.start().await, 60)
+    };
+    let times = SaleTimes::read(&plan).await.expect("the sale");
+    let outcome = outcome(plan.clone()).await;
+    let checks = check::crowd(&plan, &outcome, &crowd, &times, Some(1));
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| !check.passed)
+        .map(|check| &check.what)
+        .collect();
+    assert_eq!(failed.len(), 2, "{checks:?}");
+    // The sale had opened for gold.
+    assert!(failed[0].contains("40 orders, 20 too early"), "{failed:?}");
+    assert!(
+        failed[1].contains("at most 2 units each, 20 above the limit"),
+        "{failed:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_run_does_not_start_without_the_times_of_the_sale() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
+    let target = Target::resolve(&format!("http://{address}"), &[]).await.expect("valid");
+    let error = SaleTimes::read(&plan(target, 1))
+        .await
+        .expect_err("no server")
+        .to_string();
+    assert!(error.contains("/v1/sales/shop/phones"), "{error}");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod demo;
 mod down;
 mod environment;
 mod images;
+mod issuer;
 mod lock;
 mod process;
 #[cfg(test)]
@@ -65,6 +66,8 @@ enum Task {
     },
     /// Run real servers and programs under load, inject faults, and check the invariants
     Chaos(chaos::Args),
+    /// Run an issuer of tokens for tests, and print how a release and seckill-load use it
+    Issuer(issuer::Args),
     /// Start the environment: a cluster with an ingress, Redis, MySQL and Kafka
     Up {
         /// Start only Redis, MySQL, Kafka and the Kubernetes API server
@@ -127,6 +130,7 @@ fn run(task: Task) -> Result<ExitCode> {
         // No lock: tests stop it and start it again while `test` has the lock.
         Task::Keycloak { stop: true } => servers::stop_keycloak(&Environment::load()?)?,
         Task::Keycloak { stop: false } => println!("{}", servers::start_keycloak(&Environment::load()?)?.url),
+        Task::Issuer(args) => issuer::issuer(&args)?,
         Task::Down => {
             let _lock = lock::take()?;
             down::down()?;

@@ -46,7 +46,7 @@ pub async fn wait_until_served(api: &Program, sale: &ActiveSale) -> Result<()> {
 
 /// Checks that everybody won, and that each order number was given out once.
 pub fn all_won(outcome: &Outcome) -> Result<(), String> {
-    let distinct: HashSet<&String> = outcome.order_numbers.iter().collect();
+    let distinct: HashSet<&String> = outcome.wins.iter().map(|win| &win.order_no).collect();
     let won = outcome.counts.won;
     match won == outcome.buyers && distinct.len() as u64 == won {
         true => Ok(()),
