@@ -32,6 +32,7 @@ pub async fn sales(
             settled_without_index: sale.settled_left.is_none(),
             log: records.remove(&sale.id).unwrap_or_default(),
             at_rest: at_rest.remove(&sale.id),
+            terms: sale.terms(),
             name: sale.name,
             id: sale.id,
             opens_at: sale.opens_at,
@@ -113,6 +114,7 @@ pub async fn indexes_at_rest(mysql: &str, log: &OrderLog, redis: &str) -> Result
             left: index.left,
             ever: index.ever,
             outbox: index.outbox,
+            taken: index.taken,
             holdings,
         };
         indexes.insert(sale.id, at_rest);

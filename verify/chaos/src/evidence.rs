@@ -1,6 +1,7 @@
 //! What is known at the end of a run. The invariants in [`check`](crate::check) are functions of this alone.
 use std::collections::{BTreeMap, HashMap};
 
+use seckill_protocol::index::Terms;
 use seckill_protocol::{Buyer, KeyHash, Offset, OrderId, OrderNoKeys, OrderStatus, Quantity, Record, SaleCut, SaleId};
 use serde::Serialize;
 
@@ -66,6 +67,8 @@ pub struct Sale {
     pub id: SaleId,
     pub opens_at: u64,
     pub closes_at: u64,
+    /// Limits, and tiers if it has some.
+    pub terms: Terms,
     pub total: u64,
     pub sold: u64,
     pub cut: SaleCut,
@@ -106,6 +109,8 @@ pub struct IndexAtRest {
     /// Orders ever made.
     pub ever: Option<u64>,
     pub outbox: u64,
+    /// Live units of each tier.
+    pub taken: Vec<u64>,
     /// Buyer -> holdings, in the text form of Redis.
     pub holdings: HashMap<String, String>,
 }

@@ -2,7 +2,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use seckill_protocol::KeyHash;
 use serde::Serialize;
+
+use crate::members;
 
 /// Milliseconds since the run began.
 pub type At = u64;
@@ -33,6 +36,12 @@ pub enum BuyerAnswer {
     SoldOut {
         left: u64,
     },
+    /// 409 "sold_out" with a time at which units that are kept for others are released.
+    Kept {
+        left: u64,
+    },
+    /// The buyer holds as many units as one buyer may.
+    LimitReached,
     NotStarted,
     Ended,
     /// Nothing was bought with this key.
@@ -53,7 +62,11 @@ impl BuyerAnswer {
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            BuyerAnswer::Won { .. } | BuyerAnswer::SoldOut { .. } | BuyerAnswer::Ended | BuyerAnswer::Unexpected(_)
+            BuyerAnswer::Won { .. }
+                | BuyerAnswer::SoldOut { .. }
+                | BuyerAnswer::LimitReached
+                | BuyerAnswer::Ended
+                | BuyerAnswer::Unexpected(_)
         )
     }
 }
@@ -75,9 +88,20 @@ pub struct Event {
 pub struct Buyer {
     pub sale: String,
     pub key: String,
+    /// Who buys, in a sale for members.
+    pub member: Option<usize>,
     pub quantity: u32,
     /// The buyer knows the outcome of the purchase, or has given up.
     pub done: bool,
+}
+
+impl Buyer {
+    /// The buyer and the key as they are stored.
+    pub fn stored(&self) -> (seckill_protocol::Buyer, KeyHash) {
+        let anonymous = || (seckill_protocol::Buyer::anonymous(&self.key), KeyHash::of(&self.key));
+        let identified = self.member.and_then(|member| members::stored(member, &self.key).ok());
+        identified.unwrap_or_else(anonymous)
+    }
 }
 
 #[derive(Clone)]

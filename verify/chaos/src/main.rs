@@ -19,6 +19,7 @@ mod flash_sales;
 mod forward;
 mod harness;
 mod history;
+mod members;
 mod mutants;
 mod process;
 mod report;

@@ -20,6 +20,7 @@ use crate::faults::{self, Fault};
 use crate::flash_sales::{FlashSales, NAMESPACE, Times};
 use crate::harness::{Harness, ORDER_NO_KEYS};
 use crate::history::{At, History};
+use crate::members::Members;
 use crate::mutants::Mutant;
 use crate::setup::Setup;
 use crate::traffic::{BUYERS_PER_SECOND, Traffic};
@@ -127,13 +128,14 @@ async fn start(setup: Setup, options: &Options) -> Result<RunContext> {
     let history = History::start();
     let rules: Vec<&str> = options.mutant.iter().map(|mutant| mutant.name).collect();
     let started = Instant::now();
-    let mut harness = Harness::start_servers(setup, NAMESPACE, &rules).await?;
+    let members = Members::start(&setup.address).await?;
+    let mut harness = Harness::start_servers(setup, NAMESPACE, &rules, &members).await?;
     let sales = Arc::new(FlashSales::prepare(harness.kubeconfig()).await?);
     harness.start_programs().await?;
     let seconds = started.elapsed().as_secs_f64();
     history.print(&format!("servers and programs are up ({seconds:.1} s)"));
     Ok(RunContext {
-        crowd: Crowd::new(history.clone(), harness.api_addresses),
+        crowd: Crowd::new(history.clone(), harness.api_addresses, members),
         harness,
         sales,
         history,

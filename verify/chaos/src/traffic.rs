@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::context::RunContext;
 use crate::crowd::{Crowd, MAIN_SALE};
 use crate::flash_sales::{FlashSales, Times};
+use crate::members;
 
 /// Half of the buyers come to the main sale, half to the short one.
 pub const BUYERS_PER_SECOND: f64 = 30.0;
@@ -81,14 +83,19 @@ impl ShortSales {
         let mut names = Vec::new();
         while self.selling.load(Ordering::Relaxed) {
             let name = format!("short-{}", names.len() + 1);
-            self.create(&name, buyers as u64).await?;
+            // Every second one is for members.
+            let is_for_members = names.len() % 2 == 1;
+            self.create(&name, buyers as u64, is_for_members).await?;
             names.push(name.clone());
             // Buyers come from shortly before the start, so some are too early.
             sleep(Duration::from_secs(4)).await;
             *self.current.lock().await = name.clone();
             let seed = self.seed.wrapping_mul(7919) + names.len() as u64;
             let crowd = self.crowd.clone();
-            let coming = tokio::spawn(crowd.start_buyers(name, buyers, SHORT_SALE_DURATION, seed));
+            let coming = match is_for_members {
+                true => tokio::spawn(crowd.start_members(name, buyers, SHORT_SALE_DURATION, seed)),
+                false => tokio::spawn(crowd.start_buyers(name, buyers, SHORT_SALE_DURATION, seed)),
+            };
             let next = Instant::now() + SHORT_SALE_INTERVAL;
             while self.selling.load(Ordering::Relaxed) && Instant::now() < next {
                 sleep(Duration::from_millis(100)).await;
@@ -101,13 +108,17 @@ impl ShortSales {
     }
 
     /// Creates a sale and waits until the ledger has it: until then the API rightly says that there is no such sale.
-    async fn create(&self, name: &str, stock: u64) -> Result<()> {
+    async fn create(&self, name: &str, stock: u64, is_for_members: bool) -> Result<()> {
         let _creation = self.creation.lock().await;
         let times = Times {
             starts_in: Duration::from_secs(6),
             lasts: SHORT_SALE_DURATION,
         };
-        self.sales.create(name, stock, times).await?;
+        let fields = match is_for_members {
+            true => members::tiered(stock),
+            false => json!({}),
+        };
+        self.sales.create_with(name, stock, times, fields).await?;
         self.sales.wait_until_accepted(name).await
     }
 }

@@ -1,7 +1,7 @@
 //! Which order each buyer has: I2, I6, I7, I9, I10.
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use seckill_protocol::{Buyer, KeyHash, OrderId, OrderStatus, Record};
+use seckill_protocol::{OrderId, OrderStatus, Record};
 
 use super::finding::{Finding, finding};
 use super::lookup::{Lookup, Win};
@@ -41,7 +41,7 @@ fn not_stored(evidence: &Evidence, lookup: &Lookup, buyer: &history::Buyer, win:
     let Some(order) = sale.and_then(|sale| sale.orders.get(&id)) else {
         return Some(format!("is order {id}, which is not in MySQL"));
     };
-    if order.buyer != Buyer::anonymous(&buyer.key) || order.key != KeyHash::of(&buyer.key) {
+    if (order.buyer.clone(), order.key) != buyer.stored() {
         return Some(format!("is order {id}, which MySQL has for {}", order.buyer));
     }
     let (wanted, answered, stored) = (buyer.quantity, win.quantity, order.quantity);

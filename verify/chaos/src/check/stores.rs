@@ -1,6 +1,7 @@
 //! MySQL and Redis against the log: I12.
 use std::collections::{BTreeSet, HashMap};
 
+use seckill_protocol::tiers::GENERAL;
 use seckill_protocol::{Fold, Offset};
 
 use super::finding::{Finding, finding};
@@ -88,7 +89,12 @@ fn expected_holdings(fold: Fold) -> HashMap<String, BTreeSet<String>> {
     let holdings = fold.into_holdings().into_iter().map(|(buyer, held)| {
         let texts = held.iter().map(|h| {
             let mark = if h.cancelled { "x" } else { "" };
-            format!("{}.{}.{}.{}{mark}", h.epoch, h.seq, h.quantity, h.key)
+            let tier = if h.tier == GENERAL {
+                String::new()
+            } else {
+                format!("t{}", h.tier)
+            };
+            format!("{}.{}.{}.{}{tier}{mark}", h.epoch, h.seq, h.quantity, h.key)
         });
         (buyer.to_string(), texts.collect())
     });

@@ -1,6 +1,8 @@
 //! A small run without violations, and changes of it that break each invariant once.
 use std::collections::{BTreeMap, HashMap};
 
+use seckill_protocol::index::{OrderBounds, SaleState, Terms};
+use seckill_protocol::tiers::TierTerms;
 use seckill_protocol::{
     Batch, Buyer, Epoch, KeyHash, Offset, Order, OrderId, OrderNoKeys, OrderStatus, Quantity, Record, SaleCut, SaleId,
     Seq,
@@ -79,8 +81,22 @@ fn buyer(key: &str, quantity: Quantity) -> history::Buyer {
     history::Buyer {
         sale: "s".into(),
         key: key.into(),
+        member: None,
         quantity,
         done: true,
+    }
+}
+
+/// No limit and no tiers.
+fn terms() -> Terms {
+    Terms {
+        version: 1,
+        state: SaleState::Open,
+        opens: 1_001_000,
+        closes: 1_020_000,
+        limit: 0,
+        bounds: OrderBounds::default(),
+        tiers: Vec::new(),
     }
 }
 
@@ -113,6 +129,7 @@ fn valid_run() -> Evidence {
             id: SALE,
             opens_at: 1_001_000,
             closes_at: 1_020_000,
+            terms: terms(),
             total: 3,
             sold: 3,
             cut: SaleCut {
@@ -135,6 +152,7 @@ fn valid_run() -> Evidence {
                 left: 0,
                 ever: Some(2),
                 outbox: 0,
+                taken: Vec::new(),
                 holdings: [holding(1, 2, "a"), holding(2, 1, "b")].into(),
             }),
         }],
@@ -347,6 +365,63 @@ fn i15_finds_a_sale_that_ended_too_early_or_is_lost() {
     });
     assert_eq!(wrong_clock, [""; 0], "by the clock of Redis it had ended");
     assert_eq!(after(|e| e.ends.extend([("lost".into(), 1_020_000)])), ["I15"]);
+}
+
+#[test]
+fn i5_finds_a_buyer_with_more_than_the_limit() {
+    assert_eq!(after(|e| e.sales[0].terms.limit = 2), [""; 0]);
+    assert_eq!(after(|e| e.sales[0].terms.limit = 1), ["I5"]);
+    // A second order of a, before and after the first one is cancelled.
+    let second = |cancelled: bool| {
+        after(|e| {
+            let sale = &mut e.sales[0];
+            sale.terms.limit = 2;
+            let cancel = Record::Cancel {
+                sale: SALE,
+                epoch: EPOCH,
+                seq: 1,
+                reason: "buyer".into(),
+            };
+            let Record::Batch(mut more) = batch(EPOCH, 3, &[("d", 1)]) else {
+                unreachable!()
+            };
+            more.orders[0].buyer = Buyer::anonymous("a");
+            if cancelled {
+                sale.log.push(entry(4, 1_003_900, cancel));
+            }
+            sale.log.push(entry(5, 1_004_000, Record::Batch(more)));
+        })
+    };
+    assert!(second(false).contains(&"I5") && !second(true).contains(&"I5"));
+}
+
+/// One unit is kept for the first tier until `release`; general buyers have all that is sold.
+fn tiered(evidence: &mut Evidence, opens: u64, release: u64) {
+    let tier = |opens, reserved| TierTerms {
+        opens,
+        limit: 0,
+        reserved,
+        release,
+    };
+    let sale = &mut evidence.sales[0];
+    sale.terms.tiers = vec![tier(opens, 0), tier(1_001_000, 1)];
+    sale.at_rest.as_mut().unwrap().taken = vec![3, 0];
+}
+
+#[test]
+fn i16_finds_a_unit_that_was_kept_for_a_tier() {
+    assert_eq!(after(|e| tiered(e, 1_001_000, 1_003_050)), [""; 0]);
+    assert_eq!(after(|e| tiered(e, 1_001_000, 1_010_000)), ["I16"]);
+}
+
+#[test]
+fn i3_and_i8_find_units_and_openings_of_tiers_that_are_wrong() {
+    let counted = after(|e| {
+        tiered(e, 1_001_000, 1_003_050);
+        e.sales[0].at_rest.as_mut().unwrap().taken = vec![2, 1];
+    });
+    assert_eq!(counted, ["I3"]);
+    assert_eq!(after(|e| tiered(e, 1_004_000, 1_003_050)), ["I8"]);
 }
 
 #[test]

@@ -56,6 +56,13 @@ pub fn i3_units_add_up_at_rest(evidence: &Evidence) -> Finding {
         if *total != left + live {
             violations.push(format!("{name}: total {total} is not {left} left + {live} live"));
         }
+        let by_tier = live_by_tier(sale, index);
+        if by_tier != index.taken {
+            let taken = &index.taken;
+            violations.push(format!(
+                "{name}: the tiers have bought {taken:?} by Redis, {by_tier:?} by the log"
+            ));
+        }
         if *outbox > 0 {
             violations.push(format!("{name}: {outbox} batches are still in the outbox"));
         }
@@ -63,6 +70,18 @@ pub fn i3_units_add_up_at_rest(evidence: &Evidence) -> Finding {
     let checked = format!("{rested} sales at rest, {} in MySQL", evidence.sales.len());
     let says = "at rest total = left + live, and the outbox is empty";
     finding("I3", says, checked, violations)
+}
+
+/// The live units of each tier by the log; empty for a sale without tiers.
+fn live_by_tier(sale: &Sale, index: &IndexAtRest) -> Vec<u64> {
+    let mut units = vec![0; sale.terms.tiers.len()];
+    let fold = fold(sale, index.log_end);
+    for order in fold.orders().values().filter(|order| order.status.is_live()) {
+        if let Some(units) = units.get_mut(usize::from(order.tier)) {
+            *units += u64::from(order.quantity);
+        }
+    }
+    units
 }
 
 pub fn i4_nobody_goes_without_while_units_are_left(evidence: &Evidence, lookup: &Lookup) -> Finding {

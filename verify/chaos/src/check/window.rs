@@ -1,7 +1,7 @@
 //! When a sale may sell: I8.
 use std::collections::HashMap;
 
-use seckill_protocol::{Buyer, Record};
+use seckill_protocol::{Buyer, KeyHash, Record};
 
 use super::finding::{Finding, finding};
 use super::lookup::Lookup;
@@ -32,10 +32,15 @@ fn outside_of_start_and_end(evidence: &Evidence, lookup: &Lookup, violations: &m
             let Record::Batch(batch) = &entry.record else { continue };
             for (id, order) in batch.iter().filter(|(id, _)| lookup.counts(id)) {
                 orders += 1;
-                if entry.at + redis_clock_offset(evidence, Some(&sale.name), entry.at) < sale.opens_at {
-                    violations.push(format!("{}: order {id} is older than the sale", sale.name));
+                let tier = sale.terms.tiers.get(usize::from(order.tier));
+                let opens_at = tier.map_or(sale.opens_at, |tier| tier.opens);
+                if entry.at + redis_clock_offset(evidence, Some(&sale.name), entry.at) < opens_at {
+                    violations.push(format!(
+                        "{}: order {id} is older than the opening of its tier",
+                        sale.name
+                    ));
                 }
-                if let Some(first) = asked.get(&order.buyer)
+                if let Some(first) = asked.get(&(order.buyer.clone(), order.key))
                     && *first > end + redis_clock_offset(evidence, None, *first)
                 {
                     let late = first - end;
@@ -67,13 +72,13 @@ fn while_suspended(evidence: &Evidence, lookup: &Lookup, violations: &mut Vec<St
 }
 
 /// When each buyer sent its first purchase, in unix milliseconds.
-fn first_purchases(evidence: &Evidence, lookup: &Lookup) -> HashMap<Buyer, At> {
+fn first_purchases(evidence: &Evidence, lookup: &Lookup) -> HashMap<(Buyer, KeyHash), At> {
     let mut first_purchases = HashMap::new();
     for (buyer, events) in &lookup.events {
         let purchases = events.iter().filter(|event| event.kind == RequestKind::Buy);
         if let Some(first) = purchases.map(|event| event.from).min() {
-            let buyer = Buyer::anonymous(&evidence.history.buyers[*buyer].key);
-            first_purchases.insert(buyer, evidence.started_at + first);
+            let stored = evidence.history.buyers[*buyer].stored();
+            first_purchases.insert(stored, evidence.started_at + first);
         }
     }
     first_purchases

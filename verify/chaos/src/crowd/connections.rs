@@ -64,7 +64,7 @@ impl Crowd {
     pub async fn hang_up(self: &Arc<Self>, callers: usize) -> Vec<usize> {
         let mut buyers = Vec::new();
         for i in 0..callers {
-            let task = self.new_buyer(MAIN_SALE, 1, Habits::PATIENT);
+            let task = self.new_buyer(MAIN_SALE, None, 1, Habits::PATIENT);
             if let Ok(mut connection) = self.connect(host(2), i % 2).await {
                 // It may break before it is written.
                 let _ = connection.write_all(task.raw_purchase().as_bytes()).await;
@@ -78,7 +78,7 @@ impl Crowd {
     /// The same purchase arrives on many connections at the same time. Every answer counts.
     pub async fn share_one_key(self: &Arc<Self>) {
         let mut rng = StdRng::seed_from_u64(0);
-        let task = self.new_buyer(MAIN_SALE, 1, Habits::PATIENT);
+        let task = self.new_buyer(MAIN_SALE, None, 1, Habits::PATIENT);
         for _ in 0..SAME_KEY_ROUNDS {
             let sent = (0..SAME_KEY_CONNECTIONS).map(|i| {
                 let from = host((3 + i % SAME_KEY_HOSTS) as u16);

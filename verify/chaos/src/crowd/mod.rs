@@ -24,6 +24,7 @@ use tokio::time::sleep;
 
 use crate::flash_sales::NAMESPACE;
 use crate::history::{Buyer, BuyerAnswer, Event, History, RequestKind};
+use crate::members::{MEMBERS, Members};
 
 /// The sale that sells through all faults: it shows for how long selling stopped.
 pub const MAIN_SALE: &str = "main";
@@ -32,6 +33,7 @@ pub struct Crowd {
     pub history: History,
     api: [SocketAddr; 2],
     client: Client<HttpConnector, Full<Bytes>>,
+    pub members: Members,
     /// All buyers stop when this is true.
     pub stopped: watch::Sender<bool>,
 }
@@ -72,7 +74,7 @@ impl Habits {
 }
 
 impl Crowd {
-    pub fn new(history: History, api: [SocketAddr; 2]) -> Arc<Self> {
+    pub fn new(history: History, api: [SocketAddr; 2], members: Members) -> Arc<Self> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(2)));
@@ -80,35 +82,47 @@ impl Crowd {
             history,
             api,
             client: Client::builder(TokioExecutor::new()).build(connector),
+            members,
             stopped: watch::Sender::new(false),
         })
     }
 
     /// Starts buyers, spread evenly over a time. They go on in tasks of their own.
     pub async fn start_buyers(self: Arc<Self>, sale: String, buyers: usize, within: Duration, seed: u64) {
+        self.start(sale, None, buyers, within, seed).await;
+    }
+
+    /// The same in a sale for members, of whom there are fewer.
+    pub async fn start_members(self: Arc<Self>, sale: String, buyers: usize, within: Duration, seed: u64) {
+        self.start(sale, Some(MEMBERS), buyers, within, seed).await;
+    }
+
+    async fn start(self: Arc<Self>, sale: String, members: Option<usize>, buyers: usize, within: Duration, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         for _ in 0..buyers {
             if *self.stopped.borrow() {
                 return;
             }
             let quantity = [1, 1, 1, 1, 1, 1, 1, 2, 2, 3][rng.random_range(0..10)];
-            tokio::spawn(self.clone().run_buyer(sale.clone(), quantity, rng.random()));
+            let member = members.map(|members| rng.random_range(0..members));
+            tokio::spawn(self.clone().run_buyer(sale.clone(), member, quantity, rng.random()));
             sleep(within / buyers as u32).await;
         }
     }
 
-    async fn run_buyer(self: Arc<Self>, sale: String, quantity: u32, seed: u64) {
+    async fn run_buyer(self: Arc<Self>, sale: String, member: Option<usize>, quantity: u32, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         let habits = Habits::random(&mut rng);
-        let task = self.new_buyer(&sale, quantity, habits);
+        let task = self.new_buyer(&sale, member, quantity, habits);
         self.unless_stopped(task.run(&mut rng)).await;
     }
 
-    fn new_buyer(&self, sale: &str, quantity: u32, habits: Habits) -> BuyerTask<'_> {
+    fn new_buyer(&self, sale: &str, member: Option<usize>, quantity: u32, habits: Habits) -> BuyerTask<'_> {
         let key = uuid::Uuid::new_v4().to_string();
         let buyer = self.history.add_buyer(Buyer {
             sale: sale.to_owned(),
             key: key.clone(),
+            member,
             quantity,
             done: false,
         });
@@ -116,6 +130,7 @@ impl Crowd {
             crowd: self,
             buyer,
             key,
+            member,
             quantity,
             sale: sale.to_owned(),
             habits,
@@ -137,11 +152,13 @@ impl Crowd {
                 crowd: self,
                 buyer,
                 key: known.key,
+                member: known.member,
                 quantity: known.quantity,
                 sale: known.sale,
                 habits: Habits::PATIENT,
             };
-            task.send(RequestKind::Ask, api, None, false).await
+            let mut rng = StdRng::seed_from_u64(buyer as u64);
+            task.send(RequestKind::Ask, api, None, false, &mut rng).await
         });
         let answers = futures::future::join_all(asked).await;
         let won = |answer: &&BuyerAnswer| matches!(answer, BuyerAnswer::Won { .. });
@@ -153,6 +170,7 @@ struct BuyerTask<'a> {
     crowd: &'a Crowd,
     buyer: usize,
     key: String,
+    member: Option<usize>,
     quantity: u32,
     sale: String,
     habits: Habits,
@@ -195,12 +213,12 @@ impl BuyerTask<'_> {
             } else {
                 RequestKind::Buy
             };
-            let answer = self.send(kind, api, None, !again).await;
+            let answer = self.send(kind, api, None, !again, rng).await;
             if answer.is_final() || (self.habits.gives_up && matches!(answer, BuyerAnswer::NoReply(_))) {
                 return answer;
             }
             wait = match answer {
-                BuyerAnswer::NotStarted => (wait * 2).min(1000),
+                BuyerAnswer::NotStarted | BuyerAnswer::Kept { .. } => (wait * 2).min(1000),
                 BuyerAnswer::Unknown => 10,
                 _ => (wait * 2).min(1500),
             };
@@ -215,7 +233,7 @@ impl BuyerTask<'_> {
     async fn cancel(&self, number: &str, rng: &mut StdRng) {
         loop {
             let api = rng.random_range(0..2);
-            match self.send(RequestKind::Cancel, api, Some(number), false).await {
+            match self.send(RequestKind::Cancel, api, Some(number), false, rng).await {
                 BuyerAnswer::Cancelled | BuyerAnswer::Unexpected(_) => return,
                 _ => sleep(Duration::from_millis(rng.random_range(300..1000))).await,
             }
@@ -223,10 +241,17 @@ impl BuyerTask<'_> {
     }
 
     /// Sends one request and records it.
-    async fn send(&self, kind: RequestKind, api: usize, number: Option<&str>, first: bool) -> BuyerAnswer {
+    async fn send(
+        &self,
+        kind: RequestKind,
+        api: usize,
+        number: Option<&str>,
+        first: bool,
+        rng: &mut StdRng,
+    ) -> BuyerAnswer {
         let history = &self.crowd.history;
         let from = history.now();
-        let request = self.request(kind, api, number);
+        let request = self.request(kind, api, number, rng);
         let answer = match tokio::time::timeout(self.habits.timeout, self.exchange(request)).await {
             Ok(Ok((status, body))) => interpret(kind, status, &body),
             Ok(Err(error)) => BuyerAnswer::NoReply(error),
@@ -245,7 +270,13 @@ impl BuyerTask<'_> {
         answer
     }
 
-    fn request(&self, kind: RequestKind, api: usize, number: Option<&str>) -> http::Result<Request<Full<Bytes>>> {
+    fn request(
+        &self,
+        kind: RequestKind,
+        api: usize,
+        number: Option<&str>,
+        rng: &mut StdRng,
+    ) -> http::Result<Request<Full<Bytes>>> {
         let base = format!("http://{}/v1", self.crowd.api[api]);
         let sale = format!("{base}/sales/{NAMESPACE}/{}", self.sale);
         let (method, uri, body) = match kind {
@@ -261,12 +292,16 @@ impl BuyerTask<'_> {
                 String::new(),
             ),
         };
-        Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(uri)
             .header("content-type", "application/json")
-            .header("idempotency-key", &self.key)
-            .body(Full::from(body))
+            .header("idempotency-key", &self.key);
+        if let Some(member) = self.member {
+            let token = self.crowd.members.token(member, rng);
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        request.body(Full::from(body))
     }
 
     async fn exchange(&self, request: http::Result<Request<Full<Bytes>>>) -> Result<(u16, Value), String> {
@@ -296,6 +331,10 @@ fn interpret(kind: RequestKind, status: u16, body: &Value) -> BuyerAnswer {
             cancelled: body["status"] == "cancelled",
         },
         (_, 202, _) => BuyerAnswer::Pending,
+        (_, 409, "sold_out") if body["reserved_until"].is_string() => BuyerAnswer::Kept {
+            left: body["remaining"].as_u64().unwrap_or(u64::MAX),
+        },
+        (_, 409, "limit_reached") => BuyerAnswer::LimitReached,
         (_, 409, "sold_out") => BuyerAnswer::SoldOut {
             left: body["remaining"].as_u64().unwrap_or(u64::MAX),
         },

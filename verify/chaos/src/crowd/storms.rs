@@ -21,7 +21,7 @@ impl Crowd {
             tokio::spawn(async move {
                 while Instant::now() < until && !*crowd.stopped.borrow() {
                     // Every buyer gets an answer, also one who comes shortly before the end.
-                    let task = crowd.new_buyer(&sale, 1, Habits::PATIENT);
+                    let task = crowd.new_buyer(&sale, None, 1, Habits::PATIENT);
                     crowd.unless_stopped(task.run_at_once(&mut rng)).await;
                 }
             });

@@ -73,3 +73,29 @@ async fn check_newcomers(run: &mut RunContext, meanwhile: &str) {
         }
     }
 }
+
+/// New tokens have a key that no seckill-api knows yet.
+pub async fn rotate_issuer_keys(run: &mut RunContext) -> Result<String> {
+    let crowd = run.crowd.clone();
+    let rotated = run
+        .harness
+        .run_until(async { Ok(crowd.members.rotate_keys().await) })
+        .await?;
+    run.harness.run_for(Duration::from_secs(1)).await?;
+    Ok(rotated)
+}
+
+/// One seckill-api starts anew while the issuer is away: it serves members when the issuer is back.
+pub async fn issuer_is_away(run: &mut RunContext) -> Result<String> {
+    let time = Duration::from_secs(8);
+    run.crowd.members.stop_issuer().await;
+    let which = run.which;
+    run.harness.api[which].kill()?;
+    run.harness.run_for(time).await?;
+    run.crowd.members.start_issuer().await;
+    Ok(format!(
+        "the issuer was away for {} s, and {} started meanwhile",
+        time.as_secs(),
+        run.harness.api[which].name
+    ))
+}

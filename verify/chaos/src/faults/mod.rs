@@ -147,6 +147,8 @@ static FAULTS: &[Fault] = &[
     fault!("callers-hang-up", clients::hang_up),
     fault!("one-key", clients::share_one_key).slow(),
     fault!("slow-clients", clients::be_slow).slow(),
+    fault!("issuer-keys-rotated", clients::rotate_issuer_keys),
+    fault!("issuer-away", clients::issuer_is_away).slow(),
     fault!("one-broker-down", kafka::one_broker_down).slow().three_brokers(),
     fault!("below-min-insync", kafka::one_broker_left).slow().three_brokers(),
 ];

@@ -12,6 +12,7 @@ use super::{
     CLOCK_FILE, DELETION_GRACE, Harness, LEASE_DURATION, ORDER_NO_KEYS, OtherCluster, START_TIMEOUT, TOPIC, wait_until,
 };
 use crate::forward::{Forward, Forwards};
+use crate::members::{BUYER_KEY, Members};
 use crate::process::Process;
 use crate::setup::{Setup, Spec};
 
@@ -25,7 +26,10 @@ const API_OPEN_FILES: &str = "--nofile=1024:";
 
 impl Harness {
     /// Starts the servers. `class` is the class and namespace of the sales.
-    pub async fn start_servers(setup: Setup, class: &str, rules: &[&str]) -> Result<Self> {
+    pub async fn start_servers(setup: Setup, class: &str, rules: &[&str], members: &Members) -> Result<Self> {
+        let (issuers, key) = (setup.folder.join("issuers.yaml"), setup.folder.join("buyer-key"));
+        std::fs::write(issuers, members.issuers_file())?;
+        std::fs::write(key, BUYER_KEY)?;
         let mut harness = Harness::prepare(setup, class, rules).await?;
         harness.etcd.start()?;
         harness.api_server.start()?;
@@ -168,6 +172,14 @@ fn environment(setup: &Setup, class: &str, mysql: SocketAddr) -> BTreeMap<String
         ("SECKILL_LOG_FORMAT", "text".into()),
         ("SECKILL_CLASS", class.into()),
         ("SECKILL_ORDER_NO_KEYS", ORDER_NO_KEYS.into()),
+        (
+            "SECKILL_ISSUERS_FILE",
+            setup.folder.join("issuers.yaml").display().to_string(),
+        ),
+        (
+            "SECKILL_BUYER_KEY_FILE",
+            setup.folder.join("buyer-key").display().to_string(),
+        ),
         ("SECKILL_WATCH_NAMESPACES", class.into()),
         ("SECKILL_API_DEPLOYMENT", format!("{class}/api")),
         ("SECKILL_WORKER_DEPLOYMENT", format!("{class}/worker")),
