@@ -10,12 +10,29 @@ use crate::{holdings, keys};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(&source()));
 
+/// Rules that a chaos run breaks, and what it replaces in the script.
+const BROKEN_RULES: [(&str, &str, &str); 3] = [
+    ("rid-ignored", "~= m[2] then", "~= m[2] and false then"),
+    (
+        "limit-of-one-order",
+        "units + quantity > of.limit",
+        "quantity > of.limit",
+    ),
+    (
+        "reserve-ignored",
+        "return math.max(left - kept, 0), next",
+        "return left, next",
+    ),
+];
+
 fn source() -> String {
-    let source = include_str!("lua/purchase.lua");
-    match seckill_failpoint::breaks("rid-ignored") {
-        true => source.replace("~= m[2] then", "~= m[2] and false then"),
-        false => source.to_owned(),
+    let mut source = include_str!("lua/purchase.lua").to_owned();
+    for (rule, from, to) in BROKEN_RULES {
+        if seckill_failpoint::breaks(rule) {
+            source = source.replace(from, to);
+        }
     }
+    source
 }
 
 impl StockClient {
@@ -147,4 +164,17 @@ fn parse_answer(text: &str) -> Option<Decision> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_has_each_rule_that_can_be_broken() {
+        let source = include_str!("lua/purchase.lua");
+        for (rule, from, _) in BROKEN_RULES {
+            assert!(source.contains(from), "{rule}");
+        }
+    }
 }

@@ -27,16 +27,17 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(6 * 3600);
 /// seckill-api asks an issuer for an unknown key at most this often. A rotation that comes sooner refuses valid tokens.
 const MIN_ROTATION_INTERVAL: Duration = Duration::from_secs(32);
 
-/// The fields of a sale for members: gold has a limit of its own, opens before the start, and has units for some seconds.
+/// The fields of a sale for members: gold has a limit of its own, opens before the start, and has so many units for some
+/// seconds that the others find theirs sold out before the release.
 pub fn tiered(stock: u64) -> Value {
     json!({
         "access": {"issuer": ISSUER},
         "limitPerBuyer": 3,
         "tiers": [{
-            "name": "gold", "values": ["gold"], "opensBeforeSeconds": 2, "limitPerBuyer": 5, "reserved": stock / 5,
-            "reservedForSeconds": 8,
+            "name": "gold", "values": ["gold"], "opensBeforeSeconds": 2, "limitPerBuyer": 5,
+            "reserved": 2 * stock / 3, "reservedForSeconds": 16,
         }],
-        "reservedForGeneral": stock / 5,
+        "reservedForGeneral": stock / 4,
     })
 }
 

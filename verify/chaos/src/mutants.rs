@@ -83,6 +83,18 @@ pub const MUTANTS: &[Mutant] = &[
         caught_by: &["I14"],
     },
     Mutant {
+        name: "limit-of-one-order",
+        breaks: "the index compares each order with the limit, not all units of the buyer",
+        faults: &["kill-worker"],
+        caught_by: &["I5"],
+    },
+    Mutant {
+        name: "reserve-ignored",
+        breaks: "the index sells to anyone what is kept for a tier",
+        faults: &["kill-worker"],
+        caught_by: &["I16"],
+    },
+    Mutant {
         name: "gone-callers-served",
         breaks: "seckill-api buys for callers who have hung up before their turn",
         faults: &["callers-hang-up"],

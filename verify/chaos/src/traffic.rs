@@ -83,8 +83,8 @@ impl ShortSales {
         let mut names = Vec::new();
         while self.selling.load(Ordering::Relaxed) {
             let name = format!("short-{}", names.len() + 1);
-            // Every second one is for members.
-            let is_for_members = names.len() % 2 == 1;
+            // The first one and every second one after it are for members.
+            let is_for_members = names.len() % 2 == 0;
             self.create(&name, buyers as u64, is_for_members).await?;
             names.push(name.clone());
             // Buyers come from shortly before the start, so some are too early.
