@@ -256,20 +256,8 @@ fn random_key_ids_cause_few_fetches_of_keys(shop: &Shop) -> Result<()> {
     const INTERVAL: Duration = Duration::from_secs(30);
     let sale = shop.sale("flood", 100, None)?;
     let path = shop.path(&sale);
-    let valid = shop.issuer.token(5)?;
-    let (header, claims) = (part(&valid, 0)?, part(&valid, 1)?);
-
     let (started, before) = (Instant::now(), shop.fetches()?);
-    at_the_same_time(TOKENS, |number| {
-        let header = json!({"alg": header["alg"], "kid": format!("random-{number}")});
-        let forged = shop.release.api.with_token(&token(&header, &claims, |_| vec![0; 64]));
-        let answer = forged.buy(&path, "any-key")?;
-        ensure!(
-            (answer.status, answer.code()) == (401, "token_unknown_key"),
-            "{answer:?}"
-        );
-        Ok(())
-    })?;
+    send_unknown_keys(shop, &path, TOKENS)?;
     let after = shop.fetches()?;
     // One at once, and the regular one may be due.
     let most = started.elapsed().as_secs() / INTERVAL.as_secs() + 2;
