@@ -109,6 +109,7 @@ fn realm() -> Result<Value> {
             "username": format!("buyer-{buyer}"), "enabled": true, "emailVerified": true,
             "email": format!("buyer-{buyer}@shop.example.com"), "firstName": "Buyer", "lastName": "Buyer",
             "realmRoles": [format!("default-roles-{REALM}")],
+            "groups": if buyer == 0 { vec!["gold"] } else { Vec::new() },
             "credentials": [{"type": "password", "value": PASSWORD}],
         })
     };

@@ -25,6 +25,10 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
         a_limit_counts_the_units_of_all_tokens_of_a_buyer,
     ),
     (
+        "gold_buys_before_the_start_and_leaves_the_units_of_others",
+        gold_buys_before_the_start_and_leaves_the_units_of_others,
+    ),
+    (
         "only_its_buyer_sees_and_cancels_an_order",
         only_its_buyer_sees_and_cancels_an_order,
     ),
@@ -108,6 +112,27 @@ fn buy_each(shop: &Shop, path: &str, buyers: &[ApiClient]) -> Result<()> {
         let answer = shop.buy(&buyers[number], path)?;
         Shop::check_bought(&answer).with_context(|| format!("buyer {number}"))
     })
+}
+
+/// The first buyer is gold.
+fn gold_buys_before_the_start_and_leaves_the_units_of_others(shop: &Shop) -> Result<()> {
+    let gold = json!({"name": "gold", "values": ["gold"], "opensBeforeSeconds": 7200, "limitPerBuyer": 3});
+    let fields = json!({"limitPerBuyer": 1, "tiers": [gold], "reservedForGeneral": 2});
+    let sale = shop.sale_with("tiers", 4, 3600, &fields)?;
+    let path = shop.path(&sale);
+    let (gold, general) = (shop.buyer(0)?, shop.buyer(1)?);
+    let early = shop.buy(&general, &path)?;
+    ensure!((early.status, early.code()) == (409, "not_started"), "{early:?}");
+    for _ in 0..2 {
+        Shop::check_bought(&shop.buy(&gold, &path)?)?;
+    }
+    let kept = shop.buy(&gold, &path)?;
+    ensure!((kept.status, kept.code()) == (409, "sold_out"), "{kept:?}");
+    ensure!(
+        kept.body["reserved_until"].is_string() && kept.body["remaining"] == 0,
+        "{kept:?}"
+    );
+    sale.delete()
 }
 
 fn a_limit_counts_the_units_of_all_tokens_of_a_buyer(shop: &Shop) -> Result<()> {

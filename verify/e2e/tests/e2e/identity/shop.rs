@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use seckill_e2e::{ApiClient, ApiResponse, PurchaseResult, Release, Sale, new_key, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Issuer;
 
@@ -40,7 +40,7 @@ impl Fetches {
 
 impl Shop {
     pub fn open(release: &'static Release, issuer: impl Issuer + 'static, outage: Duration) -> Result<Self> {
-        let issuers = json!([{"name": NAME, "url": issuer.url(), "audiences": [AUDIENCE]}]);
+        let issuers = json!([{"name": NAME, "url": issuer.url(), "audiences": [AUDIENCE], "tierClaim": "/tier"}]);
         let pods = format!("api.minReplicas={PODS},api.maxReplicas={PODS}");
         release.upgrade(&["--set-json", &format!("issuers={issuers}"), "--set", &pods])?;
         release.wait_until_reachable()?;
@@ -54,10 +54,23 @@ impl Shop {
 
     /// Opens a sale for buyers with a token, when each pod has keys.
     pub fn sale(&self, name: &str, stock: u64, limit: Option<u64>) -> Result<Sale<'static>> {
-        let mut manifest = Sale::manifest(&self.release.class, &self.namespace, name, stock, -1, 600);
+        let limit = limit.map_or(json!({}), |limit| json!({"limitPerBuyer": limit}));
+        self.sale_with(name, stock, -1, &limit)
+    }
+
+    /// The same with more fields in its spec. A tier may buy before it starts.
+    pub fn sale_with(&self, name: &str, stock: u64, starts_in: i64, fields: &Value) -> Result<Sale<'static>> {
+        let mut manifest = Sale::manifest(
+            &self.release.class,
+            &self.namespace,
+            name,
+            stock,
+            starts_in,
+            starts_in.max(0) + 600,
+        );
         manifest["spec"]["access"] = json!({"issuer": NAME});
-        if let Some(limit) = limit {
-            manifest["spec"]["limitPerBuyer"] = limit.into();
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            manifest["spec"][field] = value.clone();
         }
         let sale = Sale::apply(&self.release.cluster, &manifest)?;
         sale.wait_for_phase("Open", WAIT_LIMIT)?;
