@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use seckill_e2e::{repository, text_field};
 use serde_json::{Value, json};
 
-use super::{BUYERS, Issuer};
+use super::issuer::{BUYERS, Issuer};
 
 const REALM: &str = "e2e";
 const PASSWORD: &str = "of-a-test";

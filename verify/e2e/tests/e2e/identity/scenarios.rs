@@ -11,7 +11,7 @@ use seckill_e2e::{ApiClient, ApiResponse, PurchaseResult, new_key, wait_until};
 use seckill_test_issuer::{Key, token};
 use serde_json::{Value, json};
 
-use super::BUYERS;
+use super::issuer::BUYERS;
 use super::shop::{Fetches, Scenario, Shop, WAIT_LIMIT};
 
 /// The rotation comes first: after random key ids, a pod learns no new key for 30 seconds.

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use seckill_e2e::{ApiClient, ApiResponse, PurchaseResult, Release, Sale, new_key, wait_until};
 use serde_json::{Value, json};
 
-use super::Issuer;
+use super::issuer::Issuer;
 
 pub type Scenario = fn(&Shop) -> Result<()>;
 

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use super::Issuer;
+use super::issuer::Issuer;
 
 pub struct OwnIssuer {
     url: String,
