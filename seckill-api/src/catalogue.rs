@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::clock;
 use crate::limits::MAX_QUANTITY;
-use crate::remaining::RemainingUnits;
+use crate::remaining_units::RemainingUnits;
 
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 /// However many requests ask for a newer snapshot, the ledger is not read more often.

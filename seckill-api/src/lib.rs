@@ -15,7 +15,7 @@
 //! Then the other requests:
 //!
 //! - `orders`, `cancel`: finding and cancelling an order, with `fold_progress`
-//! - `remaining`: the number of units left
+//! - `remaining`: the number of units left; `remaining_units`: what a tier can buy of them
 //!
 //! Who the caller is:
 //!
@@ -56,6 +56,7 @@ mod purchase_locks;
 pub mod rate_limit;
 mod recent;
 mod remaining;
+mod remaining_units;
 pub mod routes;
 pub mod run;
 pub mod server;

@@ -1,49 +1,16 @@
 //! The number of units left, as shown to buyers: a sample of Redis, at most one a second for each sale, shared by all.
 use std::time::Duration;
 
-use seckill_protocol::index::Millis;
-use seckill_protocol::tiers::{TierTerms, available};
 use seckill_protocol::{Epoch, Tier};
 use tokio::time::Instant;
 
 use crate::api::Api;
 use crate::catalogue::{ListedSale, RemainingSample};
-use crate::clock;
+use crate::remaining_units::{Remaining, RemainingUnits};
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// For Redis and for the tail, each.
 const SAMPLE_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// The units left, and what is kept for tiers.
-#[derive(Debug, Clone)]
-pub struct RemainingUnits {
-    left: u64,
-    tiers: Vec<TierTerms>,
-    taken: Vec<u64>,
-}
-
-impl RemainingUnits {
-    fn for_all(left: u64) -> Self {
-        RemainingUnits {
-            left,
-            tiers: Vec::new(),
-            taken: Vec::new(),
-        }
-    }
-
-    fn of(&self, tier: Tier) -> Remaining {
-        let (left, reserved_until) = available(self.left, &self.tiers, &self.taken, tier, clock::now());
-        Remaining { left, reserved_until }
-    }
-}
-
-/// What buyers of a tier can buy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Remaining {
-    pub left: u64,
-    /// More units are kept for other buyers until then.
-    pub reserved_until: Option<Millis>,
-}
 
 impl Api {
     /// None if the number is unknown. An unknown number is never shown as 0.

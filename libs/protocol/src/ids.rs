@@ -40,6 +40,9 @@ pub type Quantity = u32;
 /// A class of buyers, 0 = general.
 pub type Tier = u8;
 
+/// Unix time in milliseconds. The index has that of the server that holds it.
+pub type Millis = u64;
+
 /// The id of a sale. It is random and never reused: an auto-increment could assign an id twice after MySQL lost its
 /// tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,12 +4,10 @@
 //! all answers and stored data.
 use std::collections::BTreeMap;
 
+pub use crate::ids::Millis;
 use crate::ids::{Buyer, Epoch, KeyHash, Offset, Quantity, SaleId, Seq, Tier};
 use crate::record::{Batch, Order};
 use crate::tiers::{TierTerms, available};
-
-/// Unix time in milliseconds, by the clock of the server that holds the index.
-pub type Millis = u64;
 
 /// The state of a sale, apart from its time window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

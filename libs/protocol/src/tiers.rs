@@ -8,8 +8,7 @@
 //! the tier has 150 keeps 50. A cancelled order returns to the pool, so before the release it refills the reserve.
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Quantity, Tier};
-use crate::index::Millis;
+use crate::ids::{Millis, Quantity, Tier};
 
 /// The most tiers of a sale, without that of general buyers.
 pub const MAX_TIERS: usize = 4;

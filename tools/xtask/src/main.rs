@@ -53,7 +53,7 @@ enum Task {
     Bench {
         /// The scenarios to measure. `rebuild` (the pause of a sale of a million orders when Redis is killed) and `operator`
         /// (a thousand sales, fifty of which start in the same second) have their own servers. The others are measured
-        /// next to their theoretical limits: purchase, sold-out, not-started, ended, redis, store, burst, scale, promise,
+        /// next to their theoretical limits: purchase, identity, sold-out, not-started, ended, redis, store, burst, scale, promise,
         /// idle; `all` is all of those. `compare COMMIT [SCENARIO...]` measures a commit and this checkout in turn
         #[arg(required = true)]
         scenarios: Vec<String>,

@@ -1,8 +1,10 @@
 //! Buyers over HTTP, by the load generator.
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use http::HeaderValue;
 use seckill_load::{Arrival, Outcome, Plan, Route, Target};
 
 use crate::client::get_status;
@@ -15,6 +17,18 @@ pub async fn send_buyers(
     arrival: Arrival,
     in_flight: usize,
 ) -> Result<Outcome> {
+    send_buyers_with(target, sale, buyers, arrival, in_flight, Arc::default()).await
+}
+
+/// The same with a token each.
+pub async fn send_buyers_with(
+    target: Target,
+    sale: &str,
+    buyers: u32,
+    arrival: Arrival,
+    in_flight: usize,
+    tokens: Arc<[HeaderValue]>,
+) -> Result<Outcome> {
     let plan = Plan {
         target,
         route: Route::v1(sale, 1)?,
@@ -23,7 +37,7 @@ pub async fn send_buyers(
         in_flight,
         attempts: 20,
         timeout: Duration::from_secs(10),
-        tokens: Default::default(),
+        tokens,
     };
     Ok(seckill_load::run(plan, |_| {}).await?)
 }

@@ -181,6 +181,10 @@ impl Harness {
     }
 
     async fn announce_on(&self, partition: u32, units: u64, terms: SaleTerms) -> Result<Sale> {
+        self.announce_to(None, partition, units, terms).await
+    }
+
+    async fn announce_to(&self, issuer: Option<&str>, partition: u32, units: u64, terms: SaleTerms) -> Result<Sale> {
         let new = NewSale {
             cluster: None,
             class: CLASS.into(),
@@ -188,12 +192,12 @@ impl Harness {
             name: format!("sale-{:08x}", rand::random::<u32>()),
             uid: Uuid::new_v4().to_string(),
             partition,
-            format: Format::FIRST,
+            format: if issuer.is_some() { Format(2) } else { Format::FIRST },
             terms,
             offer: Offer {
                 item: json!({"sku": "p1", "name": "Phone", "price": "499.00", "currency": "EUR"}),
                 item_id: None,
-                issuer: None,
+                issuer: issuer.map(str::to_owned),
                 tiers: None,
                 price: "499.00".into(),
                 currency: "EUR".into(),
@@ -210,6 +214,17 @@ impl Harness {
 
     pub async fn offer_on(&self, partition: u32, units: u64, terms: SaleTerms) -> Result<ActiveSale> {
         let sale = self.announce_on(partition, units, terms).await?;
+        self.put_in_force(sale, units).await
+    }
+
+    /// The same for buyers with a token of this issuer.
+    pub async fn offer_to(&self, issuer: &str, units: u64, terms: SaleTerms) -> Result<ActiveSale> {
+        let partition = rand::random::<u32>() % PARTITIONS;
+        let sale = self.announce_to(Some(issuer), partition, units, terms).await?;
+        self.put_in_force(sale, units).await
+    }
+
+    async fn put_in_force(&self, sale: Sale, units: u64) -> Result<ActiveSale> {
         let barrier = Record::Barrier {
             sale: sale.id,
             nonce: Uuid::new_v4().to_string(),
@@ -297,14 +312,27 @@ impl Harness {
     }
 
     pub async fn api(&self) -> Result<Program> {
+        self.api_with(&[]).await
+    }
+
+    /// With more variables.
+    pub async fn api_with(&self, more: &[(&str, String)]) -> Result<Program> {
         let (address, admin) = (free_address()?, free_address()?);
-        let variables = [
+        let own = [
             ("SECKILL_LISTEN", address.to_string()),
             ("SECKILL_ADMIN_LISTEN", admin.to_string()),
         ];
+        let variables = [&own, more].concat();
         let program = self.program("seckill-api", &variables, Some(address))?;
         program.wait_until_ready(admin).await?;
         Ok(program)
+    }
+
+    /// A file of this run.
+    pub fn file(&self, name: &str, content: &str) -> Result<PathBuf> {
+        let path = self.logs.join(name);
+        std::fs::write(&path, content)?;
+        Ok(path)
     }
 
     pub async fn worker(&self) -> Result<Program> {

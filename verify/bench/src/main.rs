@@ -21,6 +21,7 @@ mod doc;
 mod harness;
 mod hot_path;
 mod http;
+mod identity;
 mod idle;
 mod limit;
 mod promise;
@@ -91,6 +92,8 @@ struct Run {
 enum Scenario {
     /// Winning purchases, from the request to the number that was read back from the log
     Purchase,
+    /// Purchases with tokens, and the verification of tokens
+    Identity,
     /// Answers when all is sold
     SoldOut,
     /// Answers before the start
@@ -134,6 +137,7 @@ async fn measure(run: Run) -> Result<()> {
         let harness = Harness::new().await?;
         let measured: Measured = match scenario {
             Scenario::Purchase => http::purchase(&harness, run.rounds).await?,
+            Scenario::Identity => identity::identity(&harness, run.rounds).await?,
             Scenario::SoldOut => http::refusals(&harness, run.rounds, http::Refusal::SoldOut).await?,
             Scenario::NotStarted => http::refusals(&harness, run.rounds, http::Refusal::NotStarted).await?,
             Scenario::Ended => http::refusals(&harness, run.rounds, http::Refusal::Ended).await?,

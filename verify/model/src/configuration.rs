@@ -4,7 +4,7 @@ use std::fmt;
 use seckill_protocol::Quantity;
 use seckill_protocol::index::SaleState;
 
-use crate::tiers::TierPlan;
+use crate::tier_plan::TierPlan;
 
 /// A rule of the protocol. A configuration that breaks one must be refuted. Otherwise the rule is not needed, or the model
 /// does not cover its purpose.

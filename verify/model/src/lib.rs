@@ -67,7 +67,8 @@ pub mod properties;
 pub mod property;
 pub mod protocol;
 pub mod state;
-pub mod tiers;
+pub mod tier_plan;
+mod tiers;
 pub mod workers;
 
 mod buying;
@@ -83,5 +84,5 @@ pub use deletion::Deletions;
 pub use formats::Formats;
 pub use identity::{Identities, IdentityConfig, IdentityRule};
 pub use protocol::Protocol;
-pub use tiers::TierPlan;
+pub use tier_plan::TierPlan;
 pub use workers::Workers;

@@ -16,42 +16,7 @@ use crate::log::View;
 use crate::property;
 use crate::protocol::{Action, Protocol};
 use crate::state::State;
-
-/// The number of the tier.
-const GOLD: Tier = 1;
-/// The start of a sale with tiers. The tier may open a second before it, and its reserve is released a second after it.
-const STARTS_AT: Millis = 2_000;
-const SECOND: Millis = 1_000;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TierPlan {
-    /// Units kept for the tier until its release, a while after the start.
-    pub reserved: u64,
-    /// Units kept for general buyers until the start.
-    pub reserved_for_general: u64,
-    /// The most units of a buyer who buys by the tier.
-    pub limit: Quantity,
-    /// The tier opens before the start, and the model begins then. Otherwise it begins at the start.
-    pub opens_earlier: bool,
-}
-
-impl TierPlan {
-    fn opens(&self, tier: Tier) -> Millis {
-        match tier == GOLD && self.opens_earlier {
-            true => STARTS_AT - SECOND,
-            false => STARTS_AT,
-        }
-    }
-
-    /// The units that the reserve of a tier has at this time.
-    fn reserve(&self, tier: Tier, now: Millis) -> u64 {
-        match tier {
-            GOLD if now < STARTS_AT + SECOND => self.reserved,
-            GENERAL if now < STARTS_AT => self.reserved_for_general,
-            _ => 0,
-        }
-    }
-}
+use crate::tier_plan::{GOLD, SECOND, STARTS_AT, TierPlan};
 
 impl Configuration {
     /// The terms of the tiers, as the product makes them.

@@ -41,14 +41,14 @@ fn main() -> ExitCode {
     let slow = [
         of("demo", demo::SCENARIOS),
         of("guide", guide::SCENARIOS),
-        identity::with_keycloak(),
+        identity::with_keycloak(release),
     ];
     let slow = slow.into_iter().flatten().map(|trial| trial.with_ignored_flag(true));
     // The last scenarios remove the release.
     let usual = [
         of("manifests", manifests::SCENARIOS),
         of("sales", sales::SCENARIOS),
-        identity::with_test_issuer(),
+        identity::with_test_issuer(release),
         of("install", install::SCENARIOS),
         of("release", release::SCENARIOS),
     ];

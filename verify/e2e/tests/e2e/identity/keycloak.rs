@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use seckill_e2e::{repository, text_field};
 use serde_json::{Value, json};
 
-use super::{BUYERS, Issuer};
+use super::issuer::{BUYERS, Issuer};
 
 const REALM: &str = "e2e";
 const PASSWORD: &str = "of-a-test";
@@ -109,6 +109,7 @@ fn realm() -> Result<Value> {
             "username": format!("buyer-{buyer}"), "enabled": true, "emailVerified": true,
             "email": format!("buyer-{buyer}@shop.example.com"), "firstName": "Buyer", "lastName": "Buyer",
             "realmRoles": [format!("default-roles-{REALM}")],
+            "groups": if buyer == 0 { vec!["gold"] } else { Vec::new() },
             "credentials": [{"type": "password", "value": PASSWORD}],
         })
     };

@@ -1,4 +1,5 @@
 //! Sales whose buyers log in at an issuer of tokens: the same scenarios with an issuer of the tests, and with Keycloak.
+mod issuer;
 mod keycloak;
 mod scenarios;
 mod shop;
@@ -9,42 +10,22 @@ use std::time::Duration;
 
 use anyhow::{Error, Result};
 use libtest_mimic::Trial;
+use seckill_e2e::Release;
 
-use crate::release;
 use keycloak::Keycloak;
 pub use keycloak::Server as KeycloakServer;
 use scenarios::SCENARIOS;
 use shop::Shop;
 use test_issuer::OwnIssuer;
 
-/// An issuer of tokens, and its buyers, who are numbered.
-pub trait Issuer: Send + Sync {
-    /// The claim `iss`.
-    fn url(&self) -> &str;
-
-    /// A new token for the shop.
-    fn token(&self, buyer: usize) -> Result<String>;
-
-    /// A new token for another application of the same issuer.
-    fn token_of_other_audience(&self, buyer: usize) -> Result<String>;
-
-    /// Later tokens have another key. Tokens of the keys before stay valid.
-    fn rotate_keys(&self) -> Result<()>;
-
-    /// It answers nothing until it is started again.
-    fn stop(&self) -> Result<()>;
-
-    fn start(&self) -> Result<()>;
-}
-
-/// Buyers are numbered from 0 to less than this.
-pub const BUYERS: usize = 24;
-
 static TEST_ISSUER: OnceLock<Result<Shop, String>> = OnceLock::new();
 static KEYCLOAK: OnceLock<Result<Shop, String>> = OnceLock::new();
 
-pub fn with_test_issuer() -> Vec<Trial> {
-    let shop = || {
+/// Installs the release when the first scenario needs it.
+type Install = fn() -> Result<&'static Release, String>;
+
+pub fn with_test_issuer(release: Install) -> Vec<Trial> {
+    let shop = move || {
         Shop::open(
             release().map_err(Error::msg)?,
             OwnIssuer::start()?,
@@ -55,8 +36,8 @@ pub fn with_test_issuer() -> Vec<Trial> {
 }
 
 /// `cargo xtask test extended` runs them.
-pub fn with_keycloak() -> Vec<Trial> {
-    let shop = || {
+pub fn with_keycloak(release: Install) -> Vec<Trial> {
+    let shop = move || {
         Shop::open(
             release().map_err(Error::msg)?,
             Keycloak::from_environment()?,
@@ -67,7 +48,11 @@ pub fn with_keycloak() -> Vec<Trial> {
 }
 
 /// The first of them opens the shop.
-fn trials(kind: &str, shop: &'static OnceLock<Result<Shop, String>>, open: fn() -> Result<Shop>) -> Vec<Trial> {
+fn trials(
+    kind: &str,
+    shop: &'static OnceLock<Result<Shop, String>>,
+    open: impl Fn() -> Result<Shop> + Copy + Send + 'static,
+) -> Vec<Trial> {
     let trial = |&(name, scenario): &'static (&str, shop::Scenario)| {
         Trial::test(name, move || {
             let shop = shop.get_or_init(|| open().map_err(|error| format!("failed to open the shop: {error:#}")));

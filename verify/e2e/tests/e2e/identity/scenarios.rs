@@ -11,7 +11,7 @@ use seckill_e2e::{ApiClient, ApiResponse, PurchaseResult, new_key, wait_until};
 use seckill_test_issuer::{Key, token};
 use serde_json::{Value, json};
 
-use super::BUYERS;
+use super::issuer::BUYERS;
 use super::shop::{Fetches, Scenario, Shop, WAIT_LIMIT};
 
 /// The rotation comes first: after random key ids, a pod learns no new key for 30 seconds.
@@ -23,6 +23,10 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
     (
         "a_limit_counts_the_units_of_all_tokens_of_a_buyer",
         a_limit_counts_the_units_of_all_tokens_of_a_buyer,
+    ),
+    (
+        "gold_buys_before_the_start_and_leaves_the_units_of_others",
+        gold_buys_before_the_start_and_leaves_the_units_of_others,
     ),
     (
         "only_its_buyer_sees_and_cancels_an_order",
@@ -110,6 +114,27 @@ fn buy_each(shop: &Shop, path: &str, buyers: &[ApiClient]) -> Result<()> {
     })
 }
 
+/// The first buyer is gold.
+fn gold_buys_before_the_start_and_leaves_the_units_of_others(shop: &Shop) -> Result<()> {
+    let gold = json!({"name": "gold", "values": ["gold"], "opensBeforeSeconds": 7200, "limitPerBuyer": 3});
+    let fields = json!({"limitPerBuyer": 1, "tiers": [gold], "reservedForGeneral": 2});
+    let sale = shop.sale_with("tiers", 4, 3600, &fields)?;
+    let path = shop.path(&sale);
+    let (gold, general) = (shop.buyer(0)?, shop.buyer(1)?);
+    let early = shop.buy(&general, &path)?;
+    ensure!((early.status, early.code()) == (409, "not_started"), "{early:?}");
+    for _ in 0..2 {
+        Shop::check_bought(&shop.buy(&gold, &path)?)?;
+    }
+    let kept = shop.buy(&gold, &path)?;
+    ensure!((kept.status, kept.code()) == (409, "sold_out"), "{kept:?}");
+    ensure!(
+        kept.body["reserved_until"].is_string() && kept.body["remaining"] == 0,
+        "{kept:?}"
+    );
+    sale.delete()
+}
+
 fn a_limit_counts_the_units_of_all_tokens_of_a_buyer(shop: &Shop) -> Result<()> {
     let sale = shop.sale("limit", 100, Some(2))?;
     let path = shop.path(&sale);
@@ -151,27 +176,36 @@ fn only_its_buyer_sees_and_cancels_an_order(shop: &Shop) -> Result<()> {
     Shop::check_bought(&bought)?;
     let order = order_path(&bought)?;
 
-    for (answer, code) in [
-        (other.get(&order)?, "order_unknown"),
-        (other.delete(&order)?, "order_unknown"),
-        (other.result_of(&path, &key)?, "request_unknown"),
-    ] {
-        ensure!(
-            (answer.status, answer.code()) == (404, code),
-            "another buyer: {answer:?}"
-        );
-    }
-    let nobody = &shop.release.api;
-    for answer in [
-        nobody.get(&order)?,
-        nobody.delete(&order)?,
-        nobody.result_of(&path, &key)?,
-    ] {
-        ensure!(
-            (answer.status, answer.code()) == (401, "token_missing"),
-            "without a token: {answer:?}"
-        );
-    }
+    let check_others = || -> Result<()> {
+        for (answer, code) in [
+            (other.get(&order)?, "order_unknown"),
+            (other.delete(&order)?, "order_unknown"),
+            (other.result_of(&path, &key)?, "request_unknown"),
+        ] {
+            ensure!(
+                (answer.status, answer.code()) == (404, code),
+                "another buyer: {answer:?}"
+            );
+        }
+        let nobody = &shop.release.api;
+        for answer in [
+            nobody.get(&order)?,
+            nobody.delete(&order)?,
+            nobody.result_of(&path, &key)?,
+        ] {
+            ensure!(
+                (answer.status, answer.code()) == (401, "token_missing"),
+                "without a token: {answer:?}"
+            );
+        }
+        Ok(())
+    };
+    // The order is in the index only, at first, and later in the ledger.
+    check_others()?;
+    wait_until("the order to be stored", WAIT_LIMIT, || {
+        Ok((owner.get(&order)?.body["status"] == "placed").then_some(()))
+    })?;
+    check_others()?;
     for answer in [owner_again.get(&order)?, owner_again.result_of(&path, &key)?] {
         ensure!(
             answer.status == 200 && answer.body["order_no"] == bought.body["order_no"],
@@ -247,20 +281,8 @@ fn random_key_ids_cause_few_fetches_of_keys(shop: &Shop) -> Result<()> {
     const INTERVAL: Duration = Duration::from_secs(30);
     let sale = shop.sale("flood", 100, None)?;
     let path = shop.path(&sale);
-    let valid = shop.issuer.token(5)?;
-    let (header, claims) = (part(&valid, 0)?, part(&valid, 1)?);
-
     let (started, before) = (Instant::now(), shop.fetches()?);
-    at_the_same_time(TOKENS, |number| {
-        let header = json!({"alg": header["alg"], "kid": format!("random-{number}")});
-        let forged = shop.release.api.with_token(&token(&header, &claims, |_| vec![0; 64]));
-        let answer = forged.buy(&path, "any-key")?;
-        ensure!(
-            (answer.status, answer.code()) == (401, "token_unknown_key"),
-            "{answer:?}"
-        );
-        Ok(())
-    })?;
+    send_unknown_keys(shop, &path, TOKENS)?;
     let after = shop.fetches()?;
     // One at once, and the regular one may be due.
     let most = started.elapsed().as_secs() / INTERVAL.as_secs() + 2;

@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use seckill_e2e::{ApiClient, ApiResponse, PurchaseResult, Release, Sale, new_key, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Issuer;
+use super::issuer::Issuer;
 
 pub type Scenario = fn(&Shop) -> Result<()>;
 
@@ -14,6 +14,8 @@ pub const WAIT_LIMIT: Duration = Duration::from_secs(120);
 /// The name of the issuer in the values of the release.
 const NAME: &str = "main";
 const AUDIENCE: &str = "seckill";
+/// Of the API, at any time: a pod that starts while the issuer is away has no keys.
+const PODS: usize = 2;
 
 pub struct Shop {
     pub release: &'static Release,
@@ -38,8 +40,9 @@ impl Fetches {
 
 impl Shop {
     pub fn open(release: &'static Release, issuer: impl Issuer + 'static, outage: Duration) -> Result<Self> {
-        let issuers = json!([{"name": NAME, "url": issuer.url(), "audiences": [AUDIENCE]}]);
-        release.upgrade(&["--set-json", &format!("issuers={issuers}")])?;
+        let issuers = json!([{"name": NAME, "url": issuer.url(), "audiences": [AUDIENCE], "tierClaim": "/tier"}]);
+        let pods = format!("api.minReplicas={PODS},api.maxReplicas={PODS}");
+        release.upgrade(&["--set-json", &format!("issuers={issuers}"), "--set", &pods])?;
         release.wait_until_reachable()?;
         Ok(Shop {
             release,
@@ -49,20 +52,32 @@ impl Shop {
         })
     }
 
-    /// Opens a sale for buyers with a token, with two pods of the API, each of which has keys.
+    /// Opens a sale for buyers with a token, when each pod has keys.
     pub fn sale(&self, name: &str, stock: u64, limit: Option<u64>) -> Result<Sale<'static>> {
-        let mut manifest = Sale::manifest(&self.release.class, &self.namespace, name, stock, -1, 600);
+        let limit = limit.map_or(json!({}), |limit| json!({"limitPerBuyer": limit}));
+        self.sale_with(name, stock, -1, &limit)
+    }
+
+    /// The same with more fields in its spec. A tier may buy before it starts.
+    pub fn sale_with(&self, name: &str, stock: u64, starts_in: i64, fields: &Value) -> Result<Sale<'static>> {
+        let mut manifest = Sale::manifest(
+            &self.release.class,
+            &self.namespace,
+            name,
+            stock,
+            starts_in,
+            starts_in.max(0) + 600,
+        );
         manifest["spec"]["access"] = json!({"issuer": NAME});
-        manifest["spec"]["demand"] = json!({"apiReplicas": 2});
-        if let Some(limit) = limit {
-            manifest["spec"]["limitPerBuyer"] = limit.into();
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            manifest["spec"][field] = value.clone();
         }
         let sale = Sale::apply(&self.release.cluster, &manifest)?;
         sale.wait_for_phase("Open", WAIT_LIMIT)?;
-        sale.wait_for_condition("WorkloadsScaled", "True", WAIT_LIMIT)?;
         wait_until("each pod to have keys", WAIT_LIMIT, || {
             let fetches = self.fetches()?;
-            Ok(fetches.iter().all(|pod| pod.succeeded > 0).then_some(()))
+            let ready = fetches.len() == PODS && fetches.iter().all(|pod| pod.succeeded > 0);
+            Ok(ready.then_some(()))
         })?;
         Ok(sale)
     }
