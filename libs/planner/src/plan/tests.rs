@@ -1327,6 +1327,24 @@ fn a_recreated_flash_sale_cannot_change_who_can_buy() {
 }
 
 #[test]
+fn an_edit_after_the_end_has_no_effect_also_if_no_unit_was_offered() {
+    let mut observed = scheduled(END + 1);
+    observed.sale().state = SaleState::Closed;
+    let accepted = |observed: &Observation| {
+        let plan = plan(observed);
+        let accepted = report(&plan).condition(ConditionType::Accepted).expect("reported");
+        (accepted.reason, accepted.message.clone())
+    };
+    assert_eq!(accepted(&observed).0, Reason::Accepted);
+    observed.desired.as_mut().expect("desired").offer.item = serde_json::json!({"sku": "other"});
+    let (reason, message) = accepted(&observed);
+    assert_eq!(
+        (reason, message.as_str()),
+        (Reason::Adopted, "the sale has ended; these fields have no effect: spec.item")
+    );
+}
+
+#[test]
 fn a_later_end_takes_effect_in_mid_sale() {
     let mut observed = preheated(START + 1, 3);
     observed.desired.as_mut().expect("desired").ends_at = END + 1000;
