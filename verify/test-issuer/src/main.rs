@@ -60,7 +60,8 @@ fn explanation(url: &str, key: &Path) -> String {
            issuers:\n  \
            - name: {NAME}\n    \
              url: {url}\n    \
-             audiences: [{AUDIENCE}]\n\n\
+             audiences: [{AUDIENCE}]\n    \
+             tierClaim: /tier\n\n\
          In the FlashSale, see examples/access.yaml:\n\n  \
            access:\n    \
              issuer: {NAME}\n\n\
