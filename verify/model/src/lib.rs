@@ -17,7 +17,7 @@
 //! - two coordinators that may wait or die before each of R1 to R4 and the three steps of R5, also needless rebuilds
 //! - the worker: its position, the pending stock adjustments as rows of the same transaction, and its memory; MySQL that
 //!   loses its tail: position, rows, `live_epoch`, terms and pending adjustments together
-//! - tiers: an opening, a limit and a reserve of a tier's own, and buyers whose tokens change ([`tiers`]); quantities, also
+//! - tiers: an opening, a limit and a reserve of a tier's own, and buyers whose tokens change (`tiers`); quantities, also
 //!   another one with the same key
 //! - cancels, totals, suspending and resuming, the end up to the settlement
 //! - two workers on one partition, and a reader that starts at the ledger's position ([`workers`])
@@ -55,7 +55,7 @@
 //! - [`configuration`]: the size of the modelled system, and the broken rules
 //! - [`state`], [`log`](mod@log): a state, and the log with its folds
 //! - [`protocol`]: the actions; `model` dispatches them to `buying`, `storing`, `recovering`, `ending` and `failing`
-//! - [`tiers`]: the tier of a sale that has one, and its properties
+//! - `tier_plan`, `tiers`: the tier of a sale that has one, and its properties
 //! - [`property`], [`properties`]: the names of the properties, and their checks
 pub mod clocks;
 pub mod configuration;

@@ -1340,7 +1340,10 @@ fn an_edit_after_the_end_has_no_effect_also_if_no_unit_was_offered() {
     let (reason, message) = accepted(&observed);
     assert_eq!(
         (reason, message.as_str()),
-        (Reason::Adopted, "the sale has ended; these fields have no effect: spec.item")
+        (
+            Reason::Adopted,
+            "the sale has ended; these fields have no effect: spec.item"
+        )
     );
 }
 
