@@ -180,9 +180,10 @@ mod tests {
 
     use super::*;
     use crate::ids::{Epoch, KeyHash, Seq};
-    use crate::index::Holdings;
+    use crate::index::{Holdings, OrderBounds, SaleState};
     use crate::record::{Batch, Order};
     use crate::status::OrderStatus;
+    use crate::tiers::tests::tiers;
 
     const SALE: SaleId = SaleId(1);
 
@@ -336,6 +337,42 @@ mod tests {
             status,
         };
         (id(epoch, seq), order)
+    }
+
+    #[test]
+    fn the_units_of_tiers_are_those_of_live_orders() {
+        let held = |tier, quantity, cancelled| Holding {
+            epoch: Epoch(1),
+            seq: 1,
+            quantity,
+            tier,
+            key: KeyHash(1),
+            cancelled,
+        };
+        let mut counts = HoldingCounts::default();
+        counts.add(&[
+            held(0, 1, false),
+            held(1, 2, false),
+            held(1, 4, true),
+            held(9, 8, false),
+        ]);
+        counts.add(&[held(1, 16, false)]);
+        assert_eq!((counts.units, counts.by_tier), (27, [1, 18, 0, 0, 0]));
+        let terms = Terms {
+            version: 1,
+            state: SaleState::Open,
+            opens: 0,
+            closes: 1,
+            limit: 0,
+            bounds: OrderBounds::default(),
+            tiers: tiers().terms(0, [0; 5]),
+        };
+        assert_eq!(counts.taken(&terms), [1, 18, 0]);
+        let without = Terms {
+            tiers: Vec::new(),
+            ..terms
+        };
+        assert_eq!(counts.taken(&without), [0u64; 0]);
     }
 
     fn delta() -> Delta {

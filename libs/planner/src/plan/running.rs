@@ -402,7 +402,7 @@ fn is_held_by_clocks(observed: &Observation, desired: &DesiredSale, sale: &Sale)
 
 /// Why a sale that is open for a tier does not sell before its next opening.
 fn refusal_by_clocks(observed: &Observation, desired: &DesiredSale, sale: &Sale) -> Option<String> {
-    (sale.state == SaleState::Suspended && is_held_by_clocks(observed, desired, sale)).then(|| {
+    is_held_by_clocks(observed, desired, sale).then(|| {
         "the clock of Redis is ahead, so the index sells nothing until two clocks have reached the next opening of a tier or \
          spec.startsAt: set it right (NTP)"
             .to_owned()

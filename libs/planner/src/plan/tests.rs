@@ -1236,10 +1236,11 @@ fn tiers_can_change_before_a_unit_is_counted_and_their_limits_later() {
 
 #[test]
 fn a_redis_ahead_opens_no_tier_and_not_the_sale_early() {
-    for (now, opened) in [(GOLD - 60_000, false), (START - 60_000, true)] {
+    // At the second one the clock of Redis has not reached the start, but will soon.
+    for (now, ahead, opened) in [(GOLD - 60_000, 3_600_000, false), (START - 60_000, 50_000, true)] {
         let mut observed = preheated(now, 9);
         tiered(&mut observed);
-        observed.clocks.redis = Some(now + 3_600_000);
+        observed.clocks.redis = Some(now + ahead);
         let held = plan(&observed);
         assert!(
             matches!(&held.step, Step::UpdateTerms { terms, .. } if terms.state == SaleState::Suspended),
@@ -1256,6 +1257,8 @@ fn a_redis_ahead_opens_no_tier_and_not_the_sale_early() {
                 reason(&shown, ConditionType::Sellable),
                 (ConditionStatus::False, Reason::ClocksDiffer)
             );
+            let sellable = report(&shown).condition(ConditionType::Sellable).expect("reported");
+            assert!(sellable.message.contains("the next opening"), "{}", sellable.message);
         }
     }
     // Gold buys on as long as the next opening is far by the clock of Redis too.
