@@ -350,6 +350,27 @@ mod tests {
     }
 
     #[test]
+    fn only_a_sale_that_was_closed_without_units_has_freed_its_name() {
+        let mut closed = sale();
+        closed.cut.closed = Some(4);
+        assert!(!sale().has_freed_name() && !closed.has_freed_name());
+        closed.total = 0;
+        assert!(closed.has_freed_name());
+    }
+
+    #[test]
+    fn a_tier_opens_and_limits_by_its_own_terms() {
+        let opens = [0, 1, 2].map(|tier| sale().opens_for(tier));
+        // Long before: times are not below zero.
+        assert_eq!(opens, [1_000, 0, 0]);
+        assert_eq!([0, 1, 2, 9].map(|tier| sale().limit_for(tier)), [5, 7, 0, 5]);
+        assert_eq!((sale().first_opens_at(), first_opens_at(None, 7)), (0, 7));
+        let plain = Sale { tiers: None, ..sale() };
+        assert_eq!((plain.opens_for(1), plain.first_opens_at()), (1_000, 1_000));
+        assert_eq!(plain.terms().tiers, []);
+    }
+
+    #[test]
     fn a_sale_needs_the_format_of_what_it_uses() {
         let format = |issuer: Option<&str>, tiers: Option<Tiers>| {
             let sale = sale();
@@ -386,6 +407,8 @@ mod tests {
         );
         let kept = states.map(|state| stopped(state).sale_terms().state);
         assert_eq!(kept, states);
+        let running = states.map(|state| Sale { state, ..sale() }.state_in_force());
+        assert_eq!(running, states);
     }
 
     #[test]
