@@ -17,7 +17,7 @@ use crate::orphan::Absence;
 use crate::ownership::{Cluster, Ownership};
 use crate::preflight::{self, Preflight, ServerSettings};
 use crate::rebuild_pacing::RebuildDelay;
-use crate::sale::{DesiredSale, SaleKey};
+use crate::sale::{DesiredSale, SaleKey, tier_rules};
 
 /// The input of [`plan`](crate::plan::plan).
 #[derive(Debug, Clone)]
@@ -150,10 +150,8 @@ impl Observation {
     pub fn tier_units(&self) -> Option<impl Iterator<Item = TierUnits<'_>>> {
         let (index, sale) = (self.index.in_force()?, self.own_sale()?);
         let now = self.now();
-        let rules = sale.tiers.as_ref().map(|tiers| tiers.tiers.as_slice());
-        let names = [GENERAL_NAME]
-            .into_iter()
-            .chain(rules.into_iter().flatten().map(|rule| rule.name.as_str()));
+        let names = tier_rules(&sale.tiers).map(|rule| rule.name.as_str());
+        let names = [GENERAL_NAME].into_iter().chain(names);
         let tiers = names.zip(index.terms.tiers.iter().zip(&index.taken));
         Some(tiers.map(move |(name, (terms, taken))| TierUnits {
             name,

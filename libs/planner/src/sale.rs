@@ -3,6 +3,7 @@ use std::fmt;
 
 use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::sale::{NewSale, Offer, Sale, SaleTerms, TierLimits, first_opens_at};
+use seckill_protocol::tiers::TierRule;
 use seckill_protocol::{Format, Quantity, SaleId, Tiers};
 
 /// Namespace and name of a FlashSale.
@@ -66,6 +67,11 @@ pub struct DesiredSale {
     pub suspended: bool,
     /// The sale opens only if its preflight passes.
     pub preflight_required: bool,
+}
+
+/// The tiers of a sale, without general buyers.
+pub(crate) fn tier_rules(tiers: &Option<Tiers>) -> impl Iterator<Item = &TierRule> {
+    tiers.iter().flat_map(|tiers| &tiers.tiers)
 }
 
 /// The pods that a sale asks of its release.
@@ -138,11 +144,11 @@ impl DesiredSale {
     /// The limits of the tiers that a sale has. The log fixed them, so they may be others than those of the FlashSale, or in
     /// another order. A tier that the FlashSale does not have keeps its limit.
     pub fn tier_limits_of(&self, sale: &Sale) -> TierLimits {
-        let rules = |tiers: &Option<Tiers>| tiers.as_ref().map_or_else(Vec::new, |tiers| tiers.tiers.clone());
-        let (own, mut limits) = (rules(&self.offer.tiers), sale.tier_limits);
-        for (limit, rule) in limits.iter_mut().zip(rules(&sale.tiers)) {
-            if let Some(at) = own.iter().position(|of| of.name == rule.name) {
-                *limit = self.tier_limits.get(at).copied().unwrap_or_default();
+        let mut limits = sale.tier_limits;
+        for (limit, rule) in limits.iter_mut().zip(tier_rules(&sale.tiers)) {
+            let mut own = tier_rules(&self.offer.tiers).zip(&self.tier_limits);
+            if let Some((_, own)) = own.find(|(of, _)| of.name == rule.name) {
+                *limit = *own;
             }
         }
         limits

@@ -52,7 +52,7 @@ pub struct Terms {
 
 impl Terms {
     /// When buyers of a tier can buy, and how many units each. A number that no tier has is that of general buyers.
-    fn window_and_limit(&self, tier: Tier) -> (Millis, Quantity) {
+    pub fn opening_and_limit(&self, tier: Tier) -> (Millis, Quantity) {
         let terms = self.tiers.get(usize::from(tier)).or(self.tiers.first());
         terms.map_or((self.opens, self.limit), |tier| (tier.opens, tier.limit))
     }
@@ -303,7 +303,7 @@ fn decide(index: &mut Index, now: Millis, request: &Request) -> Decision {
     if terms.state == SaleState::Closed || now >= terms.closes {
         return Decision::Ended;
     }
-    let (opens, limit) = terms.window_and_limit(request.tier);
+    let (opens, limit) = terms.opening_and_limit(request.tier);
     if now < opens {
         return Decision::NotStarted { opens };
     }

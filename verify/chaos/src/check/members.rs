@@ -1,7 +1,7 @@
 //! What buyers with an identity may have: I5, I16.
 use std::collections::{BTreeMap, HashMap};
 
-use seckill_protocol::{Buyer, Offset, OrderId, Quantity, Record, SaleId, Tier};
+use seckill_protocol::{Buyer, Offset, OrderId, Quantity, Record, Tier};
 
 use super::finding::{Finding, finding};
 use super::lookup::Lookup;
@@ -39,8 +39,7 @@ pub fn i5_no_buyer_has_more_than_the_limit(evidence: &Evidence, lookup: &Lookup)
                 checked_orders += 1;
                 let earlier = orders[..n].iter().filter(|earlier| earlier.is_live_at(order.at));
                 let units = earlier.map(|earlier| earlier.quantity).sum::<u32>() + order.quantity;
-                let tier = sale.terms.tiers.get(usize::from(order.tier));
-                let limit = tier.map_or(sale.terms.limit, |tier| tier.limit);
+                let (_, limit) = sale.terms.opening_and_limit(order.tier);
                 if limit > 0 && units > limit {
                     let (name, tier, at) = (&sale.name, order.tier, order.at);
                     violations.push(format!(
@@ -117,8 +116,10 @@ fn orders<'a>(sale: &'a Sale, lookup: &Lookup) -> BTreeMap<OrderId, Order<'a>> {
                     });
                 }
             }
-            Record::Cancel { epoch, seq, .. } => {
-                cancelled.entry(order_id(sale.id, *epoch, *seq)).or_insert(*offset);
+            Record::Cancel { .. } => {
+                if let Some(id) = record.changed_order() {
+                    cancelled.entry(id).or_insert(*offset);
+                }
             }
             _ => {}
         }
@@ -129,8 +130,4 @@ fn orders<'a>(sale: &'a Sale, lookup: &Lookup) -> BTreeMap<OrderId, Order<'a>> {
         }
     }
     orders
-}
-
-fn order_id(sale: SaleId, epoch: seckill_protocol::Epoch, seq: seckill_protocol::Seq) -> OrderId {
-    OrderId { sale, epoch, seq }
 }

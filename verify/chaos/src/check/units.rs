@@ -1,4 +1,5 @@
 //! How many units are sold, left and refused: I1, I3, I4, I11.
+use seckill_protocol::rebuild::HoldingCounts;
 use seckill_protocol::{Fold, Offset, OrderId, Quantity, Record};
 
 use super::finding::{Finding, finding};
@@ -49,14 +50,15 @@ pub fn i3_units_add_up_at_rest(evidence: &Evidence) -> Finding {
         }
         let Some(index) = &sale.at_rest else { continue };
         rested += 1;
-        let live = fold(sale, index.log_end).live();
+        let rested_fold = fold(sale, index.log_end);
+        let live = rested_fold.live();
         let IndexAtRest {
             total, left, outbox, ..
         } = index;
         if *total != left + live {
             violations.push(format!("{name}: total {total} is not {left} left + {live} live"));
         }
-        let by_tier = live_by_tier(sale, index);
+        let by_tier = live_by_tier(sale, rested_fold);
         if by_tier != index.taken {
             let taken = &index.taken;
             violations.push(format!(
@@ -73,15 +75,10 @@ pub fn i3_units_add_up_at_rest(evidence: &Evidence) -> Finding {
 }
 
 /// The live units of each tier by the log; empty for a sale without tiers.
-fn live_by_tier(sale: &Sale, index: &IndexAtRest) -> Vec<u64> {
-    let mut units = vec![0; sale.terms.tiers.len()];
-    let fold = fold(sale, index.log_end);
-    for order in fold.orders().values().filter(|order| order.status.is_live()) {
-        if let Some(units) = units.get_mut(usize::from(order.tier)) {
-            *units += u64::from(order.quantity);
-        }
-    }
-    units
+fn live_by_tier(sale: &Sale, fold: Fold) -> Vec<u64> {
+    let mut counts = HoldingCounts::default();
+    fold.into_holdings().values().for_each(|held| counts.add(held));
+    counts.taken(&sale.terms)
 }
 
 pub fn i4_nobody_goes_without_while_units_are_left(evidence: &Evidence, lookup: &Lookup) -> Finding {
