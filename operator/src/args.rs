@@ -1,5 +1,6 @@
 //! The command line.
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
@@ -55,6 +56,9 @@ pub struct RunArgs {
         default_value = ""
     )]
     pub watch_namespaces: Namespaces,
+    /// A folder with manifests of FlashSales, instead of a cluster: for evaluation and for a single host. The pods are not managed
+    #[arg(long, env = "SECKILL_SALES", value_name = "sales", conflicts_with_all = ["api_deployment", "worker_deployment"])]
+    pub sales: Option<PathBuf>,
     #[command(flatten)]
     pub ownership: OwnershipArgs,
     #[command(flatten)]
@@ -161,8 +165,13 @@ pub struct LeaseArgs {
 #[derive(Debug, clap::Args)]
 pub struct ApiArgs {
     /// The Deployment of seckill-api
-    #[arg(long, env = "SECKILL_API_DEPLOYMENT", value_name = "seckill/seckill-api")]
-    pub api_deployment: DeploymentName,
+    #[arg(
+        long,
+        env = "SECKILL_API_DEPLOYMENT",
+        value_name = "seckill/seckill-api",
+        required_unless_present = "sales"
+    )]
+    pub api_deployment: Option<DeploymentName>,
     /// Replicas while no sale asks for more
     #[arg(long, env = "SECKILL_API_MIN_REPLICAS", value_name = "2", default_value_t = 2, value_parser = clap::value_parser!(i32).range(0..=1000))]
     pub api_min_replicas: i32,
@@ -174,8 +183,13 @@ pub struct ApiArgs {
 #[derive(Debug, clap::Args)]
 pub struct WorkerArgs {
     /// The Deployment of order-worker
-    #[arg(long, env = "SECKILL_WORKER_DEPLOYMENT", value_name = "seckill/seckill-worker")]
-    pub worker_deployment: DeploymentName,
+    #[arg(
+        long,
+        env = "SECKILL_WORKER_DEPLOYMENT",
+        value_name = "seckill/seckill-worker",
+        required_unless_present = "sales"
+    )]
+    pub worker_deployment: Option<DeploymentName>,
     /// Replicas while no sale asks for more
     #[arg(long, env = "SECKILL_WORKER_MIN_REPLICAS", value_name = "1", default_value_t = 1, value_parser = clap::value_parser!(i32).range(0..=1000))]
     pub worker_min_replicas: i32,

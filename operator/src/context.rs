@@ -96,8 +96,8 @@ pub struct Release {
     pub deletion_grace: Millis,
     /// The Lease of the leader election. A person confirms a mass deletion on it.
     pub lease: LeaseName,
-    pub api: ScaledDeployment,
-    pub worker: ScaledDeployment,
+    /// `None`: the operator manages no pods.
+    pub workloads: Option<ScaledWorkloads>,
     /// The expected settings of the order log.
     pub topic: TopicArgs,
     /// The format that each new sale needs at least.
@@ -108,6 +108,12 @@ pub struct Release {
 pub struct LeaseName {
     pub namespace: String,
     pub name: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct ScaledWorkloads {
+    pub api: ScaledDeployment,
+    pub worker: ScaledDeployment,
 }
 
 /// A Deployment that the operator scales, and the replicas that it may have.

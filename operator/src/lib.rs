@@ -18,6 +18,8 @@
 //!
 //! Without an API server and beside the operator: [`emergency_stop`], the subcommands `suspend` and `resume`.
 //!
+//! Without a cluster at all: [`folder`], FlashSales from manifests in a folder (`--sales`).
+//!
 //! Kubernetes is in [`cluster`]: client, watches, lease, events, conversions. One of several operators does all this: the
 //! one that holds the [lease](cluster::lease). [`run`] wires the parts together and is imported by nobody.
 //!
@@ -28,6 +30,7 @@ pub mod cluster;
 pub mod context;
 pub mod emergency_stop;
 pub mod error;
+pub mod folder;
 pub mod format;
 pub mod manifest;
 pub mod metrics;

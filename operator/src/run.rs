@@ -20,12 +20,15 @@ use seckill_service::shutdown::Shutdown;
 use seckill_service::{Heartbeats, admin, mysql_pool, open_files, periodic, retry, telemetry};
 use tokio::sync::{Semaphore, watch};
 
-use crate::args::{LeaseArgs, Namespaces, RunArgs};
+use crate::args::{ApiArgs, LeaseArgs, Namespaces, RunArgs, WorkerArgs};
 use crate::cluster::client::with_timeouts;
 use crate::cluster::identity;
 use crate::cluster::lease::Elector;
-use crate::context::{Cluster, Connections, Context, LeaseName, Release, ReleaseObservations, ScaledDeployment};
+use crate::context::{
+    Cluster, Connections, Context, LeaseName, Release, ReleaseObservations, ScaledDeployment, ScaledWorkloads,
+};
 use crate::error::ReconcileError;
+use crate::folder::Folder;
 use crate::format::{stand_down, watch_format};
 use crate::metrics::Metrics;
 use crate::release::{indexes, orphans, scale, servers};
@@ -41,10 +44,26 @@ const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     telemetry::init(&args.telemetry, "operator");
     open_files::raise_limit();
+    if let Some(folder) = &args.sales {
+        let folder = Folder::open(folder)?;
+        return run_folder(args, folder, Shutdown::on_signal()).await;
+    }
     let kube = Client::try_default()
         .await
         .context("no access to Kubernetes: found neither a kubeconfig nor a service account")?;
     run_until_shutdown(args, kube, Clock::system(), Shutdown::on_signal()).await
+}
+
+/// Runs the FlashSales of a folder until the shutdown.
+pub async fn run_folder(mut args: RunArgs, folder: Folder, shutdown: Shutdown) -> anyhow::Result<()> {
+    if args.ownership.cluster_identity.is_none() {
+        args.ownership.cluster_identity = Some(folder.identity()?);
+    }
+    let kube = folder.client();
+    tokio::select! {
+        result = run_until_shutdown(args, kube, Clock::system(), shutdown) => result,
+        () = folder.follow() => Ok(()),
+    }
 }
 
 /// Runs until the shutdown. An error means that waiting would not help.
@@ -194,23 +213,25 @@ fn release(args: RunArgs, identity: String, lease: LeaseName) -> Release {
         lease,
         class: args.class,
         namespaces: args.watch_namespaces,
-        api: ScaledDeployment {
-            name: args.api.api_deployment,
-            bounds: ReplicaBounds {
-                floor: args.api.api_min_replicas,
-                ceiling: args.api.api_max_replicas,
-            },
-        },
-        worker: ScaledDeployment {
-            name: args.worker.worker_deployment,
-            bounds: ReplicaBounds {
-                floor: args.worker.worker_min_replicas,
-                ceiling: args.worker.worker_max_replicas,
-            },
-        },
+        workloads: workloads(args.api, args.worker),
         topic: args.topic,
         new_sales_need: args.new_sales.new_sales_need,
     }
+}
+
+fn workloads(api: ApiArgs, worker: WorkerArgs) -> Option<ScaledWorkloads> {
+    let scaled = |name, floor, ceiling| ScaledDeployment {
+        name,
+        bounds: ReplicaBounds { floor, ceiling },
+    };
+    Some(ScaledWorkloads {
+        api: scaled(api.api_deployment?, api.api_min_replicas, api.api_max_replicas),
+        worker: scaled(
+            worker.worker_deployment?,
+            worker.worker_min_replicas,
+            worker.worker_max_replicas,
+        ),
+    })
 }
 
 /// Runs the sales for one leadership term. It is one future: everything stops where it stands when that is dropped.

@@ -55,6 +55,7 @@ pub enum Reason {
     Scaled,
     CeilingReached,
     LeftToAutoscaler,
+    NotManaged,
     ClusterUnknown,
     ClocksDiffer,
     StockMissing,

@@ -47,6 +47,8 @@ pub struct Needs {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workloads {
+    /// False: somebody else starts the programs, and nothing is known of them.
+    pub are_managed: bool,
     pub api: Result<Workload, String>,
     pub worker: Result<Workload, String>,
     /// Of each sale that needs pods now.
@@ -66,6 +68,7 @@ impl Default for Workloads {
     fn default() -> Self {
         let unseen = || Err("the Deployments were not checked yet".to_owned());
         Workloads {
+            are_managed: true,
             api: unseen(),
             worker: unseen(),
             needs: HashMap::new(),
@@ -74,8 +77,19 @@ impl Default for Workloads {
 }
 
 impl Workloads {
+    /// Of an operator that has no Deployments to scale.
+    pub fn not_managed() -> Self {
+        Workloads {
+            are_managed: false,
+            ..Workloads::default()
+        }
+    }
+
     /// What a sale lacks of the pods that it needs. A sale that asks for none needs the floor, and at least one pod.
     pub fn shortage(&self, sale: &SaleKey) -> Option<Shortage> {
+        if !self.are_managed {
+            return None;
+        }
         let Some(needs) = self.needs.get(sale) else {
             return Some(Shortage::Starting("its pods are about to be requested".to_owned()));
         };
@@ -239,6 +253,7 @@ mod tests {
     #[test]
     fn at_the_ceiling_the_first_sale_has_its_pods_and_the_second_is_told() {
         let workloads = Workloads {
+            are_managed: true,
             api: Ok(workload(5)),
             worker: Ok(workload(2)),
             needs: needs(
@@ -291,6 +306,7 @@ mod tests {
     fn the_reason_for_missing_pods_is_part_of_the_shortage() {
         let refused = "pods can't be created: pods \"w-1\" is forbidden: exceeded quota: compute";
         let workloads = Workloads {
+            are_managed: true,
             api: Ok(workload(2)),
             worker: Ok(Workload {
                 blocked: Some(refused.to_owned()),
@@ -307,6 +323,7 @@ mod tests {
     #[test]
     fn an_autoscaler_in_charge_is_named() {
         let workloads = Workloads {
+            are_managed: true,
             api: Ok(Workload {
                 autoscaler: Some("HorizontalPodAutoscaler a".to_owned()),
                 ..workload(1)
@@ -324,6 +341,7 @@ mod tests {
     #[test]
     fn a_sale_without_requested_pods_waits_for_them() {
         let workloads = Workloads {
+            are_managed: true,
             api: Ok(workload(5)),
             worker: Ok(workload(5)),
             needs: HashMap::new(),

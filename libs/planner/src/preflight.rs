@@ -447,6 +447,7 @@ pub mod tests {
             })
         };
         Workloads {
+            are_managed: true,
             api: workload("seckill-api"),
             worker: workload("seckill-worker"),
             needs: [(SaleKey::new("shop", "sale"), Needs { api: 1, worker: 1 })].into(),

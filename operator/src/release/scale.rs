@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::cluster::convert::{pod_schedule, sale_key};
 use crate::cluster::watch::FlashSales;
 use crate::cluster::workloads::{ObservedDeployment, WatchedWorkloads};
-use crate::context::{Context, ScaledDeployment};
+use crate::context::{Context, ScaledDeployment, ScaledWorkloads};
 
 const SCALE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the first tick waits for what the watches list. Meanwhile the statuses that the last leader wrote stand.
@@ -29,16 +29,20 @@ const PODS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until the leadership term ends.
 pub async fn run(context: Arc<Context>, sales: FlashSales, observed: watch::Sender<Option<Arc<Workloads>>>) {
-    let release = &context.release;
-    let watched = WatchedWorkloads::new(&context.cluster.kube, &release.api.name, &release.worker.name);
+    let Some(scaled) = &context.release.workloads else {
+        observed.send_replace(Some(Arc::new(Workloads::not_managed())));
+        return std::future::pending().await;
+    };
+    let watched = WatchedWorkloads::new(&context.cluster.kube, &scaled.api.name, &scaled.worker.name);
     tokio::select! {
         () = watched.run() => {}
-        () = keep_scaled(&context, &sales, &watched, &observed) => {}
+        () = keep_scaled(&context, scaled, &sales, &watched, &observed) => {}
     }
 }
 
 async fn keep_scaled(
     context: &Context,
+    scaled: &ScaledWorkloads,
     sales: &FlashSales,
     watched: &WatchedWorkloads,
     observed: &watch::Sender<Option<Arc<Workloads>>>,
@@ -49,10 +53,7 @@ async fn keep_scaled(
         }
     };
     let _ = tokio::time::timeout(LIST_WAIT, known).await;
-    let (mut api, mut worker) = (
-        Scaling::new(&context.release.api),
-        Scaling::new(&context.release.worker),
-    );
+    let (mut api, mut worker) = (Scaling::new(&scaled.api), Scaling::new(&scaled.worker));
     let mut ticks = periodic(SCALE_INTERVAL);
     loop {
         ticks.tick().await;
@@ -65,7 +66,15 @@ async fn keep_scaled(
             api.apply(kube, watched.api(), demand.api, may_shrink),
             worker.apply(kube, watched.worker(), demand.worker, may_shrink),
         );
-        publish(observed, Workloads { api, worker, needs });
+        publish(
+            observed,
+            Workloads {
+                are_managed: true,
+                api,
+                worker,
+                needs,
+            },
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! The environment of one test: a release with its own class, namespace, Deployments, database and topic. The operator
 //! and the worker run in the test process.
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use seckill_crds::{FlashSale, FlashSaleStatus, Phase};
 use seckill_ledger::{Ledger, Sale};
 use seckill_operator::args::{Args, Command};
 use seckill_operator::emergency_stop;
+use seckill_operator::folder::Folder;
 use seckill_order_log::{Entry, LogConfig, OrderLog};
 use seckill_protocol::index::{Decision, IndexState, Request};
 use seckill_protocol::tiers::GENERAL;
@@ -390,6 +392,34 @@ impl Harness {
             clock,
             shutdown.clone(),
         ));
+        RunningProgram {
+            name: "operator",
+            admin,
+            shutdown,
+            task,
+        }
+    }
+
+    /// Starts an operator that runs the FlashSales of a folder.
+    pub fn operator_of_folder(&self, folder: &Path) -> RunningProgram {
+        let mut args = self.operator_args("operator", 15);
+        for flag in [
+            "--api-deployment",
+            "--worker-deployment",
+            "--watch-namespaces",
+            "--cluster-identity",
+        ] {
+            remove_flag(&mut args, flag);
+        }
+        let admin = free_address();
+        set_flag(&mut args, "--admin-listen", &admin);
+        args.extend(["--sales".to_owned(), folder.display().to_string()]);
+        let Command::Run(args) = parse_from::<Args>(args).expect("valid arguments").command else {
+            unreachable!("the subcommand is run")
+        };
+        let shutdown = Shutdown::new();
+        let folder = Folder::open(folder).expect("a folder");
+        let task = tokio::spawn(seckill_operator::run::run_folder(*args, folder, shutdown.clone()));
         RunningProgram {
             name: "operator",
             admin,

@@ -6,6 +6,7 @@ mod deletion;
 mod edits;
 mod emergency_stop;
 mod ends;
+mod folder;
 mod formats;
 mod handover;
 mod harness;

@@ -513,6 +513,11 @@ fn pods(workloads: &Workloads, sale: &Sale) -> Condition {
     let autoscalers = workloads.autoscalers();
     let key = SaleKey::new(&sale.namespace, &sale.name);
     let (status, reason, message) = match workloads.shortage(&key) {
+        None if !workloads.are_managed => (
+            ConditionStatus::True,
+            Reason::NotManaged,
+            "the operator does not manage the programs; start seckill-api and order-worker yourself".to_owned(),
+        ),
         None if autoscalers.is_empty() => (
             ConditionStatus::True,
             Reason::Scaled,

@@ -35,6 +35,7 @@ fn workload(ready: i32) -> Result<Workload, String> {
 fn workloads(ready: i32, api: i32) -> Arc<Workloads> {
     let needs = Needs { api, worker: 1 };
     Arc::new(Workloads {
+        are_managed: true,
         api: workload(ready),
         worker: workload(1),
         needs: [(SaleKey::new("shop", "sale"), needs)].into(),
@@ -519,6 +520,18 @@ fn an_autoscaler_is_named_although_all_pods_are_ready() {
         (ConditionStatus::True, Reason::LeftToAutoscaler)
     );
     assert!(message(&left, ConditionType::WorkloadsScaled).contains("HorizontalPodAutoscaler a"));
+}
+
+#[test]
+fn an_operator_without_deployments_waits_for_no_pods() {
+    let mut observed = preheated(START - 1, 10);
+    observed.workloads = Arc::new(Workloads::not_managed());
+    let before = plan(&observed);
+    assert_eq!(
+        reason(&before, ConditionType::WorkloadsScaled),
+        (ConditionStatus::True, Reason::NotManaged)
+    );
+    assert_eq!(report(&before).phase, Some(Phase::Ready));
 }
 
 #[test]
