@@ -28,9 +28,14 @@ pub struct Item {
 }
 
 impl Item {
+    /// Where the item is, or will be.
+    pub fn folder(&self) -> Result<PathBuf> {
+        Ok(folder()?.join(&self.name))
+    }
+
     /// Returns the folder. If it does not exist, `create` fills it first.
     pub fn get(&self, create: impl FnOnce(&Path, &Log) -> Result<()>) -> Result<PathBuf> {
-        let complete = folder()?.join(&self.name);
+        let complete = self.folder()?;
         if complete.exists() {
             return Ok(complete);
         }

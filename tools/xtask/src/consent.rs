@@ -4,17 +4,21 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::{Result, bail};
 
+use crate::up::Scope;
 use crate::{cache, tools};
 
 /// Says what will be installed and changed, and asks once if a person is at the terminal.
-pub fn ask(yes: bool) -> Result<()> {
-    let agreed = cache::folder()?.join("agreed");
+pub fn ask(yes: bool, scope: Scope) -> Result<()> {
+    let agreed = cache::folder()?.join(match scope {
+        Scope::Stores => "agreed-stores",
+        Scope::Servers | Scope::Cluster => "agreed",
+    });
     if yes || agreed.exists() || !std::io::stdin().is_terminal() {
         return Ok(());
     }
     eprintln!(
         "{}\nUse a disposable machine. State and cache: {}",
-        tools::consent_text(),
+        tools::consent_text(scope),
         cache::folder()?.display()
     );
     eprint!("Continue? [y/N] ");

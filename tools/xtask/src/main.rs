@@ -113,18 +113,18 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => test::test(&args)?,
         Task::Bench { scenarios, rounds, yes } => {
             let _lock = lock::take()?;
-            consent::ask(yes)?;
+            consent::ask(yes, Scope::Cluster)?;
             tools::packages()?;
             bench::bench(&scenarios, rounds)?;
         }
         Task::Up { servers_only, yes } => {
             let _lock = lock::take()?;
-            consent::ask(yes)?;
+            consent::ask(yes, Scope::Cluster)?;
             up::up(if servers_only { Scope::Servers } else { Scope::Cluster })?;
             eprintln!("  use it with `cargo xtask exec -- kubectl get pods -A`; stop it with `cargo xtask down`");
         }
         Task::Chaos(args) => {
-            consent::ask(false)?;
+            consent::ask(false, Scope::Cluster)?;
             return chaos::chaos(&args);
         }
         // No lock: tests stop it and start it again while `test` has the lock.

@@ -11,6 +11,7 @@ use crate::command::output;
 use crate::environment::{CONTEXT, Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
 use crate::process::Processes;
 use crate::tools::{self, Alternatives, Tools};
+use crate::up::Scope;
 use crate::workspace;
 
 /// Time limit for a server to become ready. It is long, for a machine that is busy with builds.
@@ -22,22 +23,32 @@ const KEYCLOAK_PORT: u16 = 8180;
 /// The administrator `admin` of a Keycloak that only this machine can reach.
 const KEYCLOAK_PASSWORD: &str = "seckill";
 
-pub fn start(env: &Environment, tools: &Tools) -> Result<()> {
+pub fn start(env: &Environment, tools: &Tools, scope: Scope) -> Result<()> {
     let processes = Processes::new(&env.state)?;
     let servers = Servers {
         env,
         tools,
         processes: &processes,
     };
-    step("Redis, MySQL, Kafka and the Kubernetes API server", "servers", |_| {
+    let has_api_server = scope != Scope::Stores;
+    let title = match has_api_server {
+        true => "Redis, MySQL, Kafka and the Kubernetes API server",
+        false => "Redis, MySQL and Kafka",
+    };
+    step(title, "servers", |_| {
         servers.start_redis()?;
         servers.start_mysql()?;
         servers.start_kafka()?;
-        servers.start_apiserver()?;
+        if has_api_server {
+            servers.start_apiserver()?;
+        }
         servers.wait_for_redis()?;
         servers.wait_for_mysql()?;
         servers.wait_for_kafka()?;
-        servers.wait_for_apiserver()
+        match has_api_server {
+            true => servers.wait_for_apiserver(),
+            false => Ok(()),
+        }
     })
 }
 

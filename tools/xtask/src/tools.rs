@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cache::{Item, step};
 use crate::command::output;
 use crate::sandbox;
+use crate::up::Scope;
 
 const KUBERNETES: &str = "1.36.3";
 const HELM: &str = "4.3.1";
@@ -85,15 +86,25 @@ pub struct ContractTools {
 }
 
 /// Describes what is installed and changed outside the cache, before the user agrees.
-pub fn consent_text() -> String {
+pub fn consent_text(scope: Scope) -> String {
+    let packages = PACKAGES.join(" ");
+    let (name, cleanup) = (
+        sandbox::NAME,
+        "`cargo xtask down` removes everything except the packages and the cache.",
+    );
+    if scope == Scope::Stores {
+        return format!(
+            "This installs the missing ones of the Debian packages {packages} (it starts no service), and Kafka {KAFKA}, MySQL \
+             and Redis in the cache folder. They run in a network namespace called `{name}`, with their state in one folder. \
+             {cleanup}"
+        );
+    }
     format!(
-        "This installs the missing ones of the Debian packages {} (it starts no service), and \
+        "This installs the missing ones of the Debian packages {packages} (it starts no service), and \
          Kubernetes {KUBERNETES}, Helm {HELM}, Contour {CONTOUR}, Envoy {ENVOY}, Kafka {KAFKA}, MySQL and Redis in the \
          cache folder. The tests of the HTTP API also put Python and npm packages there, and install nodejs and npm if there \
-         is no npm. The slow tests also install {BROWSER}, and MariaDB, Valkey and Keycloak {KEYCLOAK} in the cache folder. The cluster runs as root in a network namespace called `{}`, with its state in one folder. \
-         `cargo xtask down` removes everything except the packages and the cache.",
-        PACKAGES.join(" "),
-        sandbox::NAME
+         is no npm. The slow tests also install {BROWSER}, and MariaDB, Valkey and Keycloak {KEYCLOAK} in the cache folder. \
+         The cluster runs as root in a network namespace called `{name}`, with its state in one folder. {cleanup}"
     )
 }
 
@@ -106,6 +117,18 @@ pub fn get() -> Result<Tools> {
         cluster: cluster()?,
         contour: contour()?,
         envoy: envoy()?,
+    })
+}
+
+/// Without Kubernetes and what belongs to it, which take most of the time.
+pub fn stores() -> Result<Tools> {
+    packages()?;
+    Ok(Tools {
+        servers: SERVERS.get()?,
+        kafka: kafka()?,
+        cluster: cluster_item().folder()?,
+        contour: contour_item().folder()?,
+        envoy: envoy_item().folder()?,
     })
 }
 
@@ -317,12 +340,15 @@ pub fn keycloak() -> Result<PathBuf> {
     })
 }
 
-fn cluster() -> Result<PathBuf> {
-    let item = Item {
+fn cluster_item() -> Item {
+    Item {
         name: format!("kubernetes-{KUBERNETES}-helm-{HELM}"),
         title: format!("Kubernetes {KUBERNETES} and Helm {HELM} (build, about 10 minutes)"),
-    };
-    item.get(|folder, log| {
+    }
+}
+
+fn cluster() -> Result<PathBuf> {
+    cluster_item().get(|folder, log| {
         let source = folder.join("source");
         fs::create_dir_all(&source)?;
         fs::write(source.join("go.mod"), include_str!("../go/cluster/go.mod"))?;
@@ -348,12 +374,15 @@ fn cluster() -> Result<PathBuf> {
     })
 }
 
-fn contour() -> Result<PathBuf> {
-    let item = Item {
+fn contour_item() -> Item {
+    Item {
         name: format!("contour-{CONTOUR}"),
         title: format!("Contour {CONTOUR} (build)"),
-    };
-    item.get(|folder, log| {
+    }
+}
+
+fn contour() -> Result<PathBuf> {
+    contour_item().get(|folder, log| {
         let module = format!("github.com/projectcontour/contour@v{CONTOUR}");
         let download = output(go().args(["mod", "download", "-json", &module]).current_dir(folder))?;
         let download: serde_json::Value = serde_json::from_str(&download)?;
@@ -373,12 +402,15 @@ fn contour() -> Result<PathBuf> {
     })
 }
 
-fn envoy() -> Result<PathBuf> {
-    let item = Item {
+fn envoy_item() -> Item {
+    Item {
         name: format!("envoy-{ENVOY}"),
         title: format!("Envoy {ENVOY}"),
-    };
-    item.get(|folder, log| {
+    }
+}
+
+fn envoy() -> Result<PathBuf> {
+    envoy_item().get(|folder, log| {
         let venv = folder.join("venv");
         log.run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
         log.run(

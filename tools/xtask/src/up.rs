@@ -10,6 +10,8 @@ use crate::{cluster, servers, tools};
 /// The part of the environment that a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
+    /// Redis, MySQL and Kafka.
+    Stores,
     /// Redis, MySQL, Kafka and the Kubernetes API server.
     Servers,
     /// The servers, a node that runs pods, and an ingress controller.
@@ -18,7 +20,10 @@ pub enum Scope {
 
 /// Starts everything in the scope that is not running yet.
 pub fn up(scope: Scope) -> Result<Environment> {
-    let tools = tools::get()?;
+    let tools = match scope {
+        Scope::Stores => tools::stores()?,
+        Scope::Servers | Scope::Cluster => tools::get()?,
+    };
     let state = Environment::state_folder()?;
     fs::create_dir_all(&state)?;
     let sandbox = Sandbox::of(&state, &Environment::default_state_folder()?).create()?;
@@ -38,7 +43,7 @@ pub fn up(scope: Scope) -> Result<Environment> {
         state,
     };
     env.save()?;
-    servers::start(&env, &tools)?;
+    servers::start(&env, &tools, scope)?;
     if scope == Scope::Cluster {
         cluster::start(&env, &tools)?;
     }

@@ -10,6 +10,9 @@ pub struct Args {
     /// Answer yes to all questions
     #[arg(long)]
     pub yes: bool,
+    /// Build and start a Kubernetes cluster, and run the programs there, installed by Helm
+    #[arg(long, conflicts_with = "context")]
+    pub cluster: bool,
     /// Run only the first sale, with 300 buyers
     #[arg(long)]
     pub small: bool,

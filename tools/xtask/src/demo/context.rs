@@ -7,10 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::args::Args;
+use super::flash_sales::FlashSales;
 use super::forward::Ports;
 use super::install;
 use super::names::Names;
-use super::site::{Crds, Site, load_program};
+use super::site::{ClusterSite, Crds, Site, load_program};
 use super::stores::Stores;
 use super::tool::Tool;
 use crate::workspace;
@@ -31,7 +32,7 @@ fn load_command(context: &str) -> Option<&'static str> {
 }
 
 /// The tools and names of a demo on this cluster. Changes nothing.
-pub fn site(args: &Args, context: &str, ports: Ports) -> Result<Site> {
+pub fn site(args: &Args, context: &str, ports: Ports) -> Result<ClusterSite> {
     let kubectl = Tool::new(["kubectl", "--context", context]);
     let helm = Tool::new(["helm", "--kube-context", context]);
     let curl = Tool::new(["curl"]);
@@ -76,24 +77,27 @@ pub fn site(args: &Args, context: &str, ports: Ports) -> Result<Site> {
     };
     let load = Tool::new([load_program()?.display().to_string()]).with(["--i-own-this-target"]);
     let forwarded = |port: u16| format!("http://127.0.0.1:{port}");
-    Ok(Site {
+    Ok(ClusterSite {
         crds: match exists("crd", install::CRD)? {
             true => Crds::Existing,
             false => Crds::Created,
         },
         creates_dependencies: args.values.is_none() && !exists("namespace", install::DEPENDENCIES)?,
-        repository: workspace,
-        state,
+        site: Site {
+            repository: workspace,
+            state,
+            flash_sales: FlashSales::Cluster(kubectl.clone()),
+            curl: with_header(curl, "-H"),
+            load: with_header(load, "--header"),
+            stores,
+            names,
+            api_url: args.url.clone().unwrap_or_else(|| forwarded(ports.api)),
+            old_routes_url: args.url.clone().unwrap_or_else(|| forwarded(ports.old_routes)),
+            known_versions: BTreeMap::new(),
+        },
         kubectl,
         helm,
-        curl: with_header(curl, "-H"),
-        load: with_header(load, "--header"),
-        stores,
         values: values_file,
-        names,
-        api_url: args.url.clone().unwrap_or_else(|| forwarded(ports.api)),
-        old_routes_url: args.url.clone().unwrap_or_else(|| forwarded(ports.old_routes)),
-        known_versions: BTreeMap::new(),
     })
 }
 
@@ -158,7 +162,7 @@ fn values(
 }
 
 /// What the demo will do in the cluster, one line each.
-pub fn plan(args: &Args, context: &str, site: &Site, buyers: u64) -> Vec<String> {
+pub fn plan(args: &Args, context: &str, site: &ClusterSite, buyers: u64) -> Vec<String> {
     let names = &site.names;
     let mut lines = vec![format!("In the cluster of the context {context}, the demo")];
     lines.push(match site.crds {
@@ -191,7 +195,7 @@ pub fn plan(args: &Args, context: &str, site: &Site, buyers: u64) -> Vec<String>
 }
 
 /// The commands that delete what a demo with `--keep` has created.
-pub fn commands_to_remove(site: &Site) -> Vec<String> {
+pub fn commands_to_remove(site: &ClusterSite) -> Vec<String> {
     let names = &site.names;
     let kubectl = |args: &[&str]| site.kubectl.line(args);
     let mut commands = vec![

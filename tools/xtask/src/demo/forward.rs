@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::site::Site;
+use super::site::ClusterSite;
 use super::tool::Tool;
 
 /// Time limit for the API to answer through the port forward.
@@ -43,7 +43,7 @@ pub struct Forward {
 }
 
 impl Forward {
-    pub fn start(site: &Site, ports: Ports) -> Result<Self> {
+    pub fn start(site: &ClusterSite, ports: Ports) -> Result<Self> {
         let kubectl = site.kubectl.with(["-n", &site.names.namespace]);
         let selector = site.names.api_selector();
         let mut to_pod = ForwardToPod::start(&kubectl, &selector, ports)?;
@@ -65,7 +65,7 @@ impl Forward {
         Ok(forward)
     }
 
-    fn wait_until_ready(&self, site: &Site) -> Result<()> {
+    fn wait_until_ready(&self, site: &ClusterSite) -> Result<()> {
         let url = format!("{}/v1/sales", site.api_url);
         let started = Instant::now();
         while let Err(error) = site.curl.text(&["-sf", "-m", "2", &url]) {
@@ -157,29 +157,34 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::demo::flash_sales::FlashSales;
     use crate::demo::names::Names;
+    use crate::demo::site::Site;
     use crate::demo::stores::Stores;
 
     /// A site whose tools are these programs.
-    fn site(kubectl: Tool, curl: Tool) -> Site {
-        Site {
-            repository: "/".into(),
-            state: "/".into(),
+    fn site(kubectl: Tool, curl: Tool) -> ClusterSite {
+        ClusterSite {
+            site: Site {
+                repository: "/".into(),
+                state: "/".into(),
+                flash_sales: FlashSales::Cluster(kubectl.clone()),
+                curl,
+                load: Tool::new(["false"]),
+                stores: Stores {
+                    mysql: Tool::new(["false"]),
+                    redis: Tool::new(["false"]),
+                },
+                names: Names::generated(),
+                api_url: String::new(),
+                old_routes_url: String::new(),
+                known_versions: Default::default(),
+            },
             kubectl,
             helm: Tool::new(["false"]),
-            curl,
-            load: Tool::new(["false"]),
-            stores: Stores {
-                mysql: Tool::new(["false"]),
-                redis: Tool::new(["false"]),
-            },
             values: "/".into(),
-            names: Names::generated(),
             crds: crate::demo::site::Crds::Existing,
             creates_dependencies: false,
-            api_url: String::new(),
-            old_routes_url: String::new(),
-            known_versions: Default::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::screen::Screen;
-use super::site::{Crds, Site};
+use super::site::{ClusterSite, Crds};
 use crate::environment::{CONTEXT, Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
 use crate::images;
 
@@ -63,7 +63,7 @@ pub fn command_on_context(env: &Environment, tag: &str, values: &Path) -> Result
 }
 
 /// Installs what the release needs and the release, and waits until it is ready.
-pub fn install(site: &Site, screen: &Screen) -> Result<()> {
+pub fn install(site: &ClusterSite, screen: &Screen) -> Result<()> {
     if site.creates_dependencies {
         let file = site.example("dependencies.yaml");
         screen.waiting("starting Kafka, MySQL and Redis", || {
@@ -93,7 +93,7 @@ pub fn install(site: &Site, screen: &Screen) -> Result<()> {
     install_chart(site, screen, &site.names.release, "seckill", &["-f", &values])
 }
 
-fn install_chart(site: &Site, screen: &Screen, release: &str, chart: &str, flags: &[&str]) -> Result<()> {
+fn install_chart(site: &ClusterSite, screen: &Screen, release: &str, chart: &str, flags: &[&str]) -> Result<()> {
     let folder = site.repository.join("helm").join(chart).display().to_string();
     let install = ["upgrade", "--install", release, &folder, "-n", &site.names.namespace];
     let args = [&install[..], &["--wait", "--timeout", "5m"], flags].concat();
@@ -103,7 +103,7 @@ fn install_chart(site: &Site, screen: &Screen, release: &str, chart: &str, flags
 }
 
 /// Deletes the sales and the release. In the cluster of `cargo xtask up`, the chart keeps the CRDs.
-pub fn uninstall(site: &Site, screen: &Screen) -> Result<()> {
+pub fn uninstall(site: &ClusterSite, screen: &Screen) -> Result<()> {
     let names = &site.names;
     let sales = screen.waiting("deleting the sales", || delete_namespace(site, &names.sales));
     let uninstall = ["uninstall", &names.release, "-n", &names.namespace];
@@ -118,7 +118,7 @@ pub fn uninstall(site: &Site, screen: &Screen) -> Result<()> {
 
 /// Deletes everything that the demo has created in a cluster that others use too, and nothing else. One failure does not
 /// keep the rest from being deleted.
-pub fn remove(site: &Site, screen: &Screen) -> Result<()> {
+pub fn remove(site: &ClusterSite, screen: &Screen) -> Result<()> {
     let mut results = vec![
         uninstall(site, screen),
         screen.waiting("deleting the namespace", || {
@@ -139,7 +139,7 @@ pub fn remove(site: &Site, screen: &Screen) -> Result<()> {
 }
 
 /// Deletes the CRD, unless somebody else has created FlashSales meanwhile.
-fn remove_crd(site: &Site, screen: &Screen) -> Result<()> {
+fn remove_crd(site: &ClusterSite, screen: &Screen) -> Result<()> {
     let others = site
         .kubectl
         .text(&["get", CRD, "-A", "-o", "name", "--ignore-not-found"])?;
@@ -152,13 +152,13 @@ fn remove_crd(site: &Site, screen: &Screen) -> Result<()> {
     Ok(())
 }
 
-fn delete_namespace(site: &Site, name: &str) -> Result<()> {
+fn delete_namespace(site: &ClusterSite, name: &str) -> Result<()> {
     let delete = ["delete", "namespace", name, "--ignore-not-found", "--timeout=180s"];
     site.kubectl.text(&delete).map(drop)
 }
 
 /// Saves the programs' logs in `target/demo/logs`.
-pub fn save_logs(site: &Site) -> Result<PathBuf> {
+pub fn save_logs(site: &ClusterSite) -> Result<PathBuf> {
     let folder = site.repository.join("target/demo/logs");
     fs::create_dir_all(&folder)?;
     let namespace = &site.names.namespace;

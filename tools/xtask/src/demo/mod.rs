@@ -1,10 +1,15 @@
-//! `cargo xtask demo`: installs a release on a cluster, sends two crowds of buyers, and accounts for every unit.
+//! `cargo xtask demo`: starts the product, sends two crowds of buyers, and accounts for every unit.
+//!
+//! - [`programs`]: the three programs as processes of this machine, and FlashSales in a folder
+//! - [`install`]: a release on a cluster; [`context`]: on a cluster that others use too
 mod args;
 mod context;
+mod flash_sales;
 mod forward;
 mod install;
 mod load;
 mod names;
+mod programs;
 mod report;
 mod sales;
 mod screen;
@@ -27,7 +32,7 @@ use load::{Answers, Progress};
 use report::{Report, Sale};
 use sales::{Planned, Window};
 use screen::Screen;
-use site::Site;
+use site::{ClusterSite, Site};
 use stores::Ledger;
 use watch::Watch;
 
@@ -46,31 +51,44 @@ struct Case {
     sale: &'static str,
     buyers: u64,
     in_flight: u64,
-    /// The time from the apply to the start.
-    starts_after: Duration,
-    duration: Duration,
 }
 
-/// The second case starts after the first one's crowd, and is prepared during it.
 const CASES: [Case; 2] = [
     Case {
         sale: "fifty-units",
         buyers: 300,
         in_flight: 300,
-        starts_after: Duration::from_secs(35),
-        duration: Duration::from_secs(25),
     },
     Case {
         sale: "ten-thousand-units",
         buyers: 20_000,
         in_flight: 3_000,
-        starts_after: Duration::from_secs(50),
-        duration: Duration::from_secs(25),
     },
 ];
 
 /// The sale for the old demo's routes. Its start is in the past, so it opens immediately.
 const OLD_ROUTES_SALE: &str = "old-routes";
+
+/// When the sales start, from the apply on, and how long they last.
+struct Schedule {
+    old_routes_last: Duration,
+    /// The second case starts after the first one's crowd, and is prepared during it.
+    starts_after: [Duration; 2],
+    last: Duration,
+}
+
+/// Pods take their time to start.
+const ON_CLUSTER: Schedule = Schedule {
+    old_routes_last: Duration::from_secs(60),
+    starts_after: [Duration::from_secs(35), Duration::from_secs(50)],
+    last: Duration::from_secs(25),
+};
+
+const AS_PROCESSES: Schedule = Schedule {
+    old_routes_last: Duration::from_secs(12),
+    starts_after: [Duration::from_secs(12), Duration::from_secs(17)],
+    last: Duration::from_secs(12),
+};
 
 /// A case while it runs.
 struct RunningCase {
@@ -79,18 +97,25 @@ struct RunningCase {
     differences: Vec<String>,
 }
 
-/// The whole demo, from a bare machine or on an existing cluster.
 pub fn demo(args: &Args) -> Result<()> {
     if let Some(context) = &args.context {
         return demo_on_context(args, context);
     }
     let _lock = lock::take()?;
-    consent::ask(args.yes)?;
+    match args.cluster {
+        true => demo_on_local_cluster(args),
+        false => programs::demo(args),
+    }
+}
+
+/// On a cluster that is made for it.
+fn demo_on_local_cluster(args: &Args) -> Result<()> {
+    consent::ask(args.yes, Scope::Cluster)?;
     let env = up(Scope::Cluster)?;
     let tag = images::product(&env)?;
-    let site = Site::local(&env, install::local_values(&env, &tag)?)?;
+    let site = ClusterSite::local(&env, install::local_values(&env, &tag)?)?;
     let screen = Screen::new();
-    let result = install::install(&site, &screen).and_then(|()| run_sales(&site, &screen, cases(args)));
+    let result = install::install(&site, &screen).and_then(|()| run_sales(&site, &screen, cases(args), &ON_CLUSTER));
     save_logs(&site, &screen, &result);
     let ended = match args.keep {
         true => result,
@@ -117,7 +142,7 @@ fn demo_on_context(args: &Args, context: &str) -> Result<()> {
             None => Some(Forward::start(&site, ports)?),
             Some(_) => None,
         };
-        run_sales(&site, &screen, cases)
+        run_sales(&site, &screen, cases, &ON_CLUSTER)
     });
     save_logs(&site, &screen, &result);
     if args.keep {
@@ -136,7 +161,7 @@ fn cases(args: &Args) -> &'static [Case] {
 }
 
 /// Saves the programs' logs if the demo failed.
-fn save_logs(site: &Site, screen: &Screen, result: &Result<()>) {
+fn save_logs(site: &ClusterSite, screen: &Screen, result: &Result<()>) {
     if result.is_ok() {
         return;
     }
@@ -147,7 +172,7 @@ fn save_logs(site: &Site, screen: &Screen, result: &Result<()>) {
 }
 
 /// Prints how to use the environment that is kept.
-fn usage(site: &Site, screen: &Screen) {
+fn usage(site: &ClusterSite, screen: &Screen) {
     let (sales, namespace) = (&site.names.sales, &site.names.namespace);
     let lines = [
         "The environment keeps running. Use it from this folder:".to_string(),
@@ -169,15 +194,10 @@ fn usage(site: &Site, screen: &Screen) {
 }
 
 /// Runs the sales on a site where the release is installed, and accounts for every unit.
-fn run_sales(site: &Site, screen: &Screen, cases: &[Case]) -> Result<()> {
+fn run_sales(site: &Site, screen: &Screen, cases: &[Case], schedule: &Schedule) -> Result<()> {
     let namespace = &site.names.sales;
-    site.kubectl.text_with_input(
-        &["apply", "-f", "-"],
-        Some(&format!(
-            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}"
-        )),
-    )?;
-    let watch = Watch::start(&site.kubectl, namespace, screen)?;
+    site.flash_sales.create_namespace(namespace)?;
+    let watch = Watch::start(&site.flash_sales, namespace, screen)?;
     let example = std::fs::read_to_string(site.example("demo.yaml")).context("examples/demo.yaml")?;
 
     let now = Timestamp::now();
@@ -188,18 +208,20 @@ fn run_sales(site: &Site, screen: &Screen, cases: &[Case]) -> Result<()> {
         screen,
         &example,
         OLD_ROUTES_SALE,
+        OLD_ROUTES_SALE,
         item_id,
-        window(now, Duration::ZERO, Duration::from_secs(60))?,
+        window(now, Duration::ZERO, schedule.old_routes_last)?,
     )?;
     let mut running = Vec::new();
-    for case in cases {
+    for (case, starts_after) in cases.iter().zip(schedule.starts_after) {
         let planned = apply(
             site,
             screen,
             &example,
             case.sale,
+            case.sale,
             item_id,
-            window(now, case.starts_after, case.duration)?,
+            window(now, starts_after, schedule.last)?,
         )?;
         let sale = Sale {
             name: planned.name.clone(),
@@ -250,33 +272,38 @@ fn window(now: Timestamp, after: Duration, duration: Duration) -> Result<Window>
 }
 
 /// Applies one of the example's sales under a name that is new to the ledger, because a sale runs once.
-fn apply(site: &Site, screen: &Screen, example: &str, sale: &str, item_id: u64, window: Window) -> Result<Planned> {
+fn apply(
+    site: &Site,
+    screen: &Screen,
+    example: &str,
+    sale: &str,
+    as_name: &str,
+    item_id: u64,
+    window: Window,
+) -> Result<Planned> {
     let namespace = &site.names.sales;
-    let mut name = sale.to_string();
+    let mut name = as_name.to_string();
     let mut next = 2;
     while site.stores.ledger(namespace, &name)?.is_some() {
-        name = format!("{sale}-{next}");
+        name = format!("{as_name}-{next}");
         next += 1;
     }
     let replacement = sales::Replacement {
         name: &name,
+        namespace,
         class: &site.names.class,
         item_id,
         window,
     };
     let planned = sales::plan(example, sale, replacement)?;
-    site.kubectl
-        .text_with_input(&["apply", "-n", namespace, "-f", "-"], Some(&planned.manifest))?;
+    let applied = site.flash_sales.apply(namespace, &name, &planned.manifest)?;
     let starts_in = planned.starts_at.duration_since(Timestamp::now()).as_secs();
     let when = if starts_in > 0 {
         format!("starts in {starts_in} s")
     } else {
         "starts now".into()
     };
-    screen.say(format!(
-        "kubectl apply: {namespace}/{name}, {} units, {when}",
-        planned.units
-    ));
+    screen.say(format!("{applied}, {} units, {when}", planned.units));
     Ok(planned)
 }
 

@@ -25,13 +25,14 @@ pub struct Window {
 #[derive(Debug, Clone, Copy)]
 pub struct Replacement<'a> {
     pub name: &'a str,
+    pub namespace: &'a str,
     pub class: &'a str,
     /// The id of the item, if the example has one.
     pub item_id: u64,
     pub window: Window,
 }
 
-/// Finds the sale `name` in the documents of `text`, and replaces its name, class, times and item's id.
+/// Finds the sale `name` in the documents of `text`, and replaces its name, namespace, class, times and item's id.
 pub fn plan(text: &str, name: &str, new: Replacement) -> Result<Planned> {
     let window = new.window;
     for document in serde_yaml::Deserializer::from_str(text) {
@@ -42,6 +43,7 @@ pub fn plan(text: &str, name: &str, new: Replacement) -> Result<Planned> {
         let units = sale["spec"]["stock"].as_u64();
         let units = units.with_context(|| format!("examples/demo.yaml: {name}: spec.stock is not a number"))?;
         sale["metadata"]["name"] = new.name.into();
+        sale["metadata"]["namespace"] = new.namespace.into();
         sale["spec"]["className"] = new.class.into();
         if let Some(id) = sale["spec"]["item"].get_mut("id") {
             *id = new.item_id.into();
@@ -90,6 +92,7 @@ spec: {stock: 7, item: {name: B, id: 1}}
         };
         Replacement {
             name,
+            namespace: "n",
             class: "c",
             item_id: 9,
             window,
@@ -97,12 +100,13 @@ spec: {stock: 7, item: {name: B, id: 1}}
     }
 
     #[test]
-    fn only_name_class_times_and_item_id_are_replaced() {
+    fn only_names_class_times_and_item_id_are_replaced() {
         let planned = plan(TEXT, "b", new("b-2")).expect("the sale exists");
         assert_eq!((planned.name.as_str(), planned.units), ("b-2", 7));
         let yaml: Value = serde_yaml::from_str(&planned.manifest).expect("YAML");
         assert_eq!(yaml["spec"]["startsAt"].as_str(), Some("2030-01-01T10:00:00Z"));
         assert_eq!(yaml["spec"]["endsAt"].as_str(), Some("2030-01-01T10:01:00Z"));
+        assert_eq!(yaml["metadata"]["namespace"].as_str(), Some("n"));
         assert_eq!(yaml["spec"]["className"].as_str(), Some("c"));
         assert_eq!(yaml["spec"]["item"]["name"].as_str(), Some("B"));
         assert_eq!(yaml["spec"]["item"]["id"].as_u64(), Some(9));

@@ -1,6 +1,8 @@
-//! Follows the sales by `kubectl get --watch`.
+//! Follows the sales by `kubectl get --watch`, or in the operator's folder.
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,8 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::flash_sales::{FlashSales, statuses};
 use super::screen::Screen;
 use super::tool::Tool;
+
+/// How often the statuses in a folder are read.
+const FOLDER_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The history of one sale.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +55,7 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 
 type Sales = BTreeMap<String, SaleHistory>;
 
-/// The watch of one namespace. It stops when this is dropped.
+/// The watch of one namespace. It ends when this is dropped.
 pub struct Watch {
     shared: Arc<Shared>,
 }
@@ -57,12 +63,35 @@ pub struct Watch {
 struct Shared {
     sales: Mutex<Sales>,
     changed: Condvar,
-    /// None after the watch has been stopped.
+    ended: AtomicBool,
+    /// None without a cluster, and after the watch has ended.
     kubectl: Mutex<Option<Child>>,
 }
 
 impl Watch {
-    pub fn start(kubectl: &Tool, namespace: &str, screen: &Screen) -> Result<Self> {
+    pub fn start(flash_sales: &FlashSales, namespace: &str, screen: &Screen) -> Result<Self> {
+        match flash_sales {
+            FlashSales::Cluster(kubectl) => Watch::of_cluster(kubectl, namespace, screen),
+            FlashSales::Folder(folder) => Ok(Watch::of_folder(folder, namespace, screen)),
+        }
+    }
+
+    fn of_folder(folder: &Path, namespace: &str, screen: &Screen) -> Self {
+        let shared = Arc::new(Shared::new(None));
+        let (thread_shared, screen) = (Arc::clone(&shared), screen.clone());
+        let (folder, namespace) = (folder.to_owned(), namespace.to_owned());
+        thread::spawn(move || {
+            while !thread_shared.ended.load(Ordering::Relaxed) {
+                for (name, status) in statuses(&folder, &namespace) {
+                    thread_shared.record(name, status, &screen);
+                }
+                thread::sleep(FOLDER_INTERVAL);
+            }
+        });
+        Watch { shared }
+    }
+
+    fn of_cluster(kubectl: &Tool, namespace: &str, screen: &Screen) -> Result<Self> {
         let watch = move |kubectl: &Tool, namespace: &str| {
             kubectl
                 .command(&["get", "flashsales", "-n", namespace, "--watch", "-o", "json"])
@@ -72,18 +101,15 @@ impl Watch {
                 .context("kubectl get --watch")
         };
         let child = watch(kubectl, namespace)?;
-        let shared = Arc::new(Shared {
-            sales: Mutex::default(),
-            changed: Condvar::new(),
-            kubectl: Mutex::new(Some(child)),
-        });
+        let shared = Arc::new(Shared::new(Some(child)));
         let (thread_shared, screen) = (Arc::clone(&shared), screen.clone());
         let (kubectl, namespace) = (kubectl.clone(), namespace.to_string());
         thread::spawn(move || {
             while let Some(stdout) = thread_shared.stdout() {
                 let objects = serde_json::Deserializer::from_reader(stdout).into_iter::<Value>();
                 for object in objects.map_while(Result::ok) {
-                    thread_shared.record(&object, &screen);
+                    let name = text(&object["metadata"], "name").to_owned();
+                    thread_shared.record(name, object["status"].clone(), &screen);
                 }
                 // The server ends a watch from time to time. Start another one unless this watch was dropped.
                 thread::sleep(Duration::from_millis(200));
@@ -125,6 +151,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
         if let Some(mut child) = lock(&self.shared.kubectl).take() {
             _ = child.kill();
             _ = child.wait();
@@ -133,6 +160,15 @@ impl Drop for Watch {
 }
 
 impl Shared {
+    fn new(kubectl: Option<Child>) -> Self {
+        Shared {
+            sales: Mutex::default(),
+            changed: Condvar::new(),
+            ended: AtomicBool::new(false),
+            kubectl: Mutex::new(kubectl),
+        }
+    }
+
     fn stdout(&self) -> Option<std::process::ChildStdout> {
         lock(&self.kubectl).as_mut()?.stdout.take()
     }
@@ -145,11 +181,10 @@ impl Shared {
         }
     }
 
-    fn record(&self, object: &Value, screen: &Screen) {
-        let name = text(&object["metadata"], "name").to_string();
+    fn record(&self, name: String, status: Value, screen: &Screen) {
         let mut sales = lock(&self.sales);
         let history = sales.entry(name.clone()).or_default();
-        history.status = object["status"].clone();
+        history.status = status;
         let phase = text(&history.status, "phase").to_string();
         if !phase.is_empty() && history.phase() != phase {
             let remaining = &history.status["ledger"]["remaining"];

@@ -14,6 +14,7 @@ use clap::ValueEnum;
 
 use crate::cache::seconds;
 use crate::cargo::cargo;
+use crate::up::Scope;
 use crate::{consent, cycles, down, lock, tools};
 use count::{Count, StepResult};
 
@@ -110,7 +111,7 @@ pub fn test(args: &Args) -> Result<()> {
     let uses_environment = steps.iter().any(|step| step.needs_environment());
     let _lock = if uses_environment {
         let lock = lock::take()?;
-        consent::ask(args.yes)?;
+        consent::ask(args.yes, Scope::Cluster)?;
         // The first steps compile C code, which needs packages too.
         tools::packages()?;
         Some(lock)
