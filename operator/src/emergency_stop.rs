@@ -82,7 +82,7 @@ async fn set_until_done(args: &EmergencyStopArgs, active: bool, failure: &mut St
 }
 
 async fn set_in_ledger(args: &EmergencyStopArgs, active: bool) -> Result<Ledger, LedgerError> {
-    let ledger = Ledger::connect(args.mysql.mysql_url.expose(), MYSQL_CONNECTIONS).await?;
+    let ledger = Ledger::connect(&args.mysql.expose(), MYSQL_CONNECTIONS).await?;
     let ledger = ledger.speaking(args.format.spoken_format);
     ledger.set_emergency_stop(&args.class, active).await?;
     Ok(ledger)

@@ -90,7 +90,7 @@ pub async fn check_format(args: CheckFormatArgs) -> anyhow::Result<()> {
 async fn check_until_known(mysql: &MysqlArgs, spoken: Format, failure: &mut String) -> anyhow::Result<()> {
     loop {
         let checked = async {
-            let ledger = Ledger::connect(mysql.mysql_url.expose(), 1).await?;
+            let ledger = Ledger::connect(&mysql.expose(), 1).await?;
             ledger.speaking(spoken).check_format_of_any_schema().await
         };
         match checked.await {

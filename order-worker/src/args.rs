@@ -3,7 +3,9 @@ use std::ffi::OsString;
 
 use clap::Parser;
 use seckill_service::args::parse_from;
-use seckill_service::config::{AdminArgs, InstanceArgs, KafkaArgs, MysqlArgs, MysqlUrl, RedisArgs, TelemetryArgs};
+use seckill_service::config::{
+    AdminArgs, InstanceArgs, KafkaArgs, MysqlArgs, MysqlTlsArgs, MysqlUrl, RedisArgs, TelemetryArgs,
+};
 
 /// Folds the order log into MySQL
 #[derive(Debug, Parser)]
@@ -86,6 +88,8 @@ pub struct MigrateArgs {
         value_name = "mysql://admin:password@mysql:3306/seckill"
     )]
     pub migrate_mysql_url: MysqlUrl,
+    #[command(flatten)]
+    pub mysql_tls: MysqlTlsArgs,
 
     #[command(flatten)]
     pub kafka: KafkaArgs,

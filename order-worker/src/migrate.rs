@@ -16,8 +16,8 @@ pub async fn migrate(args: Box<MigrateArgs>) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signal();
     let limit = Duration::from_secs(args.timeout_seconds);
     let work = async {
-        let url = args.migrate_mysql_url.expose();
-        let version = retry_until_ok("migrating the schema", &shutdown, || seckill_ledger::migrate(url)).await?;
+        let url = args.mysql_tls.applied_to(&args.migrate_mysql_url);
+        let version = retry_until_ok("migrating the schema", &shutdown, || seckill_ledger::migrate(&url)).await?;
         tracing::info!(version, "schema is up to date");
         if args.create_topic {
             create_topic(&args, &shutdown).await?;

@@ -10,7 +10,7 @@ use crate::args::{QuarantineArgs, QuarantineCommand, QuarantinedAt};
 const MAX_LISTED: u32 = 1000;
 
 pub async fn quarantine(args: QuarantineArgs) -> anyhow::Result<()> {
-    let ledger = Ledger::connect(args.mysql.mysql_url.expose(), 1)
+    let ledger = Ledger::connect(&args.mysql.expose(), 1)
         .await
         .context("connecting to MySQL")?;
     ledger.check_schema().await?;

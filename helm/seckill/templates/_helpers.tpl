@@ -99,6 +99,52 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   value: {{ .Values.log.format | quote }}
 {{- end }}
 
+{{/* The files of TLS to one server: `root`, `server`. Each program and Job mounts them. */}}
+{{- define "seckill.env.tls" -}}
+{{- $tls := (get .root.Values .server).tls -}}
+{{- $prefix := printf "SECKILL_%s" (upper .server) -}}
+{{- $folder := include "seckill.tlsFolder" . -}}
+{{- if $tls.caSecret }}
+- name: {{ $prefix }}_CA_FILE
+  value: {{ $folder }}/ca.crt
+{{- end }}
+{{- if $tls.clientSecret }}
+- name: {{ $prefix }}_CERT_FILE
+  value: {{ $folder }}/tls.crt
+- name: {{ $prefix }}_KEY_FILE
+  value: {{ $folder }}/tls.key
+{{- end }}
+{{- end }}
+{{- define "seckill.tlsFolder" -}}
+/etc/seckill-tls/{{ .server }}
+{{- end }}
+
+{{/* The volumes with these files, and where they are mounted. */}}
+{{- define "seckill.tlsVolumes" -}}
+{{- range $server := list "redis" "kafka" "mysql" }}
+{{- $tls := (get $.Values $server).tls }}
+{{- if or $tls.caSecret $tls.clientSecret }}
+- name: {{ $server }}-tls
+  projected:
+    sources:
+      {{- with $tls.caSecret }}
+      - secret: { name: {{ . | quote }}, items: [{ key: {{ $tls.caKey | quote }}, path: ca.crt }] }
+      {{- end }}
+      {{- with $tls.clientSecret }}
+      - secret: { name: {{ . | quote }}, items: [{ key: tls.crt, path: tls.crt }, { key: tls.key, path: tls.key }] }
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- define "seckill.tlsVolumeMounts" -}}
+{{- range $server := list "redis" "kafka" "mysql" }}
+{{- $tls := (get $.Values $server).tls }}
+{{- if or $tls.caSecret $tls.clientSecret }}
+- { name: {{ $server }}-tls, mountPath: {{ include "seckill.tlsFolder" (dict "server" $server) }}, readOnly: true }
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "seckill.env.kafka" -}}
 - name: SECKILL_KAFKA_BROKERS
   value: {{ .Values.kafka.brokers | quote }}
@@ -108,6 +154,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - name: SECKILL_KAFKA_PROPERTIES
   valueFrom: { secretKeyRef: { name: {{ include "seckill.kafkaSecret" . | quote }}, key: properties } }
 {{- end }}
+{{- include "seckill.env.tls" (dict "root" . "server" "kafka") }}
 {{- end }}
 
 {{/* Environment variables that operator, API and worker have in common. */}}
@@ -117,9 +164,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   value: '[::]:9090'
 - name: SECKILL_REDIS_URL
   valueFrom: { secretKeyRef: { name: {{ include "seckill.redisSecret" .root | quote }}, key: url } }
+{{- include "seckill.env.tls" (dict "root" .root "server" "redis") }}
 {{ include "seckill.env.kafka" .root }}
 - name: SECKILL_MYSQL_URL
   valueFrom: { secretKeyRef: { name: {{ include "seckill.mysqlSecret" .root | quote }}, key: {{ .component }}-url } }
+{{- include "seckill.env.tls" (dict "root" .root "server" "mysql") }}
 - name: SECKILL_POD_NAME
   valueFrom: { fieldRef: { fieldPath: metadata.name } }
 {{- end }}

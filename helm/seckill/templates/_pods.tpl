@@ -108,8 +108,10 @@ program `ports` and `terminationGracePeriodSeconds`, and for a Job perhaps `rest
 {{- $own := get .root.Values .component -}}
 {{- $pod := include "seckill.pod" . | fromYaml -}}
 {{- $annotations := merge (deepCopy $pod.podAnnotations) (.annotations | default dict) -}}
-{{- $volumes := concat (.volumes | default list) ($pod.extraVolumes | default list) -}}
-{{- $volumeMounts := concat (.volumeMounts | default list) ($pod.extraVolumeMounts | default list) -}}
+{{- $tlsVolumes := include "seckill.tlsVolumes" .root | fromYamlArray -}}
+{{- $tlsVolumeMounts := include "seckill.tlsVolumeMounts" .root | fromYamlArray -}}
+{{- $volumes := concat (.volumes | default list) $tlsVolumes ($pod.extraVolumes | default list) -}}
+{{- $volumeMounts := concat (.volumeMounts | default list) $tlsVolumeMounts ($pod.extraVolumeMounts | default list) -}}
 {{- if and .ports .root.Values.spreadOverZones (not (hasKey $pod.affinity "podAntiAffinity")) -}}
   {{- $_ := set $pod.affinity "podAntiAffinity" (include "seckill.zones" . | fromYaml) -}}
 {{- end -}}

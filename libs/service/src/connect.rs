@@ -22,7 +22,7 @@ pub async fn ledger(
     shutdown: &Shutdown,
 ) -> Option<Ledger> {
     let connect = async || -> Result<Ledger, LedgerError> {
-        let ledger = Ledger::connect(args.mysql_url.expose(), max_connections).await?;
+        let ledger = Ledger::connect(&args.expose(), max_connections).await?;
         ledger.check_schema().await?;
         Ok(ledger.speaking(spoken))
     };
@@ -46,7 +46,7 @@ pub fn log_config(args: &KafkaArgs) -> LogConfig {
     LogConfig {
         brokers: args.kafka_brokers.as_str().to_owned(),
         topic: args.kafka_topic.as_str().to_owned(),
-        properties: args.kafka_properties.expose().to_vec(),
+        properties: args.expose(),
     }
 }
 
@@ -128,7 +128,10 @@ mod tests {
         let (gate, shutdown) = (Health::new().gate("server"), Shutdown::new());
         shutdown.cancel();
         let mysql_url = "mysql://user:password@127.0.0.1:1/seckill".parse().unwrap();
-        let mysql = MysqlArgs { mysql_url };
+        let mysql = MysqlArgs {
+            mysql_url,
+            mysql_tls: Default::default(),
+        };
         assert!(ledger(&mysql, Format::FIRST, 1, &gate, &shutdown).await.is_none());
         let redis_url = "redis://127.0.0.1:1".parse().unwrap();
         assert!(stock(&RedisArgs { redis_url }, &gate, &shutdown).await.is_none());
@@ -136,6 +139,7 @@ mod tests {
             kafka_brokers: "127.0.0.1:1".parse().unwrap(),
             kafka_topic: "orders".parse().unwrap(),
             kafka_properties: "client.id=me".parse().unwrap(),
+            kafka_tls: Default::default(),
         });
         assert_eq!(config.properties, [("client.id".to_owned(), "me".to_owned())]);
         assert!(order_log(&config, &gate, &shutdown).await.is_none());

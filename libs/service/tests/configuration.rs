@@ -54,7 +54,7 @@ fn required_arguments_are_enough() {
     assert_eq!(program.kafka.kafka_topic.as_str(), "seckill-orders");
     assert!(program.kafka.kafka_properties.expose().is_empty());
     assert_eq!(
-        program.mysql.mysql_url.expose(),
+        program.mysql.expose().as_str(),
         "mysql://user:hunter2@mysql:3306/seckill"
     );
 }

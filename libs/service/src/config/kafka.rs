@@ -1,5 +1,6 @@
-use super::{Expected, check_host_port};
+use super::{Expected, certificate_file, check_host_port, key_file};
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Kafka: the order log.
@@ -29,6 +30,61 @@ pub struct KafkaArgs {
         value_name = "security.protocol=SASL_SSL,sasl.mechanism=PLAIN,sasl.username=user,sasl.password=password"
     )]
     pub kafka_properties: KafkaProperties,
+    #[command(flatten)]
+    pub kafka_tls: KafkaTlsArgs,
+}
+
+impl KafkaArgs {
+    /// The properties of the client, with the files of TLS. For the client only.
+    pub fn expose(&self) -> Vec<(String, String)> {
+        let mut properties = self.kafka_tls.properties(&self.kafka_properties);
+        properties.extend(self.kafka_properties.expose().iter().cloned());
+        properties
+    }
+}
+
+/// TLS to Kafka. The properties of the user count where both say something.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct KafkaTlsArgs {
+    /// File with the CA of Kafka, in PEM. With it, security.protocol is ssl, or sasl_ssl with a sasl.mechanism
+    #[arg(long, env = "SECKILL_KAFKA_CA_FILE", value_name = "/etc/seckill-tls/kafka/ca.crt", value_parser = certificate_file)]
+    pub kafka_ca_file: Option<PathBuf>,
+    /// File with the client certificate for Kafka, in PEM
+    #[arg(long, env = "SECKILL_KAFKA_CERT_FILE", value_name = "/etc/seckill-tls/kafka/tls.crt", requires = "kafka_key_file",
+        value_parser = certificate_file)]
+    pub kafka_cert_file: Option<PathBuf>,
+    /// File with the key of the client certificate, in PEM
+    #[arg(long, env = "SECKILL_KAFKA_KEY_FILE", value_name = "/etc/seckill-tls/kafka/tls.key", requires = "kafka_cert_file",
+        value_parser = key_file)]
+    pub kafka_key_file: Option<PathBuf>,
+}
+
+impl KafkaTlsArgs {
+    /// What the files mean, without what the user has set.
+    fn properties(&self, of_user: &KafkaProperties) -> Vec<(String, String)> {
+        let is_set = |names: &[&str]| of_user.expose().iter().any(|(name, _)| names.contains(&name.as_str()));
+        let files = [
+            ("ssl.ca.location", &self.kafka_ca_file),
+            ("ssl.certificate.location", &self.kafka_cert_file),
+            ("ssl.key.location", &self.kafka_key_file),
+        ];
+        let mut properties: Vec<(&str, String)> = files
+            .into_iter()
+            .filter_map(|(name, file)| Some((name, file.as_ref()?.display().to_string())))
+            .collect();
+        if !properties.is_empty() {
+            let protocol = match is_set(&["sasl.mechanism", "sasl.mechanisms"]) {
+                true => "sasl_ssl",
+                false => "ssl",
+            };
+            properties.push(("security.protocol", protocol.to_owned()));
+        }
+        properties.retain(|(name, _)| !is_set(&[name]));
+        properties
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
 }
 
 /// `host:port`, one or more.
@@ -130,6 +186,13 @@ impl FromStr for KafkaProperties {
             if let Some((_, why)) = RESERVED.iter().find(|(names, _)| names.contains(&name)) {
                 return Err(Expected::new(format!("{name} can't be set: {why}")));
             }
+            let value = value.trim();
+            if let Some((_, _, why)) = INSECURE
+                .iter()
+                .find(|(of, is, _)| *of == name && is.eq_ignore_ascii_case(value))
+            {
+                return Err(Expected::new(format!("{name} can't have this value: {why}")));
+            }
             if properties.iter().any(|(known, _)| known == name) {
                 // the name may be the rest of a password with a comma
                 return Err(Expected::new(format!(
@@ -137,7 +200,7 @@ impl FromStr for KafkaProperties {
                     index + 1
                 )));
             }
-            properties.push((name.to_owned(), value.trim().to_owned()));
+            properties.push((name.to_owned(), value.to_owned()));
         }
         Ok(Self(properties))
     }
@@ -163,6 +226,20 @@ fn split_unescaped(text: &str) -> Vec<String> {
     }
     parts
 }
+
+/// Values that would let anybody in between read passwords and orders.
+const INSECURE: &[(&str, &str, &str)] = &[
+    (
+        "enable.ssl.certificate.verification",
+        "false",
+        "anybody could pretend to be Kafka; give the CA in SECKILL_KAFKA_CA_FILE",
+    ),
+    (
+        "ssl.endpoint.identification.algorithm",
+        "none",
+        "any server with a certificate of the CA could pretend to be Kafka; give the brokers certificates with their host names",
+    ),
+];
 
 /// Properties that the system sets itself, and the reason.
 const RESERVED: &[(&[&str], &str)] = &[
@@ -234,3 +311,55 @@ const RESERVED: &[(&[&str], &str)] = &[
         "it is fixed, because the program needs the delivery report of every record",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(properties: &str, ca: Option<&str>) -> Vec<(String, String)> {
+        KafkaArgs {
+            kafka_brokers: "kafka:9092".parse().unwrap(),
+            kafka_topic: "orders".parse().unwrap(),
+            kafka_properties: properties.parse().unwrap(),
+            kafka_tls: KafkaTlsArgs {
+                kafka_ca_file: ca.map(Into::into),
+                ..KafkaTlsArgs::default()
+            },
+        }
+        .expose()
+    }
+
+    fn value<'a>(properties: &'a [(String, String)], name: &str) -> Vec<&'a str> {
+        let of = properties.iter().filter(|(known, _)| known == name);
+        of.map(|(_, value)| value.as_str()).collect()
+    }
+
+    #[test]
+    fn a_ca_file_turns_tls_on() {
+        assert_eq!(args("client.id=me", None), [("client.id".to_owned(), "me".to_owned())]);
+        let tls = args("", Some("/ca"));
+        assert_eq!(value(&tls, "security.protocol"), ["ssl"]);
+        assert_eq!(value(&tls, "ssl.ca.location"), ["/ca"]);
+        let login = "sasl.mechanism=SCRAM-SHA-512,sasl.username=u,sasl.password=p";
+        assert_eq!(value(&args(login, Some("/ca")), "security.protocol"), ["sasl_ssl"]);
+        let own = args("security.protocol=SSL,ssl.ca.location=/own", Some("/ca"));
+        assert_eq!(value(&own, "security.protocol"), ["SSL"]);
+        assert_eq!(value(&own, "ssl.ca.location"), ["/own"]);
+    }
+
+    #[test]
+    fn the_identity_of_a_broker_is_always_verified() {
+        for insecure in [
+            "enable.ssl.certificate.verification=False",
+            "ssl.endpoint.identification.algorithm=none",
+        ] {
+            let refused = insecure.parse::<KafkaProperties>().unwrap_err().to_string();
+            assert!(refused.contains("pretend to be Kafka"), "{refused}");
+        }
+        assert!(
+            "ssl.endpoint.identification.algorithm=https"
+                .parse::<KafkaProperties>()
+                .is_ok()
+        );
+    }
+}

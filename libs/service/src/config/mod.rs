@@ -3,11 +3,13 @@ mod instance;
 mod kafka;
 mod mysql;
 mod redis;
+mod tls;
 
 pub use instance::{FormatArgs, InstanceArgs, NewSalesArgs, ObjectName};
-pub use kafka::{Brokers, KafkaArgs, KafkaProperties, Topic};
-pub use mysql::{MysqlArgs, MysqlUrl};
+pub use kafka::{Brokers, KafkaArgs, KafkaProperties, KafkaTlsArgs, Topic};
+pub use mysql::{MysqlArgs, MysqlTlsArgs, MysqlUrl};
 pub use redis::{RedisArgs, RedisUrl};
+pub use tls::{certificate_file, key_file};
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
