@@ -7,7 +7,9 @@
 {{- if not $v.kafka.brokers }}{{ fail "kafka is missing: set kafka.brokers, such as kafka-0:9092,kafka-1:9092" }}{{ end -}}
 {{- $broker := "(\\[[0-9a-fA-F:.]+\\]|[^,:/ \\[\\]]+):[0-9]+" -}}
 {{- if not (regexMatch (printf "^%s( *, *%s)*$" $broker $broker) $v.kafka.brokers) }}{{ fail "kafka.brokers: expected host:port, separated by commas, such as kafka-0:9092,kafka-1:9092" }}{{ end -}}
-{{- if and $v.kafka.properties $v.kafka.existingSecret }}{{ fail "kafka.properties and kafka.existingSecret exclude each other: unset one" }}{{ end -}}
+{{- range $name := list "properties" "operatorProperties" "apiProperties" "workerProperties" "migrateProperties" -}}
+  {{- if and (index $v.kafka $name) $v.kafka.existingSecret }}{{ fail (printf "kafka.%s and kafka.existingSecret exclude each other: unset one" $name) }}{{ end -}}
+{{- end -}}
 {{- if gt (int $v.kafka.minInsync) (int $v.kafka.replication) }}{{ fail (printf "kafka.minInsync is %d and kafka.replication %d: no record could be written; set minInsync to at most replication" (int $v.kafka.minInsync) (int $v.kafka.replication)) }}{{ end -}}
 {{- $urls := list -}}
 {{- range $name := list "operatorUrl" "apiUrl" "workerUrl" "migrateUrl" -}}

@@ -145,16 +145,31 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
+{{/* Of one program: `root`, `component`. */}}
 {{- define "seckill.env.kafka" -}}
+{{- with .root.Values.kafka }}
 - name: SECKILL_KAFKA_BROKERS
-  value: {{ .Values.kafka.brokers | quote }}
+  value: {{ .brokers | quote }}
 - name: SECKILL_KAFKA_TOPIC
-  value: {{ .Values.kafka.topic | quote }}
-{{- if or .Values.kafka.properties .Values.kafka.existingSecret }}
-- name: SECKILL_KAFKA_PROPERTIES
-  valueFrom: { secretKeyRef: { name: {{ include "seckill.kafkaSecret" . | quote }}, key: properties } }
+  value: {{ .topic | quote }}
 {{- end }}
-{{- include "seckill.env.tls" (dict "root" . "server" "kafka") }}
+{{- with include "seckill.kafkaPropertiesKey" . }}
+- name: SECKILL_KAFKA_PROPERTIES
+  valueFrom: { secretKeyRef: { name: {{ include "seckill.kafkaSecret" $.root | quote }}, key: {{ . | quote }} } }
+{{- end }}
+{{- include "seckill.env.tls" (dict "root" .root "server" "kafka") }}
+{{- end }}
+
+{{/* The key of a program's properties in the Secret; empty: it has none. */}}
+{{- define "seckill.kafkaPropertiesKey" -}}
+{{- $kafka := .root.Values.kafka -}}
+{{- if $kafka.existingSecret -}}
+{{ get $kafka.existingSecretKeys .component }}
+{{- else if get $kafka (printf "%sProperties" .component) -}}
+{{ .component }}-properties
+{{- else if $kafka.properties -}}
+properties
+{{- end -}}
 {{- end }}
 
 {{/* Environment variables that operator, API and worker have in common. */}}
@@ -165,7 +180,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - name: SECKILL_REDIS_URL
   valueFrom: { secretKeyRef: { name: {{ include "seckill.redisSecret" .root | quote }}, key: url } }
 {{- include "seckill.env.tls" (dict "root" .root "server" "redis") }}
-{{ include "seckill.env.kafka" .root }}
+{{ include "seckill.env.kafka" . | trim }}
 - name: SECKILL_MYSQL_URL
   valueFrom: { secretKeyRef: { name: {{ include "seckill.mysqlSecret" .root | quote }}, key: {{ .component }}-url } }
 {{- include "seckill.env.tls" (dict "root" .root "server" "mysql") }}

@@ -184,11 +184,11 @@ struct Reports(Arc<DeliveryFailures>);
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        QuietContext.log(level, facility, message);
+        QuietContext::default().log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        QuietContext.error(error, reason);
+        QuietContext::default().error(error, reason);
     }
 }
 

@@ -1,6 +1,8 @@
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaConfRes;
 use seckill_protocol::Offset;
+
+use crate::kafka::advice;
 
 /// A failure of the order log.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -61,8 +63,22 @@ pub enum LogError {
     NotFresh(u32),
     #[error("the tail has stopped")]
     Stopped,
-    #[error("Kafka, {what}: {error}")]
+    /// TLS, the login or the network; the client says why.
+    #[error("Kafka, {what}: no connection: {reason}")]
+    NoConnection { what: &'static str, reason: String },
+    #[error("Kafka, {what}: {error}{}", right_to_grant(.error))]
     Kafka { what: &'static str, error: KafkaError },
+}
+
+/// What to do about a missing right, behind the error.
+fn right_to_grant(error: &KafkaError) -> String {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code() {
+        Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
+            format!("; {}", advice(error))
+        }
+        _ => String::new(),
+    }
 }
 
 impl LogError {

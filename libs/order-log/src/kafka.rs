@@ -1,4 +1,5 @@
 //! Parts that all clients of Kafka share.
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -13,12 +14,35 @@ use crate::error::LogError;
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Logs the lines of librdkafka at debug level. Each relevant failure also arrives as an error and is logged where it
-/// is handled.
-pub(crate) struct QuietContext;
+/// is handled. That error does not say why there is no connection, but a line does.
+#[derive(Default)]
+pub(crate) struct QuietContext {
+    connection_failure: Mutex<Option<String>>,
+}
+
+impl QuietContext {
+    /// Why the last connection to a broker failed.
+    pub fn connection_failure(&self) -> Option<String> {
+        self.locked().clone()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Option<String>> {
+        // A single assignment: a panic elsewhere leaves it whole.
+        self.connection_failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The facility of lines about connections that failed.
+const FAILED_CONNECTION: &str = "FAIL";
 
 impl ClientContext for QuietContext {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", "{facility} {message}");
+        if facility == FAILED_CONNECTION {
+            // `[thrd:ssl://kafka:9093/bootstrap]: ssl://kafka:9093/bootstrap: SSL handshake failed: ...`
+            let text = message.split_once("]: ").map_or(message, |(_, text)| text);
+            *self.locked() = Some(text.trim().to_owned());
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -30,7 +54,7 @@ impl ConsumerContext for QuietContext {}
 
 pub(crate) fn consumer(config: &ClientConfig) -> Result<BaseConsumer<QuietContext>, LogError> {
     config
-        .create_with_context(QuietContext)
+        .create_with_context(QuietContext::default())
         .map_err(creation_error("creating a consumer", config))
 }
 
@@ -43,9 +67,13 @@ pub(crate) struct TopicMetadata {
 
 /// Reads the metadata of the topic. A missing topic is [`LogError::NoTopic`]. Blocks.
 pub(crate) fn find_topic(observer: &BaseConsumer<QuietContext>, topic: &str) -> Result<TopicMetadata, LogError> {
-    let metadata = observer
-        .fetch_metadata(Some(topic), QUERY_TIMEOUT)
-        .map_err(LogError::kafka("reading the metadata of the topic"))?;
+    const WHAT: &str = "reading the metadata of the topic";
+    let metadata = observer.fetch_metadata(Some(topic), QUERY_TIMEOUT).map_err(|error| {
+        match observer.client().context().connection_failure() {
+            Some(reason) => LogError::NoConnection { what: WHAT, reason },
+            None => LogError::kafka(WHAT)(error),
+        }
+    })?;
     let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
         return Err(LogError::NoTopic(topic.into()));
     };
@@ -55,7 +83,7 @@ pub(crate) fn find_topic(observer: &BaseConsumer<QuietContext>, topic: &str) -> 
         Some(RDKafkaErrorCode::UnknownTopicOrPartition) => return Err(LogError::NoTopic(topic.into())),
         Some(code) => {
             return Err(LogError::Kafka {
-                what: "reading the metadata of the topic",
+                what: WHAT,
                 error: KafkaError::MetadataFetch(code),
             });
         }
@@ -80,10 +108,10 @@ pub fn advice(error: &KafkaError) -> &'static str {
     use RDKafkaErrorCode as Code;
     match error.rdkafka_error_code() {
         Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
-            "grant the Kafka user the rights Read and Describe on the topic, and order-worker Read on its group"
+            "grant the Kafka user its rights on the topic and the group: examples/kafka-acls.sh"
         }
         Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL) => {
-            "check the user, the password and the certificates in SECKILL_KAFKA_PROPERTIES"
+            "check the user, the password and the certificates in SECKILL_KAFKA_PROPERTIES and SECKILL_KAFKA_CA_FILE"
         }
         Some(
             Code::BadMessage | Code::BadCompression | Code::NotImplemented | Code::InvalidMessage | Code::InvalidRecord,

@@ -129,7 +129,7 @@ impl OrderLog {
 fn admin(config: &LogConfig) -> Result<AdminClient<QuietContext>, LogError> {
     let config = config.admin()?;
     config
-        .create_with_context(QuietContext)
+        .create_with_context(QuietContext::default())
         .map_err(creation_error("creating an admin client", &config))
 }
 

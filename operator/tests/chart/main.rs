@@ -10,5 +10,6 @@ mod pods;
 mod reuse_values;
 mod rights;
 mod rollback;
+mod tls;
 mod umbrella;
 mod values;

@@ -12,6 +12,13 @@ pub const MYSQL_PASSWORD: &str = "seckill";
 /// The context of the cluster in the kubeconfig.
 pub const CONTEXT: &str = "seckill";
 pub const REDIS_PASSWORD: &str = "seckill";
+pub const KAFKA_PASSWORD: &str = "seckill";
+/// The user of Kafka's login. It has no right on any topic.
+pub const KAFKA_USER: &str = "seckill";
+/// With TLS, beside the ports without. MySQL has one port for both.
+pub const REDIS_TLS_PORT: u16 = 6390;
+/// With client certificates, and with a login (SCRAM-SHA-512).
+pub const KAFKA_TLS_PORTS: [u16; 2] = [9094, 9095];
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Environment {
@@ -94,7 +101,13 @@ impl Environment {
     /// The variables that tests and people use.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let path = |p: &Path| p.display().to_string();
+        let at_port = |port: u16| format!("{}:{port}", self.node_address);
+        let [kafka_tls, kafka_login] = KAFKA_TLS_PORTS;
         vec![
+            ("SECKILL_TEST_CERTIFICATES", path(&self.state.join("tls"))),
+            ("SECKILL_TEST_REDIS_TLS", at_port(REDIS_TLS_PORT)),
+            ("SECKILL_TEST_KAFKA_TLS", at_port(kafka_tls)),
+            ("SECKILL_TEST_KAFKA_LOGIN", at_port(kafka_login)),
             ("SECKILL_TEST_REDIS_URL", self.redis_url()),
             ("SECKILL_TEST_MYSQL_URL", self.mysql_url("root", "seckill_test")),
             ("SECKILL_TEST_KAFKA", self.kafka_brokers()),

@@ -3,6 +3,7 @@
 mod bench;
 mod cache;
 mod cargo;
+mod certificates;
 mod chaos;
 mod cluster;
 mod command;

@@ -7,8 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache::step;
+use crate::certificates::Certificates;
 use crate::command::output;
-use crate::environment::{CONTEXT, Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
+use crate::environment::{
+    CONTEXT, Environment, KAFKA_PASSWORD, KAFKA_TLS_PORTS, KAFKA_USER, MYSQL_PASSWORD, REDIS_PASSWORD, REDIS_TLS_PORT,
+};
 use crate::process::Processes;
 use crate::tools::{self, Alternatives, Tools};
 use crate::up::Scope;
@@ -29,6 +32,7 @@ pub fn start(env: &Environment, tools: &Tools, scope: Scope) -> Result<()> {
         env,
         tools,
         processes: &processes,
+        certificates: Certificates::create(&env.state, &env.node_address)?,
     };
     let has_api_server = scope != Scope::Stores;
     let title = match has_api_server {
@@ -239,6 +243,7 @@ struct Servers<'a> {
     env: &'a Environment,
     tools: &'a Tools,
     processes: &'a Processes,
+    certificates: Certificates,
 }
 
 impl Servers<'_> {
@@ -249,8 +254,21 @@ impl Servers<'_> {
     fn start_redis(&self) -> Result<()> {
         let folder = folder(&self.env.state, "redis")?;
         let mut command = self.inside(self.tools.servers.join("redis-server"));
+        let certificates = &self.certificates;
         command
             .args(["--port", &self.env.redis_port.to_string()])
+            .args([
+                "--tls-port",
+                &REDIS_TLS_PORT.to_string(),
+                "--tls-auth-clients",
+                "optional",
+            ])
+            .arg("--tls-ca-cert-file")
+            .arg(certificates.file("ca.crt"))
+            .arg("--tls-cert-file")
+            .arg(certificates.file("server.crt"))
+            .arg("--tls-key-file")
+            .arg(certificates.file("server.key"))
             .args(["--bind", &self.env.node_address, "--requirepass", REDIS_PASSWORD])
             .args([
                 "--appendonly",
@@ -311,6 +329,9 @@ impl Servers<'_> {
             .arg(format!("--socket={}/mysql.sock", folder.display()))
             .arg(format!("--pid-file={}/mysql.pid", folder.display()))
             .arg(format!("--init-file={}", users.display()))
+            .arg(format!("--ssl-ca={}", self.certificates.file("ca.crt").display()))
+            .arg(format!("--ssl-cert={}", self.certificates.file("server.crt").display()))
+            .arg(format!("--ssl-key={}", self.certificates.file("server.key").display()))
             // The namespace has no name server, so each lookup would time out.
             .arg("--skip-name-resolve")
             .args([
@@ -346,15 +367,26 @@ impl Servers<'_> {
         let data = folder.join("data");
         let properties = folder.join("server.properties");
         let (address, port) = (&self.env.node_address, self.env.kafka_port);
+        let [tls_port, login_port] = KAFKA_TLS_PORTS;
+        let (pair, ca) = (self.certificates.file("server.pem"), self.certificates.file("ca.crt"));
+        let (pair, ca) = (pair.display(), ca.display());
         fs::write(
             &properties,
             format!(
                 "process.roles=broker,controller\n\
                  node.id=1\n\
                  controller.quorum.bootstrap.servers={address}:9093\n\
-                 listeners=PLAINTEXT://{address}:{port},CONTROLLER://{address}:9093\n\
-                 advertised.listeners=PLAINTEXT://{address}:{port},CONTROLLER://{address}:9093\n\
+                 listeners=PLAINTEXT://{address}:{port},SSL://{address}:{tls_port},SASL_SSL://{address}:{login_port},\
+                 CONTROLLER://{address}:9093\n\
+                 advertised.listeners=PLAINTEXT://{address}:{port},SSL://{address}:{tls_port},\
+                 SASL_SSL://{address}:{login_port},CONTROLLER://{address}:9093\n\
                  controller.listener.names=CONTROLLER\n\
+                 ssl.keystore.type=PEM\nssl.keystore.location={pair}\n\
+                 ssl.truststore.type=PEM\nssl.truststore.location={ca}\n\
+                 listener.name.ssl.ssl.client.auth=required\n\
+                 sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+                 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                 super.users=User:ANONYMOUS\n\
                  log.dirs={}\n\
                  auto.create.topics.enable=false\n\
                  offsets.topic.replication.factor=1\n\
@@ -373,7 +405,11 @@ impl Servers<'_> {
             let mut command = java(Command::new("java"), "kafka.tools.StorageTool");
             output(
                 command
-                    .args(["format", "-t", "c2Vja2lsbC1jbHVzdGVyMQ", "--standalone", "-c"])
+                    .args(["format", "-t", "c2Vja2lsbC1jbHVzdGVyMQ", "--standalone"])
+                    .arg(format!(
+                        "--add-scram=SCRAM-SHA-512=[name={KAFKA_USER},password={KAFKA_PASSWORD}]"
+                    ))
+                    .arg("-c")
                     .arg(&properties),
             )?;
         }
