@@ -11,6 +11,7 @@
   {{- if and (index $v.kafka $name) $v.kafka.existingSecret }}{{ fail (printf "kafka.%s and kafka.existingSecret exclude each other: unset one" $name) }}{{ end -}}
 {{- end -}}
 {{- if gt (int $v.kafka.minInsync) (int $v.kafka.replication) }}{{ fail (printf "kafka.minInsync is %d and kafka.replication %d: no record could be written; set minInsync to at most replication" (int $v.kafka.minInsync) (int $v.kafka.replication)) }}{{ end -}}
+{{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) }}{{ fail "httpRoute.parentRefs is missing: name the Gateway, such as [{ name: public, namespace: gateways }]" }}{{ end -}}
 {{- $urls := list -}}
 {{- range $name := list "operatorUrl" "apiUrl" "workerUrl" "migrateUrl" -}}
   {{- if not (index $v.mysql $name | default $v.mysql.url) }}{{ $urls = append $urls (printf "mysql.%s" $name) }}{{ end -}}

@@ -106,3 +106,21 @@ fn monitors_are_off_by_default_and_exclude_each_other() {
     let refused = try_template("seckill", "shop", both).expect_err("refused");
     assert!(refused.contains("exclude each other"), "{refused}");
 }
+
+#[test]
+fn the_example_for_keda_names_what_exists() {
+    let text = std::fs::read_to_string(repository().join("examples/keda.yaml")).expect("the example");
+    let example: Value = serde_yaml::from_str(&text).expect("YAML");
+    let objects = template(json!({}));
+    let worker = workload(&objects, "worker");
+    assert_eq!(example["spec"]["scaleTargetRef"]["name"], worker["metadata"]["name"]);
+    let triggers = example["spec"]["triggers"].as_array().expect("triggers");
+    let [lag, demand] = &triggers[..] else {
+        panic!("{triggers:?}")
+    };
+    assert_eq!(&lag["metadata"]["consumerGroup"], env(&objects, "worker", "SECKILL_WORKER_GROUP"));
+    assert_eq!(&lag["metadata"]["topic"], env(&objects, "worker", "SECKILL_KAFKA_TOPIC"));
+    assert_eq!(lag["metadata"]["offsetResetPolicy"], "latest");
+    let query = demand["metadata"]["query"].as_str().expect("a query");
+    assert!(query.contains("seckill_operator_demand_pods{workload=\"worker\"}"), "{query}");
+}

@@ -30,7 +30,7 @@ fn paths(values: &Value, prefix: &str, paths: &mut BTreeSet<String>) {
     }
 }
 
-fn all_values() -> BTreeSet<String> {
+pub fn all_values() -> BTreeSet<String> {
     let text = std::fs::read_to_string(repository().join("helm/seckill/values.yaml")).expect("values.yaml");
     let mut all = BTreeSet::new();
     paths(&serde_yaml::from_str(&text).expect("YAML"), "", &mut all);
