@@ -38,7 +38,9 @@ fn is_of_a_name(c: char) -> bool {
 
 /// The metrics of an expression, without what Prometheus adds to the name.
 fn queried(expression: &str, exported: &BTreeSet<String>) -> BTreeSet<String> {
-    let words = expression.split(|c| !is_of_a_name(c)).filter(|word| word.starts_with("seckill_"));
+    let words = expression
+        .split(|c| !is_of_a_name(c))
+        .filter(|word| word.starts_with("seckill_"));
     words
         .map(|word| {
             let suffixes = ["", "_total", "_bucket", "_sum", "_count"];
@@ -62,7 +64,10 @@ fn each_exported_metric_has_a_panel_and_each_panel_has_exported_metrics() {
         let dashboard: Value = serde_json::from_str(text.as_str().expect("a text")).expect("JSON");
         assert!(ids.insert(dashboard["uid"].to_string()), "{file}");
         for panel in dashboard["panels"].as_array().expect("panels") {
-            assert!(panel["title"].as_str().is_some_and(|title| !title.is_empty()), "{panel}");
+            assert!(
+                panel["title"].as_str().is_some_and(|title| !title.is_empty()),
+                "{panel}"
+            );
             for target in panel["targets"].as_array().expect("targets") {
                 shown.extend(queried(target["expr"].as_str().expect("an expression"), &exported));
             }

@@ -8,7 +8,7 @@ use crate::values::all_values;
 
 /// Values with which every other one has an effect.
 fn base() -> Value {
-    let monitor = json!({"enabled": true});
+    let enabled = json!({"enabled": true});
     json!({
         "issuers": [{"name": "main", "url": "https://login.example.com/", "audiences": ["seckill"]}],
         "redis": {"tls": {"caSecret": "ca"}},
@@ -19,9 +19,9 @@ fn base() -> Value {
         "httpRoute": {"enabled": true, "parentRefs": [{"name": "public"}]},
         "networkPolicy": {"enabled": true},
         "legacy": {"enabled": true},
-        "metrics": {"serviceMonitor": monitor, "podMonitor": monitor},
-        "prometheusRule": monitor,
-        "dashboards": monitor,
+        "metrics": {"serviceMonitor": enabled},
+        "prometheusRule": enabled,
+        "dashboards": enabled,
     })
 }
 
@@ -73,7 +73,10 @@ fn samples() -> BTreeMap<&'static str, Value> {
         ("kafka.replication", json!(5)),
         ("kafka.minInsync", json!(3)),
         ("mysql.url", text("mysql://seckill:password@other:3306/seckill")),
-        ("mysql.operatorUrl", text("mysql://operator:password@mysql:3306/seckill")),
+        (
+            "mysql.operatorUrl",
+            text("mysql://operator:password@mysql:3306/seckill"),
+        ),
         ("mysql.apiUrl", text("mysql://api:password@mysql:3306/seckill")),
         ("mysql.workerUrl", text("mysql://worker:password@mysql:3306/seckill")),
         ("mysql.migrateUrl", text("mysql://migrate:password@mysql:3306/seckill")),
@@ -157,7 +160,10 @@ fn samples() -> BTreeMap<&'static str, Value> {
         ("extraEnv", json!([{"name": "A", "value": "b"}])),
         ("extraEnvFrom", json!([{"configMapRef": {"name": "proxies"}}])),
         ("extraVolumes", json!([{"name": "scratch", "emptyDir": {}}])),
-        ("extraVolumeMounts", json!([{"name": "scratch", "mountPath": "/scratch"}])),
+        (
+            "extraVolumeMounts",
+            json!([{"name": "scratch", "mountPath": "/scratch"}]),
+        ),
         ("podSecurityContext", json!({"runAsUser": 1000})),
         ("containerSecurityContext", json!({"runAsUser": 1000})),
         ("topologySpreadConstraints", json!([])),
@@ -189,6 +195,9 @@ fn companion(path: &str) -> Value {
         "orderNumberKeys.existingSecret" => json!({"orderNumberKeys": {"keys": ""}}),
         "buyerKey.existingSecret" => json!({"buyerKey": {"key": ""}}),
         "watchNamespaces" => json!({"clusterIdentity": "production-eu"}),
+        path if path.starts_with("metrics.podMonitor.") => {
+            json!({"metrics": {"serviceMonitor": {"enabled": false}, "podMonitor": {"enabled": true}}})
+        }
         path if path.starts_with("kafka.existingSecretKeys.") => {
             json!({"kafka": {"properties": "", "existingSecret": "kafka"}})
         }
@@ -208,7 +217,10 @@ fn rendered(values: &Value) -> Result<String, String> {
 #[test]
 fn each_value_changes_what_is_rendered() {
     let samples = samples();
-    let without: Vec<String> = all_values().into_iter().filter(|path| !samples.contains_key(path.as_str())).collect();
+    let without: Vec<String> = all_values()
+        .into_iter()
+        .filter(|path| !samples.contains_key(path.as_str()))
+        .collect();
     assert!(without.is_empty(), "add a sample of {without:?}");
     let unknown: Vec<&&str> = samples.keys().filter(|path| !all_values().contains(**path)).collect();
     assert!(unknown.is_empty(), "there is no value {unknown:?}");

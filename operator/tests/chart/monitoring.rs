@@ -118,9 +118,18 @@ fn the_example_for_keda_names_what_exists() {
     let [lag, demand] = &triggers[..] else {
         panic!("{triggers:?}")
     };
-    assert_eq!(&lag["metadata"]["consumerGroup"], env(&objects, "worker", "SECKILL_WORKER_GROUP"));
-    assert_eq!(&lag["metadata"]["topic"], env(&objects, "worker", "SECKILL_KAFKA_TOPIC"));
+    assert_eq!(
+        &lag["metadata"]["consumerGroup"],
+        env(&objects, "worker", "SECKILL_WORKER_GROUP")
+    );
+    assert_eq!(
+        &lag["metadata"]["topic"],
+        env(&objects, "worker", "SECKILL_KAFKA_TOPIC")
+    );
     assert_eq!(lag["metadata"]["offsetResetPolicy"], "latest");
     let query = demand["metadata"]["query"].as_str().expect("a query");
-    assert!(query.contains("seckill_operator_demand_pods{workload=\"worker\"}"), "{query}");
+    assert!(
+        query.contains("seckill_operator_demand_pods{workload=\"worker\"}"),
+        "{query}"
+    );
 }

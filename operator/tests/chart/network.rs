@@ -50,7 +50,10 @@ fn buyers_reach_only_the_api_and_prometheus_only_the_metrics() {
     assert_eq!(policy(&objects, "operator")["ingress"], json!([metrics]));
     assert_eq!(policy(&objects, "worker")["ingress"], json!([metrics]));
     assert!(policy(&objects, "migrate")["ingress"].is_null());
-    let buyers = [json!({"protocol": "TCP", "port": "http"}), json!({"protocol": "TCP", "port": "legacy"})];
+    let buyers = [
+        json!({"protocol": "TCP", "port": "http"}),
+        json!({"protocol": "TCP", "port": "legacy"}),
+    ];
     assert_eq!(
         policy(&objects, "api")["ingress"],
         json!([{"ports": buyers, "from": ingress}, metrics])
@@ -73,7 +76,10 @@ fn an_api_server_accepts_the_policies() {
         "redis": {"ports": [6380], "to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "redis"}}}]},
     });
     let objects = try_template("seckill", &namespace.0, json!({"networkPolicy": own})).expect("rendered");
-    let policies: Vec<Value> = objects.into_iter().filter(|object| object["kind"] == "NetworkPolicy").collect();
+    let policies: Vec<Value> = objects
+        .into_iter()
+        .filter(|object| object["kind"] == "NetworkPolicy")
+        .collect();
     assert_eq!(policies.len(), 4);
     namespace.dry_run(&policies).expect("accepted");
 }
@@ -84,7 +90,10 @@ fn a_route_of_the_gateway_api_leads_to_the_service() {
     let own = json!({"enabled": true, "parentRefs": gateways, "hostnames": ["shop.example.com"]});
     let objects = template(json!({"httpRoute": own, "legacy": {"enabled": true}}));
     let route = &get(&objects, "HTTPRoute/seckill-api")["spec"];
-    assert_eq!((&route["parentRefs"], &route["hostnames"]), (&gateways, &json!(["shop.example.com"])));
+    assert_eq!(
+        (&route["parentRefs"], &route["hostnames"]),
+        (&gateways, &json!(["shop.example.com"]))
+    );
     let service = get(&objects, "Service/seckill-api");
     let ports = service["spec"]["ports"].as_array().expect("ports");
     for rule in route["rules"].as_array().expect("rules") {
