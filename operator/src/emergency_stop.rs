@@ -89,7 +89,7 @@ async fn set_in_ledger(args: &EmergencyStopArgs, active: bool) -> Result<Ledger,
 }
 
 async fn apply(args: &EmergencyStopArgs, ledger: &Ledger) -> Result<Counts, NotApplied> {
-    let stock = StockClient::connect(args.redis.redis_url.expose()).await?;
+    let stock = StockClient::connect_to(&args.redis.config()).await?;
     let mut running = ledger.unfinished_sales(&args.class).await?;
     running.retain(|sale| sale.state != SaleState::Closed && sale.settled_at_ms.is_none());
     let mut counts = Counts {

@@ -12,7 +12,7 @@ use futures::{StreamExt as _, stream};
 use seckill_ledger::{Ledger, LedgerError, SaleWithAdjustments};
 use seckill_protocol::{AdjustmentOutcome, Offset, PendingAdjustment, SaleId};
 use seckill_service::{FailureLog, Shutdown};
-use seckill_stock::{StockClient, StockError};
+use seckill_stock::{RedisConfig, StockClient, StockError};
 use tokio::sync::watch;
 
 use crate::consume::Positions;
@@ -52,7 +52,7 @@ struct Waiting {
 
 pub struct Adjuster {
     pub ledger: Ledger,
-    pub redis_url: String,
+    pub redis: RedisConfig,
     pub positions: watch::Receiver<Positions>,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
@@ -92,7 +92,7 @@ impl Adjuster {
         if !sales.is_empty() {
             let stock = match stock {
                 Some(stock) => &*stock,
-                None => &*stock.insert(StockClient::connect(&self.redis_url).await?),
+                None => &*stock.insert(StockClient::connect_to(&self.redis).await?),
             };
             let turns = sales
                 .into_iter()
@@ -162,7 +162,7 @@ impl Adjuster {
         let mut applied = 0;
         for (outcome, pending) in outcomes.into_iter().zip(adjustments) {
             match outcome {
-                // It is the same server for all sales. The next pass has another connection.
+                // The next pass has another connection.
                 AdjustmentOutcome::Replica => return Err(StockError::Replica.into()),
                 AdjustmentOutcome::NotYet => break,
                 AdjustmentOutcome::Done | AdjustmentOutcome::Already | AdjustmentOutcome::NoSuchOrder => {}

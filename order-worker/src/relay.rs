@@ -7,7 +7,7 @@ use seckill_ledger::{Ledger, LedgerError, Sale};
 use seckill_order_log::{LogError, OrderLog};
 use seckill_protocol::{Batch, Epoch, Offset, Record, SaleId, Seq};
 use seckill_service::{FailureLog, Shutdown};
-use seckill_stock::{OutboxEntry, StockClient, StockError};
+use seckill_stock::{OutboxEntry, RedisConfig, StockClient, StockError};
 use tokio::sync::watch;
 
 use crate::consume::Positions;
@@ -35,7 +35,7 @@ enum RelayError {
 pub struct Relay {
     pub ledger: Ledger,
     pub log: OrderLog,
-    pub redis_url: String,
+    pub redis: RedisConfig,
     pub positions: watch::Receiver<Positions>,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
@@ -65,7 +65,7 @@ impl Relay {
         }
         let stock = match stock {
             Some(stock) => &*stock,
-            None => &*stock.insert(StockClient::connect(&self.redis_url).await?),
+            None => &*stock.insert(StockClient::connect_to(&self.redis).await?),
         };
         let mut result = Ok(());
         orphans.begin_pass();

@@ -50,7 +50,7 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
     let relay = Relay {
         ledger: ledger.clone(),
         log: log.clone(),
-        redis_url: args.redis.redis_url.expose().into(),
+        redis: args.redis.config(),
         positions: follow.clone(),
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
@@ -58,7 +58,7 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
     let relay = tokio::spawn(relay.run());
     let adjuster = Adjuster {
         ledger: ledger.clone(),
-        redis_url: args.redis.redis_url.expose().into(),
+        redis: args.redis.config(),
         positions: follow.clone(),
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),

@@ -19,7 +19,8 @@ const RETENTION_AFTER_END: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The settings of the servers as they were read last. An error says why they are unknown.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerSettings {
-    pub redis: Result<RedisSettings, String>,
+    /// One for each primary of a Redis Cluster.
+    pub redis: Result<Vec<RedisSettings>, String>,
     /// The most orders that the unfinished sales of the release may still make together.
     pub orders_to_come: Result<u64, String>,
     pub topic: Result<TopicSettings, String>,
@@ -37,6 +38,8 @@ pub struct ServerSettings {
 /// `None`: the server does not report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSettings {
+    /// The name of the server, if there are several.
+    pub server: Option<String>,
     /// `maxmemory-policy`.
     pub eviction: Option<String>,
     /// Bytes; 0 = no limit.
@@ -48,6 +51,15 @@ pub struct RedisSettings {
     pub persistence_fails: Option<bool>,
     pub append_only_file: Option<bool>,
     pub clock: ClockDifference,
+}
+
+impl RedisSettings {
+    fn name(&self) -> String {
+        match &self.server {
+            Some(server) => format!("Redis {server}"),
+            None => "Redis".to_owned(),
+        }
+    }
 }
 
 /// `None`: the brokers do not report it.
@@ -133,17 +145,14 @@ pub fn check(
     if let Err(why) = &servers.late_partitions {
         unknown("the lag of order-worker", why);
     }
-    let redis_clock = servers
-        .redis
-        .as_ref()
-        .ok()
-        .and_then(|redis| redis.clock.warning("Redis"));
+    let of_redis = servers.redis.iter().flatten();
+    let redis_clocks = of_redis.filter_map(|redis| redis.clock.warning(&redis.name()));
     let mysql_clock = servers.mysql_clock.and_then(|clock| clock.warning("MySQL"));
-    preflight.warnings.extend(redis_clock.into_iter().chain(mysql_clock));
+    preflight.warnings.extend(redis_clocks.chain(mysql_clock));
     if let Err(why) = &servers.orders_to_come {
         unknown("the memory that the sales need", why);
     }
-    if let Ok(redis) = &servers.redis {
+    for redis in servers.redis.iter().flatten() {
         check_redis(&mut preflight, redis);
         // Orders use up this memory step by step, so it is checked only before the start.
         if let (Ok(orders), true) = (&servers.orders_to_come, now < desired.first_opens_at()) {
@@ -216,7 +225,8 @@ fn check_pods(preflight: &mut Preflight, workloads: &Workloads, desired: &Desire
     }
 }
 
-/// All sales share the memory, and the first that finds it full stops all of them: Redis then refuses every purchase.
+/// All sales of a server share its memory, and the first that finds it full stops all of them: Redis then refuses every
+/// purchase. In a Cluster each server may get all of them, since the ids of sales are random.
 fn check_memory(preflight: &mut Preflight, redis: &RedisSettings, orders: u64) {
     let (Some(most), Some(used)) = (redis.max_memory, redis.used_memory) else {
         return;
@@ -225,8 +235,9 @@ fn check_memory(preflight: &mut Preflight, redis: &RedisSettings, orders: u64) {
     let free = most.saturating_sub(used);
     if most > 0 && free < needed {
         preflight.problems.push(format!(
-            "Redis has {} MiB of free memory, and the sales of this release that have not ended may need {} MiB for {orders} \
+            "{} has {} MiB of free memory, and the sales of this release that have not ended may need {} MiB for {orders} \
              more orders, including cancelled ones: raise maxmemory, or lower spec.ordersEverMax",
+            redis.name(),
             free >> 20,
             needed.div_ceil(1 << 20)
         ));
@@ -240,25 +251,24 @@ fn check_redis(preflight: &mut Preflight, redis: &RedisSettings) {
         ("used memory", redis.used_memory.is_none()),
         ("whether its persistence works", redis.persistence_fails.is_none()),
     ];
-    advise_unreported(preflight, "Redis does", unreported);
+    let name = redis.name();
+    advise_unreported(preflight, &format!("{name} does"), unreported);
     if let Some(eviction) = redis.eviction.as_deref().filter(|policy| *policy != "noeviction") {
         preflight.problems.push(format!(
-            "Redis has maxmemory-policy {eviction} and would drop stock when its memory is full: set it to noeviction"
+            "{name} has maxmemory-policy {eviction} and would drop stock when its memory is full: set it to noeviction"
         ));
     }
     if redis.persistence_fails == Some(true) {
-        preflight.problems.push(
-            "Redis failed to write its snapshot or append-only file, and by default refuses writes then: free disk space, \
+        preflight.problems.push(format!(
+            "{name} failed to write its snapshot or append-only file, and by default refuses writes then: free disk space, \
              or switch persistence off (`save \"\"`, `appendonly no`): the index is rebuilt from the log"
-                .to_owned(),
-        );
+        ));
     }
     if redis.append_only_file == Some(true) {
-        preflight.advice.push(
-            "Redis reads its append-only file before it answers after a restart; without the file (`appendonly no`) the \
+        preflight.advice.push(format!(
+            "{name} reads its append-only file before it answers after a restart; without the file (`appendonly no`) the \
              index is rebuilt from the log sooner"
-                .to_owned(),
-        );
+        ));
     }
 }
 
@@ -384,7 +394,8 @@ pub mod tests {
     /// ServerSettings of which nothing is to be said.
     pub fn right() -> ServerSettings {
         ServerSettings {
-            redis: Ok(RedisSettings {
+            redis: Ok(vec![RedisSettings {
+                server: None,
                 eviction: Some("noeviction".into()),
                 max_memory: Some(0),
                 used_memory: Some(1 << 20),
@@ -395,7 +406,7 @@ pub mod tests {
                     ahead_ms: -3,
                     round_trip_ms: 1,
                 },
-            }),
+            }]),
             orders_to_come: Ok(20_000_000),
             topic: Ok(TopicSettings {
                 partitions: 8,
@@ -486,7 +497,7 @@ pub mod tests {
     }
 
     fn redis(servers: &mut ServerSettings) -> &mut RedisSettings {
-        servers.redis.as_mut().expect("known")
+        &mut servers.redis.as_mut().expect("known")[0]
     }
 
     fn topic(servers: &mut ServerSettings) -> &mut TopicSettings {
@@ -600,6 +611,22 @@ pub mod tests {
             "{preflight:?}"
         );
         assert!(!preflight.passed());
+    }
+
+    #[test]
+    fn a_risky_server_of_a_cluster_is_named() {
+        assert_problem(&["Redis redis-1:6379 has maxmemory-policy"], |s| {
+            let known = redis(s).clone();
+            let node = |name: &str, eviction: &str| RedisSettings {
+                server: Some(name.to_owned()),
+                eviction: Some(eviction.to_owned()),
+                ..known.clone()
+            };
+            s.redis = Ok(vec![
+                node("redis-0:6379", "noeviction"),
+                node("redis-1:6379", "allkeys-lru"),
+            ]);
+        });
     }
 
     #[test]

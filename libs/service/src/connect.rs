@@ -37,7 +37,8 @@ pub async fn order_log(config: &LogConfig, gate: &Gate, shutdown: &Shutdown) -> 
 
 /// Connects to Redis.
 pub async fn stock(args: &RedisArgs, gate: &Gate, shutdown: &Shutdown) -> Option<StockClient> {
-    let connect = || StockClient::connect(args.redis_url.expose());
+    let config = args.config();
+    let connect = || StockClient::connect_to(&config);
     until_ok("connecting to Redis", gate, shutdown, connect).await
 }
 
@@ -133,8 +134,15 @@ mod tests {
             mysql_tls: Default::default(),
         };
         assert!(ledger(&mysql, Format::FIRST, 1, &gate, &shutdown).await.is_none());
-        let redis_url = "redis://127.0.0.1:1".parse().unwrap();
-        assert!(stock(&RedisArgs { redis_url }, &gate, &shutdown).await.is_none());
+        let redis = RedisArgs {
+            redis_url: "redis://127.0.0.1:1".parse().unwrap(),
+            redis_ca_file: None,
+            redis_cert_file: None,
+            redis_key_file: None,
+            redis_sentinel_username: None,
+            redis_sentinel_password: None,
+        };
+        assert!(stock(&redis, &gate, &shutdown).await.is_none());
         let config = log_config(&KafkaArgs {
             kafka_brokers: "127.0.0.1:1".parse().unwrap(),
             kafka_topic: "orders".parse().unwrap(),

@@ -49,7 +49,7 @@ fn required_arguments_are_enough() {
     assert_eq!(program.telemetry.log.as_str(), "info");
     assert_eq!(program.telemetry.log_format, LogFormat::Json);
     assert_eq!(program.admin.admin_listen.to_string(), "0.0.0.0:9090");
-    assert_eq!(program.redis.redis_url.expose(), "redis://:hunter2@redis:6379");
+    assert_eq!(program.redis.redis_url.to_string(), "redis://:***@redis:6379");
     assert_eq!(program.kafka.kafka_brokers.as_str(), "kafka-0:9092,kafka-1:9092");
     assert_eq!(program.kafka.kafka_topic.as_str(), "seckill-orders");
     assert!(program.kafka.kafka_properties.expose().is_empty());
@@ -71,12 +71,6 @@ fn secrets_are_not_shown() {
     assert!(shown.contains("redis://:***@redis:6379"), "{shown}");
     assert!(shown.contains("mysql://user:***@mysql:3306/seckill"), "{shown}");
     assert!(shown.contains("sasl.password"), "{shown}");
-}
-
-#[test]
-fn a_password_in_the_query_is_not_shown() {
-    let url = RedisUrl::from_str("redis://redis?password=hunter2").unwrap();
-    assert!(!format!("{url} {url:?}").contains("hunter2"));
 }
 
 #[test]
@@ -163,13 +157,16 @@ fn redis_urls() {
         "rediss://user:p%23ss@redis.example:6380",
         "redis://[::1]:6379",
         "redis://10.0.0.1",
+        "redis+sentinel://user:password@a:26379,b/shop/1",
+        "rediss+cluster://a,b:7000",
     ] {
         assert!(RedisUrl::from_str(good).is_ok(), "{good}");
     }
     for (bad, why) in [
-        ("", "relative URL"),
-        ("redis:6379", "host is missing"),
+        ("", "scheme is missing"),
+        ("redis:6379", "scheme is missing"),
         ("http://redis", "the scheme is redis or rediss"),
+        ("rediss://redis#insecure", "refused"),
         ("redis://", "host"),
         ("redis://redis:70000", "invalid port"),
         ("redis://redis:0", "port is a number"),

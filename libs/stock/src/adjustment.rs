@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use redis::Script;
 use seckill_protocol::{AdjustmentOutcome, PendingAdjustment, SaleId, StockAdjustment};
 
-use crate::client::{StockClient, StockError, call};
+use crate::client::{Role, StockClient, StockError};
 use crate::keys;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/adjust.lua")));
@@ -26,7 +26,8 @@ impl StockClient {
             args.extend([pending.offset.to_string(), pending.since.to_string()]);
             args.extend(arguments(&pending.adjustment));
         }
-        let reply: Vec<String> = call(&self.administration, &SCRIPT, &[keys::figures(sale)], &args[..]).await?;
+        let keys = [keys::figures(sale)];
+        let reply: Vec<String> = self.call(sale, Role::Administration, &SCRIPT, &keys, &args[..]).await?;
         parse_reply(&reply, adjustments.len()).ok_or_else(|| StockError::Reply(format!("{reply:?}")))
     }
 }

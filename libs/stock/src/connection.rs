@@ -1,10 +1,11 @@
-//! One connection to the server, which its clones share, and the only place that decides when it is replaced.
+//! One connection to a server, which its clones share, and the only place that decides when it is replaced.
 //!
 //! A connection can be alive and lead to the wrong server: after a planned switchover it leads to the old primary, which
 //! answers. A connection can also be dead without an error: a host that lost its power sends nothing. So these replace it:
 //!
 //! - the address leads to a replica, or to a primary that may not write: the scripts answer `replica`, or Redis answers
-//!   READONLY, MASTERDOWN or NOREPLICAS;
+//!   READONLY, MASTERDOWN, NOREPLICAS or CLUSTERDOWN;
+//! - a Sentinel announces another primary;
 //! - a script answers that it has no such index in force (`stale`, `notyet`): another server may have it;
 //! - [`MAX_TIMEOUTS`] calls in a row get no answer;
 //! - the connection breaks;
@@ -12,6 +13,8 @@
 //!
 //! There is one replacement at a time, and two of them are at least [`MIN_REPLACE_INTERVAL`] apart. A connection that
 //! answers stays in use until the next one is open: what is wrong for one sale may be right for another.
+//!
+//! A connection to a node of a Cluster tells of each of these, because another node may serve the sale: see `cluster`.
 //!
 //! No call is ever repeated here. A call whose connection breaks gets an error, because it may have run.
 use std::io;
@@ -21,45 +24,26 @@ use std::time::Duration;
 
 use rand::Rng as _;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::io::tcp::TcpSettings;
-use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
-use tokio::sync::watch;
+use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// For the name lookup, TCP, TLS and the login together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::connector::Connector;
+
 /// From the start of one attempt to connect to the start of the next, and up to as much again at random, so that many
 /// processes do not return at once.
 const MIN_REPLACE_INTERVAL: Duration = Duration::from_millis(150);
 /// Calls in a row without an answer, after which a connection counts as broken. One may be a slow command.
 const MAX_TIMEOUTS: u32 = 2;
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30);
-/// Data that the other host does not confirm for this time breaks the connection.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
-const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
-const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const TCP_KEEPALIVE_PROBES: u32 = 3;
 /// Of the replacements of a connection one is logged in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// First words of the answers of scripts that ran on a server without the index that the caller looks for.
 const ANSWERS_ELSEWHERE: [&[u8]; 3] = [b"replica", b"stale", b"notyet"];
-/// Errors of a server that may not write at present, because it is a replica or a primary without its replicas.
-const ERRORS_ELSEWHERE: [&str; 3] = ["READONLY", "MASTERDOWN", "NOREPLICAS"];
-
-/// The settings that break a connection within seconds when its host is gone.
-pub(crate) fn tcp_settings(settings: &TcpSettings) -> TcpSettings {
-    let keepalive = TcpKeepalive::new()
-        .with_time(TCP_KEEPALIVE_IDLE)
-        .with_interval(TCP_KEEPALIVE_INTERVAL)
-        .with_retries(TCP_KEEPALIVE_PROBES);
-    // Nagle's algorithm would delay a batch until the answer to the previous one arrives.
-    let settings = settings.clone().set_nodelay(true).set_keepalive(keepalive);
-    #[cfg(target_os = "linux")]
-    let settings = settings.set_user_timeout(TCP_USER_TIMEOUT);
-    settings
-}
+/// Errors of a server that may not write at present, because it is a replica, or a primary without its replicas or its
+/// Cluster.
+const ERRORS_ELSEWHERE: [&str; 4] = ["READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN"];
 
 #[derive(Clone)]
 pub(crate) struct Connection {
@@ -69,9 +53,11 @@ pub(crate) struct Connection {
 }
 
 struct Shared {
-    client: Client,
+    connector: Connector,
     max_age: Duration,
     state: watch::Sender<State>,
+    /// Told when the server may be the wrong one.
+    doubts: Option<Arc<Notify>>,
 }
 
 struct State {
@@ -101,11 +87,11 @@ pub(crate) struct Answered<T> {
 
 impl Connection {
     /// It connects at the first call. `limit` is the time limit of each call.
-    pub fn new(client: Client, limit: Duration) -> Self {
-        Self::with_max_age(client, limit, MAX_CONNECTION_AGE)
+    pub fn new(connector: Connector, limit: Duration, doubts: Option<Arc<Notify>>) -> Self {
+        Self::with_max_age(connector, limit, MAX_CONNECTION_AGE, doubts)
     }
 
-    fn with_max_age(client: Client, limit: Duration, max_age: Duration) -> Self {
+    fn with_max_age(connector: Connector, limit: Duration, max_age: Duration, doubts: Option<Arc<Notify>>) -> Self {
         let now = Instant::now();
         let state = State {
             open: None,
@@ -116,13 +102,23 @@ impl Connection {
         };
         let state = watch::Sender::new(state);
         Connection {
-            shared: Arc::new(Shared { client, max_age, state }),
+            shared: Arc::new(Shared {
+                connector,
+                max_age,
+                state,
+                doubts,
+            }),
             limit,
         }
     }
 
     pub async fn connect(&self) -> RedisResult<()> {
         self.open().await.map(drop)
+    }
+
+    /// An error of its server, with what a person can do.
+    pub fn explain(&self, error: &RedisError) -> RedisError {
+        self.shared.connector.explain(error)
     }
 
     /// The same connection with another time limit.
@@ -142,7 +138,23 @@ impl Connection {
         self.judge(open, sent_at, result)
     }
 
-    async fn send_all(&self, pipeline: &Pipeline, skipped: usize, count: usize) -> RedisResult<Answered<Vec<Value>>> {
+    /// Sends a command to a node that takes over its slot.
+    pub async fn send_asking(&self, command: &Cmd) -> RedisResult<Answered<Value>> {
+        let mut calls = redis::pipe();
+        calls.cmd("ASKING").add_command(command.clone());
+        // The answer to ASKING is skipped.
+        let Answered { value, from } = self.send_all(&calls, 1, 1).await?;
+        let value = value.into_iter().next().unwrap_or(Value::Nil).extract_error()?;
+        Ok(Answered { value, from })
+    }
+
+    /// Sends commands. An error of the server is among the answers.
+    pub async fn send_all(
+        &self,
+        pipeline: &Pipeline,
+        skipped: usize,
+        count: usize,
+    ) -> RedisResult<Answered<Vec<Value>>> {
         let deadline = Instant::now() + self.limit;
         let open = self.open_until(deadline).await?;
         let mut connection = open.connection.clone();
@@ -153,8 +165,10 @@ impl Connection {
             Value::ServerError(error) => Some(error.code()),
             _ => None,
         });
-        if let Some(code) = refusal.filter(|code| ERRORS_ELSEWHERE.contains(code)) {
-            self.replace(&answered.from, code);
+        match refusal {
+            Some(code) if ERRORS_ELSEWHERE.contains(&code) => self.replace(&answered.from, code),
+            Some("MOVED") => self.shared.doubt(),
+            _ => {}
         }
         Ok(answered)
     }
@@ -223,6 +237,7 @@ impl Connection {
         if seckill_failpoint::breaks("connection-kept") {
             return;
         }
+        self.shared.doubt();
         self.begin_attempt(|state| {
             let is_current = state.is_current(old);
             if is_current && !state.connecting {
@@ -232,8 +247,17 @@ impl Connection {
         });
     }
 
+    /// Replaces the connection, if there was one.
+    pub fn replace_current(&self, why: &str) {
+        let open = self.shared.state.borrow().open.clone();
+        if let Some(open) = open {
+            self.replace(&open, why);
+        }
+    }
+
     /// Opens another connection. Calls wait for it.
     fn give_up(&self, old: &Arc<Open>, why: &str) {
+        self.shared.doubt();
         self.begin_attempt(|state| {
             let is_current = state.is_current(old);
             if is_current {
@@ -262,14 +286,10 @@ impl Connection {
 
 async fn attempt(shared: Arc<Shared>, at: Instant) {
     sleep_until(at).await;
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        // The time limit of a call depends on the call.
-        .set_response_timeout(None);
-    let connected = shared
-        .client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await;
+    let connected = shared.connector.connect().await;
+    if connected.is_err() {
+        shared.doubt();
+    }
     shared.state.send_modify(|state| {
         state.connecting = false;
         match connected {
@@ -285,6 +305,14 @@ async fn attempt(shared: Arc<Shared>, at: Instant) {
             Err(error) => state.failure = Some(error),
         }
     });
+}
+
+impl Shared {
+    fn doubt(&self) {
+        if let Some(doubts) = &self.doubts {
+            doubts.notify_one();
+        }
+    }
 }
 
 impl State {
@@ -346,23 +374,34 @@ impl ConnectionLike for Connection {
     }
 
     fn get_db(&self) -> i64 {
-        self.shared.client.get_connection_info().redis_settings().db()
+        self.shared.connector.database()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::sync::atomic::AtomicUsize;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::config::{RedisConfig, Server};
 
-    /// A server that answers OK to everything, and the number of connections that it has accepted.
-    async fn agreeable_server() -> (Client, Arc<AtomicUsize>) {
+    fn connector(address: SocketAddr) -> Connector {
+        let config: RedisConfig = format!("redis://{address}").parse().expect("a URL");
+        let server = Server {
+            host: address.ip().to_string(),
+            port: address.port(),
+        };
+        Connector::to(Arc::new(config), server)
+    }
+
+    /// A server that answers the same to everything, and the number of connections that it has accepted.
+    async fn agreeable_server() -> (Connector, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("redis://{}", listener.local_addr().expect("bound"));
+        let address = listener.local_addr().expect("bound");
         let accepted = Arc::new(AtomicUsize::default());
         let count = accepted.clone();
         tokio::spawn(async move {
@@ -371,7 +410,7 @@ mod tests {
                 tokio::spawn(agree(stream));
             }
         });
-        (Client::open(url).expect("a URL"), accepted)
+        (connector(address), accepted)
     }
 
     async fn agree(mut stream: TcpStream) {
@@ -379,7 +418,8 @@ mod tests {
         while let Ok(length @ 1..) = stream.read(&mut buffer).await {
             // Each command begins with an asterisk, and no word of these tests has one.
             let commands = buffer[..length].iter().filter(|byte| **byte == b'*').count();
-            if stream.write_all("+OK\r\n".repeat(commands).as_bytes()).await.is_err() {
+            let answer = "+role:master master_replid:1\r\n".repeat(commands);
+            if stream.write_all(answer.as_bytes()).await.is_err() {
                 return;
             }
         }
@@ -388,15 +428,15 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_replaced_when_it_is_too_old() {
         const LIMIT: Duration = Duration::from_secs(10);
-        let (client, accepted) = agreeable_server().await;
-        let young = Connection::with_max_age(client, LIMIT, Duration::MAX);
+        let (connector, accepted) = agreeable_server().await;
+        let young = Connection::with_max_age(connector, LIMIT, Duration::MAX, None);
         for _ in 0..20 {
             young.send(&redis::cmd("PING")).await.expect("an answer");
         }
         assert_eq!(accepted.load(Ordering::Relaxed), 1);
 
-        let (client, accepted) = agreeable_server().await;
-        let old = Connection::with_max_age(client, LIMIT, Duration::ZERO);
+        let (connector, accepted) = agreeable_server().await;
+        let old = Connection::with_max_age(connector, LIMIT, Duration::ZERO, None);
         let begun = Instant::now();
         while accepted.load(Ordering::Relaxed) < 3 {
             assert!(begun.elapsed() < LIMIT, "it was not replaced");
@@ -419,8 +459,8 @@ mod tests {
 
     #[tokio::test]
     async fn attempts_to_connect_keep_their_distance() {
-        let client = Client::open("redis://127.0.0.1:1").expect("a URL");
-        let connection = Connection::new(client, Duration::from_secs(1));
+        let connector = connector(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let connection = Connection::new(connector, Duration::from_secs(1), None);
         let begun = Instant::now();
         for _ in 0..5 {
             assert!(connection.connect().await.is_err());

@@ -2,8 +2,11 @@
 //! until the log has confirmed it.
 //!
 //! - `keys`: names of the keys in Redis
-//! - [`client`]: the handle on the server, and script calls
+//! - [`config`]: the address of Redis: one server, Sentinels or a Cluster
+//! - [`client`]: the handle on the servers, and script calls on the server of a sale
+//! - `cluster`: which node of a Cluster has a sale
 //! - `connection`: one connection, and when it is replaced
+//! - `connector`: opens a connection, and tries the fence; `sentinel` finds the primary
 //! - [`purchase`]: one script call for a batch of purchases
 //! - [`batcher`]: turns the callers of one sale into few script calls; `queue` has the callers that wait
 //! - [`rebuild`]: writes an index, installs it, changes its terms, drops it
@@ -16,7 +19,10 @@
 pub mod adjustment;
 pub mod batcher;
 pub mod client;
+mod cluster;
+pub mod config;
 mod connection;
+mod connector;
 mod holdings;
 mod keys;
 pub mod outbox;
@@ -24,11 +30,13 @@ pub mod probe;
 pub mod purchase;
 mod queue;
 pub mod rebuild;
+mod sentinel;
 pub mod settings;
 mod tiers;
 
 pub use batcher::{BatchSink, Batcher, PurchaseError};
 pub use client::{StockClient, StockError};
+pub use config::RedisConfig;
 pub use outbox::OutboxEntry;
 pub use probe::Probe;
 pub use rebuild::{Applied, HoldingsWriter, Install, Installed};

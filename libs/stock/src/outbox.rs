@@ -7,7 +7,7 @@ use redis::{FromRedisValue as _, RedisError, Script, Value};
 use seckill_protocol::index::Millis;
 use seckill_protocol::{Batch, Epoch, Order, SaleId, Seq};
 
-use crate::client::{StockClient, StockError, call};
+use crate::client::{Role, StockClient, StockError};
 use crate::keys;
 
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/outbox.lua")));
@@ -32,7 +32,7 @@ impl StockClient {
     ) -> Result<Vec<OutboxEntry>, StockError> {
         let keys = [keys::figures(sale), keys::outbox(sale, epoch)];
         let args = [epoch.to_string(), format!("({epoch}-{after}"), count.to_string()];
-        let reply: Vec<Value> = call(&self.streams, &READ, &keys, &args[..]).await?;
+        let reply: Vec<Value> = self.call(sale, Role::Streams, &READ, &keys, &args[..]).await?;
         let Ok([_, entries]) = <[Value; 2]>::try_from(reply) else {
             return Err(StockError::Replica);
         };
@@ -49,21 +49,19 @@ impl StockClient {
 
     /// Removes the entries up to and including the one whose last sequence number is `through`. They must be stored.
     pub async fn trim_outbox(&self, sale: SaleId, epoch: Epoch, through: Seq) -> Result<u64, StockError> {
-        Ok(redis::cmd("XTRIM")
-            .arg(keys::outbox(sale, epoch))
+        let mut trim = redis::cmd("XTRIM");
+        trim.arg(keys::outbox(sale, epoch))
             .arg("MINID")
             .arg("=")
-            .arg(format!("{epoch}-{}", through + 1))
-            .query_async(&mut self.streams.clone())
-            .await?)
+            .arg(format!("{epoch}-{}", through + 1));
+        self.query(sale, Role::Streams, &trim).await
     }
 
     /// Entries that are not trimmed yet.
     pub async fn outbox_len(&self, sale: SaleId, epoch: Epoch) -> Result<u64, StockError> {
-        Ok(redis::cmd("XLEN")
-            .arg(keys::outbox(sale, epoch))
-            .query_async(&mut self.streams.clone())
-            .await?)
+        let mut length = redis::cmd("XLEN");
+        length.arg(keys::outbox(sale, epoch));
+        self.query(sale, Role::Streams, &length).await
     }
 }
 

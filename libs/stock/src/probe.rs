@@ -3,11 +3,12 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::{Cmd, Script};
+use futures::future::join_all;
+use redis::{Cmd, RedisError, Script, ServerErrorKind, Value};
 use seckill_protocol::index::{Holding, IndexState, OrderBounds, SaleState, Server, Terms};
 use seckill_protocol::{Buyer, Epoch, SaleId};
 
-use crate::client::{StockClient, StockError, call};
+use crate::client::{Role, Route, StockClient, StockError};
 use crate::connection::Connection;
 use crate::{holdings, keys, tiers};
 
@@ -33,39 +34,45 @@ impl Probe {
 
 impl StockClient {
     pub async fn probe(&self, sale: SaleId) -> Result<Probe, StockError> {
-        self.probe_on(&self.administration, sale).await
+        self.probe_on(self.route(sale, Role::Administration)?, sale).await
     }
 
     /// With another time limit. A caller that drops [`Self::probe`] after a time of its own would hide from the connection
     /// that it got no answer.
     pub async fn probe_within(&self, sale: SaleId, limit: Duration) -> Result<Probe, StockError> {
-        self.probe_on(&self.administration.within(limit), sale).await
+        let route = self.route(sale, Role::Administration)?.within(limit);
+        self.probe_on(route, sale).await
     }
 
     /// On the connection that writes the holdings of a new index. Each connection follows a switchover for itself, so one
     /// that leads to the right server says nothing about the others.
     pub async fn probe_for_rebuild(&self, sale: SaleId) -> Result<Probe, StockError> {
-        self.probe_on(&self.holdings, sale).await
+        self.probe_on(self.route(sale, Role::Holdings)?, sale).await
     }
 
-    /// Probes many sales in few round trips, in this order. They are not read at one instant.
-    pub async fn probe_all(&self, sales: &[SaleId]) -> Result<Vec<Probe>, StockError> {
-        let (mut connection, mut probes) = (self.administration.clone(), Vec::with_capacity(sales.len()));
-        if !sales.is_empty() {
-            // Pipelined calls can't load the script when it is missing.
-            SCRIPT.load_async(&mut connection).await?;
-        }
-        for sales in sales.chunks(PROBES_PER_ROUND_TRIP) {
-            let mut calls = redis::pipe();
-            for sale in sales {
-                calls.add_command(probe_of(*sale));
+    /// Probes many sales in few round trips, in this order. They are not read at one instant. `None`: its server did not
+    /// answer; an error if none did.
+    pub async fn probe_all(&self, sales: &[SaleId]) -> Result<Vec<Option<Probe>>, StockError> {
+        let mut probes = vec![None; sales.len()];
+        let mut failure = None;
+        let servers = self
+            .by_server(sales)
+            .into_iter()
+            .map(|(connection, indexes)| async move {
+                let sales: Vec<SaleId> = indexes.iter().map(|index| sales[*index]).collect();
+                let probed = probe_on_server(&mut connection?, &sales).await?;
+                Ok::<_, StockError>(indexes.into_iter().zip(probed).collect::<Vec<_>>())
+            });
+        for probed in join_all(servers).await {
+            match probed {
+                Ok(probed) => probed.into_iter().for_each(|(index, probe)| probes[index] = probe),
+                Err(error) => failure = Some(error),
             }
-            let replies: Vec<Vec<String>> = calls.query_async(&mut connection).await?;
-            for reply in replies {
-                probes.push(parse_reply(&reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))?);
-            }
         }
-        Ok(probes)
+        match failure {
+            Some(error) if probes.iter().all(Option::is_none) => Err(error),
+            _ => Ok(probes),
+        }
     }
 
     /// The holdings of a buyer in the index of this epoch. `None`: that index is not in force at the address of Redis.
@@ -75,7 +82,7 @@ impl StockClient {
         epoch: Epoch,
         buyer: &Buyer,
     ) -> Result<Option<Vec<Holding>>, StockError> {
-        let mut connection = self.administration.clone();
+        let mut connection = self.connection_for(sale, Role::Administration)?;
         SCRIPT.load_async(&mut connection).await?;
         let mut read = redis::cmd("HGET");
         read.arg(keys::holdings(sale, epoch)).arg(buyer.as_str());
@@ -93,10 +100,39 @@ impl StockClient {
         held.map(Some).ok_or(StockError::Reply(text))
     }
 
-    async fn probe_on(&self, connection: &Connection, sale: SaleId) -> Result<Probe, StockError> {
-        let reply: Vec<String> = call(connection, &SCRIPT, &[keys::figures(sale)], &arguments(sale)[..]).await?;
+    async fn probe_on(&self, route: Route, sale: SaleId) -> Result<Probe, StockError> {
+        let (keys, args) = ([keys::figures(sale)], arguments(sale));
+        let reply: Vec<String> = self.call_on(route, &SCRIPT, &keys, &args[..]).await?;
         parse_reply(&reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))
     }
+}
+
+/// `None`: another node of the Cluster has that sale. The single probe of the sale finds it.
+async fn probe_on_server(connection: &mut Connection, sales: &[SaleId]) -> Result<Vec<Option<Probe>>, StockError> {
+    let mut probes = Vec::with_capacity(sales.len());
+    if !sales.is_empty() {
+        // Pipelined calls can't load the script when it is missing.
+        SCRIPT.load_async(connection).await?;
+    }
+    for sales in sales.chunks(PROBES_PER_ROUND_TRIP) {
+        let mut calls = redis::pipe();
+        for sale in sales {
+            calls.add_command(probe_of(*sale));
+        }
+        for reply in connection.send_all(&calls, 0, sales.len()).await?.value {
+            if let Value::ServerError(error) = &reply
+                && matches!(error.kind(), Some(ServerErrorKind::Moved | ServerErrorKind::Ask))
+            {
+                probes.push(None);
+                continue;
+            }
+            let reply = reply.extract_error()?;
+            let reply: Vec<String> = redis::from_redis_value(reply).map_err(RedisError::from)?;
+            let probe = parse_reply(&reply).ok_or_else(|| StockError::Reply(format!("{reply:?}")))?;
+            probes.push(Some(probe));
+        }
+    }
+    Ok(probes)
 }
 
 fn probe_of(sale: SaleId) -> Cmd {

@@ -5,7 +5,7 @@ use redis::{RedisWrite, Script, ToRedisArgs};
 use seckill_protocol::index::{BatchDecision, Decision, Fenced, Request};
 use seckill_protocol::{Batch, Epoch, Order, SaleId, Seq};
 
-use crate::client::{StockClient, StockError, call};
+use crate::client::{Role, StockClient, StockError};
 use crate::{holdings, keys};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(&source()));
@@ -53,7 +53,7 @@ impl StockClient {
             keys::outbox(sale, epoch),
         ];
         let purchases = ScriptCall { sale, epoch, requests };
-        let reply: Vec<String> = call(&self.purchases, &SCRIPT, &keys, &purchases).await?;
+        let reply: Vec<String> = self.call(sale, Role::Purchases, &SCRIPT, &keys, &purchases).await?;
         purchases
             .decided(&reply)
             .ok_or_else(|| StockError::Reply(format!("{reply:?}")))

@@ -8,7 +8,7 @@ use seckill_protocol::rebuild::{BuyerHoldings, HoldingCounts};
 use seckill_protocol::{Epoch, SaleId};
 use tokio::task::JoinSet;
 
-use crate::client::{StockClient, StockError, call};
+use crate::client::{Role, StockClient, StockError};
 use crate::connection::Connection;
 use crate::{holdings, keys, tiers};
 
@@ -34,7 +34,7 @@ pub enum Installed {
 impl StockClient {
     /// Begins to write the holdings of an index that is not in force yet.
     pub async fn write_holdings(&self, sale: SaleId, epoch: Epoch) -> Result<HoldingsWriter, StockError> {
-        let mut connection = self.holdings.clone();
+        let mut connection = self.connection_for(sale, Role::Holdings)?;
         // Pipelined calls can't load the script when it is missing.
         WRITE.load_async(&mut connection).await?;
         Ok(HoldingsWriter {
@@ -61,7 +61,9 @@ impl StockClient {
         ];
         args.extend(terms_args(&index.terms));
         args.push(tiers::taken_to_text(&index.taken));
-        let reply: String = call(&self.administration, &INSTALL, &keys, &args[..]).await?;
+        let reply: String = self
+            .call(sale, Role::Administration, &INSTALL, &keys, &args[..])
+            .await?;
         Ok(match reply.as_str() {
             "ok" => Installed::Done,
             "replica" => Installed::Replica,
@@ -73,7 +75,8 @@ impl StockClient {
     pub async fn apply(&self, sale: SaleId, epoch: Epoch, terms: &Terms) -> Result<Applied, StockError> {
         let mut args = vec![epoch.to_string()];
         args.extend(terms_args(terms));
-        let reply: String = call(&self.administration, &APPLY, &[keys::figures(sale)], &args[..]).await?;
+        let keys = [keys::figures(sale)];
+        let reply: String = self.call(sale, Role::Administration, &APPLY, &keys, &args[..]).await?;
         match reply.as_str() {
             "ok" => Ok(Applied::Done),
             "older" => Ok(Applied::Older),
@@ -86,8 +89,8 @@ impl StockClient {
     /// Frees the keys of an epoch whose index was not installed and will not be.
     pub async fn drop_written(&self, sale: SaleId, epoch: Epoch) -> Result<(), StockError> {
         let keys = [keys::holdings(sale, epoch), keys::written(sale, epoch)];
-        let mut connection = self.administration.clone();
-        Ok(redis::cmd("UNLINK").arg(&keys).query_async(&mut connection).await?)
+        self.query(sale, Role::Administration, redis::cmd("UNLINK").arg(&keys))
+            .await
     }
 
     /// Frees the keys of earlier epochs of the sale, complete or not.
@@ -106,7 +109,9 @@ impl StockClient {
     }
 
     async fn unlink(&self, sale: SaleId, which: impl Fn(&str) -> bool) -> Result<(), StockError> {
-        let mut connection = self.administration.clone();
+        // A cursor is valid on one server only. Keys that move to another node meanwhile stay there, and a later call finds
+        // them.
+        let mut connection = self.connection_for(sale, Role::Administration)?;
         let mut cursor = 0u64;
         loop {
             let (next, mut found): (u64, Vec<String>) = redis::cmd("SCAN")
@@ -119,7 +124,8 @@ impl StockClient {
                 .await?;
             found.retain(|key| which(key));
             if !found.is_empty() {
-                let () = redis::cmd("UNLINK").arg(found).query_async(&mut connection).await?;
+                let unlink = redis::cmd("UNLINK").arg(found).to_owned();
+                let () = self.query(sale, Role::Administration, &unlink).await?;
             }
             if next == 0 {
                 return Ok(());

@@ -1,11 +1,12 @@
 //! Compares the Lua scripts with the pure functions: random batches, terms and adjustments go through both, and all
 //! answers and stored data must be equal.
 mod common;
+mod shared_server;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{connect, new_sale, redis_url};
+use common::new_sale;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use seckill_protocol::adjustment::apply_adjustments;
@@ -15,6 +16,7 @@ use seckill_protocol::rebuild::{BuyerHoldings, HoldingCounts};
 use seckill_protocol::tiers::TierTerms;
 use seckill_protocol::{Buyer, Epoch, KeyHash, PendingAdjustment, StockAdjustment};
 use seckill_stock::{Installed, StockClient};
+use shared_server::{connect, redis_url};
 
 /// One call on an index.
 #[derive(Debug, Clone)]

@@ -52,13 +52,13 @@ async fn observe(context: &Context) -> Result<Seen, ReconcileError> {
     });
     let ids: Vec<SaleId> = sales.iter().map(|sale| sale.id).collect();
     let probes = context.connections.stock()?.probe_all(&ids).await?;
-    let probes = probes.into_iter().map(|mut probe| {
+    let seen = sales.into_iter().zip(probes).filter_map(|(sale, probe)| {
+        let mut probe = probe?;
         // It always changes.
         probe.server.now = 0;
-        probe
+        Some((sale.id, (sale, probe)))
     });
-    let seen = sales.into_iter().zip(probes);
-    Ok(seen.map(|(sale, probe)| (sale.id, (sale, probe))).collect())
+    Ok(seen.collect())
 }
 
 /// The sales that are not as they were seen last, with those that are seen no more.

@@ -63,7 +63,11 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
         warn_of_clocks(
             &context,
             &mut clock_warnings,
-            redis.as_ref().ok().map(|r| r.clock),
+            redis
+                .iter()
+                .flatten()
+                .map(|redis| redis.clock)
+                .max_by_key(|clock| clock.ahead_ms.unsigned_abs()),
             mysql_clock,
         );
         observed.send_replace(Some(Arc::new(ServerSettings {
@@ -79,10 +83,22 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
     }
 }
 
-async fn redis_settings(context: &Context) -> Result<RedisSettings, ReconcileError> {
+async fn redis_settings(context: &Context) -> Result<Vec<RedisSettings>, ReconcileError> {
     let settings = context.connections.stock()?.settings().await?;
-    context.cache.set_clock_of_redis(Some(ClockReading::of(settings.clock)));
-    Ok(RedisSettings {
+    // Of several clocks the earliest: none closes a sale before it.
+    let earliest = settings.iter().map(|server| server.clock).min();
+    context.cache.set_clock_of_redis(earliest.map(ClockReading::of));
+    let mut servers: Vec<_> = settings
+        .into_iter()
+        .map(|server| settings_of(context, server))
+        .collect();
+    servers.sort_by(|a, b| a.server.cmp(&b.server));
+    Ok(servers)
+}
+
+fn settings_of(context: &Context, settings: seckill_stock::ServerSettings) -> RedisSettings {
+    RedisSettings {
+        server: settings.server,
         eviction: settings.eviction,
         max_memory: settings.max_memory,
         used_memory: settings.used_memory,
@@ -93,7 +109,7 @@ async fn redis_settings(context: &Context) -> Result<RedisSettings, ReconcileErr
             ahead_ms: settings.clock.cast_signed() - context.clock.now().cast_signed(),
             round_trip_ms: settings.round_trip.as_millis() as u64,
         },
-    })
+    }
 }
 
 async fn orders_to_come_in(connections: &Connections, class: &str) -> Result<u64, ReconcileError> {

@@ -1,4 +1,5 @@
 //! Redis servers of one test. The test switches them over and stops them, and an [`Address`] leads to one of them.
+//! [`SentinelSet`] and [`RedisCluster`] are the topologies with several servers.
 //!
 //! `cargo xtask` sets SECKILL_TEST_REDIS_SERVER, the path of redis-server. Everything here panics if a server fails: the
 //! test has failed then.
@@ -11,7 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+mod certificates;
+mod cluster;
+mod sentinel;
+
+pub use certificates::Certificates;
+pub use cluster::RedisCluster;
 use redis::{FromRedisValue, RedisResult};
+pub use sentinel::SentinelSet;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Far longer than any step takes.
@@ -31,32 +39,53 @@ impl RedisServer {
 
     /// With further options, like `--maxmemory 2mb`.
     pub async fn start_with(options: &[&str]) -> Self {
+        let server = Self::launch(|command| {
+            command
+                .args(["--appendonly", "no", "--save", "", "--repl-diskless-sync-delay", "0"])
+                .args(options);
+        });
+        server.until_it_answers().await;
+        server
+    }
+
+    /// Starts the program with its port, its folder, and what the caller adds.
+    fn launch(add: impl FnOnce(&mut Command)) -> Self {
+        Self::launch_with("", add)
+    }
+
+    /// With a configuration file, which a Sentinel needs.
+    fn launch_with(configuration: &str, add: impl FnOnce(&mut Command)) -> Self {
         let program = std::env::var("SECKILL_TEST_REDIS_SERVER")
             .expect("SECKILL_TEST_REDIS_SERVER; run `cargo xtask test integration`");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = free.local_addr().expect("bound");
-        drop(free);
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let folder = std::env::temp_dir().join(format!("seckill-test-redis-{:016x}", rand::random::<u64>()));
         std::fs::create_dir(&folder).expect("a folder");
-        let process = Command::new(program)
+        let file = folder.join("server.conf");
+        std::fs::write(&file, configuration).expect("written");
+        let mut command = Command::new(program);
+        command
+            .arg(file)
             .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
-            .args(["--appendonly", "no", "--save", "", "--repl-diskless-sync-delay", "0"])
             .arg("--dir")
             .arg(&folder)
-            .args(options)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server starts");
-        let server = RedisServer {
+            .stdout(Stdio::null());
+        add(&mut command);
+        let process = command.spawn().expect("redis-server starts");
+        RedisServer {
             process,
             folder,
             address,
-        };
+        }
+    }
+
+    async fn until_it_answers(&self) {
         eventually("Redis answers", async || {
-            server.try_command::<String>(&["PING"]).await.is_ok()
+            match self.try_command::<String>(&["PING"]).await {
+                Ok(_) => true,
+                Err(error) => error.code() == Some("NOAUTH"),
+            }
         })
         .await;
-        server
     }
 
     /// A primary and a replica in sync with it.
@@ -76,7 +105,23 @@ impl RedisServer {
         answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    async fn try_command<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether the server says that it is a primary. One that does not answer is none.
+    pub async fn is_primary(&self) -> bool {
+        let info = self.try_command::<String>(&["INFO", "replication"]).await;
+        info.is_ok_and(|info| info.contains("role:master"))
+    }
+
+    /// Stops the process as SIGKILL does.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("a process");
+        self.process.wait().expect("a process");
+    }
+
+    pub async fn try_command<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
         let client = redis::Client::open(self.url())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
@@ -189,7 +234,13 @@ async fn forward(listener: TcpListener, servers: Arc<Mutex<Vec<SocketAddr>>>, ac
     }
 }
 
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    free.local_addr().expect("bound").port()
+}
+
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !is_so().await {
         assert!(begun.elapsed() < WAIT_TIMEOUT, "timed out waiting until {what}");

@@ -1448,7 +1448,7 @@ fn redis_ahead(mut observed: Observation, ms: i64) -> Observation {
         round_trip_ms: 1,
     };
     let mut servers = right();
-    servers.redis.as_mut().expect("known").clock = difference;
+    servers.redis.as_mut().expect("known")[0].clock = difference;
     observed.servers = Some(Arc::new(servers));
     observed
 }
@@ -1595,7 +1595,7 @@ fn requiring(mut observed: Observation) -> Observation {
 /// With a Redis that drops stock.
 fn risky(mut observed: Observation) -> Observation {
     let mut servers = right();
-    servers.redis.as_mut().expect("known").eviction = Some("allkeys-lru".into());
+    servers.redis.as_mut().expect("known")[0].eviction = Some("allkeys-lru".into());
     observed.servers = Some(Arc::new(servers));
     observed
 }

@@ -4,13 +4,11 @@ use seckill_protocol::rebuild::BuyerHoldings;
 use seckill_protocol::{Epoch, SaleId};
 use seckill_stock::{Install, Installed, StockClient, StockError};
 
-/// The address from `cargo xtask test integration`.
-pub fn redis_url() -> String {
-    std::env::var("SECKILL_TEST_REDIS_URL").expect("SECKILL_TEST_REDIS_URL; run `cargo xtask test integration`")
-}
-
-pub async fn connect() -> StockClient {
-    StockClient::connect(&redis_url()).await.expect("Redis answers")
+/// The words after ACL SETUSER.
+pub fn account_rules() -> Vec<&'static str> {
+    let rules = include_str!("../../../../examples/redis.acl").lines();
+    let rules = rules.filter_map(|line| line.strip_prefix("user ")).next_back();
+    rules.expect("an account").split(' ').collect()
 }
 
 /// Each test uses its own sale.

@@ -74,7 +74,14 @@ pub fn alternatives(filter: &[String], count: &mut Count) -> Result<()> {
     let env = up(Scope::Servers)?;
     let servers = servers::start_alternatives(&env, &tools::alternatives()?)?;
     let variables = [&servers[..], &contract()?, &[threads()]].concat();
-    let tests = ["ledger", "index_in_redis", "same_as_protocol", "worker", "api"];
+    let tests = [
+        "ledger",
+        "index_in_redis",
+        "same_as_protocol",
+        "topologies",
+        "worker",
+        "api",
+    ];
     let tests: Vec<&str> = tests.into_iter().flat_map(|test| ["--test", test]).collect();
     let tests = [&["--workspace"], &tests[..]].concat();
     inside(&env, &tests, filter, &variables, count)
