@@ -3,7 +3,7 @@
 {{- $v := .Values -}}
 {{- if and $v.redis.url $v.redis.existingSecret }}{{ fail "redis.url and redis.existingSecret exclude each other: unset one" }}{{ end -}}
 {{- if not (or $v.redis.url $v.redis.existingSecret) }}{{ fail "redis is missing: set redis.url, such as redis://:password@redis:6379, or redis.existingSecret, a Secret with the key url" }}{{ end -}}
-{{- if and $v.redis.url (not (regexMatch "^rediss?://." $v.redis.url)) }}{{ fail "redis.url: expected redis://[user][:password@]host[:port][/database], or rediss:// for TLS, such as redis://:password@redis:6379" }}{{ end -}}
+{{- if and $v.redis.url (not (regexMatch "^rediss?([+](sentinel|cluster))?://." $v.redis.url)) }}{{ fail "redis.url: expected redis://[user][:password@]host[:port][/database], redis+sentinel:// or redis+cluster://, with rediss for TLS, such as redis://:password@redis:6379" }}{{ end -}}
 {{- if not $v.kafka.brokers }}{{ fail "kafka is missing: set kafka.brokers, such as kafka-0:9092,kafka-1:9092" }}{{ end -}}
 {{- $broker := "(\\[[0-9a-fA-F:.]+\\]|[^,:/ \\[\\]]+):[0-9]+" -}}
 {{- if not (regexMatch (printf "^%s( *, *%s)*$" $broker $broker) $v.kafka.brokers) }}{{ fail "kafka.brokers: expected host:port, separated by commas, such as kafka-0:9092,kafka-1:9092" }}{{ end -}}
