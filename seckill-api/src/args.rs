@@ -15,7 +15,11 @@ use crate::server::ConnectionLimits;
 
 /// The HTTP API that buyers buy from
 #[derive(Debug, clap::Parser)]
-#[command(name = "seckill-api", version)]
+#[command(
+    name = "seckill-api",
+    version,
+    after_help = "Another command, which asks a running API as a buyer does: seckill-api smoke-test --help"
+)]
 pub struct Args {
     #[command(flatten)]
     pub telemetry: TelemetryArgs,

@@ -27,6 +27,8 @@
 //! - [`problem`]: every answer except success
 //! - `routes::openapi`: the OpenAPI document, from the routes, the types and the problems
 //! - `limits`, `clock`, `recent`, [`metrics`]
+//!
+//! [`smoke_test`] is a command of its own, which asks a running API.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod api;
@@ -60,4 +62,5 @@ mod remaining_units;
 pub mod routes;
 pub mod run;
 pub mod server;
+pub mod smoke_test;
 mod unknown_sales;

@@ -11,7 +11,12 @@ use std::{fs, io};
 
 /// The arguments of the program. If one is invalid or missing, it prints the error on stderr and exits with code 2.
 pub fn parse<A: Parser>() -> A {
-    parse_from(std::env::args_os()).unwrap_or_else(|refused| refused.exit())
+    parse_words(std::env::args_os())
+}
+
+/// Like [`parse`], from the given command line.
+pub fn parse_words<A: Parser>(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> A {
+    parse_from(words).unwrap_or_else(|refused| refused.exit())
 }
 
 /// Like [`parse`], from the given command line (its first word is the name of the program) and the environment.

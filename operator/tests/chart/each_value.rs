@@ -151,6 +151,7 @@ fn samples() -> BTreeMap<&'static str, Value> {
         ("networkPolicy.issuers.ports", json!([8443])),
         ("networkPolicy.issuers.to", peers),
         ("legacy.enabled", json!(false)),
+        ("test.sale", text("shop/smoke-test")),
         ("podLabels", json!({"team": "shop"})),
         ("podAnnotations", labels.clone()),
         ("priorityClassName", text("high")),

@@ -185,13 +185,14 @@ impl Namespace {
     }
 
     /// Sends the objects to the API server, which validates them as if they were created, and creates none. It does not know
-    /// the objects of the Prometheus operator.
+    /// the objects of the Prometheus operator and of the Gateway API.
     pub fn dry_run(&self, objects: &[Value]) -> Result<String, String> {
         self.apply(objects, &["--dry-run=server"])
     }
 
     pub fn apply(&self, objects: &[Value], more: &[&str]) -> Result<String, String> {
-        let known = |object: &&Value| object["apiVersion"] != "monitoring.coreos.com/v1";
+        let unknown = ["monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1"];
+        let known = |object: &&Value| unknown.iter().all(|version| object["apiVersion"] != **version);
         let items: Vec<_> = objects.iter().filter(known).collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
         let apply = ["apply", "-n", &self.0, "-f", "-", "--validate=strict"];

@@ -13,6 +13,7 @@ mod pods;
 mod reuse_values;
 mod rights;
 mod rollback;
+mod smoke_test;
 mod tls;
 mod umbrella;
 mod values;

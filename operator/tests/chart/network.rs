@@ -54,9 +54,16 @@ fn buyers_reach_only_the_api_and_prometheus_only_the_metrics() {
         json!({"protocol": "TCP", "port": "http"}),
         json!({"protocol": "TCP", "port": "legacy"}),
     ];
+    let labels = &get(&objects, "Pod/seckill-test")["metadata"]["labels"];
+    let test = json!({"podSelector": {"matchLabels": {
+        "app.kubernetes.io/name": labels["app.kubernetes.io/name"],
+        "app.kubernetes.io/instance": labels["app.kubernetes.io/instance"],
+        "app.kubernetes.io/component": "test",
+    }}});
+    let from = json!([ingress[0], test]);
     assert_eq!(
         policy(&objects, "api")["ingress"],
-        json!([{"ports": buyers, "from": ingress}, metrics])
+        json!([{"ports": buyers, "from": from}, metrics])
     );
     // The named ports exist.
     let ports = container(&objects, "api")["ports"].as_array().expect("ports");

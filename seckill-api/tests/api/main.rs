@@ -19,6 +19,7 @@ mod rate_limit;
 mod recovery;
 mod sales;
 mod schemathesis;
+mod smoke_test;
 mod switchover;
 mod tiers;
 mod typescript;

@@ -2,10 +2,12 @@
 //! contains NAME.
 mod demo;
 mod guide;
+mod helm_test;
 mod identity;
 mod install;
 mod manifests;
 mod release;
+mod rolling;
 mod sales;
 
 use std::process::ExitCode;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         of("manifests", manifests::SCENARIOS),
         of("sales", sales::SCENARIOS),
         identity::with_test_issuer(release),
+        of("helm_test", helm_test::SCENARIOS),
+        of("rolling", rolling::SCENARIOS),
         of("install", install::SCENARIOS),
         of("release", release::SCENARIOS),
     ];
