@@ -6,6 +6,7 @@ mod identity;
 mod install;
 mod manifests;
 mod release;
+mod rolling;
 mod sales;
 
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         of("manifests", manifests::SCENARIOS),
         of("sales", sales::SCENARIOS),
         identity::with_test_issuer(release),
+        of("rolling", rolling::SCENARIOS),
         of("install", install::SCENARIOS),
         of("release", release::SCENARIOS),
     ];
