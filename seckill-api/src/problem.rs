@@ -279,8 +279,7 @@ impl ProblemKind {
     }
 
     /// The value of WWW-Authenticate, as RFC 6750 says: no error if the request has no token.
-    fn challenge(self) -> Option<HeaderValue> {
-        let Definition { status, title, .. } = self.definition();
+    fn challenge(self, Definition { status, title, .. }: Definition) -> Option<HeaderValue> {
         match self {
             ProblemKind::TokenMissing => Some(HeaderValue::from_static("Bearer")),
             _ if status == StatusCode::UNAUTHORIZED => {
@@ -358,13 +357,13 @@ struct Urn(&'static str);
 
 impl Display for Urn {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "urn:seckill:problem:{}", self.0)
+        f.write_str("urn:seckill:problem:")?;
+        f.write_str(self.0)
     }
 }
 
 impl<'a> ProblemDetails<'a> {
-    fn from_problem(problem: &'a Problem) -> Self {
-        let Definition { status, code, title } = problem.definition();
+    fn new(problem: &'a Problem, Definition { status, code, title }: Definition) -> Self {
         ProblemDetails {
             r#type: Displayed(Urn(code)),
             title,
@@ -399,19 +398,20 @@ const INITIAL_BODY_CAPACITY: usize = 320;
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Definition { status, code, .. } = self.definition();
+        let kind = ProblemKind::from(&self);
+        let definition = kind.definition();
         let mut body = Vec::with_capacity(INITIAL_BODY_CAPACITY);
         // Writing strings and numbers into memory does not fail.
-        let _ = serde_json::to_writer(&mut body, &ProblemDetails::from_problem(&self));
+        let _ = serde_json::to_writer(&mut body, &ProblemDetails::new(&self, definition));
         let mut response = Response::new(Body::from(body));
-        *response.status_mut() = status;
+        *response.status_mut() = definition.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
         headers.insert(header::CACHE_CONTROL, NO_STORE);
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some(challenge) = ProblemKind::from(&self).challenge() {
+        if let Some(challenge) = kind.challenge(definition) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Problem::RateLimited(exceeded) = self {
@@ -422,7 +422,7 @@ impl IntoResponse for Problem {
         if matches!(self, Problem::ContentEncoding(_)) {
             headers.insert(header::ACCEPT_ENCODING, IDENTITY);
         }
-        response.extensions_mut().insert(Code(code));
+        response.extensions_mut().insert(Code(definition.code));
         response
     }
 }
@@ -492,7 +492,7 @@ mod tests {
         );
         for kind in ProblemKind::VARIANTS {
             let unauthorized = kind.definition().status == StatusCode::UNAUTHORIZED;
-            assert_eq!(kind.challenge().is_some(), unauthorized, "{kind:?}");
+            assert_eq!(kind.challenge(kind.definition()).is_some(), unauthorized, "{kind:?}");
         }
     }
 

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -131,23 +132,20 @@ impl OrderLog {
 
     /// The offset of the next record.
     pub async fn end_offset(&self, partition: u32) -> Result<Offset, LogError> {
-        Ok(self.watermarks(partition).await?.1)
+        Ok(self.offsets(partition).await?.end)
     }
 
-    /// The offset of the oldest record that Kafka still holds.
-    pub async fn begin_offset(&self, partition: u32) -> Result<Offset, LogError> {
-        Ok(self.watermarks(partition).await?.0)
-    }
-
-    async fn watermarks(&self, partition: u32) -> Result<(Offset, Offset), LogError> {
+    /// From the offset of the oldest record that Kafka still holds to that of the next record.
+    pub async fn offsets(&self, partition: u32) -> Result<Range<Offset>, LogError> {
         self.check_part(partition)?;
         let (observer, config) = (self.observer.clone(), self.config.clone());
-        kafka::blocking("reading the end of the log", move || {
+        let (begin, end) = kafka::blocking("reading the end of the log", move || {
             observer
                 .fetch_watermarks(&config.topic, partition as i32, QUERY_TIMEOUT)
                 .map_err(LogError::kafka("reading the end of the log"))
         })
-        .await
+        .await?;
+        Ok(begin..end)
     }
 
     /// Waits until every appended record is acknowledged or has failed.

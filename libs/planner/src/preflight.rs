@@ -1,7 +1,8 @@
 //! Which settings of the servers put a sale at risk, found before it opens, each with its fix.
 //!
 //! The operator reads the settings every ten seconds, once for all sales. What they mean for one sale is [`check`].
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use seckill_protocol::Offset;
@@ -26,8 +27,8 @@ pub struct ServerSettings {
     pub topic: Result<TopicSettings, String>,
     /// What is wrong with the ledger.
     pub ledger: Result<Option<String>, String>,
-    /// The partitions whose records are late in the ledger.
-    pub late_partitions: Result<Vec<u32>, String>,
+    /// The partitions of which the ledger does not have what it should have.
+    pub ledger_lag: Result<BTreeMap<u32, LedgerLag>, String>,
     /// `None`: it can't be read, which `ledger` says.
     pub mysql_clock: Option<ClockDifference>,
     /// `None`: unknown, which `ledger` says.
@@ -75,6 +76,15 @@ pub struct TopicSettings {
     pub retention_bytes: Option<i64>,
     pub cleanup_policy: Option<String>,
     pub unclean_election: Option<bool>,
+}
+
+/// What the ledger does not have of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LedgerLag {
+    /// Records that have been in the log for some time.
+    Late,
+    /// Records that the log has no more: its retention is shorter than the age of the backup that MySQL was restored from.
+    Expired { next_offset: Offset, oldest_offset: Offset },
 }
 
 /// How many connections MySQL allows, and how many the programs may open.
@@ -142,7 +152,7 @@ pub fn check(
     if let Err(why) = &servers.ledger {
         unknown("MySQL", why);
     }
-    if let Err(why) = &servers.late_partitions {
+    if let Err(why) = &servers.ledger_lag {
         unknown("the lag of order-worker", why);
     }
     let of_redis = servers.redis.iter().flatten();
@@ -168,18 +178,29 @@ pub fn check(
     if let Ok(Some(problem)) = &servers.ledger {
         preflight.problems.push(format!("MySQL: {problem}"));
     }
-    if servers
-        .late_partitions
-        .as_ref()
-        .is_ok_and(|late| late.contains(&partition))
-    {
-        preflight.problems.push(format!(
-            "order-worker is more than {} s behind the log in partition {partition}: check its pods and their log",
-            WORKER_LAG_LIMIT.as_secs()
-        ));
-    }
+    let lag = servers.ledger_lag.as_ref().ok().and_then(|lag| lag.get(&partition));
+    preflight.problems.extend(lag.map(|lag| lag.problem(partition)));
     check_pods(&mut preflight, workloads, desired, now);
     preflight
+}
+
+impl LedgerLag {
+    fn problem(self, partition: u32) -> String {
+        match self {
+            LedgerLag::Late => format!(
+                "order-worker is more than {} s behind the log in partition {partition}: check its pods and their log",
+                WORKER_LAG_LIMIT.as_secs()
+            ),
+            LedgerLag::Expired {
+                next_offset,
+                oldest_offset,
+            } => format!(
+                "MySQL needs the records of partition {partition} from offset {next_offset}, and the oldest that Kafka still \
+                 has is {oldest_offset}: restore a newer backup of MySQL, and keep the log longer than backups are old \
+                 (retention.ms)"
+            ),
+        }
+    }
 }
 
 /// MySQL refuses what exceeds the limit, of whichever program comes last.
@@ -372,8 +393,21 @@ fn check_topic(preflight: &mut Preflight, topic: &TopicSettings, expected: Expec
 pub struct Backlog(HashMap<u32, (Offset, Instant)>);
 
 impl Backlog {
+    /// What the ledger, whose next record is at `position`, lacks of a log with the offsets `range`.
+    pub fn lag(&mut self, partition: u32, position: Offset, range: Range<Offset>, now: Instant) -> Option<LedgerLag> {
+        let late = self.is_late(partition, position, range.end, now);
+        let expired = LedgerLag::Expired {
+            next_offset: position,
+            oldest_offset: range.start,
+        };
+        match position < range.start {
+            true => Some(expired),
+            false => late.then_some(LedgerLag::Late),
+        }
+    }
+
     /// Whether records that were in the log `WORKER_LAG_LIMIT` ago are not in the ledger.
-    pub fn is_late(&mut self, partition: u32, position: Offset, end: Offset, now: Instant) -> bool {
+    fn is_late(&mut self, partition: u32, position: Offset, end: Offset, now: Instant) -> bool {
         let (waited_for, since) = *self.0.entry(partition).or_insert((end, now));
         if position >= waited_for {
             self.0.insert(partition, (end, now));
@@ -418,7 +452,7 @@ pub mod tests {
                 unclean_election: Some(false),
             }),
             ledger: Ok(None),
-            late_partitions: Ok(Vec::new()),
+            ledger_lag: Ok(BTreeMap::new()),
             mysql_clock: Some(ClockDifference {
                 ahead_ms: 2,
                 round_trip_ms: 1,
@@ -592,8 +626,9 @@ pub mod tests {
                 "waiting for migration 3, found 2: run order-worker migrate".into(),
             ));
         });
-        assert_problem(&["order-worker", "partition 5"], |s| s.late_partitions = Ok(vec![1, 5]));
-        assert!(check_of(|s| s.late_partitions = Ok(vec![1])).passed());
+        let late = |partitions: &[u32]| Ok(partitions.iter().map(|part| (*part, LedgerLag::Late)).collect());
+        assert_problem(&["order-worker", "partition 5"], |s| s.ledger_lag = late(&[1, 5]));
+        assert!(check_of(|s| s.ledger_lag = late(&[1])).passed());
     }
 
     #[test]
@@ -603,7 +638,7 @@ pub mod tests {
             s.orders_to_come = Err("refused".into());
             s.topic = Err("refused".into());
             s.ledger = Err("refused".into());
-            s.late_partitions = Err("refused".into());
+            s.ledger_lag = Err("refused".into());
         });
         assert_eq!(
             (preflight.problems.len(), preflight.unknown.len()),
@@ -712,6 +747,21 @@ pub mod tests {
         // More replicas than the release expects are no reason for advice.
         let more = check_of(|s| (s.expected.replication, s.expected.min_insync) = (1, 1));
         assert_eq!(more, Preflight::default());
+    }
+
+    #[test]
+    fn records_that_the_log_has_no_more_are_a_problem_of_their_partition() {
+        let (mut backlog, now) = (Backlog::default(), Instant::now());
+        assert_eq!(backlog.lag(5, 7, 7..20, now), None);
+        let lag = backlog.lag(5, 6, 7..20, now);
+        let expired = LedgerLag::Expired {
+            next_offset: 6,
+            oldest_offset: 7,
+        };
+        assert_eq!(lag, Some(expired));
+        let of = |partition| move |s: &mut ServerSettings| s.ledger_lag = Ok([(partition, expired)].into());
+        assert_problem(&["partition 5 from offset 6", "has is 7", "newer backup"], of(5));
+        assert!(check_of(of(1)).passed());
     }
 
     #[test]

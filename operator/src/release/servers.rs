@@ -1,5 +1,5 @@
 //! Reads the settings of Redis, Kafka and MySQL, once for all sales. The planner says what they mean for one sale.
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use seckill_ledger::LedgerError;
 use seckill_order_log::TopicFacts;
 use seckill_planner::clocks::ClockDifference;
 use seckill_planner::preflight::{
-    Backlog, ExpectedTopic, MysqlConnections, RedisSettings, ServerSettings, TopicSettings,
+    Backlog, ExpectedTopic, LedgerLag, MysqlConnections, RedisSettings, ServerSettings, TopicSettings,
 };
 use seckill_protocol::Offset;
 use seckill_service::log_once::FailureLog;
@@ -37,7 +37,7 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
         min_insync: topic_args.topic_min_insync,
     };
     let (mut redis, mut orders_to_come, mut topic) = (LastAnswer::new(), LastAnswer::new(), LastAnswer::new());
-    let (mut ledger, mut late_partitions) = (LastAnswer::new(), LastAnswer::new());
+    let (mut ledger, mut ledger_lag) = (LastAnswer::new(), LastAnswer::new());
     let (mut mysql_clock, mut mysql_connections) = (LastAnswer::new(), LastAnswer::new());
     let mut clock_warnings = FailureLog::changes();
     let mut backlog = Backlog::default();
@@ -52,7 +52,7 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
             topic_settings(connections),
             ledger_problem(connections),
             clock_of_mysql(&context),
-            partitions_behind(connections, &mut backlog),
+            lag_of_ledger(connections, &mut backlog),
             connections_of_mysql(connections),
         );
         let redis = redis.or_last(answers.0);
@@ -75,7 +75,7 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
             orders_to_come: orders_to_come.or_last(answers.1),
             topic: topic.or_last(answers.2),
             ledger: ledger.or_last(answers.3),
-            late_partitions: late_partitions.or_last(answers.5),
+            ledger_lag: ledger_lag.or_last(answers.5),
             mysql_clock,
             mysql_connections: mysql_connections.or_last(answers.6).ok(),
             expected,
@@ -189,18 +189,21 @@ fn warn_of_clocks(
     }
 }
 
-async fn partitions_behind(connections: &Connections, backlog: &mut Backlog) -> Result<Vec<u32>, ReconcileError> {
-    let (log, mut ends) = (connections.log()?, Vec::new());
+async fn lag_of_ledger(
+    connections: &Connections,
+    backlog: &mut Backlog,
+) -> Result<BTreeMap<u32, LedgerLag>, ReconcileError> {
+    let (log, mut ranges) = (connections.log()?, Vec::new());
     for partition in 0..log.refresh_partitions().await? {
-        ends.push((partition, log.end_offset(partition).await?));
+        ranges.push((partition, log.offsets(partition).await?));
     }
     let positions: HashMap<u32, Offset> = connections.ledger()?.positions().await?.into_iter().collect();
     let now = Instant::now();
-    ends.retain(|(partition, end)| {
-        let position = positions.get(partition).copied().unwrap_or_default();
-        backlog.is_late(*partition, position, *end, now)
+    let lag = ranges.into_iter().filter_map(|(partition, range)| {
+        let position = positions.get(&partition).copied().unwrap_or_default();
+        Some((partition, backlog.lag(partition, position, range, now)?))
     });
-    Ok(ends.into_iter().map(|(partition, _)| partition).collect())
+    Ok(lag.collect())
 }
 
 /// The last answer of a server, for as long as it counts.

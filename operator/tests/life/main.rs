@@ -17,6 +17,7 @@ mod proxy;
 mod rebuild;
 mod recovery;
 mod redis_server;
+mod restore;
 mod running;
 mod scaling;
 mod servers_away;

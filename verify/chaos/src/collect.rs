@@ -79,8 +79,8 @@ async fn orders(connection: &mut MySqlConnection, sale: SaleId) -> Result<BTreeM
 async fn log_by_sale(log: &OrderLog) -> Result<HashMap<SaleId, Vec<LogEntry>>> {
     let mut sales: HashMap<SaleId, Vec<LogEntry>> = HashMap::new();
     for partition in 0..log.partitions() {
-        let (from, to) = (log.begin_offset(partition).await?, log.end_offset(partition).await?);
-        log.read(partition, from, to, |entry| {
+        let range = log.offsets(partition).await?;
+        log.read(partition, range.start, range.end, |entry| {
             let at = u64::try_from(entry.timestamp_ms).unwrap_or_default();
             if let Ok(record) = entry.record {
                 let offset = entry.offset;

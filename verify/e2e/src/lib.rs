@@ -13,11 +13,13 @@
 //! | `SECKILL_HELM_VALUES` | values of the cluster for the chart `helm/seckill`: image, servers, credentials |
 mod buyers;
 mod cluster;
+mod load;
 mod release;
 mod sale;
 
 pub use buyers::{ApiClient, ApiResponse, Crowd, PurchaseResult, new_key};
 pub use cluster::{Cluster, wait_until};
+pub use load::{LoadReport, buy_during};
 pub use release::{Release, chart, check_all_named, repository, text_field};
 pub use sale::{Sale, in_seconds};
 

@@ -70,10 +70,14 @@ impl Release {
 
     /// Installs or upgrades the release with more flags of helm. The next upgrade does not keep them.
     pub fn upgrade(&self, more: &[&str]) -> Result<String> {
+        self.upgrade_to(&chart("seckill"), more)
+    }
+
+    /// The same with another version of the chart.
+    pub fn upgrade_to(&self, chart: &str, more: &[&str]) -> Result<String> {
         let values = self.cluster.values.display().to_string();
         let own = format!("className={},ingress.host={}", self.class, host(&self.name));
-        let chart = chart("seckill");
-        let to = ["upgrade", "--install", &self.name, &chart, "-n", &self.namespace];
+        let to = ["upgrade", "--install", &self.name, chart, "-n", &self.namespace];
         let with = ["-f", &values, "--set", &own, "--wait", "--timeout", "5m"];
         self.cluster.helm(&[to.as_slice(), &with, more].concat())
     }
