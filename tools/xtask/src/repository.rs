@@ -64,6 +64,39 @@ fn toolchain_is_the_supported_rust_version() {
     );
 }
 
+/// What a translation has in common with its original: the levels of the headings, the code, the targets of the links, and the
+/// numbers in the tables.
+fn structure(page: &str) -> [Vec<String>; 4] {
+    let (mut headings, mut code, mut links, mut numbers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut in_code = false;
+    for line in page.lines() {
+        if line.starts_with("```") {
+            in_code = !in_code;
+        }
+        if in_code {
+            code.push(line.to_owned());
+            continue;
+        }
+        headings.extend(line.split_once("# ").map(|(level, _)| level.to_owned()).filter(|level| level.chars().all(|c| c == '#')));
+        let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        links.extend(targets.filter(|target| !target.starts_with("README")).map(str::to_owned));
+        if line.starts_with('|') {
+            let of_line = line.split(|c: char| !c.is_ascii_digit() && c != '.').filter(|number| !number.is_empty());
+            numbers.extend(of_line.filter(|number| *number != ".").map(str::to_owned));
+        }
+    }
+    [headings, code, links, numbers]
+}
+
+#[test]
+fn the_translated_readme_has_the_structure_and_the_figures_of_the_original() {
+    let (original, translated) = (read("README.md"), read("README.zh-CN.md"));
+    let parts = ["headings", "code", "links", "numbers in tables"];
+    for ((part, original), translated) in parts.iter().zip(structure(&original)).zip(structure(&translated)) {
+        assert_eq!(original, translated, "README.zh-CN.md: the {part} differ from README.md");
+    }
+}
+
 #[test]
 fn failure_modes_name_existing_tests() {
     let page = read("docs/failure-modes.md");
