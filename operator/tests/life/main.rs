@@ -23,3 +23,4 @@ mod start;
 mod switchover;
 mod tcp_proxy;
 mod tiers;
+mod topologies;
