@@ -4,8 +4,9 @@ use std::sync::LazyLock;
 use redis::Script;
 use seckill_protocol::{AdjustmentOutcome, PendingAdjustment, SaleId, StockAdjustment};
 
-use crate::client::{Role, StockClient, StockError};
+use crate::client::{StockClient, StockError};
 use crate::keys;
+use crate::roles::Role;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/adjust.lua")));
 

@@ -9,24 +9,15 @@ use redis::{
     from_redis_value,
 };
 use seckill_protocol::SaleId;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Node};
 use crate::config::{InvalidUrl, RedisConfig, Topology};
 use crate::connection::Connection;
-use crate::connector::{Connector, is_refusal, refusal};
+use crate::connector::Connector;
+use crate::login::{is_refusal, refusal};
+use crate::roles::{Role, Roles};
 use crate::sentinel::Sentinels;
-
-/// A purchase without an answer after this time has an unknown outcome. The limit leaves time for a retry before the
-/// buyer times out.
-const PURCHASE_TIMEOUT: Duration = Duration::from_millis(1000);
-/// The outbox is read in small parts.
-const OUTBOX_TIMEOUT: Duration = Duration::from_secs(2);
-/// No command but those that write holdings takes longer, and a server that does not answer must not hold up other sales.
-const ADMINISTRATION_TIMEOUT: Duration = Duration::from_secs(2);
-/// One round trip with some thousand buyers.
-const HOLDINGS_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StockError {
@@ -42,54 +33,6 @@ pub enum StockError {
     /// Nothing ran.
     #[error("the URL of Redis: {0}")]
     Url(#[from] InvalidUrl),
-}
-
-/// What a connection is for. One slow command blocks those behind it on its connection, so each has its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    Purchases,
-    Streams,
-    Administration,
-    /// Only a rebuild needs it, so it connects then.
-    Holdings,
-}
-
-/// The connections to one server.
-pub(crate) struct Roles {
-    purchases: Connection,
-    streams: Connection,
-    administration: Connection,
-    holdings: Connection,
-}
-
-impl Roles {
-    /// They connect at the first call.
-    pub fn new(connector: Connector, doubts: Option<Arc<Notify>>) -> Self {
-        let new = |limit| Connection::new(connector.clone(), limit, doubts.clone());
-        Roles {
-            purchases: new(PURCHASE_TIMEOUT),
-            streams: new(OUTBOX_TIMEOUT),
-            administration: new(ADMINISTRATION_TIMEOUT),
-            holdings: new(HOLDINGS_TIMEOUT),
-        }
-    }
-
-    pub fn connection(&self, role: Role) -> &Connection {
-        match role {
-            Role::Purchases => &self.purchases,
-            Role::Streams => &self.streams,
-            Role::Administration => &self.administration,
-            Role::Holdings => &self.holdings,
-        }
-    }
-
-    /// Those that a program needs from its start.
-    pub async fn connect(&self) -> RedisResult<()> {
-        for connection in [&self.purchases, &self.streams, &self.administration] {
-            connection.connect().await?;
-        }
-        Ok(())
-    }
 }
 
 /// A handle on the servers that hold the stock. Clones share their connections.
@@ -151,8 +94,9 @@ impl StockClient {
                 let sentinels = Arc::new(Sentinels::new(config.clone(), sentinels, master));
                 let roles = Roles::new(Connector::to_primary_of(config, sentinels.clone()), None);
                 roles.connect().await?;
-                let connections = [&roles.purchases, &roles.streams, &roles.administration, &roles.holdings];
-                let _listeners = sentinels.listen(&connections.map(Connection::clone));
+                let followers = roles.clone();
+                let _listeners =
+                    sentinels.listen(move || followers.replace_all("a Sentinel announced another primary"));
                 Servers::One { roles, _listeners }
             }
             Topology::Cluster(seeds) => {

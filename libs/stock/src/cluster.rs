@@ -16,12 +16,12 @@ use redis::{RedisError, RedisResult, Value};
 use seckill_protocol::SaleId;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::client::{Role, Roles};
 use crate::config::{RedisConfig, Server};
 use crate::connection::Connection;
 use crate::connector::Connector;
+use crate::roles::{Role, Roles};
 
 const SLOTS: usize = 16384;
 /// No known primary serves the slot.
@@ -31,6 +31,8 @@ const MAX_ASKED: usize = 7;
 const ASK_TIMEOUT: Duration = Duration::from_millis(800);
 /// From the end of one reading of the slots to the next, and up to as much again at random.
 const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(100);
+/// Of the failures to read the slots one is logged in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 
 pub(crate) struct Cluster {
@@ -158,10 +160,16 @@ impl Cluster {
     pub fn keep_fresh(self: &Arc<Self>) -> JoinSet<()> {
         let (cluster, mut task) = (self.clone(), JoinSet::new());
         task.spawn(async move {
+            let mut next_log_at = Instant::now();
             loop {
                 let _ = timeout(MAX_REFRESH_INTERVAL, cluster.doubts.notified()).await;
-                if let Err(error) = cluster.refresh().await {
-                    tracing::warn!(%error, "failed to read the slots of the Redis Cluster");
+                match cluster.refresh().await {
+                    Ok(()) => {}
+                    Err(error) if next_log_at <= Instant::now() => {
+                        tracing::warn!(%error, "failed to read the slots of the Redis Cluster");
+                        next_log_at = Instant::now() + LOG_INTERVAL;
+                    }
+                    Err(error) => tracing::debug!(%error, "failed to read the slots of the Redis Cluster"),
                 }
                 // A node that could not be asked is no news. A call that finds a wrong node tells again.
                 let _ = cluster.doubts.notified().now_or_never();

@@ -114,7 +114,8 @@ impl RedisConfig {
 }
 
 fn greeting(login: &Login) -> RedisConnectionInfo {
-    let mut greeting = RedisConnectionInfo::default();
+    // Redis 7.0 does not know the command, and the least account has no right to it.
+    let mut greeting = RedisConnectionInfo::default().set_skip_set_lib_name();
     if let Some(user) = &login.user {
         greeting = greeting.set_username(user);
     }

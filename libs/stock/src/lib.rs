@@ -6,7 +6,8 @@
 //! - [`client`]: the handle on the servers, and script calls on the server of a sale
 //! - `cluster`: which node of a Cluster has a sale
 //! - `connection`: one connection, and when it is replaced
-//! - `connector`: opens a connection, and tries the fence; `sentinel` finds the primary
+//! - `roles`: the connections to one server
+//! - `connector`: opens a connection; `sentinel` finds the primary, `login` logs in and tries the fence
 //! - [`purchase`]: one script call for a batch of purchases
 //! - [`batcher`]: turns the callers of one sale into few script calls; `queue` has the callers that wait
 //! - [`rebuild`]: writes an index, installs it, changes its terms, drops it
@@ -25,11 +26,13 @@ mod connection;
 mod connector;
 mod holdings;
 mod keys;
+mod login;
 pub mod outbox;
 pub mod probe;
 pub mod purchase;
 mod queue;
 pub mod rebuild;
+mod roles;
 mod sentinel;
 pub mod settings;
 mod tiers;

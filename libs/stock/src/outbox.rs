@@ -7,8 +7,9 @@ use redis::{FromRedisValue as _, RedisError, Script, Value};
 use seckill_protocol::index::Millis;
 use seckill_protocol::{Batch, Epoch, Order, SaleId, Seq};
 
-use crate::client::{Role, StockClient, StockError};
+use crate::client::{StockClient, StockError};
 use crate::keys;
+use crate::roles::Role;
 
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/outbox.lua")));
 

@@ -8,8 +8,9 @@ use redis::{Cmd, RedisError, Script, ServerErrorKind, Value};
 use seckill_protocol::index::{Holding, IndexState, OrderBounds, SaleState, Server, Terms};
 use seckill_protocol::{Buyer, Epoch, SaleId};
 
-use crate::client::{Role, Route, StockClient, StockError};
+use crate::client::{Route, StockClient, StockError};
 use crate::connection::Connection;
+use crate::roles::Role;
 use crate::{holdings, keys, tiers};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/probe.lua")));

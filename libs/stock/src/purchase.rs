@@ -5,7 +5,8 @@ use redis::{RedisWrite, Script, ToRedisArgs};
 use seckill_protocol::index::{BatchDecision, Decision, Fenced, Request};
 use seckill_protocol::{Batch, Epoch, Order, SaleId, Seq};
 
-use crate::client::{Role, StockClient, StockError};
+use crate::client::{StockClient, StockError};
+use crate::roles::Role;
 use crate::{holdings, keys};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(&source()));

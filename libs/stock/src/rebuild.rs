@@ -8,8 +8,9 @@ use seckill_protocol::rebuild::{BuyerHoldings, HoldingCounts};
 use seckill_protocol::{Epoch, SaleId};
 use tokio::task::JoinSet;
 
-use crate::client::{Role, StockClient, StockError};
+use crate::client::{StockClient, StockError};
 use crate::connection::Connection;
+use crate::roles::Role;
 use crate::{holdings, keys, tiers};
 
 static WRITE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/write.lua")));

@@ -11,8 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::{RedisConfig, Server};
-use crate::connection::Connection;
-use crate::connector::{client, explain};
+use crate::login::{client, explain};
 
 /// For one Sentinel, from the name lookup to its answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -93,15 +92,15 @@ impl Sentinels {
         client(&self.config, sentinel, self.config.greeting_of_sentinels()).await
     }
 
-    /// Replaces the connections as soon as a Sentinel announces another primary, until the returned set is dropped.
-    pub fn listen(self: &Arc<Self>, connections: &[Connection]) -> JoinSet<()> {
+    /// Calls `follow` as soon as a Sentinel announces another primary, until the returned set is dropped.
+    pub fn listen(self: &Arc<Self>, follow: impl Fn() + Clone + Send + Sync + 'static) -> JoinSet<()> {
         let mut listeners = JoinSet::new();
         for sentinel in &self.servers {
-            let (sentinels, sentinel, connections) = (self.clone(), sentinel.clone(), connections.to_vec());
+            let (sentinels, sentinel, follow) = (self.clone(), sentinel.clone(), follow.clone());
             listeners.spawn(async move {
                 loop {
                     // A Sentinel that is away is asked again. The connections notice a failover without it, only later.
-                    if let Err(error) = sentinels.listen_to(&sentinel, &connections).await {
+                    if let Err(error) = sentinels.listen_to(&sentinel, &follow).await {
                         tracing::debug!(%sentinel, %error, "not listening to a Sentinel");
                     }
                     sleep(LISTEN_AGAIN).await;
@@ -111,7 +110,7 @@ impl Sentinels {
         listeners
     }
 
-    async fn listen_to(&self, sentinel: &Server, connections: &[Connection]) -> RedisResult<()> {
+    async fn listen_to(&self, sentinel: &Server, follow: &(impl Fn() + Sync)) -> RedisResult<()> {
         let subscribe = async {
             let mut messages = self.client(sentinel).await?.get_async_pubsub().await?;
             messages.subscribe(SWITCH).await?;
@@ -129,9 +128,7 @@ impl Sentinels {
             };
             tracing::info!(%sentinel, %primary, "another Redis is the primary");
             *self.announced.lock().unwrap_or_else(PoisonError::into_inner) = Some((primary, Instant::now()));
-            for connection in connections {
-                connection.replace_current(SWITCH);
-            }
+            follow();
         }
         Ok(())
     }

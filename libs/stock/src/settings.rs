@@ -6,7 +6,7 @@ use seckill_protocol::index::Millis;
 
 use crate::client::{StockClient, StockError};
 use crate::connection::Connection;
-use crate::connector::try_fence;
+use crate::login::try_fence;
 
 /// Memory of the only order of a buyer, including its part of an unpublished outbox. Further orders of a buyer need less.
 /// A cancelled order keeps its memory.

@@ -101,7 +101,7 @@ pub struct Harness {
     mysql: String,
     pub database: String,
     kafka: String,
-    redis: String,
+    pub redis: String,
     /// Whether the simulated kubelet reports pods as ready.
     pub pods_become_ready: Arc<AtomicBool>,
     kubelet: JoinHandle<()>,

@@ -25,3 +25,4 @@ mod start;
 mod switchover;
 mod tcp_proxy;
 mod tiers;
+mod topologies;

@@ -115,15 +115,14 @@ async fn a_failover_that_a_person_asks_the_sentinels_for_is_followed() {
 
 #[tokio::test]
 async fn an_idle_client_follows_the_announcement_of_a_sentinel() {
-    let set = SentinelSet::start().await;
-    let client = connect(&set.url()).await;
+    let set = SentinelSet::start_with(&with_account(), "").await;
+    let client = connect(&set.url_with(LOGIN)).await;
     // Its connections stay open and never break.
     set.servers[0].pause();
     set.until_promoted().await;
     eventually("the idle connections lead to the new primary", async || {
         let clients: String = set.servers[1].command(&["CLIENT", "LIST", "TYPE", "normal"]).await;
-        // One of them asks this.
-        clients.matches("lib-name=redis-rs").count() > 3
+        clients.matches("user=seckill").count() >= 3
     })
     .await;
     set.servers[0].resume();
