@@ -226,6 +226,9 @@ impl Api {
         loop {
             let last = match self.send(&method, path, key).await {
                 Ok(answer) if !again(&answer) => return Ok(answer),
+                Ok(answer) if answer.code() == "not_ready" => anyhow!(
+                    "the last answer was {answer} If it stays so, look at the log of order-worker: MySQL may be behind the log"
+                ),
                 Ok(answer) => anyhow!("the last answer was {answer}"),
                 Err(error) => {
                     error.context("check that the pods of the API are ready, and that NetworkPolicies admit this one")

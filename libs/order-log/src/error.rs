@@ -2,7 +2,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaConfRes;
 use seckill_protocol::Offset;
 
-use crate::kafka::advice;
+use crate::advice::advice;
 
 /// A failure of the order log.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -6,6 +6,7 @@
 //! - [`ensure_topic`] creates the topic with the settings that the log needs
 //!
 //! Terms: docs/glossary.md.
+mod advice;
 mod append;
 mod config;
 mod creation_error;
@@ -17,11 +18,11 @@ mod seqs;
 mod tail;
 mod topic;
 
+pub use advice::advice;
 pub use append::OrderLog;
 pub use config::LogConfig;
 pub use creation_error::creation_error;
 pub use error::LogError;
-pub use kafka::advice;
 pub use read::{Entry, position};
 pub use tail::{ReadBack, Tail};
 pub use topic::{Ensured, TopicFacts, ensure_topic};

@@ -9,9 +9,10 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use seckill_protocol::{Offset, Record, RecordError};
 use tokio::sync::mpsc;
 
+use crate::advice::advice;
 use crate::append::OrderLog;
 use crate::error::LogError;
-use crate::kafka::{self, QuietContext, advice};
+use crate::kafka::{self, QuietContext};
 
 /// The content of one offset.
 #[derive(Debug)]

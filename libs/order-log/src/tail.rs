@@ -14,9 +14,10 @@ use seckill_protocol::{Acceptance, Offset, OrderId, Record, RecordVerdict, SaleC
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::advice::advice;
 use crate::config::LogConfig;
 use crate::error::LogError;
-use crate::kafka::{self, QUERY_TIMEOUT, QuietContext, advice};
+use crate::kafka::{self, QUERY_TIMEOUT, QuietContext};
 use crate::partition::{OrderVerdict, Partition};
 use crate::read::{assigned, partition_list, position};
 

@@ -6,9 +6,9 @@ use seckill_planner::SaleKey;
 use seckill_service::config::ObjectName;
 use serde_json::{Map, Value, json};
 
-use super::DEFAULT_NAMESPACE;
-
 const API_VERSION: &str = "seckill.dev/v1alpha1";
+/// Of a FlashSale without one.
+pub const DEFAULT_NAMESPACE: &str = "default";
 
 pub struct Admission {
     schema: Value,

@@ -1,14 +1,14 @@
 //! FlashSales from manifests in a folder, without a cluster: `operator run --sales DIR`. For evaluation and for a single host; it
 //! is not highly available.
 //!
-//! The rest of the operator does not know the difference. The folder is behind the client of Kubernetes: [`api`] answers the few
+//! The rest of the operator does not know the difference. The folder is behind the client of Kubernetes: `api` answers the few
 //! requests that the operator sends.
 //!
-//! - [`manifests`]: reads the folder
-//! - [`admission`]: what the API server does with a manifest: types, defaults, and the rules of the CRD
-//! - [`store`]: the accepted FlashSales and their statuses, in `DIR/.seckill`
-//! - [`api`]: the API of Kubernetes, as far as the operator uses it
-//! - [`lock`]: one operator for each folder
+//! - `manifests`: reads the folder
+//! - `admission`: what the API server does with a manifest: types, defaults, and the rules of the CRD
+//! - `store`: the accepted FlashSales and their statuses, in `DIR/.seckill`
+//! - `api`: the API of Kubernetes, as far as the operator uses it
+//! - `lock`: one operator for each folder
 //!
 //! No file ends a sale. Editors and git delete files and create them again, and a folder that is not mounted is empty. So a
 //! manifest that is missing, unreadable or wrong changes nothing: it is reported in the log and in
@@ -30,7 +30,7 @@ use kube::Client;
 use seckill_planner::SaleKey;
 
 use crate::args::ClusterIdentity;
-use admission::Admission;
+use admission::{Admission, DEFAULT_NAMESPACE};
 use lock::Lock;
 use manifests::Manifests;
 use store::Store;
@@ -39,8 +39,6 @@ use store::Store;
 const STATE: &str = ".seckill";
 /// How often the folder is read. A file counts once two reads in a row have found the same.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
-/// Of FlashSales without one, and of the Lease.
-const DEFAULT_NAMESPACE: &str = "default";
 
 /// A folder of manifests that this operator runs.
 pub struct Folder {

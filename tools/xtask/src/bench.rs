@@ -10,7 +10,8 @@ use crate::cache;
 use crate::cargo::cargo;
 use crate::command::{output, run};
 use crate::environment::Environment;
-use crate::up::{Scope, up};
+use crate::scope::Scope;
+use crate::up::up;
 use crate::workspace;
 
 /// The cargo arguments that select `seckill-bench` and the programs that it starts.

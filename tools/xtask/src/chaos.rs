@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use crate::cache::{Item, step};
 use crate::command::output;
 use crate::environment::{Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
+use crate::scope::Scope;
 use crate::servers::{ApiServer, etcd_args, kafka_java, mysqld_args};
 use crate::tools::{self, Tools};
-use crate::up::{Scope, up};
+use crate::up::up;
 use crate::{lock, workspace};
 
 #[derive(clap::Args, Debug, Clone)]

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::{Result, bail};
 
-use crate::up::Scope;
+use crate::scope::Scope;
 use crate::{cache, tools};
 
 /// Says what will be installed and changed, and asks once if a person is at the terminal.

@@ -19,6 +19,7 @@ mod process;
 #[cfg(test)]
 mod repository;
 mod sandbox;
+mod scope;
 mod servers;
 mod test;
 mod tools;
@@ -31,7 +32,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use environment::Environment;
-use up::Scope;
+use scope::Scope;
 
 #[derive(Parser)]
 #[command(

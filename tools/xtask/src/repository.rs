@@ -77,11 +77,21 @@ fn structure(page: &str) -> [Vec<String>; 4] {
             code.push(line.to_owned());
             continue;
         }
-        headings.extend(line.split_once("# ").map(|(level, _)| level.to_owned()).filter(|level| level.chars().all(|c| c == '#')));
+        headings.extend(
+            line.split_once("# ")
+                .map(|(level, _)| level.to_owned())
+                .filter(|level| level.chars().all(|c| c == '#')),
+        );
         let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        links.extend(targets.filter(|target| !target.starts_with("README")).map(str::to_owned));
+        links.extend(
+            targets
+                .filter(|target| !target.starts_with("README"))
+                .map(str::to_owned),
+        );
         if line.starts_with('|') {
-            let of_line = line.split(|c: char| !c.is_ascii_digit() && c != '.').filter(|number| !number.is_empty());
+            let of_line = line
+                .split(|c: char| !c.is_ascii_digit() && c != '.')
+                .filter(|number| !number.is_empty());
             numbers.extend(of_line.filter(|number| *number != ".").map(str::to_owned));
         }
     }
@@ -93,7 +103,10 @@ fn the_translated_readme_has_the_structure_and_the_figures_of_the_original() {
     let (original, translated) = (read("README.md"), read("README.zh-CN.md"));
     let parts = ["headings", "code", "links", "numbers in tables"];
     for ((part, original), translated) in parts.iter().zip(structure(&original)).zip(structure(&translated)) {
-        assert_eq!(original, translated, "README.zh-CN.md: the {part} differ from README.md");
+        assert_eq!(
+            original, translated,
+            "README.zh-CN.md: the {part} differ from README.md"
+        );
     }
 }
 

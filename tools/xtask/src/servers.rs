@@ -13,8 +13,8 @@ use crate::environment::{
     CONTEXT, Environment, KAFKA_PASSWORD, KAFKA_TLS_PORTS, KAFKA_USER, MYSQL_PASSWORD, REDIS_PASSWORD, REDIS_TLS_PORT,
 };
 use crate::process::Processes;
+use crate::scope::Scope;
 use crate::tools::{self, Alternatives, Tools};
-use crate::up::Scope;
 use crate::workspace;
 
 /// Time limit for a server to become ready. It is long, for a machine that is busy with builds.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cache::{Item, step};
 use crate::command::output;
 use crate::sandbox;
-use crate::up::Scope;
+use crate::scope::Scope;
 
 const KUBERNETES: &str = "1.36.3";
 const HELM: &str = "4.3.1";

@@ -5,18 +5,8 @@ use anyhow::Result;
 
 use crate::environment::Environment;
 use crate::sandbox::Sandbox;
+use crate::scope::Scope;
 use crate::{cluster, servers, tools};
-
-/// The part of the environment that a command needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// Redis, MySQL and Kafka.
-    Stores,
-    /// Redis, MySQL, Kafka and the Kubernetes API server.
-    Servers,
-    /// The servers, a node that runs pods, and an ingress controller.
-    Cluster,
-}
 
 /// Starts everything in the scope that is not running yet.
 pub fn up(scope: Scope) -> Result<Environment> {

@@ -10,15 +10,16 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::args::Args;
+use super::run::{AS_PROCESSES, OLD_ROUTES_SALE, apply, cases, run_sales, window};
 use super::screen::Screen;
 use super::site::Site;
-use super::{AS_PROCESSES, OLD_ROUTES_SALE, apply, cases, run_sales, window};
 use crate::cache::seconds;
 use crate::cargo::cargo;
 use crate::command::output;
 use crate::environment::Environment;
 use crate::process::Processes;
-use crate::up::{Scope, up};
+use crate::scope::Scope;
+use crate::up::up;
 use crate::{consent, down, workspace};
 
 /// Release without link-time optimization, which takes most of the time of a release build.

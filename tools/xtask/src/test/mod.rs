@@ -14,7 +14,7 @@ use clap::ValueEnum;
 
 use crate::cache::seconds;
 use crate::cargo::cargo;
-use crate::up::Scope;
+use crate::scope::Scope;
 use crate::{consent, cycles, down, lock, tools};
 use count::{Count, StepResult};
 

@@ -7,7 +7,8 @@ use super::count::Count;
 use super::runner::counted;
 use crate::cargo::cargo;
 use crate::environment::Environment;
-use crate::up::{Scope, up};
+use crate::scope::Scope;
+use crate::up::up;
 use crate::{chaos, command, demo, images, servers, tools, workspace};
 
 /// Packages that have no integration tests of their own, or whose tests another step runs.
