@@ -13,8 +13,11 @@ use crate::error::LogError;
 /// Time limit of a query to the brokers.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long to wait for the event of a failure that has happened.
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// Logs the lines of librdkafka at debug level. Each relevant failure also arrives as an error and is logged where it
-/// is handled. That error does not say why there is no connection, but a line does.
+/// is handled. That error does not say why there is no connection, but an event does.
 #[derive(Default)]
 pub(crate) struct QuietContext {
     connection_failure: Mutex<Option<String>>,
@@ -32,21 +35,17 @@ impl QuietContext {
     }
 }
 
-/// The facility of lines about connections that failed.
-const FAILED_CONNECTION: &str = "FAIL";
-
 impl ClientContext for QuietContext {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", "{facility} {message}");
-        if facility == FAILED_CONNECTION {
-            // `[thrd:ssl://kafka:9093/bootstrap]: ssl://kafka:9093/bootstrap: SSL handshake failed: ...`
-            let text = message.split_once("]: ").map_or(message, |(_, text)| text);
-            *self.locked() = Some(text.trim().to_owned());
-        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
+        // `ssl://kafka:9093/bootstrap: SSL handshake failed: ...`. The last event only says that all brokers are down.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.locked() = Some(reason.trim().to_owned());
+        }
     }
 }
 
@@ -69,6 +68,8 @@ pub(crate) struct TopicMetadata {
 pub(crate) fn find_topic(observer: &BaseConsumer<QuietContext>, topic: &str) -> Result<TopicMetadata, LogError> {
     const WHAT: &str = "reading the metadata of the topic";
     let metadata = observer.fetch_metadata(Some(topic), QUERY_TIMEOUT).map_err(|error| {
+        // Nobody else polls for the events of this client.
+        while observer.client().context().connection_failure().is_none() && observer.poll(POLL_TIMEOUT).is_some() {}
         match observer.client().context().connection_failure() {
             Some(reason) => LogError::NoConnection { what: WHAT, reason },
             None => LogError::kafka(WHAT)(error),

@@ -381,10 +381,13 @@ impl Servers<'_> {
                  advertised.listeners=PLAINTEXT://{address}:{port},SSL://{address}:{tls_port},\
                  SASL_SSL://{address}:{login_port},CONTROLLER://{address}:9093\n\
                  controller.listener.names=CONTROLLER\n\
+                 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\n\
                  ssl.keystore.type=PEM\nssl.keystore.location={pair}\n\
                  ssl.truststore.type=PEM\nssl.truststore.location={ca}\n\
                  listener.name.ssl.ssl.client.auth=required\n\
                  sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+                 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
+                 org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
                  authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
                  super.users=User:ANONYMOUS\n\
                  log.dirs={}\n\
@@ -413,7 +416,12 @@ impl Servers<'_> {
                     .arg(&properties),
             )?;
         }
-        let mut command = java(self.inside("java"), "kafka.Kafka");
+        // The login looks up the names of both ends. The namespace has no name server, so each lookup would time out.
+        let hosts = folder.join("hosts");
+        fs::write(&hosts, format!("127.0.0.1 localhost\n{address} kafka\n"))?;
+        let mut java_with_hosts = self.inside("java");
+        java_with_hosts.arg(format!("-Djdk.net.hosts.file={}", hosts.display()));
+        let mut command = java(java_with_hosts, "kafka.Kafka");
         self.processes.start("kafka", command.arg(properties))?;
         Ok(())
     }
