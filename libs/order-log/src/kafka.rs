@@ -24,9 +24,14 @@ pub(crate) struct QuietContext {
 }
 
 impl QuietContext {
-    /// Why the last connection to a broker failed.
+    /// Why the last connection to a broker failed. The client does not repeat the event for each attempt.
     pub fn connection_failure(&self) -> Option<String> {
         self.locked().clone()
+    }
+
+    /// There is a connection: the next failure has its own reason.
+    fn forget_connection_failure(&self) {
+        *self.locked() = None;
     }
 
     fn locked(&self) -> MutexGuard<'_, Option<String>> {
@@ -67,14 +72,23 @@ pub(crate) struct TopicMetadata {
 /// Reads the metadata of the topic. A missing topic is [`LogError::NoTopic`]. Blocks.
 pub(crate) fn find_topic(observer: &BaseConsumer<QuietContext>, topic: &str) -> Result<TopicMetadata, LogError> {
     const WHAT: &str = "reading the metadata of the topic";
-    let metadata = observer.fetch_metadata(Some(topic), QUERY_TIMEOUT).map_err(|error| {
-        // Nobody else polls for the events of this client.
-        while observer.client().context().connection_failure().is_none() && observer.poll(POLL_TIMEOUT).is_some() {}
-        match observer.client().context().connection_failure() {
-            Some(reason) => LogError::NoConnection { what: WHAT, reason },
-            None => LogError::kafka(WHAT)(error),
+    let answer = observer.fetch_metadata(Some(topic), QUERY_TIMEOUT);
+    // Nobody else polls for the events of this client.
+    while observer.poll(Duration::ZERO).is_some() {}
+    let context = observer.client().context();
+    let metadata = match answer {
+        Ok(metadata) => {
+            context.forget_connection_failure();
+            metadata
         }
-    })?;
+        Err(error) => {
+            while context.connection_failure().is_none() && observer.poll(POLL_TIMEOUT).is_some() {}
+            return Err(match context.connection_failure() {
+                Some(reason) => LogError::NoConnection { what: WHAT, reason },
+                None => LogError::kafka(WHAT)(error),
+            });
+        }
+    };
     let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
         return Err(LogError::NoTopic(topic.into()));
     };
@@ -116,5 +130,37 @@ pub(crate) async fn blocking<T: Send + 'static>(
             what,
             error: KafkaError::Canceled,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::config::LogConfig;
+
+    #[test]
+    fn the_reason_of_a_failure_is_forgotten_once_there_is_a_connection() {
+        let cluster = MockCluster::new(1).expect("a cluster");
+        cluster.create_topic("orders", 2, 1).expect("a topic");
+        let config = LogConfig {
+            brokers: cluster.bootstrap_servers(),
+            topic: "orders".into(),
+            properties: Vec::new(),
+        };
+        let observer = consumer(&config.observer().expect("valid")).expect("a consumer");
+        cluster.broker_down(1).expect("down");
+        let failure = loop {
+            match find_topic(&observer, "orders") {
+                Err(LogError::NoConnection { reason, .. }) => break reason,
+                // The connection may not have ended yet.
+                Ok(_) | Err(_) => {}
+            }
+        };
+        assert!(failure.contains("127.0.0.1"), "{failure}");
+        cluster.broker_up(1).expect("up");
+        while find_topic(&observer, "orders").is_err() {}
+        assert_eq!(observer.client().context().connection_failure(), None);
     }
 }
