@@ -93,6 +93,8 @@ impl Metrics {
             key_fetches: Family::default(),
             log: Arc::default(),
         };
+        // Its metrics have whole names.
+        registry.register_collector(Box::new(metrics.log.clone()));
         let registry = registry.sub_registry_with_prefix("seckill_api");
         registry.register("answers", "Answers by route, status and code", metrics.answers.clone());
         registry.register("requests_in_flight", "Requests in progress", metrics.in_flight.clone());
@@ -139,7 +141,6 @@ impl Metrics {
             "Fetches of the keys of an issuer, by issuer and result",
             metrics.key_fetches.clone(),
         );
-        registry.register_collector(Box::new(metrics.log.clone()));
         Arc::new(metrics)
     }
 
