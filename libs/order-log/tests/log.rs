@@ -123,7 +123,7 @@ async fn an_unreachable_broker_is_an_error() {
     let mut config = config("orders");
     config.brokers = "127.0.0.1:1".into();
     let error = OrderLog::connect(config).await.err().expect("no broker there");
-    assert!(matches!(error, LogError::Kafka { .. }), "{error}");
+    assert!(matches!(error, LogError::NoConnection { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -212,7 +212,10 @@ fn nested(path: &str, value: Value) -> Value {
 }
 
 fn rendered(values: &Value) -> Result<String, String> {
-    helm(&["template", "seckill", &chart(), "-n", "shop", "-f", "-"], values)
+    // A cluster that has KEDA.
+    let keda = ["--api-versions", "keda.sh/v1alpha1"];
+    let template = ["template", "seckill", &chart(), "-n", "shop", "-f", "-"];
+    helm(&[&template[..], &keda].concat(), values)
 }
 
 #[test]

@@ -264,7 +264,7 @@ async fn a_refused_read_is_shown_until_kafka_answers_again() {
     for (error, advice) in [
         (
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
-            "grant the Kafka user the rights",
+            "grant the Kafka user its rights",
         ),
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_MSG, "reading the log failed"),
     ] {

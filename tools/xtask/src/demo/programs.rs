@@ -16,7 +16,7 @@ use super::site::Site;
 use crate::cache::seconds;
 use crate::cargo::cargo;
 use crate::command::output;
-use crate::environment::Environment;
+use crate::environment::{Environment, MYSQL_PASSWORD};
 use crate::process::Processes;
 use crate::scope::Scope;
 use crate::up::up;
@@ -68,7 +68,7 @@ pub fn demo(args: &Args) -> Result<()> {
     let result = start(&env, &binaries, &processes, &screen)
         .and_then(|()| run_sales(&site, &screen, cases(args), &AS_PROCESSES))
         .and_then(|()| match args.keep {
-            true => leave_open(&site, &screen),
+            true => leave_open(&env, &site, &screen),
             false => Ok(()),
         });
     if result.is_err() {
@@ -166,7 +166,7 @@ fn command(env: &Environment, binaries: &Path, program: &Program) -> Command {
 }
 
 /// Leaves a sale open, and says what to do with it.
-fn leave_open(site: &Site, screen: &Screen) -> Result<()> {
+fn leave_open(env: &Environment, site: &Site, screen: &Screen) -> Result<()> {
     let example = fs::read_to_string(site.example("demo.yaml")).context("examples/demo.yaml")?;
     let item_id = site.stores.new_item_id()?;
     let window = window(Timestamp::now(), Duration::ZERO, TRY_DURATION)?;
@@ -182,14 +182,30 @@ fn leave_open(site: &Site, screen: &Screen) -> Result<()> {
         format!(
             "  cargo xtask exec -- curl -s {sale}/orders -H \"Idempotency-Key: $(cat /proc/sys/kernel/random/uuid)\" --json '{{\"quantity\":1}}'"
         ),
-        format!("  $EDITOR {}   # raise stock, or set suspend: true", folder.join(format!("{name}.yaml")).display()),
+        format!(
+            "  $EDITOR {}   # raise stock, or set suspend: true",
+            folder.join(format!("{name}.yaml")).display()
+        ),
         format!(
             "  cat {}",
-            folder.join(".seckill/status").join(namespace).join(format!("{name}.yaml")).display()
+            folder
+                .join(".seckill/status")
+                .join(namespace)
+                .join(format!("{name}.yaml"))
+                .display()
         ),
-        format!("  cat {}   # why a manifest was refused", folder.join(".seckill/problems.yaml").display()),
-        "  cargo xtask exec -- mysql -h 10.99.0.1 -u root -pseckill seckill -e 'SELECT * FROM orders ORDER BY at DESC LIMIT 3'".into(),
-        format!("  tail -f {}   # its events", site.state.join("processes/demo-operator.log").display()),
+        format!(
+            "  cat {}   # why a manifest was refused",
+            folder.join(".seckill/problems.yaml").display()
+        ),
+        format!(
+            "  cargo xtask exec -- mysql -h {} -u root -p{MYSQL_PASSWORD} seckill -e 'SELECT * FROM orders ORDER BY created_at DESC LIMIT 3'",
+            env.node_address
+        ),
+        format!(
+            "  tail -f {}   # its events",
+            site.state.join("processes/demo-operator.log").display()
+        ),
         "  cargo xtask demo --cluster   # the same on Kubernetes".into(),
         "  cargo xtask down             # stop everything and delete it".into(),
     ];

@@ -2,7 +2,6 @@
 //! contains NAME.
 mod demo;
 mod guide;
-mod helm_test;
 mod identity;
 mod install;
 mod manifests;
@@ -51,7 +50,6 @@ fn main() -> ExitCode {
         of("manifests", manifests::SCENARIOS),
         of("sales", sales::SCENARIOS),
         identity::with_test_issuer(release),
-        of("helm_test", helm_test::SCENARIOS),
         of("rolling", rolling::SCENARIOS),
         of("install", install::SCENARIOS),
         of("release", release::SCENARIOS),
