@@ -151,11 +151,10 @@ mod tests {
         };
         let observer = consumer(&config.observer().expect("valid")).expect("a consumer");
         cluster.broker_down(1).expect("down");
+        // The connection may not have ended yet.
         let failure = loop {
-            match find_topic(&observer, "orders") {
-                Err(LogError::NoConnection { reason, .. }) => break reason,
-                // The connection may not have ended yet.
-                Ok(_) | Err(_) => {}
+            if let Err(LogError::NoConnection { reason, .. }) = find_topic(&observer, "orders") {
+                break reason;
             }
         };
         assert!(failure.contains("127.0.0.1"), "{failure}");
