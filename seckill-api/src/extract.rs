@@ -102,7 +102,7 @@ impl<S: Sync> FromRequest<S> for RequestedQuantity {
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         require_json(request.headers())?;
         require_no_encoding(request.headers())?;
-        let bytes = read_body(request.into_body()).await?;
+        let bytes = read_body(request.into_body()).await?; // in memory already
         // RFC 8259 lets a parser ignore the byte order mark that some tools write.
         let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
         // serde also deserializes a struct from an array.

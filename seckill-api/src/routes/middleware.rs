@@ -1,21 +1,27 @@
-//! Around the routes of both listeners: a ledger that needs a newer program, rate limit, time limit, panics, metrics, and
-//! requests that no route takes.
+//! Around the routes of both listeners: bodies, a ledger that needs a newer program, rate limit, time limit, panics, metrics,
+//! and requests that no route takes.
+//!
+//! The body is read before anything is answered, also if the answer does not depend on it. hyper closes a connection with an
+//! unread body after the answer. A proxy may just then send the next request of another buyer on it, and answers that buyer
+//! with a 503 of its own.
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::Router;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{Method, Uri};
+use http::{HeaderValue, Method, Uri, header};
 use tower::{Service, layer::layer_fn};
 
 use crate::api::Api;
 use crate::catalogue::TooOld;
 use crate::client_address::Peer;
+use crate::extract::read_body;
 use crate::limits::REQUEST_TIMEOUT;
 use crate::metrics::{AnswerLabels, Metrics};
 use crate::problem::{Code, Problem, excerpt};
@@ -81,7 +87,7 @@ struct Middleware<R> {
 
 impl<R> Service<Request> for Middleware<R>
 where
-    R: Service<Request, Response = Response, Error = Infallible>,
+    R: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     R::Future: Send + 'static,
 {
     type Response = Response;
@@ -99,16 +105,28 @@ where
         };
         let timed_out = problem_of_timeout(request.method());
         let in_flight = InFlightGuard::begin(self.around.metrics.clone());
-        if let Some(problem) = self.around.refuse(&route, &request) {
-            return Box::pin(std::future::ready(Ok(
-                in_flight.answered(route, problem.into_response())
-            )));
-        }
-        // Shared state changes in single steps, so a panic leaves it consistent.
-        let response = AssertUnwindSafe(self.routes.call(request)).catch_unwind();
+        let refused = self.around.refuse(&route, &request);
+        // The service that was polled is the one that is ready.
+        let next = self.routes.clone();
+        let mut routes = std::mem::replace(&mut self.routes, next);
+        let response = async move {
+            let request = match with_body(request).await {
+                Ok(request) => request,
+                Err(problem) => return closing(problem),
+            };
+            match refused {
+                Some(problem) => problem.into_response(),
+                None => {
+                    let Ok(response) = routes.call(request).await;
+                    response
+                }
+            }
+        };
         Box::pin(async move {
+            // Shared state changes in single steps, so a panic leaves it consistent.
+            let response = AssertUnwindSafe(response).catch_unwind();
             let response = match tokio::time::timeout(REQUEST_TIMEOUT, response).await {
-                Ok(Ok(Ok(response))) => response,
+                Ok(Ok(response)) => response,
                 // The panic hook has written the panic to stderr.
                 Ok(Err(_)) => Problem::Internal.into_response(),
                 Err(_) => timed_out.into_response(),
@@ -116,6 +134,24 @@ where
             Ok(in_flight.answered(route, response))
         })
     }
+}
+
+/// The request with its whole body in memory.
+async fn with_body(request: Request) -> Result<Request, Problem> {
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let body = read_body(body).await?;
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+/// The answer to a request whose body was not read to its end.
+fn closing(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// A request that only reads has no outcome that could be unknown.

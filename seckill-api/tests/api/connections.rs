@@ -40,6 +40,10 @@ async fn idle(address: SocketAddr) -> TcpStream {
 async fn request_again(stream: &mut TcpStream) {
     let request = b"GET /v2 HTTP/1.1\r\nHost: seckill\r\n\r\n";
     stream.write_all(request).await.expect("the connection is open");
+    read_not_found(stream).await;
+}
+
+async fn read_not_found(stream: &mut TcpStream) {
     let mut response = Vec::new();
     while !response.ends_with(b"}") {
         let mut buffer = [0; 4096];
@@ -95,6 +99,43 @@ async fn an_idle_connection_is_closed_in_the_end() {
     request_again(&mut stream).await;
     let closed = timeout(PATIENCE, stream.read(&mut [0; 16])).await;
     assert!(matches!(closed, Ok(Ok(0))), "{closed:?}");
+}
+
+/// A proxy sends the body in a packet of its own, and would send the next request on a connection that is being closed.
+#[tokio::test]
+async fn a_refusal_leaves_the_connection_open_when_the_body_comes_after_the_head() {
+    let harness = Harness::start().await;
+    let mut stream = connect(harness.v1).await;
+    for _ in 0..3 {
+        let head = "POST /v1/sales/shop/unknown/orders HTTP/1.1\r\nHost: seckill\r\nContent-Length: 14\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.expect("the connection is open");
+        // The refusal does not depend on the body.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stream
+            .write_all(br#"{"quantity":1}"#)
+            .await
+            .expect("the connection is open");
+        read_not_found(&mut stream).await;
+    }
+    request_again(&mut stream).await;
+}
+
+#[tokio::test]
+async fn a_connection_with_an_unread_body_is_announced_as_closed() {
+    let harness = Harness::start().await;
+    let body = "x".repeat(16 * 1024 + 1);
+    let length = body.len();
+    let mut stream = connect(harness.v1).await;
+    let request = format!("POST /v2 HTTP/1.1\r\nHost: seckill\r\nContent-Length: {length}\r\n\r\n{body}");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("the connection is open");
+    let mut answer = String::new();
+    let read = timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
+    read.expect("the server closes the connection").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
 }
 
 #[tokio::test]
