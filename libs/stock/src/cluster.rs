@@ -134,20 +134,19 @@ impl Cluster {
             self.doubts.notify_one();
         }
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = Map::clone(&map);
-        let at = match changed.nodes.iter().position(|node| node.server == server) {
+        // Copied only while a call reads it.
+        let map = Arc::make_mut(&mut map);
+        let at = match map.nodes.iter().position(|node| node.server == server) {
             Some(at) => at,
             None => {
-                changed.nodes.push(self.new_node(server));
-                changed.nodes.len() - 1
+                map.nodes.push(self.new_node(server));
+                map.nodes.len() - 1
             }
         };
-        let node = changed.nodes[at].clone();
-        if moved && let Some(slot) = changed.slots.get_mut(usize::from(slot)) {
+        if moved && let Some(slot) = map.slots.get_mut(usize::from(slot)) {
             *slot = at as u16;
         }
-        *map = Arc::new(changed);
-        Ok(node)
+        Ok(map.nodes[at].clone())
     }
 
     fn new_node(&self, server: Server) -> Arc<Node> {
