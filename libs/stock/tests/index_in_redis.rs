@@ -1,5 +1,6 @@
 //! Tests of the index in a real Redis.
 mod common;
+mod purchases;
 mod shared_server;
 mod switchover;
 
@@ -9,25 +10,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::{install, new_sale, write};
 use futures::FutureExt as _;
-use seckill_protocol::index::{Decision, Fenced, Holding, OrderBounds, Request, SaleState, Terms};
+use purchases::{open_terms, request};
+use seckill_protocol::index::{Decision, Fenced, Holding, Request, SaleState, Terms};
 use seckill_protocol::rebuild::BuyerHoldings;
 use seckill_protocol::{AdjustmentOutcome, Batch, Buyer, Epoch, KeyHash, PendingAdjustment, SaleId, StockAdjustment};
 use seckill_stock::{Applied, BYTES_AN_ORDER, BatchSink, Batcher, Install, Installed, PurchaseError, StockClient};
 use shared_server::{connect, redis_url};
 use tokio::sync::watch;
-
-/// Terms that sell now.
-fn open_terms() -> Terms {
-    Terms {
-        version: 1,
-        state: SaleState::Open,
-        opens: 0,
-        closes: u64::MAX >> 12,
-        limit: 0,
-        bounds: OrderBounds::default(),
-        tiers: Vec::new(),
-    }
-}
 
 /// A sink that keeps its batches.
 #[derive(Default)]
@@ -36,15 +25,6 @@ struct RecordedBatches(Mutex<Vec<Batch>>);
 impl BatchSink for RecordedBatches {
     fn append(&self, batch: Batch) {
         self.0.lock().expect("not poisoned").push(batch);
-    }
-}
-
-fn request(key: &str, quantity: u32) -> Request {
-    Request {
-        buyer: Buyer::anonymous(key),
-        quantity,
-        tier: 0,
-        key: KeyHash::of(key),
     }
 }
 

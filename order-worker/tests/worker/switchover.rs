@@ -1,23 +1,10 @@
 //! Redis is switched over while all connections of the worker stay open.
-use std::time::{Duration, Instant};
-
 use seckill_protocol::{Epoch, Record};
 use seckill_stock::StockClient;
-use seckill_test_redis::{Address, RedisServer};
+use seckill_test_redis::{Address, RedisServer, eventually};
 
 use crate::harness::Harness;
 use crate::relay::{install, sell, wait_until_left};
-
-/// Far longer than a replacement takes.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
-
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so().await {
-        assert!(begun.elapsed() < WAIT_TIMEOUT, "timed out waiting until {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn relay_and_adjustments_follow_a_switchover_that_cuts_nothing() {

@@ -240,7 +240,8 @@ pub fn free_port() -> u16 {
     free.local_addr().expect("bound").port()
 }
 
-pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+/// Waits until a condition of real servers holds.
+pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !is_so().await {
         assert!(begun.elapsed() < WAIT_TIMEOUT, "timed out waiting until {what}");

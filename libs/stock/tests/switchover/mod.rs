@@ -2,30 +2,17 @@
 use std::time::{Duration, Instant};
 
 use seckill_protocol::adjustment::apply_adjustments;
-use seckill_protocol::index::{
-    BatchDecision, Decision, Fenced, OrderBounds, Request, SaleState, Server, Terms, purchase,
-};
+use seckill_protocol::index::{Fenced, Server, Terms, purchase};
 use seckill_protocol::install::{self, InstallRefused, WrittenHoldings, apply};
-use seckill_protocol::{AdjustmentOutcome, Buyer, Epoch, KeyHash, PendingAdjustment, SaleId, StockAdjustment};
-use seckill_stock::{Install, Installed, StockClient, StockError};
-use seckill_test_redis::{Address, RedisServer};
+use seckill_protocol::{AdjustmentOutcome, Buyer, Epoch, PendingAdjustment, StockAdjustment};
+use seckill_stock::{Install, Installed, StockError};
+use seckill_test_redis::{Address, RedisServer, eventually};
 
 use crate::common::{install, new_sale, write};
+use crate::purchases::{buy, connect, is_reserved, open_terms, request};
 
 /// Far longer than a replacement takes.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
-
-fn terms() -> Terms {
-    Terms {
-        version: 1,
-        state: SaleState::Open,
-        opens: 0,
-        closes: u64::MAX >> 12,
-        limit: 0,
-        bounds: OrderBounds::default(),
-        tiers: Vec::new(),
-    }
-}
 
 /// An adjustment whose record is just after the barrier of an epoch.
 fn pending(since: Epoch, adjustment: StockAdjustment) -> PendingAdjustment {
@@ -33,37 +20,6 @@ fn pending(since: Epoch, adjustment: StockAdjustment) -> PendingAdjustment {
         offset: since.0 + 1,
         since,
         adjustment,
-    }
-}
-
-fn request(key: &str) -> Request {
-    Request {
-        buyer: Buyer::anonymous(key),
-        quantity: 1,
-        tier: 0,
-        key: KeyHash::of(key),
-    }
-}
-
-async fn connect(url: &str) -> StockClient {
-    StockClient::connect(url).await.expect("Redis answers")
-}
-
-type Decided = Result<Result<BatchDecision, Fenced>, StockError>;
-
-async fn buy(client: &StockClient, sale: SaleId, epoch: Epoch, key: &str) -> Decided {
-    client.purchase(sale, epoch, &[request(key)]).await
-}
-
-fn is_reserved(decided: &Decided) -> bool {
-    matches!(decided, Ok(Ok((decisions, _))) if matches!(decisions[..], [Decision::Reserved { .. }]))
-}
-
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so().await {
-        assert!(begun.elapsed() < WAIT_TIMEOUT, "timed out waiting until {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -78,7 +34,7 @@ async fn switch_over(address: &Address, old: &RedisServer, new: &RedisServer) {
 async fn every_script_answers_replica_on_a_replica() {
     let (primary, replica) = RedisServer::start_pair().await;
     let (sale, empty) = (new_sale(), new_sale());
-    let mut index = install(&connect(&primary.url()).await, sale, Epoch(5), 3, terms()).await;
+    let mut index = install(&connect(&primary.url()).await, sale, Epoch(5), 3, open_terms()).await;
     let client = connect(&replica.url()).await;
     eventually("the index is replicated", async || {
         client.probe(sale).await.expect("answers").index.is_some()
@@ -95,12 +51,18 @@ async fn every_script_answers_replica_on_a_replica() {
         epoch: Epoch(5),
         seq: 1,
     };
-    let newer = Terms { version: 2, ..terms() };
+    let newer = Terms {
+        version: 2,
+        ..open_terms()
+    };
     for sale in [sale, empty] {
         let mut known = Some(&mut index).filter(|index| index.sale == sale);
         for epoch in [Epoch(4), Epoch(5), Epoch(6)] {
-            let decided = client.purchase(sale, epoch, &[request("k")]).await.expect("answers");
-            assert_eq!(decided, purchase(known.as_deref_mut(), &server, epoch, &[request("k")]));
+            let decided = client.purchase(sale, epoch, &[request("k", 1)]).await.expect("answers");
+            assert_eq!(
+                decided,
+                purchase(known.as_deref_mut(), &server, epoch, &[request("k", 1)])
+            );
             let applied = client.apply(sale, epoch, &newer).await.expect("answers");
             assert_eq!(applied, apply(known.as_deref_mut(), &server, epoch, &newer));
             for adjustment in [&raise, &cancel] {
@@ -116,7 +78,7 @@ async fn every_script_answers_replica_on_a_replica() {
             holders: 0,
             orders: 0,
             taken: Vec::new(),
-            terms: terms(),
+            terms: open_terms(),
         };
         let refused = install::install(known.as_deref(), &server, sale, &what, WrittenHoldings::default());
         assert_eq!(refused, Err(InstallRefused::NotAPrimary));
@@ -135,7 +97,7 @@ async fn every_connection_follows_a_switchover_that_cuts_nothing() {
     let (old, new) = RedisServer::start_pair().await;
     let address = Address::of(&old).await;
     let (client, sale) = (connect(&address.url()).await, new_sale());
-    install(&client, sale, Epoch(5), 9, terms()).await;
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
     assert!(is_reserved(&buy(&client, sale, Epoch(5), "a").await));
     assert_eq!(client.outbox(sale, Epoch(5), 0, 9).await.expect("answers").len(), 1);
     let holding = [(Buyer::anonymous("h"), Vec::new())];
@@ -160,7 +122,7 @@ async fn every_connection_follows_a_switchover_that_cuts_nothing() {
         write(&client, sale, Epoch(7), &holding).await.is_ok()
     })
     .await;
-    install(&client, sale, Epoch(8), 9, terms()).await;
+    install(&client, sale, Epoch(8), 9, open_terms()).await;
     assert!(is_reserved(&buy(&client, sale, Epoch(8), "b").await));
 }
 
@@ -169,11 +131,11 @@ async fn calls_leave_an_old_primary_that_does_not_answer() {
     let (old, new) = RedisServer::start_pair().await;
     let address = Address::of(&old).await;
     let (client, sale) = (connect(&address.url()).await, new_sale());
-    install(&client, sale, Epoch(5), 9, terms()).await;
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
     old.pause();
     new.promote().await;
     address.lead_to(&new);
-    install(&connect(&new.url()).await, sale, Epoch(6), 9, terms()).await;
+    install(&connect(&new.url()).await, sale, Epoch(6), 9, open_terms()).await;
     eventually("purchases reach the new primary", async || {
         is_reserved(&buy(&client, sale, Epoch(6), "a").await)
     })
@@ -204,13 +166,13 @@ async fn calls_leave_an_old_primary_that_still_sells() {
     let (old, new) = (RedisServer::start().await, RedisServer::start().await);
     let address = Address::of(&old).await;
     let (client, sale) = (connect(&address.url()).await, new_sale());
-    install(&client, sale, Epoch(5), 9, terms()).await;
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
     let raise = |total| StockAdjustment::Raise { total };
     let raised = client.apply_adjustments(sale, &[pending(Epoch(5), raise(10))]).await;
     assert_eq!(raised.expect("answers"), [AdjustmentOutcome::Done]);
 
     address.lead_to(&new);
-    install(&connect(&new.url()).await, sale, Epoch(9), 9, terms()).await;
+    install(&connect(&new.url()).await, sale, Epoch(9), 9, open_terms()).await;
     // The old primary has a valid index of an older epoch, and says so.
     eventually("purchases reach the new primary", async || {
         is_reserved(&buy(&client, sale, Epoch(9), "a").await)
@@ -228,7 +190,7 @@ async fn a_replaced_connection_serves_until_the_next_one_is_open() {
     let server = RedisServer::start().await;
     let address = Address::of(&server).await;
     let (client, healthy, lost) = (connect(&address.url()).await, new_sale(), new_sale());
-    install(&client, healthy, Epoch(5), 99, terms()).await;
+    install(&client, healthy, Epoch(5), 99, open_terms()).await;
     let accepted = address.accepted();
     address.lead_nowhere();
     for n in 0..20 {

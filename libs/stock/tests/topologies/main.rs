@@ -2,62 +2,20 @@
 mod access;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../purchases/mod.rs"]
+mod purchases;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{account_rules, install, new_sale, write};
-use seckill_protocol::index::{BatchDecision, Decision, Fenced, OrderBounds, Request, SaleState, Terms};
-use seckill_protocol::{AdjustmentOutcome, Buyer, Epoch, KeyHash, PendingAdjustment, SaleId, StockAdjustment};
-use seckill_stock::{Applied, StockClient, StockError};
-use seckill_test_redis::{RedisCluster, RedisServer, SentinelSet};
+use purchases::{buy, connect, is_reserved, open_terms};
+use seckill_protocol::index::{Fenced, Terms};
+use seckill_protocol::{AdjustmentOutcome, Buyer, Epoch, PendingAdjustment, SaleId, StockAdjustment};
+use seckill_stock::{Applied, StockClient};
+use seckill_test_redis::{RedisCluster, RedisServer, SentinelSet, eventually};
 
-/// Far longer than a failover takes.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of the account in examples.
 const LOGIN: &str = "seckill:change-me@";
-
-fn terms() -> Terms {
-    Terms {
-        version: 1,
-        state: SaleState::Open,
-        opens: 0,
-        closes: u64::MAX >> 12,
-        limit: 0,
-        bounds: OrderBounds::default(),
-        tiers: Vec::new(),
-    }
-}
-
-fn request(key: &str) -> Request {
-    Request {
-        buyer: Buyer::anonymous(key),
-        quantity: 1,
-        tier: 0,
-        key: KeyHash::of(key),
-    }
-}
-
-type Decided = Result<Result<BatchDecision, Fenced>, StockError>;
-
-async fn buy(client: &StockClient, sale: SaleId, epoch: Epoch, key: &str) -> Decided {
-    client.purchase(sale, epoch, &[request(key)]).await
-}
-
-fn is_reserved(decided: &Decided) -> bool {
-    matches!(decided, Ok(Ok((decisions, _))) if matches!(decisions[..], [Decision::Reserved { .. }]))
-}
-
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so().await {
-        assert!(begun.elapsed() < WAIT_TIMEOUT, "timed out waiting until {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn connect(url: &str) -> StockClient {
-    StockClient::connect(url).await.expect("Redis answers")
-}
 
 /// The options of a server that has the account of examples/redis.acl.
 fn with_account() -> Vec<&'static str> {
@@ -74,7 +32,7 @@ async fn rebuild_after_promotion(client: &StockClient, sale: SaleId, epoch: Epoc
         administration.is_ok_and(|probe| stale(&probe)) && holdings.is_ok_and(|probe| stale(&probe))
     })
     .await;
-    install(client, sale, epoch, 9, terms()).await;
+    install(client, sale, epoch, 9, open_terms()).await;
     eventually("the first purchase after the promotion", async || {
         is_reserved(&buy(client, sale, epoch, "after").await)
     })
@@ -98,7 +56,7 @@ async fn sale_on(cluster: &RedisCluster, primary: usize) -> (SaleId, u16) {
 async fn sentinels_lead_to_the_promoted_replica_after_the_primary_was_killed() {
     let mut set = SentinelSet::start_with(&with_account(), "").await;
     let (client, sale) = (connect(&set.url_with(LOGIN)).await, new_sale());
-    install(&client, sale, Epoch(5), 9, terms()).await;
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
     assert!(is_reserved(&buy(&client, sale, Epoch(5), "a").await));
     set.servers[0].kill();
     rebuild_after_promotion(&client, sale, Epoch(6)).await;
@@ -108,7 +66,7 @@ async fn sentinels_lead_to_the_promoted_replica_after_the_primary_was_killed() {
 async fn a_failover_that_a_person_asks_the_sentinels_for_is_followed() {
     let set = SentinelSet::start().await;
     let (client, sale) = (connect(&set.url()).await, new_sale());
-    install(&client, sale, Epoch(5), 9, terms()).await;
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
     set.fail_over().await;
     rebuild_after_promotion(&client, sale, Epoch(6)).await;
 }
@@ -196,7 +154,7 @@ async fn every_call_reaches_the_node_of_its_sale() {
         write(&client, *sale, Epoch(4), &[(Buyer::anonymous("h"), Vec::new())])
             .await
             .expect("answers");
-        install(&client, *sale, Epoch(5), 9, terms()).await;
+        install(&client, *sale, Epoch(5), 9, open_terms()).await;
         client.drop_epochs_before(*sale, Epoch(5)).await.expect("answers");
         assert!(is_reserved(&buy(&client, *sale, Epoch(5), "a").await));
         let raise = PendingAdjustment {
@@ -206,7 +164,10 @@ async fn every_call_reaches_the_node_of_its_sale() {
         };
         let raised = client.apply_adjustments(*sale, &[raise]).await.expect("answers");
         assert_eq!(raised, [AdjustmentOutcome::Done]);
-        let newer = Terms { version: 2, ..terms() };
+        let newer = Terms {
+            version: 2,
+            ..open_terms()
+        };
         assert_eq!(
             client.apply(*sale, Epoch(5), &newer).await.expect("answers"),
             Applied::Done
@@ -242,7 +203,7 @@ async fn a_node_that_is_away_stops_only_its_own_sales() {
     let client = connect(&cluster.url()).await;
     let (lost, kept) = (sale_on(&cluster, 0).await.0, sale_on(&cluster, 2).await.0);
     for sale in [lost, kept] {
-        install(&client, sale, Epoch(5), 9, terms()).await;
+        install(&client, sale, Epoch(5), 9, open_terms()).await;
     }
     cluster.nodes[0].kill();
     assert!(buy(&client, lost, Epoch(5), "a").await.is_err());
@@ -259,7 +220,7 @@ async fn a_slot_that_moves_is_followed() {
     let cluster = RedisCluster::start().await;
     let client = connect(&cluster.url()).await;
     let (sale, slot) = sale_on(&cluster, 0).await;
-    install(&client, sale, Epoch(5), 9, terms()).await;
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
     assert!(is_reserved(&buy(&client, sale, Epoch(5), "a").await));
 
     cluster.begin_move(slot, 0, 1).await;
@@ -278,7 +239,7 @@ async fn a_slot_that_moves_is_followed() {
         buy(&client, sale, Epoch(5), "b").await,
         Ok(Err(Fenced::Stale))
     ));
-    install(&client, sale, Epoch(6), 9, terms()).await;
+    install(&client, sale, Epoch(6), 9, open_terms()).await;
     assert!(is_reserved(&buy(&client, sale, Epoch(6), "b").await));
     // The indexes are found without a call to the old node.
     let probes = client.probe_all(&[sale]).await.expect("answers");
@@ -293,7 +254,7 @@ async fn a_slot_whose_keys_are_at_two_nodes_gives_an_error_and_sells_nothing() {
     let cluster = RedisCluster::start().await;
     let client = connect(&cluster.url()).await;
     let (sale, slot) = sale_on(&cluster, 0).await;
-    install(&client, sale, Epoch(5), 9, terms()).await;
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
     // The holdings and the outbox do not exist yet, so the node can't tell where they would be.
     cluster.begin_move(slot, 0, 1).await;
     let refused = buy(&client, sale, Epoch(5), "a")
@@ -309,7 +270,7 @@ async fn a_cluster_sells_again_after_a_primary_was_killed() {
     let mut cluster = RedisCluster::start_with_replicas().await;
     let client = connect(&cluster.url()).await;
     let (sale, _) = sale_on(&cluster, 0).await;
-    install(&client, sale, Epoch(5), 9, terms()).await;
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
     assert!(is_reserved(&buy(&client, sale, Epoch(5), "a").await));
     // Also one of the addresses in the URL.
     cluster.nodes[0].kill();
@@ -321,7 +282,7 @@ async fn a_cluster_failover_that_cuts_no_connection_is_followed() {
     let cluster = RedisCluster::start_with_replicas().await;
     let client = connect(&cluster.url()).await;
     let (sale, _) = sale_on(&cluster, 1).await;
-    install(&client, sale, Epoch(5), 9, terms()).await;
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
     assert!(is_reserved(&buy(&client, sale, Epoch(5), "a").await));
     cluster.fail_over(1).await;
     rebuild_after_promotion(&client, sale, Epoch(6)).await;
@@ -332,7 +293,7 @@ async fn a_call_whose_connection_breaks_is_not_repeated() {
     let mut cluster = RedisCluster::start_with_replicas().await;
     let client = connect(&cluster.url()).await;
     let (sale, _) = sale_on(&cluster, 0).await;
-    install(&client, sale, Epoch(5), 9, terms()).await;
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
     cluster.nodes[0].pause();
     let (decided, ()) = tokio::join!(buy(&client, sale, Epoch(5), "a"), async {
         // The call is under way by then. If not, it finds no server.
