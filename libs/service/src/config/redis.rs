@@ -5,7 +5,7 @@ use std::str::FromStr;
 use seckill_stock::RedisConfig;
 use seckill_stock::config::{Login, TlsFiles};
 
-use super::Expected;
+use super::{Expected, certificate_file, key_file};
 
 /// Redis: the stock of running sales.
 #[derive(Clone, Debug, clap::Args)]
@@ -21,25 +21,17 @@ pub struct RedisArgs {
     pub redis_url: RedisUrl,
 
     /// File with the CA that signs the certificates of Redis and the Sentinels, in PEM. Without it those of the system count
-    #[arg(long, env = "SECKILL_REDIS_CA_FILE", value_name = "/etc/seckill/redis/ca.crt")]
+    #[arg(long, env = "SECKILL_REDIS_CA_FILE", value_name = "/etc/seckill-tls/redis/ca.crt", value_parser = certificate_file)]
     pub redis_ca_file: Option<PathBuf>,
 
     /// File with the client certificate for Redis, in PEM
-    #[arg(
-        long,
-        env = "SECKILL_REDIS_CERT_FILE",
-        value_name = "/etc/seckill/redis/tls.crt",
-        requires = "redis_key_file"
-    )]
+    #[arg(long, env = "SECKILL_REDIS_CERT_FILE", value_name = "/etc/seckill-tls/redis/tls.crt", requires = "redis_key_file",
+        value_parser = certificate_file)]
     pub redis_cert_file: Option<PathBuf>,
 
     /// File with the key of the client certificate, in PEM
-    #[arg(
-        long,
-        env = "SECKILL_REDIS_KEY_FILE",
-        value_name = "/etc/seckill/redis/tls.key",
-        requires = "redis_cert_file"
-    )]
+    #[arg(long, env = "SECKILL_REDIS_KEY_FILE", value_name = "/etc/seckill-tls/redis/tls.key", requires = "redis_cert_file",
+        value_parser = key_file)]
     pub redis_key_file: Option<PathBuf>,
 
     /// User at the Sentinels, if they have users. The login in the URL is for the servers with the data
