@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ pub use certificates::Certificates;
 pub use cluster::RedisCluster;
 use redis::{FromRedisValue, RedisResult};
 pub use sentinel::SentinelSet;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Far longer than any step takes.
@@ -174,6 +175,7 @@ pub struct Address {
     address: SocketAddr,
     servers: Arc<Mutex<Vec<SocketAddr>>>,
     accepted: Arc<AtomicUsize>,
+    loses_answers: Arc<AtomicBool>,
 }
 
 impl Address {
@@ -182,12 +184,24 @@ impl Address {
         let address = listener.local_addr().expect("bound");
         let servers = Arc::new(Mutex::new(vec![server.address]));
         let accepted = Arc::new(AtomicUsize::default());
-        tokio::spawn(forward(listener, servers.clone(), accepted.clone()));
+        let loses_answers = Arc::new(AtomicBool::default());
+        tokio::spawn(forward(
+            listener,
+            servers.clone(),
+            accepted.clone(),
+            loses_answers.clone(),
+        ));
         Address {
             address,
             servers,
             accepted,
+            loses_answers,
         }
+    }
+
+    /// Whether a connection is closed in place of the next answer on it.
+    pub fn lose_answers(&self, lose: bool) {
+        self.loses_answers.store(lose, Ordering::Relaxed);
     }
 
     pub fn url(&self) -> String {
@@ -215,7 +229,12 @@ impl Address {
     }
 }
 
-async fn forward(listener: TcpListener, servers: Arc<Mutex<Vec<SocketAddr>>>, accepted: Arc<AtomicUsize>) {
+async fn forward(
+    listener: TcpListener,
+    servers: Arc<Mutex<Vec<SocketAddr>>>,
+    accepted: Arc<AtomicUsize>,
+    loses_answers: Arc<AtomicBool>,
+) {
     while let Ok((mut near, _)) = listener.accept().await {
         let nth = accepted.fetch_add(1, Ordering::Relaxed);
         let server = {
@@ -225,10 +244,26 @@ async fn forward(listener: TcpListener, servers: Arc<Mutex<Vec<SocketAddr>>>, ac
                 several => servers[nth % several],
             }
         };
+        let loses_answers = loses_answers.clone();
         tokio::spawn(async move {
-            if let Ok(mut far) = TcpStream::connect(server).await {
-                // Either side may close the connection at any time.
-                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            let Ok(mut far) = TcpStream::connect(server).await else {
+                return;
+            };
+            let (mut requests, mut to_client) = near.split();
+            let (mut answers, mut to_server) = far.split();
+            let answer = async {
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = answers.read(&mut buffer).await {
+                    let lost = loses_answers.load(Ordering::Relaxed);
+                    if lost || to_client.write_all(&buffer[..length]).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            // Either side may close the connection at any time.
+            tokio::select! {
+                _ = tokio::io::copy(&mut requests, &mut to_server) => {}
+                () = answer => {}
             }
         });
     }

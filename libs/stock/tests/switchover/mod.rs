@@ -6,7 +6,7 @@ use seckill_protocol::index::{Fenced, Server, Terms, purchase};
 use seckill_protocol::install::{self, InstallRefused, WrittenHoldings, apply};
 use seckill_protocol::{AdjustmentOutcome, Buyer, Epoch, PendingAdjustment, StockAdjustment};
 use seckill_stock::{Install, Installed, StockError};
-use seckill_test_redis::{Address, RedisServer, eventually};
+use seckill_test_redis::{Address, RedisCluster, RedisServer, eventually};
 
 use crate::common::{install, new_sale, write};
 use crate::purchases::{buy, connect, is_reserved, open_terms, request};
@@ -204,6 +204,26 @@ async fn a_replaced_connection_serves_until_the_next_one_is_open() {
     })
     .await;
     assert!(is_reserved(&buy(&client, healthy, Epoch(5), "last").await));
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_is_lost_is_not_repeated() {
+    let server = RedisServer::start().await;
+    let address = Address::of(&server).await;
+    let (client, sale) = (connect(&address.url()).await, new_sale());
+    install(&client, sale, Epoch(5), 9, open_terms()).await;
+    assert!(is_reserved(&buy(&client, sale, Epoch(5), "a").await));
+    let before = RedisCluster::calls(&server).await["evalsha"];
+    address.lose_answers(true);
+    assert!(buy(&client, sale, Epoch(5), "b").await.is_err());
+    address.lose_answers(false);
+    // The connection works again, so a second attempt would have reached the server.
+    eventually("another connection is open", async || {
+        client.outbox_len(sale, Epoch(5)).await.is_ok()
+    })
+    .await;
+    assert_eq!(client.outbox_len(sale, Epoch(5)).await.expect("answers"), 2);
+    assert_eq!(RedisCluster::calls(&server).await["evalsha"], before + 1);
 }
 
 #[tokio::test]
