@@ -175,7 +175,7 @@ pub struct Address {
     address: SocketAddr,
     servers: Arc<Mutex<Vec<SocketAddr>>>,
     accepted: Arc<AtomicUsize>,
-    loses_answers: Arc<AtomicBool>,
+    loses_answer: Arc<AtomicBool>,
 }
 
 impl Address {
@@ -184,24 +184,24 @@ impl Address {
         let address = listener.local_addr().expect("bound");
         let servers = Arc::new(Mutex::new(vec![server.address]));
         let accepted = Arc::new(AtomicUsize::default());
-        let loses_answers = Arc::new(AtomicBool::default());
+        let loses_answer = Arc::new(AtomicBool::default());
         tokio::spawn(forward(
             listener,
             servers.clone(),
             accepted.clone(),
-            loses_answers.clone(),
+            loses_answer.clone(),
         ));
         Address {
             address,
             servers,
             accepted,
-            loses_answers,
+            loses_answer,
         }
     }
 
-    /// Whether a connection is closed in place of the next answer on it.
-    pub fn lose_answers(&self, lose: bool) {
-        self.loses_answers.store(lose, Ordering::Relaxed);
+    /// Closes a connection in place of the next answer on it.
+    pub fn lose_next_answer(&self) {
+        self.loses_answer.store(true, Ordering::Relaxed);
     }
 
     pub fn url(&self) -> String {
@@ -233,7 +233,7 @@ async fn forward(
     listener: TcpListener,
     servers: Arc<Mutex<Vec<SocketAddr>>>,
     accepted: Arc<AtomicUsize>,
-    loses_answers: Arc<AtomicBool>,
+    loses_answer: Arc<AtomicBool>,
 ) {
     while let Ok((mut near, _)) = listener.accept().await {
         let nth = accepted.fetch_add(1, Ordering::Relaxed);
@@ -244,7 +244,7 @@ async fn forward(
                 several => servers[nth % several],
             }
         };
-        let loses_answers = loses_answers.clone();
+        let loses_answer = loses_answer.clone();
         tokio::spawn(async move {
             let Ok(mut far) = TcpStream::connect(server).await else {
                 return;
@@ -254,7 +254,7 @@ async fn forward(
             let answer = async {
                 let mut buffer = [0; 4096];
                 while let Ok(length @ 1..) = answers.read(&mut buffer).await {
-                    let lost = loses_answers.load(Ordering::Relaxed);
+                    let lost = loses_answer.swap(false, Ordering::Relaxed);
                     if lost || to_client.write_all(&buffer[..length]).await.is_err() {
                         return;
                     }
