@@ -33,14 +33,17 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
 
     let spoken = args.instance.format.spoken_format;
-    let Some(ledger) = connect::ledger(&args.mysql, spoken, MYSQL_CONNECTIONS, &mysql, &shutdown).await else {
-        return Ok(());
-    };
     let heartbeats = Heartbeats::new("order-worker", args.instance.instance());
-    heartbeats.begin(&ledger).await;
-    mysql.ready();
+    let connect_mysql = async {
+        let ledger = connect::ledger(&args.mysql, spoken, MYSQL_CONNECTIONS, &mysql, &shutdown).await?;
+        heartbeats.begin(&ledger).await;
+        mysql.ready();
+        Some(ledger)
+    };
     let config = connect::log_config(&args.kafka);
-    let Some(log) = connect::order_log(&config, &kafka, &shutdown).await else {
+    let connect_kafka = connect::order_log(&config, &kafka, &shutdown);
+    // At the same time, so that `/readyz` names every server that can't be reached.
+    let (Some(ledger), Some(log)) = tokio::join!(connect_mysql, connect_kafka) else {
         heartbeats.end().await;
         return Ok(());
     };

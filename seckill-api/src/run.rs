@@ -200,12 +200,21 @@ async fn connect_all(
     shutdown: &Shutdown,
 ) -> Option<(Ledger, StockClient, OrderLog, TailStart)> {
     let spoken = args.instance.format.spoken_format;
-    let ledger = connect::ledger(&args.mysql, spoken, mysql_pool::API, &gates.mysql, shutdown).await?;
-    heartbeats.begin(&ledger).await;
-    gates.mysql.ready();
-    let stock = connect::stock(&args.redis, &gates.redis, shutdown).await?;
-    gates.redis.ready();
-    let log = connect::order_log(config, &gates.kafka, shutdown).await?;
+    let mysql = async {
+        let ledger = connect::ledger(&args.mysql, spoken, mysql_pool::API, &gates.mysql, shutdown).await?;
+        heartbeats.begin(&ledger).await;
+        gates.mysql.ready();
+        Some(ledger)
+    };
+    let redis = async {
+        let stock = connect::stock(&args.redis, &gates.redis, shutdown).await?;
+        gates.redis.ready();
+        Some(stock)
+    };
+    let kafka = connect::order_log(config, &gates.kafka, shutdown);
+    // At the same time, so that `/readyz` names every server that can't be reached.
+    let (ledger, stock, log) = tokio::join!(mysql, redis, kafka);
+    let (ledger, stock, log) = (ledger?, stock?, log?);
     let read_start = || ledger.reader_start(log.partitions());
     let tail_start = until_ok("reading the position in the log", &gates.kafka, shutdown, read_start).await?;
     Some((ledger, stock, log, tail_start))
