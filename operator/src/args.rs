@@ -1,9 +1,11 @@
 //! The command line.
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
+use seckill_planner::preflight::KnownIssuer;
 use seckill_service::config::{
     AdminArgs, Expected, FormatArgs, InstanceArgs, KafkaArgs, MysqlArgs, NewSalesArgs, ObjectName, RedisArgs,
     TelemetryArgs,
@@ -67,6 +69,10 @@ pub struct RunArgs {
     pub worker: WorkerArgs,
     #[command(flatten)]
     pub topic: TopicArgs,
+    /// The issuers of tokens that seckill-api knows, separated by commas, with ":tiers" behind those that have a tierClaim. The
+    /// preflight checks sales with spec.access against them; default: it does not
+    #[arg(long, env = "SECKILL_ISSUERS", value_name = "main:tiers,staff")]
+    pub issuers: Option<Issuers>,
     #[command(flatten)]
     pub lease: LeaseArgs,
     #[command(flatten)]
@@ -263,9 +269,39 @@ impl Namespaces {
     }
 }
 
+/// The issuers that seckill-api knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Issuers(pub BTreeMap<String, KnownIssuer>);
+
+impl FromStr for Issuers {
+    type Err = Infallible;
+    fn from_str(s: &str) -> Result<Self, Infallible> {
+        let issuers = s.split(',').map(str::trim).filter(|issuer| !issuer.is_empty());
+        let named = issuers.map(|issuer| {
+            let (name, has_tier_claim) = match issuer.strip_suffix(":tiers") {
+                Some(name) => (name, true),
+                None => (issuer, false),
+            };
+            (name.to_owned(), KnownIssuer { has_tier_claim })
+        });
+        Ok(Issuers(named.collect()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn issuers_are_a_list_of_names_and_some_have_tiers() {
+        let issuers = "main:tiers, staff".parse::<Issuers>().unwrap().0;
+        let found: Vec<_> = issuers
+            .iter()
+            .map(|(name, issuer)| (name.as_str(), issuer.has_tier_claim))
+            .collect();
+        assert_eq!(found, [("main", true), ("staff", false)]);
+        assert_eq!("".parse::<Issuers>().unwrap(), Issuers::default());
+    }
 
     #[test]
     fn only_valid_identities_are_accepted() {

@@ -1,4 +1,5 @@
 //! What reconciles and release loops work with, in parts, so that each function takes only what it needs.
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,11 @@ use seckill_ledger::Ledger;
 use seckill_order_log::OrderLog;
 use seckill_planner::demand::{ReplicaBounds, Workloads};
 use seckill_planner::ownership;
-use seckill_planner::preflight::ServerSettings;
+use seckill_planner::preflight::{KnownIssuer, ServerSettings};
 use seckill_protocol::Format;
 use seckill_protocol::index::Millis;
 use seckill_service::clock::Clock;
-use seckill_service::connect::Connecting;
+use seckill_service::connect::{Connecting, NotConnected};
 use seckill_stock::StockClient;
 use tokio::sync::{Semaphore, watch};
 
@@ -38,15 +39,23 @@ pub struct Connections {
 
 impl Connections {
     pub fn ledger(&self) -> Result<&Ledger, ReconcileError> {
-        connected(&self.ledger, Server::Mysql)
+        self.ledger.get().map_err(|_| self.not_connected(Server::Mysql))
     }
 
     pub fn log(&self) -> Result<&OrderLog, ReconcileError> {
-        connected(&self.log, Server::Kafka)
+        self.log.get().map_err(|_| self.not_connected(Server::Kafka))
     }
 
     pub fn stock(&self) -> Result<&StockClient, ReconcileError> {
-        connected(&self.stock, Server::Redis)
+        self.stock.get().map_err(|_| self.not_connected(Server::Redis))
+    }
+
+    /// Names every server that can't be reached, so that a person can correct all of them at once.
+    fn not_connected(&self, server: Server) -> ReconcileError {
+        let reasons = [self.ledger.get().err(), self.log.get().err(), self.stock.get().err()];
+        let reasons: Vec<_> = reasons.into_iter().flatten().map(|why| why.0).collect();
+        let why = NotConnected(reasons.join("; "));
+        ReconcileError::NotConnected { server, why }
     }
 
     /// Waits until all of them are connected.
@@ -64,10 +73,6 @@ impl Connections {
             stock: self.stock()?.clone(),
         })
     }
-}
-
-fn connected<T: Send + Sync + 'static>(client: &Connecting<T>, server: Server) -> Result<&T, ReconcileError> {
-    client.get().map_err(|why| ReconcileError::NotConnected { server, why })
 }
 
 /// Clients of the three servers.
@@ -100,6 +105,8 @@ pub struct Release {
     pub workloads: Option<ScaledWorkloads>,
     /// The expected settings of the order log.
     pub topic: TopicArgs,
+    /// The issuers of tokens that seckill-api knows; `None`: unknown.
+    pub issuers: Option<BTreeMap<String, KnownIssuer>>,
     /// The format that each new sale needs at least.
     pub new_sales_need: Format,
 }

@@ -215,6 +215,7 @@ fn release(args: RunArgs, identity: String, lease: LeaseName) -> Release {
         namespaces: args.watch_namespaces,
         workloads: workloads(args.api, args.worker),
         topic: args.topic,
+        issuers: args.issuers.map(|issuers| issuers.0),
         new_sales_need: args.new_sales.new_sales_need,
     }
 }

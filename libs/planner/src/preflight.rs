@@ -34,6 +34,15 @@ pub struct ServerSettings {
     /// `None`: unknown, which `ledger` says.
     pub mysql_connections: Option<MysqlConnections>,
     pub expected: ExpectedTopic,
+    /// The issuers of tokens that the release knows, by name. `None`: the operator was not told.
+    pub issuers: Option<BTreeMap<String, KnownIssuer>>,
+}
+
+/// An issuer of tokens in the configuration of seckill-api.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownIssuer {
+    /// It names the claim that decides the tier of a buyer.
+    pub has_tier_claim: bool,
 }
 
 /// `None`: the server does not report it.
@@ -181,7 +190,24 @@ pub fn check(
     let lag = servers.ledger_lag.as_ref().ok().and_then(|lag| lag.get(&partition));
     preflight.problems.extend(lag.map(|lag| lag.problem(partition)));
     check_pods(&mut preflight, workloads, desired, now);
+    if let (Some(issuers), Some(issuer)) = (&servers.issuers, &desired.offer.issuer) {
+        check_issuer(&mut preflight, issuers, issuer, desired.offer.tiers.is_some());
+    }
     preflight
+}
+
+fn check_issuer(preflight: &mut Preflight, issuers: &BTreeMap<String, KnownIssuer>, issuer: &str, tiers: bool) {
+    match issuers.get(issuer) {
+        None => preflight.problems.push(format!(
+            "spec.access.issuer is {issuer}, which this release does not know, so it accepts no token: correct the name, or add \
+             the issuer to the value `issuers` of the chart"
+        )),
+        Some(KnownIssuer { has_tier_claim: false }) if tiers => preflight.problems.push(format!(
+            "the issuer {issuer} has no tierClaim, so every buyer is a general buyer, and spec.tiers has no effect: set \
+             tierClaim of the issuer in the value `issuers` of the chart"
+        )),
+        Some(_) => {}
+    }
 }
 
 impl LedgerLag {
@@ -428,6 +454,7 @@ pub mod tests {
     /// ServerSettings of which nothing is to be said.
     pub fn right() -> ServerSettings {
         ServerSettings {
+            issuers: None,
             redis: Ok(vec![RedisSettings {
                 server: None,
                 eviction: Some("noeviction".into()),
@@ -504,6 +531,43 @@ pub mod tests {
         let (mut servers, desired) = (right(), desired());
         change(&mut servers);
         check(&servers, &pods(1), &desired, 5, desired.preheat_at())
+    }
+
+    #[test]
+    fn an_issuer_is_known_and_names_the_claim_of_tiers() {
+        let tiers = seckill_protocol::tiers::Tiers {
+            tiers: Vec::new(),
+            reserved_for_general: 0,
+        };
+        let problems = |known: Option<&[(&str, bool)]>, tiers: Option<_>| {
+            let (mut servers, mut desired) = (right(), desired());
+            let issuer = |&(name, has_tier_claim): &(&str, bool)| (name.to_owned(), KnownIssuer { has_tier_claim });
+            servers.issuers = known.map(|known| known.iter().map(issuer).collect());
+            (desired.offer.issuer, desired.offer.tiers) = (Some("main".into()), tiers);
+            check(&servers, &pods(1), &desired, 5, desired.preheat_at()).problems
+        };
+        let [unknown] = &problems(Some(&[("staff", true)]), None)[..] else {
+            panic!("one problem")
+        };
+        assert!(
+            unknown.contains("spec.access.issuer is main") && unknown.contains("`issuers`"),
+            "{unknown}"
+        );
+        let [without] = &problems(Some(&[("main", false)]), Some(tiers.clone()))[..] else {
+            panic!("one problem")
+        };
+        assert!(
+            without.contains("no tierClaim") && without.contains("spec.tiers"),
+            "{without}"
+        );
+        for right in [Some(&[("main", true)][..]), None] {
+            assert_eq!(problems(right, Some(tiers.clone())), [""; 0]);
+        }
+        assert_eq!(problems(Some(&[("main", false)]), None), [""; 0]);
+        let mut servers = right();
+        servers.issuers = Some(BTreeMap::new());
+        let anonymous = check(&servers, &pods(1), &desired(), 5, desired().preheat_at());
+        assert!(anonymous.passed(), "{anonymous:?}");
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
             mysql_clock,
             mysql_connections: mysql_connections.or_last(answers.6).ok(),
             expected,
+            issuers: context.release.issuers.clone(),
         })));
     }
 }
