@@ -11,26 +11,21 @@ topic=${TOPIC:-seckill-orders}
 group=${GROUP:-seckill-order-worker}
 
 grant() {
-    user=$1
+    users=$1
     shift
-    $acls --bootstrap-server "$BOOTSTRAP" ${ADMIN:+--command-config "$ADMIN"} --add --allow-principal "User:$user" "$@"
+    for user in $users; do
+        set -- "$@" --allow-principal "User:$user"
+    done
+    $acls --bootstrap-server "$BOOTSTRAP" ${ADMIN:+--command-config "$ADMIN"} --add "$@"
 }
 
 # All three programs append to the log and read it. A reader looks for the coordinator of the group "seckill", which it never
 # joins; without the right it still reads, but the brokers refuse that twice a second.
-for user in ${USERS:-operator api worker}; do
-    grant "$user" --operation Read --operation Write --operation Describe --topic "$topic"
-    grant "$user" --operation Describe --group seckill
-done
+grant "${USERS:-operator api worker}" --operation Read --operation Write --operation Describe --topic "$topic"
+grant "${USERS:-operator api worker}" --operation Describe --group seckill
 # The operator checks the settings of the topic before a sale.
-for user in ${USERS:-operator}; do
-    grant "$user" --operation DescribeConfigs --topic "$topic"
-done
+grant "${USERS:-operator}" --operation DescribeConfigs --topic "$topic"
 # The workers share the partitions as one consumer group.
-for user in ${USERS:-worker}; do
-    grant "$user" --operation Read --group "$group"
-done
+grant "${USERS:-worker}" --operation Read --group "$group"
 # The migrate Job creates the topic if it is missing.
-for user in ${USERS:-migrate}; do
-    grant "$user" --operation Create --operation Describe --operation DescribeConfigs --topic "$topic"
-done
+grant "${USERS:-migrate}" --operation Create --operation Describe --operation DescribeConfigs --topic "$topic"

@@ -6,16 +6,16 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::cache::{seconds, step};
-use crate::command::{self, output};
+use crate::cache::step;
+use crate::command::output;
 use crate::environment::Environment;
+use crate::programs::PROGRAMS;
 use crate::workspace;
 
 pub const PAUSE: &str = "localhost/seckill/pause:1";
 /// The base image of the product's Dockerfile: the shared libraries that the programs were linked with.
 const BASE: &str = "localhost/seckill/base:local";
 pub const REPOSITORY: &str = "localhost/seckill/seckill";
-const PROGRAMS: &[&str] = &["operator", "seckill-api", "order-worker"];
 
 /// The program that holds a pod's namespaces open.
 const PAUSE_PROGRAM: &str = r#"
@@ -94,31 +94,14 @@ pub fn import_pause(env: &Environment) -> Result<()> {
     import(env, PAUSE)
 }
 
-/// Builds the programs for release, and returns their folder.
-fn build_programs() -> Result<PathBuf> {
-    let started = std::time::Instant::now();
-    eprintln!("  … the programs (cargo build --release)");
-    let mut command = Command::new("cargo");
-    command
-        .args(["build", "--release", "--quiet", "--workspace"])
-        .current_dir(workspace::folder()?);
-    for program in PROGRAMS.iter().chain(["seckill-load"].iter()) {
-        command.args(["--bin", program]);
-    }
-    command::run(&mut command)?;
-    eprintln!("  ✓ the programs ({})", seconds(started.elapsed()));
-    Ok(workspace::target_folder()?.join("release"))
-}
-
-/// Builds the product's image from this checkout and imports it into the cluster. Returns its tag, which depends on
-/// its content.
-pub fn product(env: &Environment) -> Result<String> {
-    let release = build_programs()?;
+/// Builds the product's image from the programs in a folder, and imports it into the cluster. Returns its tag, which depends
+/// on its content.
+pub fn product(env: &Environment, programs: &Path) -> Result<String> {
     let workspace = workspace::folder()?;
     let mut content = Command::new("sha256sum");
     content.arg(workspace.join("Dockerfile"));
     for program in PROGRAMS {
-        content.arg(release.join(program));
+        content.arg(programs.join(program));
     }
     let sums = output(&mut content)?;
     let digest: String = sums.lines().filter_map(|line| line.get(..4)).collect();
@@ -131,7 +114,7 @@ pub fn product(env: &Environment) -> Result<String> {
         let prebuilt = workspace.join("target/image");
         fs::create_dir_all(&prebuilt)?;
         for program in PROGRAMS {
-            fs::copy(release.join(program), prebuilt.join(program))?;
+            fs::copy(programs.join(program), prebuilt.join(program))?;
         }
         build_base(env, &prebuilt)?;
         log.run(

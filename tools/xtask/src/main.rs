@@ -1,5 +1,6 @@
 //! The development environment: `cargo xtask demo`, `test`, `up`, `down`. It needs nothing but this machine: it builds
 //! its tools, or fetches them from package registries, and keeps them in a cache.
+mod accounts;
 mod bench;
 mod cache;
 mod cargo;
@@ -16,6 +17,7 @@ mod images;
 mod issuer;
 mod lock;
 mod process;
+mod programs;
 #[cfg(test)]
 mod repository;
 mod sandbox;
@@ -139,7 +141,11 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Image => {
             let _lock = lock::take()?;
-            println!("{}:{}", images::REPOSITORY, images::product(&Environment::load()?)?);
+            println!(
+                "{}:{}",
+                images::REPOSITORY,
+                images::product(&Environment::load()?, &programs::build(programs::RELEASE)?)?
+            );
         }
         Task::Env => {
             for (name, value) in Environment::load()?.variables() {

@@ -110,6 +110,48 @@ fn the_translated_readme_has_the_structure_and_the_figures_of_the_original() {
     }
 }
 
+/// No test runs Docker, so the parts of compose.yaml that can be wrong without it are checked here.
+#[test]
+fn the_compose_file_uses_known_variables_files_and_commands() {
+    let text = read("compose.yaml");
+    let compose: serde_yaml::Value = serde_yaml::from_str(&text).expect("YAML");
+    let configuration = read("docs/configuration.md");
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let variables: Vec<_> = words.filter(|word| word.starts_with("SECKILL_")).collect();
+    assert!(variables.len() > 10, "{variables:?}");
+    for variable in variables {
+        assert!(configuration.contains(&format!("`{variable}`")), "unknown: {variable}");
+    }
+    let services = compose["services"].as_mapping().expect("services");
+    for (name, service) in services {
+        for file in service["volumes"].as_sequence().into_iter().flatten() {
+            let source = file.as_str().and_then(|file| file.split(':').next()).expect("a volume");
+            if let Some(example) = source.strip_prefix("./examples/") {
+                read(&format!("examples/{example}"));
+            }
+        }
+        let image = service.get("image").or_else(|| compose["x-program"].get("image"));
+        if image.and_then(|image| image.as_str()) == Some("seckill") {
+            let program = service["command"][0].as_str().expect("a command");
+            assert!(crate::programs::PROGRAMS.contains(&program), "{name:?}: {program}");
+        }
+    }
+    for image in ["apache/kafka:", "mysql:", "redis:"] {
+        let images = |text: &str| -> Vec<String> {
+            let found = text.lines().filter_map(|line| line.trim().strip_prefix("image: "));
+            found
+                .filter(|name| name.starts_with(image))
+                .map(str::to_owned)
+                .collect()
+        };
+        assert_eq!(
+            images(&text),
+            images(&read("examples/dependencies.yaml")),
+            "other versions"
+        );
+    }
+}
+
 #[test]
 fn failure_modes_name_existing_tests() {
     let page = read("docs/failure-modes.md");

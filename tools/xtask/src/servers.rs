@@ -406,15 +406,15 @@ impl Servers<'_> {
         };
         if !data.exists() {
             let mut command = java(Command::new("java"), "kafka.tools.StorageTool");
-            output(
-                command
-                    .args(["format", "-t", "c2Vja2lsbC1jbHVzdGVyMQ", "--standalone"])
-                    .arg(format!(
-                        "--add-scram=SCRAM-SHA-512=[name={KAFKA_USER},password={KAFKA_PASSWORD}]"
-                    ))
-                    .arg("-c")
-                    .arg(&properties),
-            )?;
+            command.args(["format", "-t", "c2Vja2lsbC1jbHVzdGVyMQ", "--standalone"]);
+            for (user, password) in KAFKA_PROGRAM_USERS
+                .map(|user| (user, user))
+                .into_iter()
+                .chain([(KAFKA_USER, KAFKA_PASSWORD)])
+            {
+                command.arg(format!("--add-scram=SCRAM-SHA-512=[name={user},password={password}]"));
+            }
+            output(command.arg("-c").arg(&properties))?;
         }
         // The login looks up the names of both ends. The namespace has no name server, so each lookup would time out.
         let hosts = folder.join("hosts");
@@ -587,10 +587,22 @@ pub fn kafka_java(tools: &Tools, class: &str) -> Vec<String> {
     vec!["-Xmx768m".into(), "-cp".into(), path, class.into()]
 }
 
+/// The users of Kafka for the programs. Their passwords are their names.
+pub const KAFKA_PROGRAM_USERS: [&str; 4] = ["operator", "api", "worker", "migrate"];
+/// A user of MySQL that may only log in.
+const MYSQL_USER_WITHOUT_RIGHTS: &str = "without-rights";
+
 /// Creates `root` for tests, and the users of the chart's programs with the rights from docs/installation.md.
 fn users_sql() -> String {
     let mut sql = String::from("CREATE DATABASE IF NOT EXISTS seckill;\nCREATE DATABASE IF NOT EXISTS seckill_test;\n");
-    for user in ["root", "migrate", "operator", "api", "worker"] {
+    for user in [
+        "root",
+        "migrate",
+        "operator",
+        "api",
+        "worker",
+        MYSQL_USER_WITHOUT_RIGHTS,
+    ] {
         sql += &format!("CREATE USER IF NOT EXISTS '{user}'@'%' IDENTIFIED BY '{MYSQL_PASSWORD}';\n");
     }
     sql += "GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;\n";

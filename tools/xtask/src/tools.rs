@@ -265,9 +265,10 @@ pub fn alternatives() -> Result<Alternatives> {
     })
 }
 
+/// The broker, and its tools for administrators.
 fn kafka() -> Result<PathBuf> {
     let item = Item {
-        name: format!("kafka-{KAFKA}"),
+        name: format!("kafka-tools-{KAFKA}"),
         title: format!("Kafka {KAFKA}"),
     };
     item.get(|folder, log| {
@@ -278,6 +279,8 @@ fn kafka() -> Result<PathBuf> {
                 r#"<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>dev.seckill</groupId><artifactId>kafka</artifactId><version>1</version><dependencies><dependency>
 <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA}</version>
+</dependency><dependency>
+<groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{KAFKA}</version>
 </dependency></dependencies></project>"#
             ),
         )?;

@@ -1,16 +1,17 @@
 //! Buyers, who reach the API through the ingress.
 use std::collections::HashSet;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use ureq::http::Response;
 use ureq::typestate::WithoutBody;
 use ureq::{Body, RequestBuilder};
 use uuid::Uuid;
+
+use crate::concurrent::at_the_same_time;
 
 /// A client of the HTTP API of a release.
 #[derive(Clone)]
@@ -94,6 +95,16 @@ impl ApiClient {
         }
     }
 
+    /// Of the ingress.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Of the release, for the ingress.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     pub fn get(&self, path: &str) -> Result<ApiResponse> {
         self.send(self.agent.get(format!("{}{path}", self.url)))
     }
@@ -126,8 +137,19 @@ impl ApiClient {
             .agent
             .post(format!("{}/v1/sales/{sale}/orders", self.url))
             .header("idempotency-key", key);
-        let response = self.of_buyer(request).send_json(serde_json::json!({"quantity": 1}))?;
+        let response = self.of_buyer(request).send_json(json!({"quantity": 1}))?;
         Ok(ApiResponse::of(response))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Result<ApiResponse> {
+        let request = self.of_buyer(self.agent.post(format!("{}{path}", self.url)));
+        Ok(ApiResponse::of(request.send_json(body)?))
+    }
+
+    /// A GET request with a body, which some clients send.
+    pub fn get_with_body(&self, path: &str, body: &Value) -> Result<ApiResponse> {
+        let request = self.of_buyer(self.agent.get(format!("{}{path}", self.url)));
+        Ok(ApiResponse::of(request.force_send_body().send_json(body)?))
     }
 
     /// Sends one purchase with the same key until the answer is final.
@@ -161,24 +183,19 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Lets buyers buy one unit each until their answers are final, at most 32 at the same time.
+    /// Lets buyers buy one unit each until their answers are final.
     pub fn buy(api: &ApiClient, sale: &str, buyers: usize) -> Crowd {
         let crowd = Mutex::new(Crowd::default());
-        let started = AtomicUsize::new(0);
-        thread::scope(|scope| {
-            for _ in 0..buyers.min(32) {
-                scope.spawn(|| {
-                    while started.fetch_add(1, Ordering::SeqCst) < buyers {
-                        let response = api.buy_until_final(sale);
-                        let mut crowd = crowd.lock().expect("no buyer panics");
-                        match response {
-                            Ok(response) => crowd.responses.push(response),
-                            Err(error) => crowd.failures.push(format!("{error:#}")),
-                        }
-                    }
-                });
+        let all = at_the_same_time(buyers, |_| {
+            let response = api.buy_until_final(sale);
+            let mut crowd = crowd.lock().expect("no buyer panics");
+            match response {
+                Ok(response) => crowd.responses.push(response),
+                Err(error) => crowd.failures.push(format!("{error:#}")),
             }
+            Ok(())
         });
+        all.expect("no buyer fails");
         crowd.into_inner().expect("no buyer panics")
     }
 

@@ -30,6 +30,7 @@ use run::{ON_CLUSTER, cases, run_sales};
 use screen::Screen;
 use site::ClusterSite;
 
+use crate::programs::{RELEASE, build};
 use crate::scope::Scope;
 use crate::up::up;
 use crate::{consent, down, images, lock};
@@ -49,7 +50,7 @@ pub fn demo(args: &Args) -> Result<()> {
 fn demo_on_local_cluster(args: &Args) -> Result<()> {
     consent::ask(args.yes, Scope::Cluster)?;
     let env = up(Scope::Cluster)?;
-    let tag = images::product(&env)?;
+    let tag = images::product(&env, &build(RELEASE)?)?;
     let site = ClusterSite::local(&env, install::local_values(&env, &tag)?)?;
     let screen = Screen::new();
     let result = install::install(&site, &screen).and_then(|()| run_sales(&site, &screen, cases(args), &ON_CLUSTER));

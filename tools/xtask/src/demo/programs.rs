@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -13,17 +13,14 @@ use super::args::Args;
 use super::run::{AS_PROCESSES, OLD_ROUTES_SALE, apply, cases, run_sales, window};
 use super::screen::Screen;
 use super::site::Site;
-use crate::cache::seconds;
-use crate::cargo::cargo;
 use crate::command::output;
 use crate::environment::{Environment, MYSQL_PASSWORD};
 use crate::process::Processes;
+use crate::programs::{LOAD, QUICK, build};
 use crate::scope::Scope;
 use crate::up::up;
-use crate::{consent, down, workspace};
+use crate::{consent, down};
 
-/// Release without link-time optimization, which takes most of the time of a release build.
-const PROFILE: &str = "quick";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const API_PORT: u16 = 8080;
 const OLD_ROUTES_PORT: u16 = 8888;
@@ -59,10 +56,10 @@ pub fn demo(args: &Args) -> Result<()> {
     consent::ask(args.yes, Scope::Stores)?;
     let was_up = Environment::load().is_ok();
     let env = up(Scope::Stores)?;
-    let binaries = build()?;
+    let binaries = build(QUICK)?;
     let screen = Screen::new();
     let url = |port: u16| format!("http://{}:{port}", env.node_address);
-    let load = binaries.join("seckill-load");
+    let load = binaries.join(LOAD);
     let site = Site::local(&env, &load, url(API_PORT), url(OLD_ROUTES_PORT))?;
     let processes = Processes::new(&env.state)?;
     let result = start(&env, &binaries, &processes, &screen)
@@ -90,19 +87,6 @@ pub fn demo(args: &Args) -> Result<()> {
         true => result,
         false => result.and(down::down()),
     }
-}
-
-/// Builds the programs, and returns their folder.
-fn build() -> Result<PathBuf> {
-    let started = Instant::now();
-    eprintln!("  … the programs (cargo build --profile {PROFILE})");
-    let mut args = vec!["build", "--quiet", "--workspace", "--profile", PROFILE];
-    for binary in [OPERATOR.binary, API.binary, WORKER.binary, "seckill-load"] {
-        args.extend(["--bin", binary]);
-    }
-    cargo(&args)?;
-    eprintln!("  ✓ the programs ({})", seconds(started.elapsed()));
-    Ok(workspace::target_folder()?.join(PROFILE))
 }
 
 /// Migrates the schema, and starts the three programs.

@@ -9,7 +9,7 @@ use crate::cargo::cargo;
 use crate::environment::Environment;
 use crate::scope::Scope;
 use crate::up::up;
-use crate::{chaos, command, demo, images, servers, tools, workspace};
+use crate::{accounts, chaos, command, demo, images, programs, servers, tools, workspace};
 
 /// Packages that have no integration tests of their own, or whose tests another step runs.
 const NOT_INTEGRATION: [&str; 6] = [
@@ -145,12 +145,16 @@ fn slow_on_cluster(tests: &[&str], filter: &[String], count: &mut Count) -> Resu
 /// Runs tests that install the charts on the cluster.
 fn on_cluster(tests: &[&str], filter: &[String], variables: &[(&str, String)], count: &mut Count) -> Result<()> {
     let env = up(Scope::Cluster)?;
-    let tag = images::product(&env)?;
+    let programs = programs::build(programs::QUICK)?;
+    let tag = images::product(&env, &programs)?;
     let values = demo::local_values(&env, &tag)?;
     let demo = demo::command_on_context(&env, &tag, &values)?;
+    let tls_values = accounts::tls_values(&env)?;
     let cluster = [
         ("SECKILL_HELM_VALUES", values.display().to_string()),
+        ("SECKILL_TLS_VALUES", tls_values.display().to_string()),
         ("SECKILL_DEMO", serde_json::to_string(&demo)?),
+        ("SECKILL_LOAD", programs.join(programs::LOAD).display().to_string()),
         ("PATH", env.path()),
     ];
     inside(&env, tests, filter, &[variables, &cluster].concat(), count)

@@ -4,10 +4,12 @@ mod demo;
 mod guide;
 mod identity;
 mod install;
+mod legacy;
 mod manifests;
 mod release;
 mod rolling;
 mod sales;
+mod secured;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     let slow = [
         of("demo", demo::SCENARIOS),
         of("guide", guide::SCENARIOS),
+        of("legacy", legacy::SLOW_SCENARIOS),
         identity::with_keycloak(release),
     ];
     let slow = slow.into_iter().flatten().map(|trial| trial.with_ignored_flag(true));
@@ -49,7 +52,9 @@ fn main() -> ExitCode {
     let usual = [
         of("manifests", manifests::SCENARIOS),
         of("sales", sales::SCENARIOS),
+        of("legacy", legacy::SCENARIOS),
         identity::with_test_issuer(release),
+        of("secured", secured::SCENARIOS),
         of("rolling", rolling::SCENARIOS),
         of("install", install::SCENARIOS),
         of("release", release::SCENARIOS),

@@ -36,7 +36,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Generous, for a busy machine. Nothing waits longer than necessary.
-const WAIT_LIMIT: Duration = Duration::from_secs(120);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(120);
 
 fn a_sale_goes_from_its_manifest_to_settled(release: &Release) -> Result<()> {
     let namespace = release.sales_namespace()?;

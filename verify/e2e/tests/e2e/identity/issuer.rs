@@ -19,6 +19,11 @@ pub trait Issuer: Send + Sync {
     fn stop(&self) -> Result<()>;
 
     fn start(&self) -> Result<()>;
+
+    /// A private key of its tokens, as PEM, if it is known.
+    fn key_pem(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Buyers are numbered from 0 to less than this.

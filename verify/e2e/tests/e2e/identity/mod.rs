@@ -3,6 +3,7 @@ mod issuer;
 mod keycloak;
 mod scenarios;
 mod shop;
+mod signed_crowd;
 mod test_issuer;
 
 use std::sync::OnceLock;
@@ -15,7 +16,7 @@ use seckill_e2e::Release;
 use keycloak::Keycloak;
 pub use keycloak::Server as KeycloakServer;
 use scenarios::SCENARIOS;
-use shop::Shop;
+use shop::{Scenario, Shop};
 use test_issuer::OwnIssuer;
 
 static TEST_ISSUER: OnceLock<Result<Shop, String>> = OnceLock::new();
@@ -32,7 +33,10 @@ pub fn with_test_issuer(release: Install) -> Vec<Trial> {
             Duration::from_secs(1),
         )
     };
-    trials("identity", &TEST_ISSUER, shop)
+    [SCENARIOS, signed_crowd::SCENARIOS]
+        .into_iter()
+        .flat_map(|scenarios| trials("identity", &TEST_ISSUER, shop, scenarios))
+        .collect()
 }
 
 /// `cargo xtask test extended` runs them.
@@ -44,7 +48,7 @@ pub fn with_keycloak(release: Install) -> Vec<Trial> {
             Duration::from_secs(60),
         )
     };
-    trials("identity with Keycloak", &KEYCLOAK, shop)
+    trials("identity with Keycloak", &KEYCLOAK, shop, SCENARIOS)
 }
 
 /// The first of them opens the shop.
@@ -52,13 +56,14 @@ fn trials(
     kind: &str,
     shop: &'static OnceLock<Result<Shop, String>>,
     open: impl Fn() -> Result<Shop> + Copy + Send + 'static,
+    scenarios: &'static [(&str, Scenario)],
 ) -> Vec<Trial> {
-    let trial = |&(name, scenario): &'static (&str, shop::Scenario)| {
+    let trial = |&(name, scenario): &'static (&str, Scenario)| {
         Trial::test(name, move || {
             let shop = shop.get_or_init(|| open().map_err(|error| format!("failed to open the shop: {error:#}")));
             scenario(shop.as_ref()?).map_err(|error| format!("{error:#}").into())
         })
         .with_kind(kind)
     };
-    SCENARIOS.iter().map(trial).collect()
+    scenarios.iter().map(trial).collect()
 }

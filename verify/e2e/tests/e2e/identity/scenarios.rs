@@ -1,13 +1,11 @@
 //! What a shop may rely on, whatever its issuer is.
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use seckill_e2e::{ApiClient, ApiResponse, PurchaseResult, new_key, wait_until};
+use seckill_e2e::{ApiClient, ApiResponse, PurchaseResult, at_the_same_time, new_key, wait_until};
 use seckill_test_issuer::{Key, token};
 use serde_json::{Value, json};
 
@@ -38,9 +36,6 @@ pub const SCENARIOS: &[(&str, Scenario)] = &[
         random_key_ids_cause_few_fetches_of_keys,
     ),
 ];
-
-/// Requests at the same time.
-const CONCURRENCY: usize = 16;
 
 fn no_buyer_is_refused_while_keys_rotate_and_the_issuer_is_away(shop: &Shop) -> Result<()> {
     let sale = shop.sale("rotation", 2000, None)?;
@@ -79,7 +74,7 @@ fn buy_while_the_issuer_is_away(shop: &Shop, path: &str, known: &[Fetches], crow
     let away = Instant::now();
     for round in 1..=ROUNDS {
         // Tokens with unknown keys make the pods ask the issuer.
-        send_unknown_keys(shop, path, 2 * CONCURRENCY)?;
+        send_unknown_keys(shop, path, 32)?;
         for crowd in crowds {
             buy_each(shop, path, crowd)?;
         }
@@ -300,31 +295,6 @@ fn random_key_ids_cause_few_fetches_of_keys(shop: &Shop) -> Result<()> {
     // Buyers notice nothing.
     buy_each(shop, &path, &[shop.buyer(5)?])?;
     sale.delete()
-}
-
-/// Does this for all numbers from 0 to less than `count`, and returns the first error.
-fn at_the_same_time(count: usize, work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
-    let (next, first_error) = (AtomicUsize::new(0), Mutex::new(Ok(())));
-    thread::scope(|scope| {
-        for _ in 0..CONCURRENCY.min(count) {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::SeqCst);
-                    if number >= count {
-                        return;
-                    }
-                    if let Err(error) = work(number) {
-                        let mut first_error = first_error.lock().expect("no worker panics");
-                        if first_error.is_ok() {
-                            *first_error = Err(error);
-                        }
-                        next.store(count, Ordering::SeqCst);
-                    }
-                }
-            });
-        }
-    });
-    first_error.into_inner().expect("no worker panics")
 }
 
 /// One purchase with this key, until its answer is final.

@@ -13,7 +13,7 @@ pub type Scenario = fn(&Shop) -> Result<()>;
 pub const WAIT_LIMIT: Duration = Duration::from_secs(120);
 /// The name of the issuer in the values of the release.
 const NAME: &str = "main";
-const AUDIENCE: &str = "seckill";
+pub const AUDIENCE: &str = "seckill";
 /// Of the API, at any time: a pod that starts while the issuer is away has no keys.
 const PODS: usize = 2;
 

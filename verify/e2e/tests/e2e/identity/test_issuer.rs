@@ -13,6 +13,8 @@ use super::issuer::Issuer;
 
 pub struct OwnIssuer {
     url: String,
+    /// Of its first key.
+    pem: String,
     /// Serves the keys.
     runtime: Runtime,
     server: Mutex<Server>,
@@ -32,13 +34,15 @@ impl OwnIssuer {
             .enable_all()
             .build()?;
         let listener = runtime.block_on(TcpListener::bind((address, 0)))?;
-        let keys = vec![Key::ec("key-0")];
+        let pem = Key::new_ec_pem();
+        let keys = vec![Key::ec_from_pem(&pem)?];
         let issuer = {
             let _entered = runtime.enter();
             TestIssuer::start_on(listener, &[&keys[0]])
         };
         Ok(OwnIssuer {
             url: issuer.url.clone(),
+            pem,
             runtime,
             server: Mutex::new(Server { issuer, keys }),
         })
@@ -88,5 +92,9 @@ impl Issuer for OwnIssuer {
     fn start(&self) -> Result<()> {
         self.runtime.block_on(self.server().issuer.start_again());
         Ok(())
+    }
+
+    fn key_pem(&self) -> Option<&str> {
+        Some(&self.pem)
     }
 }

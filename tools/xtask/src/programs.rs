@@ -1,0 +1,32 @@
+//! Builds the programs of the product, and the program that sends crowds.
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::cache::seconds;
+use crate::cargo::cargo;
+use crate::workspace;
+
+/// As they are shipped.
+pub const RELEASE: &str = "release";
+/// Without link-time optimization, which takes most of the time of a release build.
+pub const QUICK: &str = "quick";
+
+/// The programs of the image.
+pub const PROGRAMS: [&str; 3] = ["operator", "seckill-api", "order-worker"];
+/// The program that sends crowds. It is not in the image.
+pub const LOAD: &str = "seckill-load";
+
+/// Builds the programs by a profile of Cargo, and returns their folder.
+pub fn build(profile: &str) -> Result<PathBuf> {
+    let started = Instant::now();
+    eprintln!("  … the programs (cargo build --profile {profile})");
+    let mut args = vec!["build", "--quiet", "--workspace", "--profile", profile];
+    for program in PROGRAMS.into_iter().chain([LOAD]) {
+        args.extend(["--bin", program]);
+    }
+    cargo(&args)?;
+    eprintln!("  ✓ the programs ({})", seconds(started.elapsed()));
+    Ok(workspace::target_folder()?.join(profile))
+}
