@@ -1,4 +1,6 @@
 //! `cargo xtask test`: runs all tests and checks, or one step of them. The last line adds up the results.
+mod alerts;
+mod chart;
 mod count;
 mod deny;
 mod mutants;
@@ -52,6 +54,8 @@ enum Step {
     Unit,
     /// the model of the protocol, exhaustively at small sizes, and its mutants
     Model,
+    /// the alerts of the chart, by promtool
+    Alerts,
     /// each package against real Redis, Kafka, MySQL and a real Kubernetes API server
     Integration,
     /// the tests of ledger, stock, order-worker and seckill-api, on MariaDB and Valkey
@@ -71,7 +75,7 @@ enum Step {
 }
 
 /// The steps of a full run. Cheap checks come first.
-const FULL_RUN: [Step; 13] = [
+const FULL_RUN: [Step; 14] = [
     Step::Fmt,
     Step::Unused,
     Step::Cycles,
@@ -81,6 +85,7 @@ const FULL_RUN: [Step; 13] = [
     Step::Planner,
     Step::Unit,
     Step::Model,
+    Step::Alerts,
     Step::Integration,
     Step::Chaos,
     Step::E2e,
@@ -97,7 +102,13 @@ impl Step {
     fn needs_environment(self) -> bool {
         matches!(
             self,
-            Step::Integration | Step::Alternatives | Step::Chaos | Step::E2e | Step::Budget | Step::Extended
+            Step::Alerts
+                | Step::Integration
+                | Step::Alternatives
+                | Step::Chaos
+                | Step::E2e
+                | Step::Budget
+                | Step::Extended
         )
     }
 }
@@ -158,6 +169,7 @@ fn run_counted(step: Step, filter: &[String], count: &mut Count) -> Result<()> {
         Step::Planner => planner::check(filter, count),
         Step::Unit => suites::unit(filter, count),
         Step::Model => suites::model(filter, count),
+        Step::Alerts => one_check(alerts::check(), count),
         Step::Integration => suites::integration(filter, count),
         Step::Alternatives => suites::alternatives(filter, count),
         Step::Chaos => suites::chaos(count),
