@@ -22,6 +22,7 @@ mod watch;
 
 pub use args::Args;
 pub use install::{command_on_context, local_values};
+pub use programs::{metrics_addresses, small_sale};
 
 use anyhow::Result;
 
@@ -52,7 +53,8 @@ fn demo_on_local_cluster(args: &Args) -> Result<()> {
     let tag = images::product(&env)?;
     let site = ClusterSite::local(&env, install::local_values(&env, &tag)?)?;
     let screen = Screen::new();
-    let result = install::install(&site, &screen).and_then(|()| run_sales(&site, &screen, cases(args), &ON_CLUSTER));
+    let result =
+        install::install(&site, &screen).and_then(|()| run_sales(&site, &screen, cases(args.small), &ON_CLUSTER));
     save_logs(&site, &screen, &result);
     let ended = match args.keep {
         true => result,
@@ -70,7 +72,7 @@ fn demo_on_context(args: &Args, context: &str) -> Result<()> {
     let screen = Screen::new();
     let ports = Ports::free()?;
     let site = context::site(args, context, ports)?;
-    let cases = cases(args);
+    let cases = cases(args.small);
     let buyers = cases.iter().map(|case| case.buyers).sum();
     context::ask_consent(args, &context::plan(args, context, &site, buyers))?;
     let result = install::install(&site, &screen).and_then(|()| {

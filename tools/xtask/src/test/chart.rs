@@ -1,4 +1,4 @@
-//! What the chart renders for Prometheus.
+//! What the chart renders for Prometheus and Grafana.
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::command::output;
 use crate::{tools, workspace};
 
 /// The name of the release, and of its namespace.
-const RELEASE: &str = "seckill";
+pub const RELEASE: &str = "seckill";
 
 /// The rules of the alerts, in the format of Prometheus.
 pub fn rules() -> Result<Value> {
@@ -34,12 +34,22 @@ pub fn alerts(rules: &Value) -> Result<BTreeMap<String, String>> {
         .collect()
 }
 
+/// The dashboards, by the names of their files.
+pub fn dashboards() -> Result<BTreeMap<String, Value>> {
+    let map = render("templates/dashboards.yaml")?;
+    let files = map["data"].as_object().context("no dashboards")?;
+    files
+        .iter()
+        .map(|(file, text)| Ok((file.clone(), serde_json::from_str(text.as_str().unwrap_or_default())?)))
+        .collect()
+}
+
 /// The object of a template.
 fn render(template: &str) -> Result<Value> {
     let chart = workspace::folder()?.join("helm/seckill");
     let mut helm = Command::new(tools::helm()?);
     helm.args(["template", RELEASE, "-n", RELEASE, "--show-only", template])
-        .args(["--set", "prometheusRule.enabled=true", "-f"])
+        .args(["--set", "prometheusRule.enabled=true,dashboards.enabled=true", "-f"])
         .arg(chart.join("ci/minimal-values.yaml"))
         .arg(&chart);
     serde_yaml::from_str(&output(&mut helm)?).with_context(|| template.to_owned())
