@@ -181,6 +181,7 @@ fn samples() -> BTreeMap<&'static str, Value> {
         ("metrics.podMonitor.scrapeTimeout", text("5s")),
         ("prometheusRule.enabled", json!(false)),
         ("prometheusRule.labels", labels.clone()),
+        ("prometheusRule.runbookUrl", text("https://wiki.example.com/alerts")),
         ("dashboards.enabled", json!(false)),
         ("dashboards.labels", labels.clone()),
         ("dashboards.annotations", labels),

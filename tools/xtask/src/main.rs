@@ -144,7 +144,7 @@ fn run(task: Task) -> Result<ExitCode> {
             println!(
                 "{}:{}",
                 images::REPOSITORY,
-                images::product(&Environment::load()?, &programs::build(programs::RELEASE)?)?
+                images::product(&Environment::load()?, &programs::build(&programs::RELEASE)?)?
             );
         }
         Task::Env => {

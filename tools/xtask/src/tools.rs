@@ -103,7 +103,8 @@ pub fn consent_text(scope: Scope) -> String {
         "This installs the missing ones of the Debian packages {packages} (it starts no service), and \
          Kubernetes {KUBERNETES}, Helm {HELM}, Contour {CONTOUR}, Envoy {ENVOY}, Kafka {KAFKA}, MySQL and Redis in the \
          cache folder. The tests of the HTTP API also put Python and npm packages there, and install nodejs and npm if there \
-         is no npm. The slow tests also install {BROWSER}, and MariaDB, Valkey and Keycloak {KEYCLOAK} in the cache folder. \
+         is no npm. The test of the alerts puts Prometheus there. The slow tests also install {BROWSER}, and MariaDB, Valkey and \
+         Keycloak {KEYCLOAK} in the cache folder. \
          The cluster runs as root in a network namespace called `{name}`, with its state in one folder. {cleanup}"
     )
 }
@@ -216,6 +217,14 @@ const VALKEY: DebianTree = DebianTree {
     programs: &["usr/bin/valkey-server", "usr/bin/valkey-cli"],
 };
 
+const PROMETHEUS: DebianTree = DebianTree {
+    name: "prometheus",
+    title: "Prometheus from Debian",
+    release: "sid",
+    packages: "prometheus",
+    programs: &["usr/bin/prometheus", "usr/bin/promtool"],
+};
+
 impl DebianTree {
     /// The folder of the programs. It also has the tree that they are from.
     fn get(&self) -> Result<PathBuf> {
@@ -263,6 +272,15 @@ pub fn alternatives() -> Result<Alternatives> {
         mariadb: MARIADB.get()?,
         valkey: VALKEY.get()?,
     })
+}
+
+/// The folder of prometheus and promtool.
+pub fn prometheus() -> Result<PathBuf> {
+    PROMETHEUS.get()
+}
+
+pub fn helm() -> Result<PathBuf> {
+    Ok(cluster()?.join("helm"))
 }
 
 /// The broker, and its tools for administrators.

@@ -22,6 +22,7 @@ mod watch;
 
 pub use args::Args;
 pub use install::{command_on_context, local_values};
+pub use programs::{metrics_addresses, small_sale};
 
 use anyhow::Result;
 
@@ -50,10 +51,11 @@ pub fn demo(args: &Args) -> Result<()> {
 fn demo_on_local_cluster(args: &Args) -> Result<()> {
     consent::ask(args.yes, Scope::Cluster)?;
     let env = up(Scope::Cluster)?;
-    let tag = images::product(&env, &build(RELEASE)?)?;
+    let tag = images::product(&env, &build(&RELEASE)?)?;
     let site = ClusterSite::local(&env, install::local_values(&env, &tag)?)?;
     let screen = Screen::new();
-    let result = install::install(&site, &screen).and_then(|()| run_sales(&site, &screen, cases(args), &ON_CLUSTER));
+    let result =
+        install::install(&site, &screen).and_then(|()| run_sales(&site, &screen, cases(args.small), &ON_CLUSTER));
     save_logs(&site, &screen, &result);
     let ended = match args.keep {
         true => result,
@@ -71,7 +73,7 @@ fn demo_on_context(args: &Args, context: &str) -> Result<()> {
     let screen = Screen::new();
     let ports = Ports::free()?;
     let site = context::site(args, context, ports)?;
-    let cases = cases(args);
+    let cases = cases(args.small);
     let buyers = cases.iter().map(|case| case.buyers).sum();
     context::ask_consent(args, &context::plan(args, context, &site, buyers))?;
     let result = install::install(&site, &screen).and_then(|()| {

@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::args::Args;
-use super::run::{AS_PROCESSES, OLD_ROUTES_SALE, apply, cases, run_sales, window};
+use super::run::{AS_PROCESSES, OLD_ROUTES_SALE, ON_CLUSTER, apply, cases, run_sales, window};
 use super::screen::Screen;
 use super::site::Site;
 use crate::command::output;
 use crate::environment::{Environment, MYSQL_PASSWORD};
 use crate::process::Processes;
-use crate::programs::{LOAD, QUICK, build};
+use crate::programs::{DEV, LOAD, Profile, QUICK, build};
 use crate::scope::Scope;
 use crate::up::up;
 use crate::{consent, down};
@@ -52,34 +52,24 @@ const WORKER: Program = Program {
     admin_port: 9192,
 };
 
+const PROGRAMS: [Program; 3] = [API, WORKER, OPERATOR];
+
 pub fn demo(args: &Args) -> Result<()> {
     consent::ask(args.yes, Scope::Stores)?;
     let was_up = Environment::load().is_ok();
     let env = up(Scope::Stores)?;
-    let binaries = build(QUICK)?;
     let screen = Screen::new();
-    let url = |port: u16| format!("http://{}:{port}", env.node_address);
-    let load = binaries.join(LOAD);
-    let site = Site::local(&env, &load, url(API_PORT), url(OLD_ROUTES_PORT))?;
-    let processes = Processes::new(&env.state)?;
-    let result = start(&env, &binaries, &processes, &screen)
-        .and_then(|()| run_sales(&site, &screen, cases(args), &AS_PROCESSES))
-        .and_then(|()| match args.keep {
-            true => leave_open(&env, &site, &screen),
+    let result = with_programs(&env, &QUICK, &screen, |site, _| {
+        run_sales(site, &screen, cases(args.small), &AS_PROCESSES)?;
+        match args.keep {
+            true => leave_open(&env, site, &screen),
             false => Ok(()),
-        });
-    if result.is_err() {
-        screen.say(format!(
-            "the programs' logs: {}",
-            save_logs(&site, &processes)?.display()
-        ));
-    }
+        }
+    });
     if args.keep {
         return result;
     }
-    for program in [API, WORKER, OPERATOR] {
-        processes.stop(program.name)?;
-    }
+    stop(&env)?;
     screen.plain("");
     screen.plain("To try it yourself: cargo xtask demo --keep");
     screen.plain("The same sales on Kubernetes: cargo xtask demo --cluster (it builds a cluster first)");
@@ -87,6 +77,53 @@ pub fn demo(args: &Args) -> Result<()> {
         true => result,
         false => result.and(down::down()),
     }
+}
+
+/// Runs the first sale with debug builds of the programs, and then `check`. It gets a function that stops a program by its name.
+pub fn small_sale(env: &Environment, check: impl FnOnce(&dyn Fn(&str) -> Result<()>) -> Result<()>) -> Result<()> {
+    let screen = Screen::new();
+    let result = with_programs(env, &DEV, &screen, |site, processes| {
+        // The schedule of a cluster leaves time for debug builds on a busy machine.
+        run_sales(site, &screen, cases(true), &ON_CLUSTER)?;
+        check(&|name| {
+            let mut programs = PROGRAMS.iter().filter(|program| program.binary == name);
+            programs.try_for_each(|program| processes.stop(program.name))
+        })
+    });
+    result.and(stop(env))
+}
+
+/// Of each program: its name, and the address of its metrics.
+pub fn metrics_addresses(env: &Environment) -> [(&'static str, String); 3] {
+    PROGRAMS.map(|program| {
+        let address = format!("{}:{}", env.node_address, program.admin_port);
+        (program.binary, address)
+    })
+}
+
+/// Builds and starts the programs, and saves their logs if `work` fails.
+fn with_programs(
+    env: &Environment,
+    profile: &Profile,
+    screen: &Screen,
+    work: impl FnOnce(&Site, &Processes) -> Result<()>,
+) -> Result<()> {
+    let binaries = build(profile)?;
+    let url = |port: u16| format!("http://{}:{port}", env.node_address);
+    let load = binaries.join(LOAD);
+    let site = Site::local(env, &load, url(API_PORT), url(OLD_ROUTES_PORT))?;
+    let processes = Processes::new(&env.state)?;
+    let result = start(env, &binaries, &processes, screen).and_then(|()| work(&site, &processes));
+    if result.is_err() {
+        let logs = save_logs(&site, &processes)?;
+        screen.say(format!("the programs' logs: {}", logs.display()));
+    }
+    result
+}
+
+fn stop(env: &Environment) -> Result<()> {
+    let processes = Processes::new(&env.state)?;
+    PROGRAMS.iter().try_for_each(|program| processes.stop(program.name))
 }
 
 /// Migrates the schema, and starts the three programs.
@@ -201,7 +238,7 @@ fn leave_open(env: &Environment, site: &Site, screen: &Screen) -> Result<()> {
 fn save_logs(site: &Site, processes: &Processes) -> Result<PathBuf> {
     let folder = site.repository.join("target/demo/logs");
     fs::create_dir_all(&folder)?;
-    for program in [API, WORKER, OPERATOR] {
+    for program in PROGRAMS {
         let log = processes.log(program.name);
         if log.exists() {
             fs::copy(log, folder.join(format!("{}.log", program.binary)))?;

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use jiff::{SignedDuration, Timestamp};
 
-use super::args::Args;
 use super::load::{self, Answers, Progress};
 use super::report::{self, Report, Sale};
 use super::sales::{self, Planned, Window};
@@ -73,8 +72,8 @@ struct RunningCase {
 }
 
 /// The sales to run.
-pub fn cases(args: &Args) -> &'static [Case] {
-    if args.small { &CASES[..1] } else { &CASES }
+pub fn cases(small: bool) -> &'static [Case] {
+    if small { &CASES[..1] } else { &CASES }
 }
 
 /// Runs the sales on a site where the release is installed, and accounts for every unit.

@@ -1,8 +1,12 @@
 //! `cargo xtask test`: runs all tests and checks, or one step of them. The last line adds up the results.
+mod alerts;
+mod chart;
 mod count;
+mod dashboards;
 mod deny;
 mod mutants;
 mod planner;
+mod prometheus;
 mod runner;
 mod suites;
 mod unused;
@@ -20,7 +24,7 @@ use count::{Count, StepResult};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The step to run; without it, all steps except `alternatives`, `mutants` and `extended`
+    /// The step to run; without it, all steps except `alternatives`, `dashboards`, `mutants` and `extended`
     step: Option<Step>,
     /// A part of the names of the tests to run
     name: Option<String>,
@@ -52,10 +56,14 @@ enum Step {
     Unit,
     /// the model of the protocol, exhaustively at small sizes, and its mutants
     Model,
+    /// the alerts of the chart, by promtool
+    Alerts,
     /// each package against real Redis, Kafka, MySQL and a real Kubernetes API server
     Integration,
     /// the tests of ledger, stock, order-worker and seckill-api, on MariaDB and Valkey
     Alternatives,
+    /// the queries of the dashboards and alerts, by a Prometheus that scrapes the programs during a sale
+    Dashboards,
     /// a short chaos run: real processes, faults, invariants
     Chaos,
     /// the scenarios on a real cluster, by kubectl, helm and HTTP
@@ -66,12 +74,12 @@ enum Step {
     Mutants,
     /// `fmt` and `clippy`
     Lint,
-    /// the slow tests of all packages, `alternatives`, and `mutants`
+    /// the slow tests of all packages, `alternatives`, `dashboards`, and `mutants`
     Extended,
 }
 
 /// The steps of a full run. Cheap checks come first.
-const FULL_RUN: [Step; 13] = [
+const FULL_RUN: [Step; 14] = [
     Step::Fmt,
     Step::Unused,
     Step::Cycles,
@@ -81,6 +89,7 @@ const FULL_RUN: [Step; 13] = [
     Step::Planner,
     Step::Unit,
     Step::Model,
+    Step::Alerts,
     Step::Integration,
     Step::Chaos,
     Step::E2e,
@@ -97,7 +106,14 @@ impl Step {
     fn needs_environment(self) -> bool {
         matches!(
             self,
-            Step::Integration | Step::Alternatives | Step::Chaos | Step::E2e | Step::Budget | Step::Extended
+            Step::Alerts
+                | Step::Integration
+                | Step::Alternatives
+                | Step::Dashboards
+                | Step::Chaos
+                | Step::E2e
+                | Step::Budget
+                | Step::Extended
         )
     }
 }
@@ -158,14 +174,17 @@ fn run_counted(step: Step, filter: &[String], count: &mut Count) -> Result<()> {
         Step::Planner => planner::check(filter, count),
         Step::Unit => suites::unit(filter, count),
         Step::Model => suites::model(filter, count),
+        Step::Alerts => one_check(alerts::check(), count),
         Step::Integration => suites::integration(filter, count),
         Step::Alternatives => suites::alternatives(filter, count),
+        Step::Dashboards => one_check(dashboards::check(), count),
         Step::Chaos => suites::chaos(count),
         Step::E2e => suites::e2e(filter, count),
         Step::Budget => suites::budget(count),
         Step::Mutants => one_check(mutants::check(filter), count),
         Step::Extended => {
             suites::extended(filter, count)?;
+            one_check(dashboards::check(), count)?;
             suites::alternatives(filter, count)?;
             one_check(mutants::check(&[]), count)
         }
@@ -191,7 +210,10 @@ mod tests {
     #[test]
     fn full_run_has_every_step_except_alias_and_slow_ones() {
         for step in Step::value_variants() {
-            let expected = !matches!(step, Step::Lint | Step::Alternatives | Step::Mutants | Step::Extended);
+            let expected = !matches!(
+                step,
+                Step::Lint | Step::Alternatives | Step::Dashboards | Step::Mutants | Step::Extended
+            );
             assert_eq!(FULL_RUN.contains(step), expected, "{step:?}");
         }
     }

@@ -145,7 +145,7 @@ fn slow_on_cluster(tests: &[&str], filter: &[String], count: &mut Count) -> Resu
 /// Runs tests that install the charts on the cluster.
 fn on_cluster(tests: &[&str], filter: &[String], variables: &[(&str, String)], count: &mut Count) -> Result<()> {
     let env = up(Scope::Cluster)?;
-    let programs = programs::build(programs::QUICK)?;
+    let programs = programs::build(&programs::QUICK)?;
     let tag = images::product(&env, &programs)?;
     let values = demo::local_values(&env, &tag)?;
     let demo = demo::command_on_context(&env, &tag, &values)?;
