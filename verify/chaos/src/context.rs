@@ -16,6 +16,7 @@ use crate::evidence::{ClockStep, Suspension};
 use crate::flash_sales::{FlashSales, NAMESPACE, Times};
 use crate::harness::Harness;
 use crate::history::{At, History};
+use crate::promotions::Promotion;
 
 pub struct RunContext {
     pub harness: Harness,
@@ -40,6 +41,8 @@ pub struct RunContext {
     pub unrecovered: Vec<String>,
     /// What clients took from others.
     pub taken: Vec<String>,
+    /// Of the fault that is played.
+    pub promotion: Option<Promotion>,
     /// The bound on the orders of a sale, cancelled ones included.
     pub max_orders: HashMap<String, u64>,
     /// Time limit for the sales and buyers to reach a state.

@@ -1,17 +1,20 @@
 //! The servers and programs of a run.
 //!
 //! - [`start`]: starts them in order
+//! - [`redis_servers`]: where the Redis servers are, and which of them are primaries
 //! - [`servers`]: commands to Redis, MySQL and Kafka, and waiting until they answer
 //! - [`cluster`]: the API servers of the run's own cluster, and of another one
 //! - [`failpoints`]: makes a program abort or stop at a named place in its code
 //! - [`repair`]: undoes what a fault left behind
 mod cluster;
 mod failpoints;
+mod redis_servers;
 mod repair;
 mod servers;
 mod start;
 
 pub use failpoints::FailpointAction;
+pub use redis_servers::RedisServers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,11 +23,12 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use seckill_ledger::Ledger;
 use seckill_order_log::{LogConfig, OrderLog};
+use seckill_protocol::SaleId;
 use tokio::time::{Instant, sleep};
 
 use crate::forward::{Forward, Forwards};
 use crate::process::Process;
-use crate::setup::Setup;
+use crate::setup::{Setup, Topology};
 
 /// Time limit for a server or program to answer. A start takes far less, but the machine may be busy with builds.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
@@ -53,9 +57,13 @@ pub enum Target {
 
 pub struct Harness {
     setup: Setup,
-    pub redis: [Process; 2],
-    /// The Redis that takes writes, 0 or 1.
+    pub redis: Vec<Process>,
+    pub sentinels: Vec<Process>,
+    pub redis_servers: RedisServers,
+    /// The Redis that takes the writes of the main sale.
     pub primary: usize,
+    /// Known since the main sale was created.
+    pub main_sale: Option<SaleId>,
     pub mysql: Process,
     pub kafka: Vec<Process>,
     pub api: [Process; 2],
@@ -64,7 +72,7 @@ pub struct Harness {
     pub etcd: Process,
     pub api_server: Process,
     other_cluster: OtherCluster,
-    /// The programs reach Redis through these: each seckill-api through the one with its number, all others through the last.
+    /// The programs reach a single Redis through these: each seckill-api through the one with its number, all others through the last.
     pub redis_forwards: Forwards<3>,
     /// The programs reach MySQL through this.
     pub mysql_forward: Forward,
@@ -88,13 +96,13 @@ impl Harness {
         )
     }
 
-    pub fn redis_url(&self, which: usize) -> String {
-        format!("redis://:{}@{}", self.setup.redis_password, self.redis_address(which))
-    }
-
-    pub fn redis_address(&self, which: usize) -> SocketAddr {
-        let address = format!("{}:{}", self.setup.address, self.setup.ports.redis[which]);
-        address.parse().unwrap_or(self.mysql_forward.address)
+    /// The URL of the Redis that has a sale.
+    pub async fn redis_url_of(&self, sale: SaleId) -> Result<String> {
+        let which = match self.redis_servers.topology {
+            Topology::Single => self.primary,
+            Topology::Sentinel | Topology::Cluster => self.redis_servers.server_of(sale).await?,
+        };
+        Ok(self.redis_servers.url(which))
     }
 
     pub async fn log(&self) -> Result<OrderLog> {
@@ -179,11 +187,16 @@ impl Harness {
 }
 
 /// Repeats an attempt until it succeeds.
-async fn wait_until(what: &str, mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+async fn wait_until(what: &str, attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    wait_for(what, attempt).await
+}
+
+/// Repeats an attempt until it succeeds. Returns its result.
+async fn wait_for<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let started = Instant::now();
     loop {
         let error = match tokio::time::timeout(Duration::from_secs(10), attempt()).await {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(result)) => return Ok(result),
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => "no answer".into(),
         };
