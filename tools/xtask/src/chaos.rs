@@ -88,7 +88,7 @@ const SENTINELS: u16 = 3;
 /// The name of the primary at the Sentinels.
 const SENTINEL_MASTER: &str = "chaos";
 /// Short, so that a promotion takes few seconds. A pause of the machine must not be taken for a failure.
-const SILENCE_MS: u16 = 1500;
+const SILENCE_MS: u16 = 2000;
 const MYSQL: u16 = 13306;
 const KAFKA: u16 = 19092;
 const CONTROLLER: u16 = 19192;

@@ -1,10 +1,11 @@
 //! What buyers notice when another Redis becomes the primary of the main sale.
 use std::collections::{BTreeMap, HashMap};
 
+use seckill_protocol::{Epoch, OrderNoKeys};
 use serde::Serialize;
 
 use crate::crowd::MAIN_SALE;
-use crate::history::{At, BuyerAnswer, Event, HistoryData, RequestKind};
+use crate::history::{At, BuyerAnswer, Event, HistoryData};
 use crate::run::PlayedFault;
 
 /// Another Redis became the primary.
@@ -21,7 +22,7 @@ pub struct Promotions {
     pub count: usize,
     /// From the fault to the new primary.
     pub promoted: Times,
-    /// From the new primary to the first sale to a buyer who came after it.
+    /// From the new primary to the first sale by its index, which has a new epoch.
     pub first_sale: Times,
     /// From a buyer's first 503 to the answer.
     pub unavailable: Times,
@@ -44,27 +45,37 @@ impl Times {
 }
 
 /// By the name of the fault.
-pub fn by_fault<'a>(history: &HistoryData, played: &'a [PlayedFault]) -> BTreeMap<&'a str, Promotions> {
+pub fn by_fault<'a>(
+    history: &HistoryData,
+    keys: &OrderNoKeys,
+    played: &'a [PlayedFault],
+) -> BTreeMap<&'a str, Promotions> {
     let mut faults: BTreeMap<&str, Promotions> = BTreeMap::new();
     for fault in played {
         let Some(promotion) = &fault.promotion else { continue };
         let promotions = faults.entry(&fault.fault).or_default();
         promotions.count += 1;
         promotions.promoted.0.push(promotion.promoted_ms - promotion.from_ms);
-        let first_sale = first_sale_after(history, promotion.promoted_ms);
-        promotions.first_sale.0.extend(first_sale);
+        promotions
+            .first_sale
+            .0
+            .extend(first_sale_after(history, keys, promotion));
         let unavailable = unavailable_between(history, promotion.from_ms, fault.healed_ms);
         promotions.unavailable.0.extend(unavailable);
     }
     faults
 }
 
-fn first_sale_after(history: &HistoryData, at: At) -> Option<u64> {
-    let won = |event: &&Event| {
-        event.kind == RequestKind::Buy && event.from >= at && matches!(event.answer, BuyerAnswer::Won { .. })
-    };
-    let sales = of_main_sale(history).filter(won).map(|event| event.to);
-    Some(sales.min()? - at)
+/// The old primary may sell for a moment after the promotion, so the epoch decides.
+fn first_sale_after(history: &HistoryData, keys: &OrderNoKeys, promotion: &Promotion) -> Option<u64> {
+    let sales = of_main_sale(history).filter_map(|event| match &event.answer {
+        BuyerAnswer::Won { number, .. } => Some((event.to, keys.decode(number).ok()?.epoch)),
+        _ => None,
+    });
+    let (before, after): (Vec<_>, Vec<_>) = sales.partition(|(at, _)| *at < promotion.from_ms);
+    let last: Option<Epoch> = before.into_iter().map(|(_, epoch)| epoch).max();
+    let first = after.into_iter().find(|(_, epoch)| Some(*epoch) > last);
+    first.map(|(at, _)| at.saturating_sub(promotion.promoted_ms))
 }
 
 /// For how long each buyer got 503 whose first 503 came in this time.
@@ -91,7 +102,10 @@ fn of_main_sale(history: &HistoryData) -> impl Iterator<Item = &Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Buyer;
+    use seckill_protocol::{OrderId, SaleId};
+
+    use crate::harness::ORDER_NO_KEYS;
+    use crate::history::{Buyer, RequestKind};
 
     fn event(buyer: usize, from: At, to: At, answer: BuyerAnswer) -> Event {
         Event {
@@ -104,9 +118,15 @@ mod tests {
         }
     }
 
-    fn won() -> BuyerAnswer {
+    fn won(epoch: i64) -> BuyerAnswer {
+        let id = OrderId {
+            sale: SaleId(1),
+            epoch: Epoch(epoch),
+            seq: 1,
+        };
+        let keys: OrderNoKeys = ORDER_NO_KEYS.parse().expect("keys");
         BuyerAnswer::Won {
-            number: "1".into(),
+            number: keys.encode(id, 0).expect("a number").to_string(),
             quantity: 1,
             cancelled: false,
         }
@@ -126,13 +146,13 @@ mod tests {
             buyers: vec![buyer(MAIN_SALE), buyer(MAIN_SALE), buyer("short-1"), buyer(MAIN_SALE)],
             events: vec![
                 event(3, 10, 20, unavailable()),
-                event(3, 50, 60, won()),
+                event(3, 50, 60, won(7)),
                 event(0, 1000, 1100, unavailable()),
                 event(2, 1000, 1200, unavailable()),
                 event(0, 1300, 1500, unavailable()),
-                event(1, 1500, 2100, won()),
-                event(2, 2000, 2150, won()),
-                event(0, 2050, 2600, won()),
+                event(1, 2050, 2100, won(7)),
+                event(2, 2000, 2150, won(8)),
+                event(0, 2050, 2600, won(8)),
             ],
             wins: Vec::new(),
         };
@@ -149,11 +169,16 @@ mod tests {
                 promoted_ms: 2000,
             }),
         };
-        let faults = by_fault(&history, std::slice::from_ref(&played));
+        let keys = ORDER_NO_KEYS.parse().expect("keys");
+        let faults = by_fault(&history, &keys, std::slice::from_ref(&played));
         let promotions = &faults["primary-killed"];
         assert_eq!(promotions.count, 1);
         assert_eq!(promotions.promoted.summary(), Some((1000, 1000)));
-        assert_eq!(promotions.first_sale.summary(), Some((600, 600)), "buyer 1 came before");
+        assert_eq!(
+            promotions.first_sale.summary(),
+            Some((600, 600)),
+            "buyer 1 bought at the old primary"
+        );
         assert_eq!(promotions.unavailable.0, [1500], "of buyer 0 alone");
     }
 }

@@ -58,7 +58,7 @@ fn print_faults(played: &[PlayedFault]) {
 }
 
 fn print_promotions(evidence: &Evidence, played: &[PlayedFault]) {
-    let faults = promotions::by_fault(&evidence.history, played);
+    let faults = promotions::by_fault(&evidence.history, &evidence.order_no_keys, played);
     if faults.is_empty() {
         return;
     }
@@ -122,7 +122,8 @@ pub fn json(mut report: Value, evidence: &Evidence, played: &[PlayedFault], find
     report["requests"] = json!(evidence.history.events.len());
     report["winners"] = json!(winners(evidence));
     report["recovery"] = json!(evidence.recovery);
-    report["promotions"] = json!(promotions::by_fault(&evidence.history, played));
+    let promotions = promotions::by_fault(&evidence.history, &evidence.order_no_keys, played);
+    report["promotions"] = json!(promotions);
     report["invariants"] = json!(findings);
     report
 }

@@ -106,7 +106,6 @@ const SINGLE: &[Topology] = &[Topology::Single];
 const PROMOTES: &[Topology] = &[Topology::Sentinel, Topology::Cluster];
 const NO_CLUSTER: &[Topology] = &[Topology::Single, Topology::Sentinel];
 const NOBODY_PROMOTES: &str = "a single Redis has nobody who promotes its replica";
-const PROMOTED: &str = "the run promotes a replica by its own command, and nobody else may";
 const CLOCKS: &str = "the nodes of a Cluster find failures by the same clock";
 
 /// The order is part of what a seed means: the plan of a seed is a shuffle of it.
@@ -152,14 +151,14 @@ static FAULTS: &[Fault] = &[
     fault!("flush-all", redis::flush_all),
     fault!("script-flush", redis::flush_scripts),
     fault!("clock-step", redis::step_clock).only(NO_CLUSTER, CLOCKS),
-    fault!("failover", redis::fail_over).only(SINGLE, PROMOTED),
+    fault!("failover", redis::fail_over).only(SINGLE, "primary-hands-over takes its place"),
     fault!("kafka-down", kafka::all_brokers_down).slow(),
     fault!("mysql-down", mysql::down).slow(),
     fault!("mysql-killed-in-commit", mysql::killed_before_commit),
     fault!("mysql-loses-its-tail", mysql::lose_tail),
     fault!("worker-zombie", processes::worker_outlives_its_session).slow(),
     fault!("flush-before-install", recovery::flush_before_install),
-    fault!("failover-before-install", recovery::failover_before_install).only(SINGLE, PROMOTED),
+    fault!("failover-before-install", recovery::failover_before_install),
     fault!("record-behind-barrier", recovery::record_behind_barrier),
     fault!("rebuild-from-log", recovery::rebuild_from_log),
     fault!("sold-and-lost", recovery::sold_and_lost),

@@ -24,15 +24,21 @@ pub async fn kill_primary(run: &mut RunContext) -> Result<String> {
 
 /// The old primary hands over. A Cluster cuts no connection; a Sentinel cuts those of the old primary when it demotes it.
 pub async fn hand_over(run: &mut RunContext) -> Result<String> {
+    let did = begin_hand_over(run).await?;
+    sells(run, &format!("after this: {did}")).await?;
+    run.harness.wait_for_whole_redis().await?;
+    Ok(did)
+}
+
+/// Returns as soon as there is a new primary.
+pub async fn begin_hand_over(run: &mut RunContext) -> Result<String> {
     let (old, replicas) = primary_and_replicas(run).await?;
+    let replica = *replicas.first().context("there is no replica")?;
     let from = run.history.now();
-    let (servers, replica) = (run.harness.redis_servers.clone(), replicas.first().copied());
-    let replica = replica.context("there is no replica")?;
+    let servers = run.harness.redis_servers.clone();
     run.harness.run_until(servers.hand_over_to(replica)).await?;
     let new = wait_for_promotion(run, &replicas, from).await?;
-    sells(run, &format!("at redis-{new} after redis-{old} handed over")).await?;
-    run.harness.wait_for_whole_redis().await?;
-    Ok(format!("redis-{old} handed over to redis-{new}, and became a replica"))
+    Ok(format!("redis-{old} handed over to redis-{new}"))
 }
 
 /// The old primary comes back after the promotion: until somebody demotes it, it is a primary with a valid replication id,

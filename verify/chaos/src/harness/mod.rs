@@ -100,7 +100,10 @@ impl Harness {
     pub async fn redis_url_of(&self, sale: SaleId) -> Result<String> {
         let which = match self.redis_servers.topology {
             Topology::Single => self.primary,
-            Topology::Sentinel | Topology::Cluster => self.redis_servers.server_of(sale).await?,
+            Topology::Sentinel | Topology::Cluster => {
+                let servers = &self.redis_servers;
+                wait_for("the Redis of a sale", async || servers.server_of(sale).await).await?
+            }
         };
         Ok(self.redis_servers.url(which))
     }

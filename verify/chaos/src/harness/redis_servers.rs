@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::join_all;
-use redis::FromRedisValue;
+use redis::{AsyncConnectionConfig, FromRedisValue};
 use seckill_protocol::SaleId;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
@@ -15,8 +15,8 @@ use tokio::time::{sleep, timeout};
 use super::wait_until;
 use crate::setup::{Setup, Topology};
 
-/// A server that is paused does not answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// A server that is paused does not answer; one on a busy machine may take a while.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of a Cluster, each with one replica.
 const PRIMARIES: usize = 3;
 /// For the keys of one slot, in milliseconds.
@@ -312,7 +312,11 @@ impl RedisServers {
 
 async fn query<T: FromRedisValue>(url: &str, words: &[&str]) -> Result<T> {
     let client = redis::Client::open(url)?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    // The default of the client is shorter.
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ANSWER_TIMEOUT))
+        .set_response_timeout(Some(ANSWER_TIMEOUT));
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     let mut command = redis::cmd(words[0]);
     Ok(command.arg(&words[1..]).query_async(&mut connection).await?)
 }
