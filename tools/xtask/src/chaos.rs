@@ -109,6 +109,9 @@ pub fn chaos(args: &Args) -> Result<ExitCode> {
         return run(&env, args, &["--list"]);
     }
     if args.mutants {
+        if args.redis != Topology::Single {
+            bail!("the faults of the mutants need --redis single");
+        }
         return mutants(&env, args);
     }
     let mut words = Vec::new();
@@ -343,8 +346,8 @@ impl Servers<'_> {
             }
         };
         let words = format!(
-            "{together}--port {} --bind {address} --requirepass {REDIS_PASSWORD} --masterauth {REDIS_PASSWORD} --appendonly yes --save '' \
-             --maxmemory-policy noeviction --repl-diskless-sync-delay 0 --dir {}",
+            "{together}--port {} --bind {address} --requirepass {REDIS_PASSWORD} --masterauth {REDIS_PASSWORD} \
+             --appendonly yes --save '' --maxmemory-policy noeviction --repl-diskless-sync-delay 0 --dir {}",
             REDIS + i,
             folder.display()
         );
