@@ -12,11 +12,10 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::crowd::Crowd;
-use crate::evidence::{ClockStep, Suspension};
+use crate::evidence::{ClockStep, Promotion, Suspension};
 use crate::flash_sales::{FlashSales, NAMESPACE, Times};
 use crate::harness::Harness;
 use crate::history::{At, History};
-use crate::promotions::Promotion;
 
 pub struct RunContext {
     pub harness: Harness,

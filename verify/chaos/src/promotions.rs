@@ -5,16 +5,9 @@ use seckill_protocol::{Epoch, OrderNoKeys};
 use serde::Serialize;
 
 use crate::crowd::MAIN_SALE;
+use crate::evidence::Promotion;
 use crate::history::{At, BuyerAnswer, Event, HistoryData};
 use crate::run::PlayedFault;
-
-/// Another Redis became the primary.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Promotion {
-    /// When the primary was killed, paused, or asked to hand over.
-    pub from_ms: At,
-    pub promoted_ms: At,
-}
 
 /// All promotions by one kind of fault, in milliseconds.
 #[derive(Debug, Default, Serialize)]

@@ -15,14 +15,13 @@ use crate::check::RECOVERY_TIMEOUT;
 use crate::collect;
 use crate::context::RunContext;
 use crate::crowd::{Crowd, MAIN_SALE};
-use crate::evidence::{Evidence, IndexAtRest, Recovery};
+use crate::evidence::{Evidence, IndexAtRest, Promotion, Recovery};
 use crate::faults::{self, Fault};
 use crate::flash_sales::{FlashSales, NAMESPACE, Times};
 use crate::harness::{Harness, ORDER_NO_KEYS};
 use crate::history::{At, History};
 use crate::members::Members;
 use crate::mutants::Mutant;
-use crate::promotions::Promotion;
 use crate::setup::{Setup, Topology};
 use crate::traffic::{BUYERS_PER_SECOND, Traffic};
 

@@ -6,8 +6,8 @@ use rand::Rng as _;
 
 use crate::check::RECOVERY_TIMEOUT;
 use crate::context::RunContext;
+use crate::evidence::Promotion;
 use crate::history::At;
-use crate::promotions::Promotion;
 
 pub async fn kill_primary(run: &mut RunContext) -> Result<String> {
     let (old, replicas) = primary_and_replicas(run).await?;

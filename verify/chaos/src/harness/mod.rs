@@ -6,12 +6,14 @@
 //! - [`cluster`]: the API servers of the run's own cluster, and of another one
 //! - [`failpoints`]: makes a program abort or stop at a named place in its code
 //! - [`repair`]: undoes what a fault left behind
+//! - [`wait`]: repeats an attempt until a server answers
 mod cluster;
 mod failpoints;
 mod redis_servers;
 mod repair;
 mod servers;
 mod start;
+mod wait;
 
 pub use failpoints::FailpointAction;
 pub use redis_servers::RedisServers;
@@ -20,18 +22,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use seckill_ledger::Ledger;
 use seckill_order_log::{LogConfig, OrderLog};
 use seckill_protocol::SaleId;
 use tokio::time::{Instant, sleep};
 
+use self::wait::{START_TIMEOUT, wait_for, wait_until};
 use crate::forward::{Forward, Forwards};
 use crate::process::Process;
 use crate::setup::{Setup, Topology};
 
-/// Time limit for a server or program to answer. A start takes far less, but the machine may be busy with builds.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often programs that ended are started again.
 const RESTART_INTERVAL: Duration = Duration::from_millis(200);
 /// The operators' lease: the other operator takes over after this time.
@@ -186,26 +187,5 @@ impl Harness {
         self.programs()
             .map(|program| (program.name.clone(), program.peak_kib()))
             .collect()
-    }
-}
-
-/// Repeats an attempt until it succeeds.
-async fn wait_until(what: &str, attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
-    wait_for(what, attempt).await
-}
-
-/// Repeats an attempt until it succeeds. Returns its result.
-async fn wait_for<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
-    let started = Instant::now();
-    loop {
-        let error = match tokio::time::timeout(Duration::from_secs(10), attempt()).await {
-            Ok(Ok(result)) => return Ok(result),
-            Ok(Err(error)) => format!("{error:#}"),
-            Err(_) => "no answer".into(),
-        };
-        if started.elapsed() > START_TIMEOUT {
-            bail!("{what} not available after {} s: {error}", START_TIMEOUT.as_secs());
-        }
-        sleep(Duration::from_millis(100)).await;
     }
 }

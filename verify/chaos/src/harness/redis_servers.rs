@@ -12,7 +12,7 @@ use seckill_protocol::SaleId;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
-use super::wait_until;
+use super::wait::wait_until;
 use crate::setup::{Setup, Topology};
 
 /// A server that is paused does not answer; one on a busy machine may take a while.
