@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum as _;
 use serde_json::{Value, json};
 
 use crate::cache::{Item, step};
@@ -29,6 +30,9 @@ pub struct Args {
     /// The number of Kafka brokers, 1 or 3
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=3))]
     pub brokers: u16,
+    /// The servers of Redis: one with a replica, a primary that Sentinels watch, or a Cluster
+    #[arg(long, value_enum, default_value_t = Topology::Single)]
+    pub redis: Topology,
     /// Inject only these kinds of faults, separated by commas; --list prints them
     #[arg(long)]
     pub faults: Option<String>,
@@ -46,6 +50,30 @@ pub struct Args {
     pub list: bool,
 }
 
+/// How the Redis servers of a run belong together.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topology {
+    Single,
+    Sentinel,
+    Cluster,
+}
+
+impl Topology {
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// The number of servers with data.
+    fn servers(self) -> u16 {
+        match self {
+            Topology::Single => 2,
+            Topology::Sentinel => 3,
+            Topology::Cluster => 6,
+        }
+    }
+}
+
 /// The programs under test, and the runner.
 const PROGRAMS: &[&str] = &["seckill-api", "order-worker", "operator"];
 const PACKAGES: &[&str] = &["seckill-api", "seckill-order-worker", "seckill-operator"];
@@ -53,7 +81,14 @@ const RUNNER: &str = "seckill-chaos";
 /// The library that gives Redis and the operators separate clocks.
 const CLOCK: &str = "clock.so";
 
+/// The port of the first Redis; the others have the next ports. The same for the Sentinels, of which there are three.
 const REDIS: u16 = 16379;
+const SENTINEL: u16 = 17379;
+const SENTINELS: u16 = 3;
+/// The name of the primary at the Sentinels.
+const SENTINEL_MASTER: &str = "chaos";
+/// Short, so that a promotion takes few seconds. A pause of the machine must not be taken for a failure.
+const SILENCE_MS: u16 = 2000;
 const MYSQL: u16 = 13306;
 const KAFKA: u16 = 19092;
 const CONTROLLER: u16 = 19192;
@@ -74,6 +109,9 @@ pub fn chaos(args: &Args) -> Result<ExitCode> {
         return run(&env, args, &["--list"]);
     }
     if args.mutants {
+        if args.redis != Topology::Single {
+            bail!("the faults of the mutants need --redis single");
+        }
         return mutants(&env, args);
     }
     let mut words = Vec::new();
@@ -113,6 +151,7 @@ pub fn quick(env: &Environment) -> Result<Command> {
         seed: 1,
         minutes: 1.5,
         brokers: 1,
+        redis: Topology::Single,
         faults: None,
         mutant: None,
         quick: true,
@@ -138,7 +177,7 @@ fn command(env: &Environment, args: &Args, words: &[&str]) -> Result<Command> {
     // The runner, and with it everything that it started, must exit when this process is killed.
     command.args(["--pdeathsig", "TERM", "--"]);
     command.arg(binaries()?.join(RUNNER));
-    command.args(words);
+    command.args(words).args(["--redis", &args.redis.name()]);
     if !words.contains(&"--list") {
         command.args(["--seed", &args.seed.to_string(), "--minutes", &args.minutes.to_string()]);
         if args.quick {
@@ -152,7 +191,7 @@ fn command(env: &Environment, args: &Args, words: &[&str]) -> Result<Command> {
             fs::create_dir_all(folder)?;
         }
         command.arg("--report").arg(report);
-        command.arg("--setup").arg(prepare(env, args.brokers)?);
+        command.arg("--setup").arg(prepare(env, args)?);
     }
     Ok(command)
 }
@@ -165,9 +204,10 @@ fn mutant_of<'a>(words: &[&'a str]) -> Option<&'a str> {
 }
 
 fn report(args: &Args, mutant: Option<&str>) -> Result<PathBuf> {
-    let name = match mutant {
-        Some(mutant) => format!("report-mutant-{mutant}.json"),
-        None => format!("report-{}.json", args.seed),
+    let name = match (mutant, args.redis) {
+        (Some(mutant), _) => format!("report-mutant-{mutant}.json"),
+        (None, Topology::Single) => format!("report-{}.json", args.seed),
+        (None, redis) => format!("report-{}-{}.json", redis.name(), args.seed),
     };
     Ok(workspace::target_folder()?.join("chaos").join(name))
 }
@@ -210,7 +250,7 @@ fn build() -> Result<()> {
 }
 
 /// Creates fresh state for all servers. Returns the setup file of the runner.
-fn prepare(env: &Environment, brokers: u16) -> Result<PathBuf> {
+fn prepare(env: &Environment, args: &Args) -> Result<PathBuf> {
     let tools = tools::get()?;
     let all = env.state.join("chaos");
     fs::create_dir_all(&all)?;
@@ -232,19 +272,26 @@ fn prepare(env: &Environment, brokers: u16) -> Result<PathBuf> {
         folder: &folder,
         address: &address,
     };
+    let (brokers, redis) = (args.brokers, args.redis);
     let setup = json!({
         "folder": folder,
         "address": address,
         "etcd": servers.etcd()?,
         "clusters": [servers.cluster(0)?, servers.cluster(1)?],
-        "ports": {"redis": [REDIS, REDIS + 1], "mysql": MYSQL, "kafka": KAFKA},
-        "redis": [servers.redis(0)?, servers.redis(1)?],
+        "ports": {"redis": REDIS, "sentinels": SENTINEL, "mysql": MYSQL, "kafka": KAFKA},
+        "redis": (0..redis.servers()).map(|i| servers.redis(i, redis)).collect::<Result<Vec<_>>>()?,
+        "sentinels": match redis {
+            Topology::Sentinel => (0..SENTINELS).map(|i| servers.sentinel(i)).collect::<Result<Vec<_>>>()?,
+            Topology::Single | Topology::Cluster => Vec::new(),
+        },
+        "redis_cli": tools.servers.join("redis-cli"),
         "mysql": servers.mysql()?,
         "kafka": (0..brokers).map(|i| servers.kafka(i, brokers)).collect::<Result<Vec<_>>>()?,
         "programs": programs(&folder)?,
         "clock": binaries()?.join(CLOCK),
         "mysql_password": MYSQL_PASSWORD,
         "redis_password": REDIS_PASSWORD,
+        "sentinel_master": SENTINEL_MASTER,
     });
     let file = folder.join("setup.json");
     fs::write(&file, serde_json::to_vec_pretty(&setup)?)?;
@@ -276,18 +323,60 @@ impl Servers<'_> {
         json!({"argv": argv, "folder": folder})
     }
 
-    fn redis(&self, i: u16) -> Result<Value> {
+    /// Servers that belong together have a configuration file, in which they keep their role.
+    fn redis(&self, i: u16, topology: Topology) -> Result<Value> {
         let folder = self.folder.join(format!("redis-{i}"));
         fs::create_dir_all(&folder)?;
+        let (address, file) = (self.address, folder.join("redis.conf"));
+        let together = match topology {
+            Topology::Single => String::new(),
+            Topology::Sentinel => {
+                let first = format!("replicaof {address} {REDIS}\n");
+                fs::write(&file, if i == 0 { "" } else { &first })?;
+                format!("{} --replica-announce-ip {address} ", file.display())
+            }
+            Topology::Cluster => {
+                fs::write(&file, "")?;
+                format!(
+                    "{} --cluster-enabled yes --cluster-node-timeout {SILENCE_MS} --cluster-announce-ip {address} \
+                     --cluster-require-full-coverage no --cluster-replica-validity-factor 0 \
+                     --cluster-allow-replica-migration no ",
+                    file.display()
+                )
+            }
+        };
         let words = format!(
-            "--port {} --bind {} --requirepass {REDIS_PASSWORD} --masterauth {REDIS_PASSWORD} --appendonly yes --save '' \
-             --maxmemory-policy noeviction --repl-diskless-sync-delay 0 --dir {}",
+            "{together}--port {} --bind {address} --requirepass {REDIS_PASSWORD} --masterauth {REDIS_PASSWORD} \
+             --appendonly yes --save '' --maxmemory-policy noeviction --repl-diskless-sync-delay 0 --dir {}",
             REDIS + i,
-            self.address,
             folder.display()
         );
         let words = words.split(' ').map(|word| word.trim_matches('\'').to_owned());
         Ok(self.spec(&self.tools.servers.join("redis-server"), words.collect(), &folder))
+    }
+
+    fn sentinel(&self, i: u16) -> Result<Value> {
+        let folder = self.folder.join(format!("sentinel-{i}"));
+        fs::create_dir_all(&folder)?;
+        let (address, file) = (self.address, folder.join("sentinel.conf"));
+        fs::write(
+            &file,
+            format!(
+                "port {}\n\
+                 bind {address}\n\
+                 dir {}\n\
+                 sentinel announce-ip {address}\n\
+                 sentinel monitor {SENTINEL_MASTER} {address} {REDIS} 2\n\
+                 sentinel auth-pass {SENTINEL_MASTER} {REDIS_PASSWORD}\n\
+                 sentinel down-after-milliseconds {SENTINEL_MASTER} {SILENCE_MS}\n\
+                 sentinel failover-timeout {SENTINEL_MASTER} 5000\n\
+                 sentinel parallel-syncs {SENTINEL_MASTER} 2\n",
+                SENTINEL + i,
+                folder.display()
+            ),
+        )?;
+        let words = vec![file.display().to_string(), "--sentinel".into()];
+        Ok(self.spec(&self.tools.servers.join("redis-server"), words, &folder))
     }
 
     fn etcd(&self) -> Result<Value> {

@@ -9,6 +9,7 @@ use seckill_stock::StockClient;
 use sqlx::{Connection as _, MySqlConnection};
 
 use crate::evidence::{IndexAtRest, LogEntry, Sale, StoredOrder};
+use crate::harness::Harness;
 
 /// All sales of a class. Also the number of batches of each sale that only the log knows.
 pub async fn sales(
@@ -94,15 +95,16 @@ async fn log_by_sale(log: &OrderLog) -> Result<HashMap<SaleId, Vec<LogEntry>>> {
 }
 
 /// The index of each sale that sells now. Nothing may be in flight.
-pub async fn indexes_at_rest(mysql: &str, log: &OrderLog, redis: &str) -> Result<HashMap<SaleId, IndexAtRest>> {
-    let ledger = Ledger::connect(mysql, 2).await?;
-    let stock = StockClient::connect(redis).await?;
-    let mut connection = redis::Client::open(redis)?.get_multiplexed_async_connection().await?;
+pub async fn indexes_at_rest(harness: &Harness, log: &OrderLog) -> Result<HashMap<SaleId, IndexAtRest>> {
+    let ledger = harness.ledger().await?;
     let mut indexes = HashMap::new();
     for sale in ledger.selling_sales().await? {
+        let redis = harness.redis_url_of(sale.id).await?;
+        let stock = StockClient::connect(&redis).await?;
         let Some(index) = stock.probe(sale.id).await?.index else {
             continue;
         };
+        let mut connection = redis::Client::open(redis)?.get_multiplexed_async_connection().await?;
         let holdings: HashMap<String, String> = redis::cmd("HGETALL")
             .arg(format!("{{{}}}:u:{}", sale.id, index.epoch))
             .query_async(&mut connection)
@@ -123,18 +125,18 @@ pub async fn indexes_at_rest(mysql: &str, log: &OrderLog, redis: &str) -> Result
 }
 
 /// Work in flight: batches in outboxes, records that are not stored, pending stock adjustments.
-pub async fn in_flight(mysql: &str, log: &OrderLog, redis: &str) -> Result<u64> {
-    let ledger = Ledger::connect(mysql, 2).await?;
-    let stock = StockClient::connect(redis).await?;
+pub async fn in_flight(harness: &Harness, log: &OrderLog) -> Result<u64> {
+    let ledger = harness.ledger().await?;
     let mut count = 0;
     for sale in ledger.selling_sales().await? {
+        let stock = StockClient::connect(&harness.redis_url_of(sale.id).await?).await?;
         // The epoch that the ledger names may be older than the index.
         count += stock.probe(sale.id).await?.index.map_or(0, |index| index.outbox);
     }
     for (partition, position) in ledger.positions().await? {
         count += u64::try_from(log.end_offset(partition).await? - position).unwrap_or_default();
     }
-    let mut connection = MySqlConnection::connect(mysql).await?;
+    let mut connection = MySqlConnection::connect(&harness.mysql_url()).await?;
     let adjustments: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM effects")
         .fetch_one(&mut connection)
         .await?;

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::crowd::Crowd;
-use crate::evidence::{ClockStep, Suspension};
+use crate::evidence::{ClockStep, Promotion, Suspension};
 use crate::flash_sales::{FlashSales, NAMESPACE, Times};
 use crate::harness::Harness;
 use crate::history::{At, History};
@@ -40,6 +40,8 @@ pub struct RunContext {
     pub unrecovered: Vec<String>,
     /// What clients took from others.
     pub taken: Vec<String>,
+    /// Of the fault that is played.
+    pub promotion: Option<Promotion>,
     /// The bound on the orders of a sale, cancelled ones included.
     pub max_orders: HashMap<String, u64>,
     /// Time limit for the sales and buyers to reach a state.

@@ -50,6 +50,14 @@ pub struct ClockStep {
     pub preheated: Option<String>,
 }
 
+/// Another Redis became the primary.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Promotion {
+    /// When the primary was killed, paused, or asked to hand over.
+    pub from_ms: At,
+    pub promoted_ms: At,
+}
+
 /// How the system came to rest after the last fault.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Recovery {

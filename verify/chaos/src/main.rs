@@ -8,6 +8,7 @@
 //! - [`context`], [`faults`]: what goes wrong
 //! - [`evidence`], [`collect`], [`check`]: whether every invariant held
 //! - [`mutants`]: rules broken on purpose, which the checker must find
+//! - [`promotions`]: what buyers notice when another Redis becomes the primary
 //! - [`report`]: what is printed and written
 mod check;
 mod collect;
@@ -22,6 +23,7 @@ mod history;
 mod members;
 mod mutants;
 mod process;
+mod promotions;
 mod report;
 mod run;
 mod setup;
@@ -38,15 +40,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use check::Finding;
 use evidence::Evidence;
+use faults::Fault;
 use mutants::Mutant;
 use run::Options;
-use setup::Setup;
+use setup::{Setup, Topology};
 
 /// How long a run with a mutant plays faults at most.
 const MAX_MUTANT_DURATION: Duration = Duration::from_secs(15);
 const MAX_OPEN_FILES: u64 = 8192;
-/// The number of brokers with which every fault can be played.
-const MAX_BROKERS: usize = 3;
 
 /// Exits with 0 if every invariant held, with 1 if one was violated, with 2 if the run failed
 #[derive(Debug, Parser)]
@@ -58,6 +59,9 @@ struct Args {
     seed: u64,
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
+    /// How the Redis servers of the setup belong together
+    #[arg(long, value_enum, default_value_t = Topology::Single)]
+    redis: Topology,
     /// Play slow faults last
     #[arg(long)]
     quick: bool,
@@ -81,7 +85,7 @@ async fn main() -> ExitCode {
     // Clients with thousands of connections need as many open files. With fewer, they open fewer connections.
     let _ = rlimit::increase_nofile_limit(MAX_OPEN_FILES);
     if args.list || args.list_mutants {
-        list(args.list);
+        list(&args);
         return ExitCode::SUCCESS;
     }
     match run_and_check(&args).await {
@@ -103,8 +107,9 @@ async fn run_and_check(args: &Args) -> Result<bool> {
     let setup = Setup::read(setup)?;
     let options = options(args)?;
     println!(
-        "chaos: seed {}, {:.0} s of faults, {} Kafka brokers; state and logs: {}",
+        "chaos: seed {}, Redis {}, {:.0} s of faults, {} Kafka brokers; state and logs: {}",
         options.seed,
+        options.topology.name(),
         options.lasts.as_secs_f64(),
         setup.kafka.len(),
         setup.folder.display()
@@ -129,6 +134,7 @@ async fn run_and_check(args: &Args) -> Result<bool> {
             "seed": args.seed,
             "minutes": args.minutes,
             "brokers": brokers,
+            "redis": options.topology.name(),
             "mutant": args.mutant,
             "caught": caught,
             "held": held,
@@ -169,6 +175,12 @@ fn options(args: &Args) -> Result<Options> {
         .into_iter()
         .map(|name| faults::find(name).with_context(|| format!("unknown fault {name}; --list names them")))
         .collect();
+    let only: Vec<&Fault> = only?;
+    for fault in &only {
+        if let Some(why) = fault.refused_by(args.redis) {
+            bail!("{} is not played with --redis {}: {why}", fault.name, args.redis.name());
+        }
+    }
     let mut lasts = Duration::from_secs_f64(args.minutes * 60.0);
     if mutant.is_some() {
         lasts = lasts.min(MAX_MUTANT_DURATION);
@@ -177,16 +189,26 @@ fn options(args: &Args) -> Result<Options> {
         seed: args.seed,
         lasts,
         quick: args.quick,
-        only: only?,
+        topology: args.redis,
+        only,
         mutant,
     })
 }
 
-fn list(faults_too: bool) {
-    if faults_too {
-        println!("faults (the last two need --brokers 3):");
-        for fault in faults::all(MAX_BROKERS) {
-            println!("  {}", fault.name);
+fn list(args: &Args) {
+    if args.list {
+        println!("faults with --redis {}:", args.redis.name());
+        for fault in faults::all(args.redis, faults::MAX_BROKERS) {
+            let needs = if fault.three_brokers {
+                " (needs --brokers 3)"
+            } else {
+                ""
+            };
+            println!("  {}{needs}", fault.name);
+        }
+        println!("left out:");
+        for (name, why) in faults::left_out(args.redis) {
+            println!("  {name:<28} {why}");
         }
         println!("mutants:");
         for Mutant { name, breaks, .. } in mutants::MUTANTS {

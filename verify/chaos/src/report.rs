@@ -7,6 +7,7 @@ use crate::check::Finding;
 use crate::evidence::Evidence;
 use crate::history::BuyerAnswer;
 use crate::mutants::Mutant;
+use crate::promotions::{self, Times};
 use crate::run::PlayedFault;
 
 /// How many violations of an invariant are printed. The report file has all of them.
@@ -23,6 +24,7 @@ pub fn print(evidence: &Evidence, played: &[PlayedFault], findings: &[Finding]) 
         winners(evidence)
     );
     print_faults(played);
+    print_promotions(evidence, played);
     println!();
     for finding in findings {
         print_finding(finding);
@@ -51,6 +53,31 @@ fn print_faults(played: &[PlayedFault]) {
             stopped.len(),
             seconds(median),
             seconds(longest)
+        );
+    }
+}
+
+fn print_promotions(evidence: &Evidence, played: &[PlayedFault]) {
+    let faults = promotions::by_fault(&evidence.history, &evidence.order_no_keys, played);
+    if faults.is_empty() {
+        return;
+    }
+    println!(
+        "\n  {:<28} {:>5}  {:>18}  {:>18}  {:>7} {:>17}",
+        "promotions, median and max", "times", "new primary after", "first sale after", "buyers", "got 503 for"
+    );
+    for (fault, promotions) in faults {
+        let seconds = |times: &Times| match times.summary() {
+            Some((median, max)) => format!("{:.1} s {:.1} s", median as f64 / 1000.0, max as f64 / 1000.0),
+            None => "-".to_owned(),
+        };
+        println!(
+            "  {fault:<28} {:>5}  {:>18}  {:>18}  {:>7} {:>17}",
+            promotions.count,
+            seconds(&promotions.promoted),
+            seconds(&promotions.first_sale),
+            promotions.unavailable.count(),
+            seconds(&promotions.unavailable)
         );
     }
 }
@@ -95,6 +122,8 @@ pub fn json(mut report: Value, evidence: &Evidence, played: &[PlayedFault], find
     report["requests"] = json!(evidence.history.events.len());
     report["winners"] = json!(winners(evidence));
     report["recovery"] = json!(evidence.recovery);
+    let promotions = promotions::by_fault(&evidence.history, &evidence.order_no_keys, played);
+    report["promotions"] = json!(promotions);
     report["invariants"] = json!(findings);
     report
 }

@@ -15,14 +15,14 @@ use crate::check::RECOVERY_TIMEOUT;
 use crate::collect;
 use crate::context::RunContext;
 use crate::crowd::{Crowd, MAIN_SALE};
-use crate::evidence::{Evidence, IndexAtRest, Recovery};
+use crate::evidence::{Evidence, IndexAtRest, Promotion, Recovery};
 use crate::faults::{self, Fault};
 use crate::flash_sales::{FlashSales, NAMESPACE, Times};
 use crate::harness::{Harness, ORDER_NO_KEYS};
 use crate::history::{At, History};
 use crate::members::Members;
 use crate::mutants::Mutant;
-use crate::setup::Setup;
+use crate::setup::{Setup, Topology};
 use crate::traffic::{BUYERS_PER_SECOND, Traffic};
 
 /// The time that one fault takes on average, with everything around it.
@@ -38,6 +38,7 @@ pub struct Options {
     pub seed: u64,
     pub lasts: Duration,
     pub quick: bool,
+    pub topology: Topology,
     pub only: Vec<&'static Fault>,
     pub mutant: Option<&'static Mutant>,
 }
@@ -47,7 +48,7 @@ impl Options {
     fn min_faults(&self, brokers: usize) -> usize {
         match self.quick || !self.only.is_empty() {
             true => 0,
-            false => faults::all(brokers).len(),
+            false => faults::all(self.topology, brokers).len(),
         }
     }
 
@@ -72,12 +73,13 @@ pub struct PlayedFault {
     pub stopped_ms: At,
     /// From the repair to the next win.
     pub resumed_ms: Option<u64>,
+    pub promotion: Option<Promotion>,
 }
 
 pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<PlayedFault>)> {
     let mut run = start(setup, options).await?;
     let (sales, history, crowd) = (run.sales.clone(), run.history.clone(), run.crowd.clone());
-    start_main_sale(&run, options).await?;
+    start_main_sale(&mut run, options).await?;
     let traffic = Traffic::start(&run, &crowd, options.seed);
     run.harness.run_for(Duration::from_secs(6)).await?;
 
@@ -129,7 +131,7 @@ async fn start(setup: Setup, options: &Options) -> Result<RunContext> {
     let rules: Vec<&str> = options.mutant.iter().map(|mutant| mutant.name).collect();
     let started = Instant::now();
     let members = Members::start(&setup.address).await?;
-    let mut harness = Harness::start_servers(setup, NAMESPACE, &rules, &members).await?;
+    let mut harness = Harness::start_servers(setup, options.topology, NAMESPACE, &rules, &members).await?;
     let sales = Arc::new(FlashSales::prepare(harness.kubeconfig()).await?);
     harness.start_programs().await?;
     let seconds = started.elapsed().as_secs_f64();
@@ -149,13 +151,14 @@ async fn start(setup: Setup, options: &Options) -> Result<RunContext> {
         ended: HashMap::new(),
         unrecovered: Vec::new(),
         taken: Vec::new(),
+        promotion: None,
         max_orders: HashMap::new(),
         wait_limit: options.wait_limit(),
     })
 }
 
 /// The main sale lasts through all faults; short ones begin and end beside it.
-async fn start_main_sale(run: &RunContext, options: &Options) -> Result<()> {
+async fn start_main_sale(run: &mut RunContext, options: &Options) -> Result<()> {
     let min_faults = options.min_faults(run.harness.kafka.len()) as u32;
     let lasts = options.lasts.max(AVERAGE_FAULT_DURATION * min_faults);
     let stock = (BUYERS_PER_SECOND * 0.75 * lasts.as_secs_f64()) as u64 + 400;
@@ -168,6 +171,9 @@ async fn start_main_sale(run: &RunContext, options: &Options) -> Result<()> {
         .wait_for_phase(MAIN_SALE, &[Phase::Open], WAIT_LIMIT)
         .await
         .context("the main sale did not open")?;
+    let ledger = run.harness.ledger().await?;
+    let sale = ledger.sale_by_name(NAMESPACE, NAMESPACE, MAIN_SALE).await?;
+    run.harness.main_sale = sale.map(|sale| sale.id);
     run.history
         .print(&format!("the sale \"{MAIN_SALE}\" sells {stock} units"));
     Ok(())
@@ -180,7 +186,7 @@ async fn play_faults(run: &mut RunContext, options: &Options) -> Result<(Vec<Pla
     let min_faults = options.min_faults(brokers);
     let mut played = Vec::new();
     let mut resumed_ms = None;
-    for fault in faults::schedule(options.seed, brokers, options.quick, &options.only) {
+    for fault in faults::schedule(options.seed, options.topology, brokers, options.quick, &options.only) {
         if Instant::now() >= until && played.len() >= min_faults {
             break;
         }
@@ -199,6 +205,7 @@ async fn play_faults(run: &mut RunContext, options: &Options) -> Result<(Vec<Pla
 
 /// Plays one fault, repairs what it left behind, and waits for the next win.
 async fn play_fault(run: &mut RunContext, fault: &Fault, number: usize) -> Result<PlayedFault> {
+    run.harness.find_primary().await?;
     let from_ms = run.history.now();
     let (did, failed) = match fault.play(run).await {
         Ok(did) => (did, false),
@@ -231,6 +238,7 @@ async fn play_fault(run: &mut RunContext, fault: &Fault, number: usize) -> Resul
         healed_ms,
         stopped_ms,
         resumed_ms,
+        promotion: run.promotion.take(),
     })
 }
 
@@ -255,12 +263,11 @@ async fn buy_what_is_left(run: &mut RunContext, crowd: &Arc<Crowd>, options: &Op
 
 /// Waits until nothing is in flight. Returns how long that took.
 async fn drain(run: &mut RunContext) -> Result<Option<u64>> {
-    let (mysql, redis) = (run.harness.mysql_url(), run.harness.redis_url(run.harness.primary));
     let log = run.harness.log().await?;
     let started = Instant::now();
     let mut drained_ms = None;
     while drained_ms.is_none() && started.elapsed() < run.wait_limit {
-        if let Ok(0) = collect::in_flight(&mysql, &log, &redis).await {
+        if let Ok(0) = collect::in_flight(&run.harness, &log).await {
             drained_ms = Some(started.elapsed().as_millis() as u64);
         }
         run.harness.run_for(Duration::from_millis(100)).await?;
@@ -269,8 +276,7 @@ async fn drain(run: &mut RunContext) -> Result<Option<u64>> {
 }
 
 async fn indexes_at_rest(run: &RunContext) -> Result<HashMap<SaleId, IndexAtRest>> {
-    let redis = run.harness.redis_url(run.harness.primary);
-    collect::indexes_at_rest(&run.harness.mysql_url(), &run.harness.log().await?, &redis).await
+    collect::indexes_at_rest(&run.harness, &run.harness.log().await?).await
 }
 
 async fn collect_evidence(

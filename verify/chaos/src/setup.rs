@@ -3,7 +3,30 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
 use serde::Deserialize;
+
+/// How the Redis servers of a run belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Topology {
+    /// One address that leads to a primary. The run itself promotes its replica.
+    Single,
+    /// A primary with two replicas, and three Sentinels that watch them.
+    Sentinel,
+    /// A Cluster of three primaries with a replica each.
+    Cluster,
+}
+
+impl Topology {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Topology::Single => "single",
+            Topology::Sentinel => "sentinel",
+            Topology::Cluster => "cluster",
+        }
+    }
+}
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Setup {
@@ -14,7 +37,9 @@ pub struct Setup {
     pub etcd: Spec,
     /// The cluster whose FlashSales the run creates, and another one.
     pub clusters: [Cluster; 2],
-    pub redis: [Spec; 2],
+    pub redis: Vec<Spec>,
+    pub sentinels: Vec<Spec>,
+    pub redis_cli: PathBuf,
     pub mysql: Spec,
     pub kafka: Vec<Spec>,
     pub ports: Ports,
@@ -24,6 +49,8 @@ pub struct Setup {
     pub clock: PathBuf,
     pub mysql_password: String,
     pub redis_password: String,
+    /// The name of the primary at the Sentinels.
+    pub sentinel_master: String,
 }
 
 /// A Kubernetes cluster, of which only the API server runs.
@@ -35,7 +62,9 @@ pub struct Cluster {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Ports {
-    pub redis: [u16; 2],
+    /// The port of the first Redis; the others have the next ports. The same for the Sentinels.
+    pub redis: u16,
+    pub sentinels: u16,
     pub mysql: u16,
     /// The port of the first broker; the other brokers have the next ports.
     pub kafka: u16,

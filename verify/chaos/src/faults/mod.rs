@@ -2,6 +2,7 @@
 //! row in the table.
 //!
 //! - [`processes`]: any process is killed or paused
+//! - [`promotions`]: Sentinels or a Cluster promote another Redis
 //! - [`redis`], [`kafka`], [`mysql`]: what only happens to that server
 //! - [`failpoints`]: a program dies or stops at a named place in its code
 //! - [`recovery`]: something else goes wrong while an index is lost or rebuilt
@@ -15,6 +16,7 @@ mod failpoints;
 mod kafka;
 mod mysql;
 mod processes;
+mod promotions;
 mod recovery;
 mod redis;
 
@@ -28,6 +30,10 @@ use rand::{Rng as _, SeedableRng as _};
 use self::redis::RedisData;
 use crate::context::RunContext;
 use crate::harness::Target;
+use crate::setup::Topology;
+
+/// The number of brokers with which every fault can be played.
+pub const MAX_BROKERS: usize = 3;
 
 /// Injects the fault, undoes it, and says what it did.
 type Inject = for<'a> fn(&'a mut RunContext) -> Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
@@ -37,7 +43,10 @@ pub struct Fault {
     pub name: &'static str,
     inject: Inject,
     slow: bool,
-    three_brokers: bool,
+    pub three_brokers: bool,
+    topologies: &'static [Topology],
+    /// Why the fault is not played with the other topologies.
+    not_elsewhere: &'static str,
 }
 
 impl Fault {
@@ -54,6 +63,25 @@ impl Fault {
         }
     }
 
+    /// The fault is played with these topologies only, for this reason.
+    const fn only(self, topologies: &'static [Topology], not_elsewhere: &'static str) -> Self {
+        Fault {
+            topologies,
+            not_elsewhere,
+            ..self
+        }
+    }
+
+    /// The topology itself finds another primary.
+    fn promotes(&self) -> bool {
+        !self.topologies.contains(&Topology::Single)
+    }
+
+    /// Why the fault is not played with a topology.
+    pub fn refused_by(&self, topology: Topology) -> Option<&'static str> {
+        (!self.topologies.contains(&topology)).then_some(self.not_elsewhere)
+    }
+
     pub async fn play(&self, run: &mut RunContext) -> Result<String> {
         run.which = run.rng.random_range(0..2);
         (self.inject)(run).await
@@ -68,9 +96,17 @@ macro_rules! fault {
             inject: |run| Box::pin($function(run $(, $argument)*)),
             slow: false,
             three_brokers: false,
+            topologies: &[Topology::Single, Topology::Sentinel, Topology::Cluster],
+            not_elsewhere: "",
         }
     };
 }
+
+const SINGLE: &[Topology] = &[Topology::Single];
+const PROMOTES: &[Topology] = &[Topology::Sentinel, Topology::Cluster];
+const NO_CLUSTER: &[Topology] = &[Topology::Single, Topology::Sentinel];
+const NOBODY_PROMOTES: &str = "a single Redis has nobody who promotes its replica";
+const CLOCKS: &str = "the nodes of a Cluster find failures by the same clock";
 
 /// The order is part of what a seed means: the plan of a seed is a shuffle of it.
 #[rustfmt::skip] // One row a line.
@@ -82,7 +118,7 @@ static FAULTS: &[Fault] = &[
     fault!("kill-operator", processes::kill, Target::Operator),
     fault!("stop-operator", processes::pause, Target::Operator).slow(),
     fault!("kill-redis", processes::kill, Target::Redis),
-    fault!("stop-redis", processes::pause, Target::Redis).slow(),
+    fault!("stop-redis", processes::pause, Target::Redis).slow().only(SINGLE, "the primary that is paused is replaced: primary-hangs-and-returns"),
     fault!("kill-kafka", processes::kill, Target::Kafka),
     fault!("stop-kafka", processes::pause, Target::Kafka).slow(),
     fault!("kill-mysql", processes::kill, Target::Mysql),
@@ -114,8 +150,8 @@ static FAULTS: &[Fault] = &[
     fault!("cut-mysql", mysql::cut_connections),
     fault!("flush-all", redis::flush_all),
     fault!("script-flush", redis::flush_scripts),
-    fault!("clock-step", redis::step_clock),
-    fault!("failover", redis::fail_over),
+    fault!("clock-step", redis::step_clock).only(NO_CLUSTER, CLOCKS),
+    fault!("failover", redis::fail_over).only(SINGLE, "primary-hands-over takes its place"),
     fault!("kafka-down", kafka::all_brokers_down).slow(),
     fault!("mysql-down", mysql::down).slow(),
     fault!("mysql-killed-in-commit", mysql::killed_before_commit),
@@ -129,8 +165,8 @@ static FAULTS: &[Fault] = &[
     fault!("suspend-during-recovery", recovery::suspend_sale),
     fault!("end-during-recovery", recovery::end_sale),
     fault!("raise-during-recovery", recovery::raise_stock),
-    fault!("switchover", redis::switch_over),
-    fault!("redis-hangs-and-returns", redis::hang_and_return),
+    fault!("switchover", redis::switch_over).only(SINGLE, "primary-hands-over takes its place"),
+    fault!("redis-hangs-and-returns", redis::hang_and_return).only(SINGLE, "primary-hangs-and-returns takes its place"),
     fault!("redis-gone-at-the-end", redis::gone_at_the_end).slow(),
     fault!("mysql-loses-a-sale", mysql::lose_sale).slow(),
     fault!("operator-of-another-cluster", cluster::other_operator).slow(),
@@ -139,24 +175,35 @@ static FAULTS: &[Fault] = &[
     fault!("etcd-restored", cluster::restore_etcd).slow(),
     fault!("operator-clock-ahead", clocks::ahead, Target::Operator).slow(),
     fault!("operator-clock-behind", clocks::behind, Target::Operator).slow(),
-    fault!("redis-clock-ahead", clocks::ahead, Target::Redis).slow(),
-    fault!("redis-clock-behind", clocks::behind, Target::Redis).slow(),
-    fault!("api-misses-failover", recovery::api_misses_failover).slow(),
+    fault!("redis-clock-ahead", clocks::ahead, Target::Redis).slow().only(NO_CLUSTER, CLOCKS),
+    fault!("redis-clock-behind", clocks::behind, Target::Redis).slow().only(NO_CLUSTER, CLOCKS),
+    fault!("api-misses-failover", recovery::api_misses_failover).slow().only(SINGLE, "one program can't be kept at the old primary"),
     fault!("barrier-lost", recovery::barrier_is_lost).slow(),
     fault!("buy-and-cancel", clients::buy_and_cancel),
-    fault!("callers-hang-up", clients::hang_up),
+    fault!("callers-hang-up", clients::hang_up).only(SINGLE, "its pause of Redis may promote another server"),
     fault!("one-key", clients::share_one_key).slow(),
     fault!("slow-clients", clients::be_slow).slow(),
     fault!("issuer-keys-rotated", clients::rotate_issuer_keys),
     fault!("issuer-away", clients::issuer_is_away).slow(),
     fault!("one-broker-down", kafka::one_broker_down).slow().three_brokers(),
     fault!("below-min-insync", kafka::one_broker_left).slow().three_brokers(),
+    fault!("primary-killed", promotions::kill_primary).only(PROMOTES, NOBODY_PROMOTES),
+    fault!("primary-hands-over", promotions::hand_over).only(PROMOTES, NOBODY_PROMOTES),
+    fault!("primary-hangs-and-returns", promotions::hang_and_return).only(PROMOTES, NOBODY_PROMOTES),
+    fault!("slot-moves", promotions::move_slot).only(&[Topology::Cluster], "only a Cluster has slots"),
 ];
 
-/// Every fault that can be played with this number of brokers.
-pub fn all(brokers: usize) -> Vec<&'static Fault> {
-    let playable = |fault: &&Fault| !fault.three_brokers || brokers == 3;
+/// Every fault that can be played with this topology and number of brokers.
+pub fn all(topology: Topology, brokers: usize) -> Vec<&'static Fault> {
+    let playable =
+        |fault: &&Fault| fault.refused_by(topology).is_none() && (!fault.three_brokers || brokers == MAX_BROKERS);
     FAULTS.iter().filter(playable).collect()
+}
+
+/// The faults that are not played with this topology, with the reasons.
+pub fn left_out(topology: Topology) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let refused = move |fault: &'static Fault| Some((fault.name, fault.refused_by(topology)?));
+    FAULTS.iter().filter_map(refused)
 }
 
 pub fn find(name: &str) -> Option<&'static Fault> {
@@ -164,21 +211,26 @@ pub fn find(name: &str) -> Option<&'static Fault> {
 }
 
 /// The faults of a seed in their order, without end: every fault once, then every fault again. If `only` is not empty,
-/// only those.
+/// only those. A quick run begins with promotions.
 pub fn schedule(
     seed: u64,
+    topology: Topology,
     brokers: usize,
     quick: bool,
     only: &[&'static Fault],
 ) -> impl Iterator<Item = &'static Fault> + use<> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let faults = if only.is_empty() { all(brokers) } else { only.to_vec() };
+    let faults = if only.is_empty() {
+        all(topology, brokers)
+    } else {
+        only.to_vec()
+    };
     std::iter::from_fn(move || {
         let mut round = faults.clone();
         round.shuffle(&mut rng);
         if quick {
             // The sort is stable.
-            round.sort_by_key(|fault| fault.slow);
+            round.sort_by_key(|fault| (!fault.promotes(), fault.slow));
         }
         Some(round)
     })
@@ -189,10 +241,12 @@ pub fn schedule(
 mod tests {
     use std::collections::HashSet;
 
+    use clap::ValueEnum as _;
+
     use super::*;
 
     fn names(seed: u64, count: usize) -> Vec<&'static str> {
-        schedule(seed, 1, false, &[])
+        schedule(seed, Topology::Single, 1, false, &[])
             .take(count)
             .map(|fault| fault.name)
             .collect()
@@ -202,7 +256,7 @@ mod tests {
     fn a_seed_decides_the_faults_and_their_order() {
         assert_eq!(names(7, 60), names(7, 60));
         assert_ne!(names(7, 60), names(8, 60));
-        let count = all(1).len();
+        let count = all(Topology::Single, 1).len();
         let first: HashSet<_> = names(7, count).into_iter().collect();
         assert_eq!(first.len(), count, "every fault once before any comes again");
     }
@@ -223,8 +277,34 @@ mod tests {
 
     #[test]
     fn slow_faults_come_last_in_a_quick_run() {
-        let round: Vec<_> = schedule(1, 3, true, &[]).take(all(3).len()).collect();
+        let count = all(Topology::Single, 3).len();
+        let round: Vec<_> = schedule(1, Topology::Single, 3, true, &[]).take(count).collect();
         assert!(round.is_sorted_by_key(|fault| fault.slow));
+    }
+
+    #[test]
+    fn promotions_come_first_in_a_quick_run() {
+        let mut first: Vec<_> = schedule(1, Topology::Cluster, 1, true, &[])
+            .take(4)
+            .map(|fault| fault.name)
+            .collect();
+        first.sort_unstable();
+        let expected = [
+            "primary-hands-over",
+            "primary-hangs-and-returns",
+            "primary-killed",
+            "slot-moves",
+        ];
+        assert_eq!(first, expected);
+    }
+
+    #[test]
+    fn a_fault_that_is_left_out_has_a_reason() {
+        for fault in FAULTS {
+            for topology in Topology::value_variants() {
+                assert_ne!(fault.refused_by(*topology), Some(""), "{}", fault.name);
+            }
+        }
     }
 
     #[test]

@@ -7,13 +7,14 @@ use seckill_protocol::Record;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::redis;
+use super::{promotions, redis};
 use crate::check::RECOVERY_TIMEOUT;
 use crate::context::RunContext;
 use crate::crowd::MAIN_SALE;
 use crate::evidence::Suspension;
 use crate::flash_sales::NAMESPACE;
 use crate::harness::{FailpointAction, LEASE_DURATION, Target};
+use crate::setup::Topology;
 
 /// The fail point between the acknowledgement of a barrier and its read-back.
 const BARRIER_ACKNOWLEDGED: &str = "rebuild.barrier-acknowledged";
@@ -48,7 +49,10 @@ pub async fn flush_before_install(run: &mut RunContext) -> Result<String> {
 
 pub async fn failover_before_install(run: &mut RunContext) -> Result<String> {
     let which = flush_and_hit(run, BEFORE_INSTALL, FailpointAction::Stop).await?;
-    let failover = redis::fail_over(run).await;
+    let failover = match run.harness.redis_servers.topology {
+        Topology::Single => redis::fail_over(run).await,
+        Topology::Sentinel | Topology::Cluster => promotions::begin_hand_over(run).await,
+    };
     run.harness.operator[which].resume()?;
     Ok(format!(
         "FLUSHALL, and between writing the index and installing it: {}",

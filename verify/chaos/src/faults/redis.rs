@@ -25,7 +25,7 @@ pub enum RedisData {
 /// Connections break again and again, also while scripts run.
 pub async fn cut_connections(run: &mut RunContext) -> Result<String> {
     for _ in 0..8 {
-        run.harness.redis_forwards.cut();
+        run.harness.cut_redis().await?;
         sleep(Duration::from_millis(150)).await;
     }
     Ok("cut all connections to Redis, 8 times".into())
@@ -37,7 +37,7 @@ pub async fn flush_all(run: &mut RunContext) -> Result<String> {
 }
 
 pub async fn flush_scripts(run: &mut RunContext) -> Result<String> {
-    run.harness.redis(run.harness.primary, &["SCRIPT", "FLUSH"]).await?;
+    run.harness.redis_primaries(&["SCRIPT", "FLUSH"]).await?;
     Ok("SCRIPT FLUSH".into())
 }
 
@@ -151,5 +151,5 @@ pub async fn gone_at_the_end(run: &mut RunContext) -> Result<String> {
         let failure = format!("{sale} did not settle while Redis was gone");
         run.unrecovered.push(failure);
     }
-    Ok(format!("both Redis were gone at the end of {sale}, with all data"))
+    Ok(format!("all Redis were gone at the end of {sale}, with all data"))
 }

@@ -1,33 +1,38 @@
 //! The servers and programs of a run.
 //!
 //! - [`start`]: starts them in order
+//! - [`redis_servers`]: where the Redis servers are, and which of them are primaries
 //! - [`servers`]: commands to Redis, MySQL and Kafka, and waiting until they answer
 //! - [`cluster`]: the API servers of the run's own cluster, and of another one
 //! - [`failpoints`]: makes a program abort or stop at a named place in its code
 //! - [`repair`]: undoes what a fault left behind
+//! - [`wait`]: repeats an attempt until a server answers
 mod cluster;
 mod failpoints;
+mod redis_servers;
 mod repair;
 mod servers;
 mod start;
+mod wait;
 
 pub use failpoints::FailpointAction;
+pub use redis_servers::RedisServers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use seckill_ledger::Ledger;
 use seckill_order_log::{LogConfig, OrderLog};
+use seckill_protocol::SaleId;
 use tokio::time::{Instant, sleep};
 
+use self::wait::{START_TIMEOUT, wait_for, wait_until};
 use crate::forward::{Forward, Forwards};
 use crate::process::Process;
-use crate::setup::Setup;
+use crate::setup::{Setup, Topology};
 
-/// Time limit for a server or program to answer. A start takes far less, but the machine may be busy with builds.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often programs that ended are started again.
 const RESTART_INTERVAL: Duration = Duration::from_millis(200);
 /// The operators' lease: the other operator takes over after this time.
@@ -53,9 +58,13 @@ pub enum Target {
 
 pub struct Harness {
     setup: Setup,
-    pub redis: [Process; 2],
-    /// The Redis that takes writes, 0 or 1.
+    pub redis: Vec<Process>,
+    pub sentinels: Vec<Process>,
+    pub redis_servers: RedisServers,
+    /// The Redis that takes the writes of the main sale.
     pub primary: usize,
+    /// Known since the main sale was created.
+    pub main_sale: Option<SaleId>,
     pub mysql: Process,
     pub kafka: Vec<Process>,
     pub api: [Process; 2],
@@ -64,7 +73,7 @@ pub struct Harness {
     pub etcd: Process,
     pub api_server: Process,
     other_cluster: OtherCluster,
-    /// The programs reach Redis through these: each seckill-api through the one with its number, all others through the last.
+    /// The programs reach a single Redis through these: each seckill-api through the one with its number, all others through the last.
     pub redis_forwards: Forwards<3>,
     /// The programs reach MySQL through this.
     pub mysql_forward: Forward,
@@ -88,13 +97,16 @@ impl Harness {
         )
     }
 
-    pub fn redis_url(&self, which: usize) -> String {
-        format!("redis://:{}@{}", self.setup.redis_password, self.redis_address(which))
-    }
-
-    pub fn redis_address(&self, which: usize) -> SocketAddr {
-        let address = format!("{}:{}", self.setup.address, self.setup.ports.redis[which]);
-        address.parse().unwrap_or(self.mysql_forward.address)
+    /// The URL of the Redis that has a sale.
+    pub async fn redis_url_of(&self, sale: SaleId) -> Result<String> {
+        let which = match self.redis_servers.topology {
+            Topology::Single => self.primary,
+            Topology::Sentinel | Topology::Cluster => {
+                let servers = &self.redis_servers;
+                wait_for("the Redis of a sale", async || servers.server_of(sale).await).await?
+            }
+        };
+        Ok(self.redis_servers.url(which))
     }
 
     pub async fn log(&self) -> Result<OrderLog> {
@@ -175,21 +187,5 @@ impl Harness {
         self.programs()
             .map(|program| (program.name.clone(), program.peak_kib()))
             .collect()
-    }
-}
-
-/// Repeats an attempt until it succeeds.
-async fn wait_until(what: &str, mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
-    let started = Instant::now();
-    loop {
-        let error = match tokio::time::timeout(Duration::from_secs(10), attempt()).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => format!("{error:#}"),
-            Err(_) => "no answer".into(),
-        };
-        if started.elapsed() > START_TIMEOUT {
-            bail!("{what} not available after {} s: {error}", START_TIMEOUT.as_secs());
-        }
-        sleep(Duration::from_millis(100)).await;
     }
 }

@@ -22,16 +22,22 @@ impl Harness {
         self.set_clock_offset(Target::Operator, 0)?;
         self.stop_other_cluster()?;
         let programs = self.api.iter_mut().chain(&mut self.worker).chain(&mut self.operator);
-        let servers = self.redis.iter_mut().chain([&mut self.mysql]).chain(&mut self.kafka);
+        let redis = self.redis.iter_mut().chain(&mut self.sentinels);
+        let servers = redis.chain([&mut self.mysql]).chain(&mut self.kafka);
         let servers = servers.chain([&mut self.etcd, &mut self.api_server]);
         for process in programs.chain(servers) {
             if process.is_running() {
                 process.resume()?;
             }
         }
-        self.start_redis(0)?;
-        self.start_redis(1)?;
+        for which in 0..self.redis.len() {
+            self.start_redis(which)?;
+        }
+        for sentinel in &mut self.sentinels {
+            sentinel.start()?;
+        }
         self.wait_for_redis(self.primary).await?;
+        self.wait_for_whole_redis().await?;
         self.restart_mysql().await?;
         self.restart_kafka().await?;
         self.restart_cluster().await?;

@@ -1,30 +1,52 @@
 //! Commands to Redis, MySQL and Kafka, and waiting until they answer.
 use std::io::Write as _;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use futures::future::join_all;
 use tokio::net::TcpStream;
 
-use super::{CLOCK_FILE, Harness, Target, wait_until};
+use super::{CLOCK_FILE, Harness, Target, wait_for, wait_until};
+use crate::setup::Topology;
 
 impl Harness {
     pub async fn redis(&self, which: usize, words: &[&str]) -> Result<redis::Value> {
-        let client = redis::Client::open(self.redis_url(which))?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        let mut command = redis::cmd(words[0]);
-        for word in &words[1..] {
-            command.arg(*word);
-        }
-        Ok(command.query_async(&mut connection).await?)
+        self.redis_servers.command(which, words).await
     }
 
-    pub async fn flush_redis(&self) -> Result<()> {
-        self.redis(self.primary, &["FLUSHALL"]).await?;
+    /// Sends a command to each Redis that takes writes.
+    pub async fn redis_primaries(&self, words: &[&str]) -> Result<()> {
+        let primaries = match self.redis_servers.topology {
+            Topology::Single => vec![self.primary],
+            Topology::Sentinel | Topology::Cluster => self.redis_servers.primaries().await,
+        };
+        for which in primaries {
+            self.redis(which, words).await?;
+        }
         Ok(())
     }
 
-    /// Starts one Redis, as the primary or as a replica of the primary.
+    pub async fn flush_redis(&self) -> Result<()> {
+        self.redis_primaries(&["FLUSHALL"]).await
+    }
+
+    /// Closes all connections of the programs to Redis.
+    pub async fn cut_redis(&self) -> Result<()> {
+        if self.redis_servers.topology == Topology::Single {
+            self.redis_forwards.cut();
+            return Ok(());
+        }
+        for which in 0..self.redis.len() {
+            self.redis(which, &["CLIENT", "KILL", "TYPE", "normal"]).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts one Redis: a single one as the primary or as a replica of the primary, others in the role that they had.
     pub fn start_redis(&mut self, which: usize) -> Result<()> {
-        let primary = self.redis_address(self.primary);
+        if self.redis_servers.topology != Topology::Single {
+            return self.redis[which].start();
+        }
+        let primary = self.redis_servers.address(self.primary);
         let replica_of = [
             "--replicaof".to_owned(),
             primary.ip().to_string(),
@@ -39,11 +61,42 @@ impl Harness {
         self.wait_for_redis(self.primary).await
     }
 
-    /// Moves the wall clock of both Redis servers, or of both operators.
+    /// Looks up which Redis has the main sale. Sentinels and Clusters may have promoted another one.
+    pub async fn find_primary(&mut self) -> Result<()> {
+        let (servers, sale) = (self.redis_servers.clone(), self.main_sale);
+        let Some(sale) = sale.filter(|_| servers.topology != Topology::Single) else {
+            return Ok(());
+        };
+        let find = wait_for("the Redis of the main sale", async || servers.server_of(sale).await);
+        self.primary = self.run_until(find).await?;
+        Ok(())
+    }
+
+    /// Waits until one of these servers of the main sale has become a primary.
+    pub async fn wait_for_promotion(&mut self, replicas: &[usize]) -> Result<()> {
+        let servers = self.redis_servers.clone();
+        let promoted = wait_for("a promoted replica", async || {
+            let roles = join_all(replicas.iter().map(|which| servers.is_primary(*which))).await;
+            let promoted = replicas.iter().zip(roles).find(|(_, is_primary)| *is_primary);
+            promoted.map(|(which, _)| *which).context("no replica is promoted")
+        });
+        self.primary = self.run_until(promoted).await?;
+        Ok(())
+    }
+
+    /// Waits until every primary has its replicas again, in sync, and all agree on that.
+    pub async fn wait_for_whole_redis(&mut self) -> Result<()> {
+        let servers = self.redis_servers.clone();
+        let whole = wait_until("all of Redis", async || servers.check_whole().await);
+        self.run_until(whole).await?;
+        self.find_primary().await
+    }
+
+    /// Moves the wall clock of all Redis servers, or of both operators.
     pub fn set_clock_offset(&self, target: Target, ms: i64) -> Result<()> {
         let processes = match target {
-            Target::Redis => &self.redis,
-            _ => &self.operator,
+            Target::Redis => &self.redis[..],
+            _ => &self.operator[..],
         };
         for process in processes {
             // The process maps this file, so it must never be truncated.
@@ -60,14 +113,14 @@ impl Harness {
     pub async fn promote(&mut self) -> Result<()> {
         let new = 1 - self.primary;
         self.redis(new, &["REPLICAOF", "NO", "ONE"]).await?;
-        self.redis_forwards.redirect_to(self.redis_address(new));
+        self.redis_forwards.redirect_to(self.redis_servers.address(new));
         self.primary = new;
         Ok(())
     }
 
     /// Makes the other Redis a replica of the primary, in place.
     pub async fn demote_other(&self) -> Result<()> {
-        let address = self.redis_address(self.primary);
+        let address = self.redis_servers.address(self.primary);
         let (host, port) = (address.ip().to_string(), address.port().to_string());
         self.redis(1 - self.primary, &["REPLICAOF", &host, &port]).await?;
         Ok(())

@@ -9,12 +9,13 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{
-    CLOCK_FILE, DELETION_GRACE, Harness, LEASE_DURATION, ORDER_NO_KEYS, OtherCluster, START_TIMEOUT, TOPIC, wait_until,
+    CLOCK_FILE, DELETION_GRACE, Harness, LEASE_DURATION, ORDER_NO_KEYS, OtherCluster, RedisServers, START_TIMEOUT,
+    TOPIC, wait_until,
 };
 use crate::forward::{Forward, Forwards};
 use crate::members::{BUYER_KEY, Members};
 use crate::process::Process;
-use crate::setup::{Setup, Spec};
+use crate::setup::{Setup, Spec, Topology};
 
 const PARTITIONS: u32 = 4;
 const API_PORTS: [u16; 2] = [18080, 18081];
@@ -26,21 +27,27 @@ const API_OPEN_FILES: &str = "--nofile=1024:";
 
 impl Harness {
     /// Starts the servers. `class` is the class and namespace of the sales.
-    pub async fn start_servers(setup: Setup, class: &str, rules: &[&str], members: &Members) -> Result<Self> {
+    pub async fn start_servers(
+        setup: Setup,
+        topology: Topology,
+        class: &str,
+        rules: &[&str],
+        members: &Members,
+    ) -> Result<Self> {
         let (issuers, key) = (setup.folder.join("issuers.yaml"), setup.folder.join("buyer-key"));
         std::fs::write(issuers, members.issuers_file())?;
         std::fs::write(key, BUYER_KEY)?;
-        let mut harness = Harness::prepare(setup, class, rules).await?;
+        let mut harness = Harness::prepare(setup, topology, class, rules).await?;
         harness.etcd.start()?;
         harness.api_server.start()?;
-        harness.start_redis(0)?;
-        harness.start_redis(1)?;
+        for which in 0..harness.redis.len() {
+            harness.start_redis(which)?;
+        }
         harness.mysql.start()?;
         for broker in &mut harness.kafka {
             broker.start()?;
         }
-        harness.wait_for_redis(0).await?;
-        harness.wait_for_redis(1).await?;
+        harness.join_redis().await?;
         harness.wait_for_mysql().await?;
         harness.wait_for_kafka().await?;
         harness.wait_for_cluster().await?;
@@ -51,6 +58,21 @@ impl Harness {
         Ok(harness)
     }
 
+    /// Waits for the Redis servers, and brings them together.
+    async fn join_redis(&mut self) -> Result<()> {
+        for which in 0..self.redis.len() {
+            self.wait_for_redis(which).await?;
+        }
+        if self.redis_servers.topology == Topology::Cluster {
+            self.redis_servers.create_cluster().await?;
+        }
+        for sentinel in &mut self.sentinels {
+            sentinel.start()?;
+        }
+        let servers = self.redis_servers.clone();
+        wait_until("all of Redis", async || servers.check_whole().await).await
+    }
+
     /// Starts the programs. They break the rules from the start.
     pub async fn start_programs(&mut self) -> Result<()> {
         self.restart_programs()?;
@@ -58,21 +80,21 @@ impl Harness {
     }
 
     /// Everything but the processes.
-    async fn prepare(setup: Setup, class: &str, rules: &[&str]) -> Result<Self> {
+    async fn prepare(setup: Setup, topology: Topology, class: &str, rules: &[&str]) -> Result<Self> {
         let logs = setup.folder.join("logs");
         std::fs::create_dir_all(&logs)?;
         let address = |port: u16| -> Result<SocketAddr> { Ok(format!("{}:{port}", setup.address).parse()?) };
-        let redis_forward = async || Forward::to(&setup.address, address(setup.ports.redis[0])?).await;
+        let redis_forward = async || Forward::to(&setup.address, address(setup.ports.redis)?).await;
         let redis_forwards = Forwards([redis_forward().await?, redis_forward().await?, redis_forward().await?]);
         let mysql_forward = Forward::to(&setup.address, address(setup.ports.mysql)?).await?;
         let api_addresses = [address(API_PORTS[0])?, address(API_PORTS[1])?];
 
+        let redis_servers = RedisServers::new(topology, &setup)?;
         let env = environment(&setup, class, mysql_forward.address);
         let program = |name: &str, which: usize, arguments: &[&str]| -> Result<Process> {
             let mut env = env.clone();
             let forward = if name == "seckill-api" { which } else { 2 };
-            let redis = redis_forwards.0[forward].address;
-            let url = format!("redis://:{}@{redis}", setup.redis_password);
+            let url = redis_servers.program_url(redis_forwards.0[forward].address);
             env.insert("SECKILL_REDIS_URL".into(), url);
             if name == "seckill-api" {
                 env.insert("SECKILL_LISTEN".into(), api_addresses[which].to_string());
@@ -104,8 +126,13 @@ impl Harness {
             ("SECKILL_CLUSTER_IDENTITY".into(), "other".into()),
         ]);
         Ok(Harness {
-            redis: [redis(0)?, redis(1)?],
+            redis: (0..setup.redis.len()).map(redis).collect::<Result<_>>()?,
+            sentinels: (setup.sentinels.iter().enumerate())
+                .map(|(i, spec)| server(&format!("sentinel-{i}"), spec))
+                .collect(),
+            redis_servers: redis_servers.clone(),
             primary: 0,
+            main_sale: None,
             mysql: server("mysql", &setup.mysql),
             kafka: (setup.kafka.iter().enumerate())
                 .map(|(i, spec)| server(&format!("kafka-{i}"), spec))
