@@ -31,7 +31,7 @@ use crate::unknown_sales::SaleReference;
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 pub fn router(api: Arc<Api>) -> Router {
-    let around = middleware::Around::of(&api);
+    let around = middleware::Around::of(&api).with_body_refused(|problem| body_refused(problem).into_response());
     let users = "Buyers have no accounts: see Idempotency-Key in the documentation of /v1.";
     let items = "Create sales and their items with kubectl apply of a FlashSale.";
     let removed = |why: &'static str| any(async move || Problem::RouteRemoved(why));
@@ -263,11 +263,13 @@ fn parameter(uri: &Uri, name: &str) -> Option<String> {
         .map(|(_, value)| value)
 }
 
+fn body_refused(problem: Problem) -> LegacyError {
+    LegacyError::WrongType(problem.to_string())
+}
+
 /// The Content-Type is not checked, because the old client does not always send it.
 async fn read_object(body: Body) -> Result<Value, LegacyError> {
-    let bytes = read_body(body)
-        .await
-        .map_err(|problem| LegacyError::WrongType(problem.to_string()))?;
+    let bytes = read_body(body).await.map_err(body_refused)?;
     if bytes.trim_ascii().is_empty() {
         return Ok(json!({}));
     }

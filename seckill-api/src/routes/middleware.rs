@@ -45,6 +45,8 @@ pub struct Around {
     metrics: Arc<Metrics>,
     too_old: TooOld,
     rate_limits: Arc<RateLimits>,
+    /// The answer to a body that can't be read.
+    body_refused: fn(Problem) -> Response,
 }
 
 impl Around {
@@ -53,7 +55,13 @@ impl Around {
             metrics: api.metrics.clone(),
             too_old: api.catalogue.too_old(),
             rate_limits: api.rate_limits.clone(),
+            body_refused: Problem::into_response,
         }
+    }
+
+    /// The same for routes whose answers have another form.
+    pub fn with_body_refused(self, body_refused: fn(Problem) -> Response) -> Self {
+        Around { body_refused, ..self }
     }
 
     /// The problem of a request that is not worth its route.
@@ -105,14 +113,14 @@ where
         };
         let timed_out = problem_of_timeout(request.method());
         let in_flight = InFlightGuard::begin(self.around.metrics.clone());
-        let refused = self.around.refuse(&route, &request);
+        let (refused, body_refused) = (self.around.refuse(&route, &request), self.around.body_refused);
         // The service that was polled is the one that is ready.
         let next = self.routes.clone();
         let mut routes = std::mem::replace(&mut self.routes, next);
         let response = async move {
             let request = match with_body(request).await {
                 Ok(request) => request,
-                Err(problem) => return closing(problem),
+                Err(problem) => return closing(body_refused(problem)),
             };
             match refused {
                 Some(problem) => problem.into_response(),
@@ -147,8 +155,7 @@ async fn with_body(request: Request) -> Result<Request, Problem> {
 }
 
 /// The answer to a request whose body was not read to its end.
-fn closing(problem: Problem) -> Response {
-    let mut response = problem.into_response();
+fn closing(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
@@ -218,6 +225,7 @@ mod tests {
             metrics,
             too_old: TooOld::default(),
             rate_limits: Arc::new(RateLimits::new(rate_limits)),
+            body_refused: Problem::into_response,
         }
     }
 
