@@ -159,8 +159,9 @@ pub fn assert_no_empty_fields(objects: &[Value]) {
         check(&object_id, object);
         let containers = &object["spec"]["template"]["spec"]["containers"];
         for variable in containers[0]["env"].as_array().into_iter().flatten() {
-            // The only variable that may be empty: no list of namespaces.
-            let may_be_empty = variable["name"] == "SECKILL_WATCH_NAMESPACES";
+            // Lists that may be empty: all namespaces, and no issuers.
+            let lists = ["SECKILL_WATCH_NAMESPACES", "SECKILL_ISSUERS"];
+            let may_be_empty = lists.iter().any(|name| variable["name"] == *name);
             assert!(
                 may_be_empty || variable["value"] != "",
                 "{object_id}: {variable} is empty"
