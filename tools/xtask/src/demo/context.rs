@@ -11,9 +11,10 @@ use super::flash_sales::FlashSales;
 use super::forward::Ports;
 use super::install;
 use super::names::Names;
-use super::site::{ClusterSite, Crds, Site, load_program};
+use super::site::{ClusterSite, Crds, Site};
 use super::stores::Stores;
 use super::tool::Tool;
+use crate::programs::build_load;
 use crate::workspace;
 
 /// The command that loads an image into the cluster, for clusters on this machine.
@@ -75,7 +76,7 @@ pub fn site(args: &Args, context: &str, ports: Ports) -> Result<ClusterSite> {
         Some(header) => tool.with([flag, header]),
         None => tool,
     };
-    let load = Tool::new([load_program()?.display().to_string()]).with(["--i-own-this-target"]);
+    let load = Tool::new([build_load()?.display().to_string()]).with(["--i-own-this-target"]);
     let forwarded = |port: u16| format!("http://127.0.0.1:{port}");
     Ok(ClusterSite {
         crds: match exists("crd", install::CRD)? {

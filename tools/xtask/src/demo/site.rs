@@ -9,8 +9,8 @@ use super::flash_sales::FlashSales;
 use super::names::Names;
 use super::stores::Stores;
 use super::tool::Tool;
-use crate::cargo::cargo;
 use crate::environment::{Environment, MYSQL_PASSWORD, REDIS_PASSWORD};
+use crate::programs::build_load;
 use crate::workspace;
 
 /// What the sales need, wherever the programs run.
@@ -67,7 +67,7 @@ impl ClusterSite {
     /// The local environment.
     pub fn local(env: &Environment, values: PathBuf) -> Result<Self> {
         let kubectl = Tool::from(&env.command(&env.kubectl));
-        let load = load_program()?;
+        let load = build_load()?;
         Ok(ClusterSite {
             site: Site {
                 flash_sales: FlashSales::Cluster(kubectl.clone()),
@@ -136,9 +136,3 @@ impl Site {
 
 /// What a demo without a cluster uses, of the environment's parts.
 const WITHOUT_CLUSTER: [&str; 4] = ["kafka", "mysql", "redis", "seckill"];
-
-/// Builds the load generator and returns its path. A debug build would be too slow to measure the API.
-pub fn load_program() -> Result<PathBuf> {
-    cargo(&["build", "--release", "--quiet", "--package", "seckill-load"])?;
-    Ok(workspace::target_folder()?.join("release/seckill-load"))
-}
