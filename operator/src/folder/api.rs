@@ -61,15 +61,7 @@ async fn answer(store: &Arc<Store>, leases: &Leases, request: Request<Body>) -> 
                 name,
                 "status",
             ],
-        ) => match store.set_status(&SaleKey::new(*namespace, *name), &body["status"]) {
-            Ok(object) => found(name, object),
-            Err(error) => failure(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "InternalError",
-                name,
-                &format!("failed to write the status into the folder: {error}"),
-            ),
-        },
+        ) => patch_status(store, &SaleKey::new(*namespace, *name), body),
         (method, ["apis", "coordination.k8s.io", _, "namespaces", _, "leases", rest @ ..]) => {
             leases.answer(method, rest.first().copied(), body)
         }
@@ -82,6 +74,28 @@ async fn answer(store: &Arc<Store>, leases: &Leases, request: Request<Body>) -> 
             json_answer(StatusCode::OK, &namespace)
         }
         _ => failure(StatusCode::NOT_FOUND, "NotFound", "", "a folder has no such resource"),
+    }
+}
+
+/// A JSON patch, of which only the status counts.
+fn patch_status(store: &Store, key: &SaleKey, patch: Value) -> Answer {
+    let Some(mut object) = store.get(key) else {
+        return found(&key.name, None);
+    };
+    let patched = serde_json::from_value(patch)
+        .map_err(|error| error.to_string())
+        .and_then(|patch: json_patch::Patch| json_patch::patch(&mut object, &patch).map_err(|error| error.to_string()));
+    if let Err(error) = patched {
+        return failure(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", &key.name, &error);
+    }
+    match store.set_status(key, &object["status"]) {
+        Ok(object) => found(&key.name, object),
+        Err(error) => failure(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalError",
+            &key.name,
+            &format!("failed to write the status into the folder: {error}"),
+        ),
     }
 }
 

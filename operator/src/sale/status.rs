@@ -1,8 +1,10 @@
 //! What the readers of a FlashSale are told: its status, and events.
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, PatchOperation, TestOperation};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
-use kube::{Api, Client, Resource as _};
+use kube::{Api, Client};
 use seckill_crds::{FlashSale, FlashSaleStatus, LedgerStatus, TierStatus};
 use seckill_planner::condition::Blocker;
 use seckill_planner::observation::TierUnits;
@@ -138,7 +140,11 @@ pub async fn refuse(context: &Context, key: &SaleKey, refusal: &Refusal) -> Resu
         return Ok(());
     }
     tracing::warn!(sale = %key, error = refusal.error, "failed to parse a FlashSale");
-    sales.patch_status(&key.name, &params(), &patch(&new)).await.map(drop)
+    let uid = object.metadata.uid.unwrap_or_default();
+    sales
+        .patch_status(&key.name, &params(), &replacement(&uid, &new))
+        .await
+        .map(drop)
 }
 
 /// The status is kept as it was written, because the operator that wrote it may be newer: the rules of the API server about
@@ -177,22 +183,48 @@ fn set_condition(conditions: &mut Vec<Condition>, new: Condition) {
     conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
 }
 
-pub async fn write(kube: &Client, key: &SaleKey, status: &FlashSaleStatus) -> Result<(), kube::Error> {
+pub async fn write(kube: &Client, key: &SaleKey, uid: &str, status: &FlashSaleStatus) -> Result<(), kube::Error> {
     let sales: Api<FlashSale> = Api::namespaced(kube.clone(), &key.namespace);
-    let written = sales.patch_status(&key.name, &params(), &patch(status)).await;
-    written.map(drop)
+    sales
+        .patch_status(&key.name, &params(), &replacement(uid, status))
+        .await
+        .map(drop)
 }
 
 fn params() -> PatchParams {
-    PatchParams::apply(FIELD_MANAGER).force()
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
 }
 
-fn patch(status: &impl Serialize) -> Patch<Value> {
-    Patch::Apply(json!({
-        "apiVersion": FlashSale::api_version(&()),
-        "kind": FlashSale::kind(&()),
-        "status": status,
-    }))
+/// The API server carries it out only on the FlashSale with this uid. Another one of the same name was created after a
+/// deletion, and has its own status. (A status that is applied would be written to it: the API server ignores the rest of
+/// the object.)
+fn replacement(uid: &str, status: &impl Serialize) -> Patch<()> {
+    Patch::Json(json_patch::Patch(vec![
+        PatchOperation::Test(TestOperation {
+            path: PointerBuf::from_tokens(["metadata", "uid"]),
+            value: json!(uid),
+        }),
+        PatchOperation::Add(AddOperation {
+            path: PointerBuf::from_tokens(["status"]),
+            value: json!(status),
+        }),
+    ]))
+}
+
+/// Whether an error of a write means that the FlashSale was deleted, or replaced by another one of the same name.
+pub async fn is_gone(kube: &Client, key: &SaleKey, uid: &str, error: &kube::Error) -> bool {
+    let kube::Error::Api(answer) = error else { return false };
+    if ![404, 422].contains(&answer.code) {
+        return false;
+    }
+    let sales: Api<FlashSale> = Api::namespaced(kube.clone(), &key.namespace);
+    match sales.get_metadata_opt(&key.name).await {
+        Ok(found) => found.and_then(|found| found.metadata.uid).as_deref() != Some(uid),
+        Err(_) => false,
+    }
 }
 
 /// The status after a reconcile. Nothing of the old status is an input to a decision; it is kept where it says when

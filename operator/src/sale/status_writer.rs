@@ -32,14 +32,19 @@ async fn write(context: &Context, key: &SaleKey, news: Waiting) {
         status,
         mut notes,
     } = news;
+    let (kube, uid) = (&context.cluster.kube, object.uid.as_deref().unwrap_or_default());
     let written = match status {
-        Some(NewStatus::Known(status)) => status::write(&context.cluster.kube, key, &status).await,
+        Some(NewStatus::Known(status)) => status::write(kube, key, uid, &status).await,
         Some(NewStatus::Refused(refusal)) => status::refuse(context, key, &refusal).await,
         None => Ok(()),
     };
     if let Err(error) = written {
-        tracing::warn!(sale = %key, %error, "failed to write the status");
-        context.metrics.failed("kubernetes");
+        if status::is_gone(kube, key, uid, &error).await {
+            tracing::info!(sale = %key, uid, "the FlashSale was deleted before its status was written");
+        } else {
+            tracing::warn!(sale = %key, %error, "failed to write the status");
+            context.metrics.failed("kubernetes");
+        }
         context.cache.not_written(key);
         notes.retain(|note| !note.of_status);
     }

@@ -1,11 +1,14 @@
 //! How sales end: by time, by deletion, by recreation, without an operator, and with units missing.
+use std::time::Duration;
+
 use kube::api::DeleteParams;
 use seckill_crds::{FlashSale, Phase};
 use seckill_protocol::Record;
 use seckill_protocol::index::SaleState;
 use serde_json::json;
 
-use crate::harness::{Harness, status_and_reason};
+use crate::harness::{self, Harness, status_and_reason};
+use crate::proxy::{Fault, Proxy};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sale_whose_end_has_passed_settles_with_no_units() {
@@ -67,6 +70,31 @@ async fn a_sale_that_is_recreated_with_another_class_ends() {
     assert_eq!(harness.status("moves").await.phase, None);
     operator.stop().await;
     worker.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_status_is_not_written_to_a_recreated_sale() {
+    let harness = Harness::new().await;
+    let proxy = Proxy::start(harness::upstream().await).await;
+    let operator = harness.operator_with_client(&proxy.client(), harness.operator_args("operator", 15));
+    harness.apply("moves", -1, 3600, json!({})).await;
+    harness.until_phase("moves", Phase::Open).await;
+    proxy.set_for_new_requests(Fault::SlowResource("/status", Duration::from_secs(1)));
+    proxy.take_asked();
+    let buyers: Vec<String> = (0..10).map(|buyer| format!("b{buyer}")).collect();
+    let buyers: Vec<&str> = buyers.iter().map(String::as_str).collect();
+    assert_eq!(harness.buy("moves", &buyers).await, 10);
+    harness
+        .eventually("the status is on its way", async || {
+            proxy.take_asked().iter().any(|asked| asked.contains("/status"))
+        })
+        .await;
+    harness.delete("moves").await;
+    harness.apply("moves", -1, 3600, json!({"className": "another"})).await;
+    // It writes the statuses that wait before it ends.
+    operator.stop().await;
+    assert_eq!(harness.status("moves").await.phase, None);
     harness.drop().await;
 }
 
