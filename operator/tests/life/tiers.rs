@@ -4,7 +4,7 @@ use seckill_protocol::index::Decision;
 use seckill_protocol::{Format, Tier};
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, status_and_reason};
+use crate::harness::Harness;
 
 const GOLD: Tier = 1;
 
@@ -32,8 +32,8 @@ async fn a_tier_buys_before_the_start_and_units_are_kept_until_their_release() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("tiered", 600, 3600, tiered(700)).await;
-    let open = harness.until_phase("tiered", Phase::Open).await;
-    assert_eq!(status_and_reason(&open, "Sellable"), ("True", "Selling"));
+    let selling = harness.until_reason("tiered", "Sellable", "Selling").await;
+    assert_eq!(selling.phase, Some(Phase::Open));
     assert_eq!(harness.sale("tiered").await.format, Format(3));
 
     let general = harness.try_buy("tiered", &["bob"]).await;
