@@ -32,11 +32,11 @@ mod namespaces;
 
 use namespaces::OwnedNamespaces;
 
-pub const LEASE_DURATION: Duration = Duration::from_secs(3);
+pub const LEASE_DURATION: Duration = Duration::from_secs(9);
 /// The chart names the Lease, the Role and the ServiceAccount of the operator so.
 pub const LEASE_NAME: &str = "seckill-operator";
 /// Time limit of a wait. It is far longer than any step of these tests takes.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct Harness {
     pub kube: Client,

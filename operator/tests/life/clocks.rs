@@ -33,11 +33,12 @@ async fn a_redis_an_hour_ahead_opens_no_sale_early() {
     let (redis, harness) = with_redis().await;
     redis.set_ahead(HOUR_MS);
     let (operator, worker) = (harness.operator(), harness.worker());
-    harness.apply("early", 12, 7200, json!({})).await;
+    harness.apply("early", 30, 7200, json!({})).await;
     harness.until_reason("early", "StockPreheated", "Preheated").await;
     assert_opens_on_time(&harness, "early").await;
-    let open = harness.until_phase("early", Phase::Open).await;
-    assert_eq!(status_and_reason(&open, "Preflight"), ("True", "ClocksDiffer"));
+    harness.until_phase("early", Phase::Open).await;
+    let checked = harness.until_reason("early", "Preflight", "ClocksDiffer").await;
+    assert_eq!(status_and_reason(&checked, "Preflight"), ("True", "ClocksDiffer"));
     harness.until_event("early", "ClocksDiffer").await;
     operator.stop().await;
     worker.stop().await;
@@ -48,7 +49,7 @@ async fn a_redis_an_hour_ahead_opens_no_sale_early() {
 async fn a_redis_clock_set_ahead_after_preheating_opens_no_sale_early() {
     let (redis, harness) = with_redis().await;
     let (operator, worker) = (harness.operator(), harness.worker());
-    harness.apply("jumps", 20, 7200, json!({})).await;
+    harness.apply("jumps", 40, 7200, json!({})).await;
     harness.until_reason("jumps", "StockPreheated", "Preheated").await;
     // So much that it still has not started by that clock, but will soon.
     redis.set_ahead(5_000);
@@ -141,7 +142,7 @@ async fn an_operator_whose_clock_steps_back_opens_the_next_sale_on_time() {
     let checked = |status: &_| !["", "Checking"].contains(&status_and_reason(status, "Preflight").1);
     harness.until("before", "the servers are checked", checked).await;
     clock.set_ahead(-HOUR_MS);
-    harness.apply("after", 8, 3600, json!({})).await;
+    harness.apply("after", 30, 3600, json!({})).await;
     let accepted = |status: &_| status_and_reason(status, "Accepted").0 == "True";
     harness.until("after", "it is accepted", accepted).await;
     assert_opens_on_time(&harness, "after").await;
@@ -155,7 +156,7 @@ async fn an_operator_an_hour_behind_opens_and_ends_sales_on_time() {
     let harness = Harness::new().await;
     let clock = WrongClock::ahead_by(-HOUR_MS);
     let (operator, worker) = (harness.operator_with_clock(&clock), harness.worker());
-    harness.apply("punctual", 8, 3600, json!({})).await;
+    harness.apply("punctual", 30, 3600, json!({})).await;
     harness.until_phase("punctual", Phase::Ready).await;
     assert_opens_on_time(&harness, "punctual").await;
     harness.until_phase("punctual", Phase::Open).await;

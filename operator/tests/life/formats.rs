@@ -242,7 +242,7 @@ fn check_format(mysql_url: &str, format: &str) -> (Option<i32>, String) {
             "--spoken-format",
             format,
             "--timeout-seconds",
-            "5",
+            "15",
         ])
         .output()
         .expect("ran");

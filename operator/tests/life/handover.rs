@@ -85,10 +85,11 @@ async fn leader_and_follower(harness: &Harness, lease_seconds: u32) -> (Process,
         .await;
     // The follower checks the Lease as often as the leader renews it.
     harness.until_lease_is_renewed(2).await;
-    assert_eq!(
-        (leader.is_leader().await, follower.is_leader().await),
-        (Some(true), Some(false))
-    );
+    harness
+        .eventually("one of them is leader", async || {
+            (leader.is_leader().await, follower.is_leader().await) == (Some(true), Some(false))
+        })
+        .await;
     (leader, follower)
 }
 
@@ -109,7 +110,8 @@ async fn time_to_rebuild(harness: &Harness, name: &str) -> Duration {
 async fn an_operator_that_shuts_down_hands_its_sales_over_immediately() {
     let harness = Harness::new().await;
     let worker = harness.worker();
-    let (leader, follower) = leader_and_follower(&harness, 15).await;
+    const LEASE_SECONDS: u32 = 60;
+    let (leader, follower) = leader_and_follower(&harness, LEASE_SECONDS).await;
     harness.apply("handed", -1, 3600, json!({})).await;
     harness.until_phase("handed", Phase::Open).await;
     assert_eq!(harness.buy("handed", &["a", "b", "c"]).await, 3);
@@ -120,7 +122,7 @@ async fn an_operator_that_shuts_down_hands_its_sales_over_immediately() {
     let rebuilt = time_to_rebuild(&harness, "handed").await;
     println!("SIGTERM: the leader ended after {ended:?}, and a lost index was rebuilt in {rebuilt:?}");
     assert!(
-        signalled.elapsed() < Duration::from_secs(10),
+        signalled.elapsed() < Duration::from_secs(LEASE_SECONDS.into()) / 2,
         "{:?}",
         signalled.elapsed()
     );
@@ -147,7 +149,7 @@ async fn an_operator_that_is_killed_is_replaced_when_its_lease_expires() {
     leader.child.kill().await.expect("killed");
     let rebuilt = time_to_rebuild(&harness, "killed").await;
     println!("SIGKILL: a lost index was rebuilt in {rebuilt:?}");
-    assert!(killed.elapsed() < Duration::from_secs(30), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(60), "{:?}", killed.elapsed());
     assert_eq!(follower.is_leader().await, Some(true));
     harness.end_in("killed", 2).await;
     let settled = harness.until_phase("killed", Phase::Settled).await;
@@ -197,7 +199,7 @@ async fn a_new_leader_reports_nothing_before_all_is_known() {
 async fn a_leader_paused_beyond_its_lease_resumes_as_a_harmless_follower() {
     let harness = Harness::new().await;
     let worker = harness.worker();
-    let (mut leader, mut follower) = leader_and_follower(&harness, 5).await;
+    let (mut leader, mut follower) = leader_and_follower(&harness, 15).await;
     harness
         .apply("stopped", -1, 3600, json!({"demand": {"apiReplicas": 2}}))
         .await;

@@ -122,7 +122,7 @@ async fn helm_waits_for_an_object_that_no_operator_has_seen() {
     let harness = Harness::new().await;
     let sale = harness.manifest("unseen", 3600, 60, json!({}));
     let chart = Chart::of(&harness, &sale);
-    let failure = chart.upgrade(&harness, "5s").await.expect_err("nobody has seen it");
+    let failure = chart.upgrade(&harness, "20s").await.expect_err("nobody has seen it");
     assert!(failure.contains("InProgress"), "{failure}");
     let (operator, worker) = (harness.operator(), harness.worker());
     chart.upgrade(&harness, LONG).await.expect("seen");

@@ -152,7 +152,13 @@ impl Proxy {
     }
 
     pub async fn accept(&mut self) {
-        let listener = TcpListener::bind(&self.address).await.expect("the same port");
+        // A process that another test starts has a copy of the old socket until it runs its program.
+        let listener = loop {
+            match TcpListener::bind(&self.address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        };
         self.listen(listener);
     }
 }

@@ -101,6 +101,8 @@ async fn a_barrier_without_an_index_is_followed_by_a_rebuild() {
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("barrier", -1, 3600, json!({})).await;
     harness.until_phase("barrier", Phase::Open).await;
+    // Another operator finds both records in the log.
+    operator.stop().await;
     let sale = harness.sale("barrier").await;
     let barrier = Record::Barrier {
         sale: sale.id,
@@ -114,6 +116,7 @@ async fn a_barrier_without_an_index_is_followed_by_a_rebuild() {
         .append(sale.partition, &Record::Batch(void.expect("sold")))
         .await
         .expect("Kafka");
+    let operator = harness.operator();
     harness
         .until("barrier", "rebuilt", |status| status.epoch > Some(epoch))
         .await;

@@ -16,13 +16,17 @@ async fn a_sale_gets_ready_opens_sells_out_ends_and_settles() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     let spec = json!({"demand": {"apiReplicas": 2}});
-    harness.apply("life", 66, 20, spec).await;
+    harness.apply("life", 90, 3600, spec).await;
 
     let scheduled = harness.until_phase("life", Phase::Scheduled).await;
     assert_eq!(status_and_reason(&scheduled, "Accepted"), ("True", "Accepted"));
     assert_eq!(harness.replicas("api").await, 1);
 
-    let ready = harness.until_phase("life", Phase::Ready).await;
+    let ready = harness
+        .until("life", "ready and counted", |status| {
+            status.phase == Some(Phase::Ready) && status_and_reason(status, "LedgerBalanced").0 == "True"
+        })
+        .await;
     for condition in ["StockPreheated", "WorkloadsScaled", "Ready", "LedgerBalanced"] {
         assert_eq!(
             status_and_reason(&ready, condition).0,
@@ -56,6 +60,7 @@ async fn a_sale_gets_ready_opens_sells_out_ends_and_settles() {
     assert_eq!(decisions.last(), Some(&Decision::SoldOut { left: 0, release: None }));
     harness.until_phase("life", Phase::SoldOut).await;
 
+    harness.end_in("life", 2).await;
     let settled = harness.until_phase("life", Phase::Settled).await;
     assert_eq!(
         status_and_reason(&settled, "LedgerBalanced"),
@@ -72,7 +77,9 @@ async fn a_sale_gets_ready_opens_sells_out_ends_and_settles() {
     assert_eq!(settled.ledger, Some(sold));
     assert!(settled.settled_at.is_some());
     assert_eq!(harness.orders("life").await, 10);
-    assert!(!harness.has_index("life").await);
+    harness
+        .eventually("its index is deleted", async || !harness.has_index("life").await)
+        .await;
     harness
         .eventually("the api Deployment has its minimum of replicas", async || {
             harness.replicas("api").await == 1
@@ -168,11 +175,15 @@ async fn edits_of_stock_price_and_times_before_preheating_are_applied() {
 async fn a_sale_without_ready_pods_is_not_ready_but_opens() {
     let harness = Harness::without_pods().await;
     let (operator, worker) = (harness.operator(), harness.worker());
-    harness.apply("podless", 9, 3600, json!({})).await;
-    let waiting = harness.until_reason("podless", "Ready", "WorkloadsMissing").await;
+    harness.apply("podless", 30, 3600, json!({})).await;
+    let waiting = harness
+        .until("podless", "waiting for its pods", |status| {
+            status_and_reason(status, "Ready").1 == "WorkloadsMissing"
+                && status_and_reason(status, "WorkloadsScaled") == ("False", "Scaling")
+        })
+        .await;
     assert_eq!(waiting.phase, Some(Phase::Preheating));
     assert_eq!(status_and_reason(&waiting, "StockPreheated"), ("True", "Preheated"));
-    assert_eq!(status_and_reason(&waiting, "WorkloadsScaled"), ("False", "Scaling"));
     let open = harness.until_phase("podless", Phase::Open).await;
     assert_eq!(status_and_reason(&open, "WorkloadsScaled"), ("False", "Scaling"));
     harness.pods_become_ready.store(true, Ordering::Relaxed);

@@ -107,22 +107,23 @@ async fn unschedulable_pods_are_reported_with_the_message_of_the_scheduler() {
         "message": "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
     }]}});
     let pods = harness.api::<Pod>();
-    for pod in pods
-        .list(&ListParams::default().labels("app=api"))
-        .await
-        .expect("listed")
-    {
-        let name = pod.metadata.name.expect("a name");
-        // A pod of the first version of the Deployment may be deleted by now.
-        let _ = pods
-            .patch_status(&name, &PatchParams::default(), &Patch::Strategic(&unschedulable))
-            .await;
-    }
-    let reported = harness
-        .until("crowded", "reported as unschedulable", |status| {
-            message(status).contains("can't be scheduled")
+    harness
+        .eventually("it is reported as unschedulable", async || {
+            let listed = pods
+                .list(&ListParams::default().labels("app=api"))
+                .await
+                .expect("listed");
+            for pod in listed {
+                let name = pod.metadata.name.expect("a name");
+                // A pod of the first version of the Deployment may be deleted by now.
+                let _ = pods
+                    .patch_status(&name, &PatchParams::default(), &Patch::Strategic(&unschedulable))
+                    .await;
+            }
+            message(&harness.status("crowded").await).contains("can't be scheduled")
         })
         .await;
+    let reported = harness.status("crowded").await;
     assert!(
         message(&reported).contains("0/1 nodes are available"),
         "{}",

@@ -9,7 +9,7 @@ use crate::harness::Harness;
 async fn units_are_sold_from_the_start_and_never_before() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
-    harness.apply("sharp", 8, 3600, json!({})).await;
+    harness.apply("sharp", 30, 3600, json!({})).await;
     harness.until_phase("sharp", Phase::Ready).await;
     let starts = harness.sale("sharp").await.opens_at;
     let mut refused = 0;

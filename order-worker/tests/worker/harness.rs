@@ -324,6 +324,19 @@ impl Worker {
             .map_or(answer.clone(), |(_, body)| body.into())
     }
 
+    /// Waits until /metrics has this line. A metric follows what it counts.
+    pub async fn wait_for_metric(&self, line: &str) {
+        let begun = Instant::now();
+        loop {
+            let body = self.get("/metrics").await;
+            if body.lines().any(|shown| shown == line) {
+                return;
+            }
+            assert!(begun.elapsed() < WAIT_TIMEOUT, "no {line} in {body}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until the body of /readyz contains the text.
     pub async fn wait_until(&self, text: &str) {
         let begun = Instant::now();

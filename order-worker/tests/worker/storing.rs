@@ -127,8 +127,7 @@ async fn records_are_stored_again_after_mysql_lost_its_tail() {
         .await;
     // No new record arrives, so the worker has to check its positions by itself.
     harness.wait_for_orders(10).await;
-    let metrics = worker.get("/metrics").await;
-    assert!(metrics.contains("seckill_worker_orders_stored_total 20\n"), "{metrics}");
+    worker.wait_for_metric("seckill_worker_orders_stored_total 20").await;
     harness.drop().await;
 }
 

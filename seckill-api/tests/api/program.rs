@@ -144,8 +144,8 @@ async fn requests_are_accepted_during_the_configured_drain() {
     let seconds = DRAIN_SECONDS.to_string();
     let mut program = Program::start_with(&database, &config.topic, &[("SECKILL_DRAIN_SECONDS", &seconds)]);
     program.wait_for_readiness(|response| response.status == 200).await;
-    program.terminate();
     let terminated = Instant::now();
+    program.terminate();
     program.wait_for_readiness(|response| response.status == 503).await;
     let healthy = Request::get("/healthz").send(program.v1).await.expect("a response");
     assert_eq!(healthy.status, 200);

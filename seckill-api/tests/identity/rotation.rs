@@ -125,7 +125,14 @@ async fn tokens_are_accepted_as_soon_as_the_issuer_appears() {
     let failed = || harness.count("seckill_api_issuer_key_fetches_total{issuer=\"main\",result=\"failed\"}");
     wait_until("a fetch failed", async || failed() > 0).await;
     assert_eq!(harness.code("a.b.c").await, "issuer_unavailable");
-    let listener = TcpListener::bind(address).await.expect("still free");
+    // A process that another test starts has a copy of the old socket until it runs its program.
+    let mut listener = None;
+    wait_until("the port is free", async || {
+        listener = TcpListener::bind(address).await.ok();
+        listener.is_some()
+    })
+    .await;
+    let listener = listener.expect("bound");
     let issuer = TestIssuer::start_on(listener, &[&key]);
     let token = fresh(&issuer, &key);
     wait_until("the token is accepted", async || harness.code(&token).await == "ok").await;

@@ -203,12 +203,15 @@ impl FlashSales {
     ) -> Result<FlashSaleStatus> {
         let started = Instant::now();
         loop {
-            let status = self.status(name).await?;
-            if is_so(&status) {
-                return Ok(status);
+            // The API server may not answer for a moment.
+            let status = self.status(name).await;
+            if let Ok(status) = &status
+                && is_so(status)
+            {
+                return Ok(status.clone());
             }
             if started.elapsed() > limit {
-                let (limit, status) = (limit.as_secs(), serde_json::to_string(&status)?);
+                let (limit, status) = (limit.as_secs(), serde_json::to_string(&status?)?);
                 bail!("{name} {failure} within {limit} s: {status}");
             }
             sleep(Duration::from_millis(100)).await;

@@ -92,8 +92,11 @@ pub async fn run(setup: Setup, options: &Options) -> Result<(Evidence, Vec<Playe
         None => Ok(()),
     };
     buy_what_is_left(&mut run, &crowd, options).await?;
+    // Somebody who repeats a request can buy a unit that another one has just returned.
+    let paused = crowd.pause().await;
     let drained_ms = drain(&mut run).await?;
     let at_rest = indexes_at_rest(&run).await?;
+    drop(paused);
 
     // All sales end and settle, and winners ask once more.
     let main_ended = sales.end_in(MAIN_SALE, Duration::from_secs(1)).await;

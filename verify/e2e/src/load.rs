@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::buyers::{ApiClient, PurchaseResult, new_key};
+use crate::cluster::wait_until;
 
 /// A purchase has failed if its buyer has no final answer after this time, although the buyer retried with the same key.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const STORE_LIMIT: Duration = Duration::from_secs(60);
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two purchases of one buyer.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -152,9 +154,12 @@ fn buy_once(api: &ApiClient, sale: &str, report: &mut LoadReport) {
     }
 }
 
+/// The last orders may not be stored yet.
 fn check_order(api: &ApiClient, number: &str) -> Result<()> {
-    let order = api.get(&format!("/v1/orders/{number}"))?;
-    let placed = order.status == 200 && order.body["status"] == "placed";
-    ensure!(placed, "{number}: {order:?}");
-    Ok(())
+    wait_until("the order to be stored", STORE_LIMIT, || {
+        let order = api.get(&format!("/v1/orders/{number}"))?;
+        let placed = order.status == 200 && order.body["status"] == "placed";
+        ensure!(placed, "{number}: {order:?}");
+        Ok(Some(()))
+    })
 }

@@ -2,6 +2,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -14,8 +15,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
 use crate::keys::Key;
+
+/// How long a port may still be in use after its listener was closed.
+const PORT_WAIT: Duration = Duration::from_secs(30);
 
 pub struct TestIssuer {
     /// The claim `iss` of its tokens.
@@ -111,7 +116,15 @@ impl TestIssuer {
 
     /// Listens on the same port as before.
     pub async fn start_again(&mut self) {
-        let listener = TcpListener::bind(self.address).await.expect("the port is still free");
+        // A process that another thread starts has a copy of the old socket until it runs its program.
+        let started = Instant::now();
+        let listener = loop {
+            match TcpListener::bind(self.address).await {
+                Ok(listener) => break listener,
+                Err(error) => assert!(started.elapsed() < PORT_WAIT, "{}: {error}", self.address),
+            }
+            sleep(Duration::from_millis(20)).await;
+        };
         self.serve(listener);
     }
 }
@@ -149,7 +162,11 @@ mod tests {
         idle.read_exact(&mut answer).await.expect("an answer");
         assert_eq!(&answer, b"HTTP/1.1 200");
         issuer.stop().await;
-        assert!(TcpStream::connect(issuer.address).await.is_err());
+        let stopped = Instant::now();
+        while TcpStream::connect(issuer.address).await.is_ok() {
+            assert!(stopped.elapsed() < PORT_WAIT, "it still listens");
+            sleep(Duration::from_millis(20)).await;
+        }
         idle.read_to_end(&mut Vec::new()).await.expect("closed");
 
         issuer.start_again().await;

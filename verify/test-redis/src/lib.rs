@@ -8,8 +8,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 mod certificates;
@@ -269,10 +269,18 @@ async fn forward(
     }
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, below those that the system gives to others. Each call returns another one, so a server
+/// that is slow to start keeps its port.
 pub fn free_port() -> u16 {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    free.local_addr().expect("bound").port()
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random_range(PORTS)));
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + next % PORTS.len() as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until a condition of real servers holds.

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioExecutor;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::time::sleep;
 
 use crate::flash_sales::NAMESPACE;
@@ -36,6 +36,8 @@ pub struct Crowd {
     pub members: Members,
     /// All buyers stop when this is true.
     pub stopped: watch::Sender<bool>,
+    /// Each request of a buyer holds it for reading.
+    requests: RwLock<()>,
 }
 
 /// What a buyer does besides buying.
@@ -84,6 +86,7 @@ impl Crowd {
             client: Client::builder(TokioExecutor::new()).build(connector),
             members,
             stopped: watch::Sender::new(false),
+            requests: RwLock::default(),
         })
     }
 
@@ -135,6 +138,11 @@ impl Crowd {
             sale: sale.to_owned(),
             habits,
         }
+    }
+
+    /// Waits until no buyer waits for an answer. Until the guard is dropped, none sends a request.
+    pub async fn pause(&self) -> RwLockWriteGuard<'_, ()> {
+        self.requests.write().await
     }
 
     async fn unless_stopped(&self, work: impl Future<Output = ()>) {
@@ -249,6 +257,7 @@ impl BuyerTask<'_> {
         first: bool,
         rng: &mut StdRng,
     ) -> BuyerAnswer {
+        let _request = self.crowd.requests.read().await;
         let history = &self.crowd.history;
         let from = history.now();
         let request = self.request(kind, api, number, rng);

@@ -75,7 +75,11 @@ impl OwnedSale<'_> {
     /// Checks that the other release knows neither the sale nor its orders.
     fn check_hidden_from_other(&self, crowd: &Crowd) -> Result<()> {
         let path = self.path();
-        let shown = self.other.api.get(&format!("/v1/sales/{path}"))?;
+        // 503 until its ledger is known to be up to date.
+        let shown = wait_until("the other release to know its sales", WAIT_LIMIT, || {
+            let shown = self.other.api.get(&format!("/v1/sales/{path}"))?;
+            Ok((shown.status != 503).then_some(shown))
+        })?;
         ensure!(shown.status == 404, "{path} is shown by the other release: {shown:?}");
         let bought = self.other.api.buy_until_final(&path)?;
         ensure!(bought.status == 404, "{path} is sold by the other release: {bought:?}");

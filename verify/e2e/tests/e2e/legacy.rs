@@ -28,12 +28,16 @@ fn the_old_client_buys(release: &Release, units: usize, buyers: usize) -> Result
     let sale = Sale::apply(&release.cluster, &manifest)?;
     sale.wait_for_phase("Open", WAIT_LIMIT)?;
 
-    let listed = release.api.get("/items/get-list")?;
-    let items = listed.body["items"].as_array().cloned().unwrap_or_default();
-    ensure!(
-        has_code(&listed, 200, "10000") && items.iter().any(|listed| listed["id"] == item),
-        "{listed:?}"
-    );
+    // Each pod reads the sales now and then.
+    wait_until("the item to be listed", WAIT_LIMIT, || {
+        let listed = release.api.get("/items/get-list")?;
+        let items = listed.body["items"].as_array().cloned().unwrap_or_default();
+        ensure!(
+            has_code(&listed, 200, "10000") && items.iter().any(|listed| listed["id"] == item),
+            "{listed:?}"
+        );
+        Ok(Some(()))
+    })?;
     let shown = release.api.get(&format!("/items/get-info?id={item}"))?;
     ensure!(
         has_code(&shown, 200, "10000") && shown.body["item"]["name"] == "A thing",

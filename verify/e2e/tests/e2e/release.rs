@@ -63,7 +63,7 @@ fn the_other_operator_takes_over(release: &Release) -> Result<()> {
     ensure!(pods.contains(&leader), "{leader} leads, but is not one of {pods:?}");
     let args = ["delete", "-n", &release.namespace, &leader, "--wait=false"];
     release.cluster.kubectl(&args)?;
-    wait_until("another operator to lead", Duration::from_secs(10), || {
+    wait_until("another operator to lead", Duration::from_secs(60), || {
         let next = release.leader()?;
         ensure!(next != leader, "{leader} still leads");
         Ok(Some(()))

@@ -40,7 +40,7 @@ pub const WAIT_LIMIT: Duration = Duration::from_secs(120);
 
 fn a_sale_goes_from_its_manifest_to_settled(release: &Release) -> Result<()> {
     let namespace = release.sales_namespace()?;
-    let manifest = Sale::manifest(&release.class, &namespace, "whole", 20, 15, 35);
+    let mut manifest = Sale::manifest(&release.class, &namespace, "whole", 20, 60, 660);
     let sale = Sale::apply(&release.cluster, &manifest)?;
     let path = format!("{namespace}/whole");
 
@@ -64,6 +64,8 @@ fn a_sale_goes_from_its_manifest_to_settled(release: &Release) -> Result<()> {
     }
     sale.wait_for_phase("SoldOut", WAIT_LIMIT)?;
 
+    manifest["spec"]["endsAt"] = in_seconds(1).into();
+    release.cluster.apply(&manifest)?;
     sale.wait_for_phase("Ended", WAIT_LIMIT)?;
     check_ended(&release.api.buy_until_final(&path)?)?;
     let status = sale.wait_for_phase("Settled", WAIT_LIMIT)?;
@@ -90,7 +92,7 @@ fn a_sale_with_a_start_in_the_past_opens_at_once(release: &Release) -> Result<()
     let namespace = release.sales_namespace()?;
     let sale = Sale::apply(
         &release.cluster,
-        &Sale::manifest(&release.class, &namespace, "late", 5, -60, 60),
+        &Sale::manifest(&release.class, &namespace, "late", 5, -60, 600),
     )?;
     sale.wait_for_phase("Open", Duration::from_secs(60))?;
     Crowd::buy(&release.api, &format!("{namespace}/late"), 8).check_winners(5, 8)?;
@@ -115,7 +117,7 @@ fn a_sale_that_has_ended_settles_empty(release: &Release) -> Result<()> {
 
 fn two_concurrent_sales_share_nothing(release: &Release) -> Result<()> {
     let namespace = release.sales_namespace()?;
-    let manifest = |name: &str, stock| Sale::manifest(&release.class, &namespace, name, stock, -1, 60);
+    let manifest = |name: &str, stock| Sale::manifest(&release.class, &namespace, name, stock, -1, 600);
     let first = Sale::apply(&release.cluster, &manifest("first", 10))?;
     let second = Sale::apply(&release.cluster, &manifest("second", 25))?;
     first.wait_for_phase("Open", WAIT_LIMIT)?;
@@ -230,10 +232,8 @@ fn raised_stock_and_cancelled_units_are_sold(release: &Release) -> Result<()> {
 
 fn no_sold_unit_is_lost_when_the_api_pods_are_killed(release: &Release) -> Result<()> {
     let namespace = release.sales_namespace()?;
-    let sale = Sale::apply(
-        &release.cluster,
-        &Sale::manifest(&release.class, &namespace, "killed", 400, -1, 60),
-    )?;
+    let mut manifest = Sale::manifest(&release.class, &namespace, "killed", 400, -1, 600);
+    let sale = Sale::apply(&release.cluster, &manifest)?;
     let path = format!("{namespace}/killed");
     sale.wait_for_phase("Open", WAIT_LIMIT)?;
     let pods = release.pods("api")?;
@@ -253,6 +253,8 @@ fn no_sold_unit_is_lost_when_the_api_pods_are_killed(release: &Release) -> Resul
         killed.and_then(|_| crowd.join().ok().context("the crowd panicked"))
     })?;
     crowd.check_winners(400, 600)?;
+    manifest["spec"]["endsAt"] = in_seconds(1).into();
+    release.cluster.apply(&manifest)?;
     let status = sale.wait_for_phase("Settled", Duration::from_secs(180))?;
     ensure!(status["ledger"]["sold"] == 400, "{status}");
     for number in crowd.order_numbers().iter().take(50) {

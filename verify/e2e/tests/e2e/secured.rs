@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use seckill_e2e::{Crowd, Release, Sale, Scenario, wait_until};
+use seckill_e2e::{Crowd, Release, Sale, Scenario, in_seconds, wait_until};
 use serde_json::{Value, json};
 
 use crate::sales::WAIT_LIMIT;
@@ -38,11 +38,13 @@ fn secure(release: &Release) -> Result<()> {
 fn a_release_with_tls_and_few_rights_sells_and_settles(release: &Release) -> Result<()> {
     secure(release)?;
     let namespace = release.sales_namespace()?;
-    let manifest = Sale::manifest(&release.class, &namespace, "secured", 20, -1, 25);
+    let mut manifest = Sale::manifest(&release.class, &namespace, "secured", 20, -1, 600);
     let sale = Sale::apply(&release.cluster, &manifest)?;
     sale.wait_for_phase("Open", WAIT_LIMIT)?;
     sale.wait_for_condition("Preflight", "True", WAIT_LIMIT)?;
     Crowd::buy(&release.api, &format!("{namespace}/secured"), 30).check_winners(20, 30)?;
+    manifest["spec"]["endsAt"] = in_seconds(1).into();
+    release.cluster.apply(&manifest)?;
     let status = sale.wait_for_phase("Settled", WAIT_LIMIT)?;
     ensure!(status["ledger"]["sold"] == 20, "{status}");
     Ok(())
