@@ -122,16 +122,17 @@ fn blocked(
     Some(new)
 }
 
-/// Refuses a FlashSale that can't be parsed, for example because a newer version wrote it. It affects no other object, and
-/// the rest of its status stays as it is.
-pub async fn refuse(context: &Context, key: &SaleKey, refusal: &Refusal) -> Result<(), kube::Error> {
+/// Refuses the FlashSale of this uid, which can't be parsed, for example because a newer version wrote it. It affects no
+/// other object, and the rest of its status stays as it is.
+pub async fn refuse(context: &Context, key: &SaleKey, uid: &str, refusal: &Refusal) -> Result<(), kube::Error> {
     let resource = ApiResource::erase::<FlashSale>(&());
     let sales: Api<DynamicObject> = Api::namespaced_with(context.cluster.kube.clone(), &key.namespace, &resource);
     let Some(object) = sales.get_opt(&key.name).await? else {
         return Ok(());
     };
+    let is_another = object.metadata.uid.as_deref() != Some(uid);
     let is_corrected = object.metadata.generation != refusal.generation;
-    if is_corrected || object.data["spec"]["className"] != context.release.class {
+    if is_another || is_corrected || object.data["spec"]["className"] != context.release.class {
         return Ok(());
     }
     let old = &object.data["status"];
@@ -140,9 +141,8 @@ pub async fn refuse(context: &Context, key: &SaleKey, refusal: &Refusal) -> Resu
         return Ok(());
     }
     tracing::warn!(sale = %key, error = refusal.error, "failed to parse a FlashSale");
-    let uid = object.metadata.uid.unwrap_or_default();
     sales
-        .patch_status(&key.name, &params(), &replacement(&uid, &new))
+        .patch_status(&key.name, &params(), &replacement(uid, &new))
         .await
         .map(drop)
 }

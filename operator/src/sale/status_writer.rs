@@ -35,7 +35,7 @@ async fn write(context: &Context, key: &SaleKey, news: Waiting) {
     let (kube, uid) = (&context.cluster.kube, object.uid.as_deref().unwrap_or_default());
     let written = match status {
         Some(NewStatus::Known(status)) => status::write(kube, key, uid, &status).await,
-        Some(NewStatus::Refused(refusal)) => status::refuse(context, key, &refusal).await,
+        Some(NewStatus::Refused(refusal)) => status::refuse(context, key, uid, &refusal).await,
         None => Ok(()),
     };
     if let Err(error) = written {

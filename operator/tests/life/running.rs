@@ -1,5 +1,6 @@
 //! Sales that run: phases, suspension, edits, pods, stock changes and the balance check.
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::Api;
@@ -9,7 +10,8 @@ use seckill_protocol::Record;
 use seckill_protocol::index::Decision;
 use serde_json::json;
 
-use crate::harness::{Harness, status_and_reason};
+use crate::harness::{self, Harness, status_and_reason};
+use crate::proxy::{Fault, Proxy};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sale_gets_ready_opens_sells_out_ends_and_settles() {
@@ -399,20 +401,29 @@ async fn units_that_are_unaccounted_for_are_reported_with_numbers() {
     harness.drop().await;
 }
 
+/// Creates a FlashSale that the operator can't parse.
+async fn create_unparseable(harness: &Harness, name: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<FlashSale>(&());
+    let objects: Api<DynamicObject> = Api::namespaced_with(harness.kube.clone(), &harness.namespace, &resource);
+    let mut manifest = serde_json::to_value(harness.manifest(name, 3600, 3600, json!({}))).expect("serializes");
+    // The API server accepts ten digits after the point, and the operator can parse nine.
+    manifest["spec"]["startsAt"] = json!("2099-12-31T10:00:00.0000000000Z");
+    manifest["spec"]["endsAt"] = json!("2099-12-31T11:00:00Z");
+    let manifest: DynamicObject = serde_json::from_value(manifest).expect("an object");
+    objects
+        .create(&PostParams::default(), &manifest)
+        .await
+        .expect("created");
+    objects
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unparseable_flash_sale_is_reported_and_affects_no_other_object() {
     let harness = Harness::new().await;
     let (operator, worker) = (harness.operator(), harness.worker());
     harness.apply("whole", -1, 3600, json!({})).await;
     harness.until_phase("whole", Phase::Open).await;
-    let resource = ApiResource::erase::<FlashSale>(&());
-    let objects: Api<DynamicObject> = Api::namespaced_with(harness.kube.clone(), &harness.namespace, &resource);
-    let mut odd = serde_json::to_value(harness.manifest("odd", 3600, 3600, json!({}))).expect("serializes");
-    // The API server accepts ten digits after the point, and the operator can parse nine.
-    odd["spec"]["startsAt"] = json!("2099-12-31T10:00:00.0000000000Z");
-    odd["spec"]["endsAt"] = json!("2099-12-31T11:00:00Z");
-    let odd: DynamicObject = serde_json::from_value(odd).expect("an object");
-    objects.create(&PostParams::default(), &odd).await.expect("created");
+    let objects = create_unparseable(&harness, "odd").await;
     harness
         .eventually("the condition Accepted reports the parse error", async || {
             let object = objects.get("odd").await.expect("it exists");
@@ -448,5 +459,37 @@ async fn an_unparseable_flash_sale_is_reported_and_affects_no_other_object() {
     assert_eq!(status_and_reason(&open, "Stalled"), ("False", "Progressing"));
     operator.stop().await;
     worker.stop().await;
+    harness.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_parse_error_is_not_written_to_a_recreated_sale() {
+    let harness = Harness::new().await;
+    let proxy = Proxy::start(harness::upstream().await).await;
+    let operator = harness.operator_with_client(&proxy.client(), harness.operator_args("operator", 15));
+    harness.apply("first", 3600, 3600, json!({})).await;
+    harness.until_phase("first", Phase::Scheduled).await;
+    proxy.set_for_new_requests(Fault::SlowResource("/flashsales/odd", Duration::from_secs(1)));
+    proxy.take_asked();
+    create_unparseable(&harness, "odd").await;
+    harness
+        .eventually("the operator reads its status", async || {
+            proxy.take_asked().iter().any(|asked| asked.contains("/flashsales/odd"))
+        })
+        .await;
+    harness.delete("odd").await;
+    harness.apply("odd", 3600, 3600, json!({})).await;
+    // A status stands for a second at least, because the next one is as slow.
+    harness
+        .until("odd", "it is scheduled", |status| {
+            assert_ne!(
+                status_and_reason(status, "Accepted"),
+                ("False", "Invalid"),
+                "{status:#?}"
+            );
+            status.phase == Some(Phase::Scheduled)
+        })
+        .await;
+    operator.stop().await;
     harness.drop().await;
 }
