@@ -17,3 +17,4 @@ mod smoke_test;
 mod tls;
 mod umbrella;
 mod values;
+mod values_page;

@@ -1,4 +1,4 @@
-//! The values: the closed schema, the table in docs/installation.md, helm lint and the notes.
+//! The values: the closed schema, helm lint and the notes.
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::harness::*;
 
 /// Values of these names are given to Kubernetes as they are, so they have keys of their own.
-const WHOLE: [&str; 10] = [
+pub const WHOLE: [&str; 10] = [
     "resources",
     "labels",
     "annotations",
@@ -64,39 +64,6 @@ fn the_schema_has_every_value_and_no_other() {
         }
         assert!(part.is_object(), "{path} is not in the schema");
     }
-}
-
-/// The values that the first cells of the table name: `a.b`, and `.c` for `a.c`.
-fn documented() -> BTreeSet<String> {
-    let page = std::fs::read_to_string(repository().join("docs/installation.md")).expect("the page");
-    let (_, table) = page.split_once("\n## Values\n").expect("the section");
-    let (table, _) = table.split_once("\n## ").expect("a next section");
-    let mut all = BTreeSet::new();
-    for row in table.lines().filter(|line| line.starts_with("| `")) {
-        let cell = row.split('|').nth(1).expect("a cell");
-        let mut section = "";
-        for name in cell.split('`').skip(1).step_by(2) {
-            match name.strip_prefix('.') {
-                Some(key) => all.insert(format!("{section}.{key}")),
-                None => {
-                    section = name.rsplit_once('.').map_or("", |(section, _)| section);
-                    all.insert(name.to_owned())
-                }
-            };
-        }
-    }
-    all
-}
-
-#[test]
-fn the_documentation_has_every_value_and_no_other() {
-    let (expected, documented) = (all_values(), documented());
-    let missing: Vec<_> = expected.difference(&documented).collect();
-    let unknown: Vec<_> = documented.difference(&expected).collect();
-    assert!(
-        missing.is_empty() && unknown.is_empty(),
-        "missing: {missing:?}; unknown: {unknown:?}"
-    );
 }
 
 #[test]
