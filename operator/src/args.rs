@@ -13,7 +13,7 @@ use seckill_service::config::{
 
 /// Runs flash sales on time: preheats the stock, scales the workloads, settles the end
 #[derive(Debug, Parser)]
-#[command(name = "operator", version)]
+#[command(name = "operator", version, next_line_help = true)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -23,6 +23,8 @@ pub struct Args {
 pub enum Command {
     /// Run the operator
     Run(Box<RunArgs>),
+    /// Say what Redis, Kafka and MySQL lack for this release, and how to correct it; fails if anything is wrong
+    Check(Box<CheckArgs>),
     /// Print the manifest of the FlashSale resource
     Crd,
     /// Fail if the ledger requires a format that this version does not speak, before a rollback to it
@@ -40,11 +42,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub admin: AdminArgs,
     #[command(flatten)]
-    pub redis: RedisArgs,
-    #[command(flatten)]
-    pub kafka: KafkaArgs,
-    #[command(flatten)]
-    pub mysql: MysqlArgs,
+    pub servers: ServerArgs,
     #[command(flatten)]
     pub instance: InstanceArgs,
     /// The class of this release: it runs the FlashSales with this spec.className
@@ -77,6 +75,39 @@ pub struct RunArgs {
     pub lease: LeaseArgs,
     #[command(flatten)]
     pub new_sales: NewSalesArgs,
+}
+
+/// The three servers of a sale's units.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    #[command(flatten)]
+    pub mysql: MysqlArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub servers: ServerArgs,
+    #[command(flatten)]
+    pub format: FormatArgs,
+    #[command(flatten)]
+    pub topic: TopicArgs,
+    /// The class of the release
+    #[arg(long, env = "SECKILL_CLASS", value_name = "default", default_value = "default")]
+    pub class: String,
+    /// Seconds to wait for the connections
+    #[arg(
+        long,
+        env = "SECKILL_CHECK_TIMEOUT_SECONDS",
+        default_value_t = 20,
+        value_name = "20",
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
+    pub timeout_seconds: u64,
 }
 
 #[derive(Debug, clap::Args)]

@@ -13,11 +13,14 @@ use seckill_planner::preflight::{KnownIssuer, ServerSettings};
 use seckill_protocol::Format;
 use seckill_protocol::index::Millis;
 use seckill_service::clock::Clock;
-use seckill_service::connect::{Connecting, NotConnected};
+use seckill_service::connect::{self, Connecting, NotConnected};
+use seckill_service::heartbeat::Heartbeats;
+use seckill_service::mysql_pool;
+use seckill_service::shutdown::Shutdown;
 use seckill_stock::StockClient;
 use tokio::sync::{Semaphore, watch};
 
-use crate::args::{DeploymentName, Namespaces, TopicArgs};
+use crate::args::{DeploymentName, Namespaces, ServerArgs, TopicArgs};
 use crate::cluster::lease::LeadershipTerm;
 use crate::error::{ReconcileError, Server};
 use crate::metrics::Metrics;
@@ -38,6 +41,28 @@ pub struct Connections {
 }
 
 impl Connections {
+    /// Connects to the servers in the background. Heartbeats begin with the connection to MySQL.
+    pub fn start(args: &ServerArgs, spoken: Format, heartbeats: Option<Heartbeats>, shutdown: &Shutdown) -> Self {
+        let ServerArgs { redis, kafka, mysql } = args.clone();
+        let kafka = connect::log_config(&kafka);
+        let [for_mysql, for_kafka, for_redis] = [shutdown.clone(), shutdown.clone(), shutdown.clone()];
+        Connections {
+            ledger: Connecting::start("mysql", |gate| async move {
+                let ledger = connect::ledger(&mysql, spoken, mysql_pool::OPERATOR, &gate, &for_mysql).await?;
+                if let Some(heartbeats) = heartbeats {
+                    heartbeats.begin(&ledger).await;
+                }
+                Some(ledger)
+            }),
+            log: Connecting::start("kafka", |gate| async move {
+                connect::order_log(&kafka, &gate, &for_kafka).await
+            }),
+            stock: Connecting::start("redis", |gate| async move {
+                connect::stock(&redis, &gate, &for_redis).await
+            }),
+        }
+    }
+
     pub fn ledger(&self) -> Result<&Ledger, ReconcileError> {
         self.ledger.get().map_err(|_| self.not_connected(Server::Mysql))
     }

@@ -16,7 +16,8 @@
 //! - [`release::servers`]: the settings of Redis, Kafka and MySQL, for the preflight
 //! - [`release::orphans`]: ends the sales whose FlashSale is gone
 //!
-//! Without an API server and beside the operator: [`emergency_stop`], the subcommands `suspend` and `resume`.
+//! Without an API server and beside the operator: [`emergency_stop`], the subcommands `suspend` and `resume`; [`check`],
+//! what the servers lack.
 //!
 //! Without a cluster at all: [`folder`], FlashSales from manifests in a folder (`--sales`).
 //!
@@ -25,6 +26,7 @@
 //!
 //! Terms: docs/glossary.md.
 pub mod args;
+pub mod check;
 pub mod clock_reading;
 pub mod cluster;
 pub mod context;

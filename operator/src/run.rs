@@ -13,11 +13,10 @@ use seckill_planner::ownership;
 use seckill_planner::preflight::ServerSettings;
 use seckill_protocol::SaleId;
 use seckill_service::clock::Clock;
-use seckill_service::connect::{self, Connecting};
 use seckill_service::health::{Gate, Health};
 use seckill_service::metrics::registry::Registry;
 use seckill_service::shutdown::Shutdown;
-use seckill_service::{Heartbeats, admin, mysql_pool, open_files, periodic, retry, telemetry};
+use seckill_service::{Heartbeats, admin, open_files, periodic, retry, telemetry};
 use tokio::sync::{Semaphore, watch};
 
 use crate::args::{ApiArgs, LeaseArgs, Namespaces, RunArgs, WorkerArgs};
@@ -37,7 +36,6 @@ use crate::sale::status_writer::write_statuses;
 use crate::sale_changes::SaleChanges;
 use crate::status_queue::{DueStatuses, StatusQueue};
 
-pub const MYSQL_CONNECTIONS: u32 = mysql_pool::OPERATOR;
 /// How often an operator that stands by checks its servers.
 const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -84,7 +82,8 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutd
         return Ok(());
     };
     let heartbeats = Heartbeats::new("operator", args.instance.instance());
-    let connections = connections(&args, &heartbeats, &shutdown);
+    let spoken = args.instance.format.spoken_format;
+    let connections = Connections::start(&args.servers, spoken, Some(heartbeats.clone()), &shutdown);
     let (too_old_sender, too_old) = watch::channel(None);
     let watching_format = watch_format(connections.clone(), format, too_old_sender);
     if wait_for_crd(&kube, &args.watch_namespaces, &gate, &shutdown)
@@ -140,27 +139,6 @@ pub async fn run_until_shutdown(args: RunArgs, kube: Client, clock: Clock, shutd
     };
     heartbeats.end().await;
     result
-}
-
-/// Connects to the servers in the background.
-fn connections(args: &RunArgs, heartbeats: &Heartbeats, shutdown: &Shutdown) -> Connections {
-    let (mysql, kafka, redis) = (args.mysql.clone(), connect::log_config(&args.kafka), args.redis.clone());
-    let shutdowns = [shutdown.clone(), shutdown.clone(), shutdown.clone()];
-    let (spoken, heartbeats) = (args.instance.format.spoken_format, heartbeats.clone());
-    let [for_mysql, for_kafka, for_redis] = shutdowns;
-    Connections {
-        ledger: Connecting::start("mysql", |gate| async move {
-            let ledger = connect::ledger(&mysql, spoken, MYSQL_CONNECTIONS, &gate, &for_mysql).await?;
-            heartbeats.begin(&ledger).await;
-            Some(ledger)
-        }),
-        log: Connecting::start("kafka", |gate| async move {
-            connect::order_log(&kafka, &gate, &for_kafka).await
-        }),
-        stock: Connecting::start("redis", |gate| async move {
-            connect::stock(&redis, &gate, &for_redis).await
-        }),
-    }
 }
 
 /// Waits until the API server serves FlashSales; `None`: shutdown.

@@ -9,7 +9,7 @@ use seckill_service::config::{
 
 /// Folds the order log into MySQL
 #[derive(Debug, Parser)]
-#[command(name = "order-worker", version)]
+#[command(name = "order-worker", version, next_line_help = true)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,

@@ -18,6 +18,7 @@ use crate::server::ConnectionLimits;
 #[command(
     name = "seckill-api",
     version,
+    next_line_help = true,
     after_help = "Another command, which asks a running API as a buyer does: seckill-api smoke-test --help"
 )]
 pub struct Args {

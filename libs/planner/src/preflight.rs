@@ -142,14 +142,8 @@ impl Preflight {
     }
 }
 
-/// Checks a sale whose records are in this partition.
-pub fn check(
-    servers: &ServerSettings,
-    workloads: &Workloads,
-    desired: &DesiredSale,
-    partition: u32,
-    now: Millis,
-) -> Preflight {
+/// Checks the settings that concern every sale.
+pub fn check_servers(servers: &ServerSettings) -> Preflight {
     let mut preflight = Preflight::default();
     let mut unknown = |what: &str, why: &str| preflight.unknown.push(format!("{what} could not be checked: {why}"));
     if let Err(why) = &servers.redis {
@@ -164,28 +158,44 @@ pub fn check(
     if let Err(why) = &servers.ledger_lag {
         unknown("the lag of order-worker", why);
     }
+    if let Err(why) = &servers.orders_to_come {
+        unknown("the memory that the sales need", why);
+    }
     let of_redis = servers.redis.iter().flatten();
     let redis_clocks = of_redis.filter_map(|redis| redis.clock.warning(&redis.name()));
     let mysql_clock = servers.mysql_clock.and_then(|clock| clock.warning("MySQL"));
     preflight.warnings.extend(redis_clocks.chain(mysql_clock));
-    if let Err(why) = &servers.orders_to_come {
-        unknown("the memory that the sales need", why);
-    }
     for redis in servers.redis.iter().flatten() {
         check_redis(&mut preflight, redis);
-        // Orders use up this memory step by step, so it is checked only before the start.
-        if let (Ok(orders), true) = (&servers.orders_to_come, now < desired.first_opens_at()) {
-            check_memory(&mut preflight, redis, *orders);
-        }
     }
     if let Ok(topic) = &servers.topic {
-        check_topic(&mut preflight, topic, servers.expected, desired);
-    }
-    if let (Some(connections), Ok(topic)) = (servers.mysql_connections, &servers.topic) {
-        check_connections(&mut preflight, connections, topic, workloads);
+        check_topic(&mut preflight, topic, servers.expected);
     }
     if let Ok(Some(problem)) = &servers.ledger {
         preflight.problems.push(format!("MySQL: {problem}"));
+    }
+    preflight
+}
+
+/// Checks a sale whose records are in this partition.
+pub fn check(
+    servers: &ServerSettings,
+    workloads: &Workloads,
+    desired: &DesiredSale,
+    partition: u32,
+    now: Millis,
+) -> Preflight {
+    let mut preflight = check_servers(servers);
+    // Orders use up this memory step by step, so it is checked only before the start.
+    if let (Ok(orders), true) = (&servers.orders_to_come, now < desired.first_opens_at()) {
+        let servers = servers.redis.iter().flatten();
+        servers.for_each(|redis| check_memory(&mut preflight, redis, *orders));
+    }
+    if let Ok(topic) = &servers.topic {
+        check_topic_for(&mut preflight, topic, desired);
+    }
+    if let (Some(connections), Ok(topic)) = (servers.mysql_connections, &servers.topic) {
+        check_connections(&mut preflight, connections, topic, workloads);
     }
     let lag = servers.ledger_lag.as_ref().ok().and_then(|lag| lag.get(&partition));
     preflight.problems.extend(lag.map(|lag| lag.problem(partition)));
@@ -211,7 +221,7 @@ fn check_issuer(preflight: &mut Preflight, issuers: &BTreeMap<String, KnownIssue
 }
 
 impl LedgerLag {
-    fn problem(self, partition: u32) -> String {
+    pub fn problem(self, partition: u32) -> String {
         match self {
             LedgerLag::Late => format!(
                 "order-worker is more than {} s behind the log in partition {partition}: check its pods and their log",
@@ -333,7 +343,7 @@ fn advise_unreported<const N: usize>(preflight: &mut Preflight, who: &str, setti
     }
 }
 
-fn check_topic(preflight: &mut Preflight, topic: &TopicSettings, expected: ExpectedTopic, desired: &DesiredSale) {
+fn check_topic(preflight: &mut Preflight, topic: &TopicSettings, expected: ExpectedTopic) {
     let unreported = [
         ("min.insync.replicas", topic.min_insync.is_none()),
         ("cleanup.policy", topic.cleanup_policy.is_none()),
@@ -378,17 +388,6 @@ fn check_topic(preflight: &mut Preflight, topic: &TopicSettings, expected: Expec
                 .to_owned(),
         );
     }
-    let lasts = desired.ends_at.saturating_sub(desired.preheat_at());
-    let kept = Duration::from_millis(lasts) + RETENTION_AFTER_END;
-    let too_short = |ms: &i64| u64::try_from(*ms).is_ok_and(|ms| u128::from(ms) < kept.as_millis());
-    if let Some(ms) = topic.retention_ms.filter(too_short) {
-        problem(format!(
-            "the order log has retention.ms={ms}, and this sale needs its records for {} days, until {} days after its end: \
-             set it to -1, or to more",
-            kept.as_secs().div_ceil(24 * 3600),
-            RETENTION_AFTER_END.as_secs() / (24 * 3600)
-        ));
-    }
     if let Some(bytes) = topic.retention_bytes.filter(|bytes| *bytes >= 0) {
         problem(format!(
             "the order log has retention.bytes={bytes}, and would drop orders when a partition outgrows it: set it to -1"
@@ -402,6 +401,21 @@ fn check_topic(preflight: &mut Preflight, topic: &TopicSettings, expected: Expec
         preflight
             .advice
             .push("the order log needs all its replicas in sync: selling stops while one broker is down".to_owned());
+    }
+}
+
+/// What a sale needs of the topic.
+fn check_topic_for(preflight: &mut Preflight, topic: &TopicSettings, desired: &DesiredSale) {
+    let lasts = desired.ends_at.saturating_sub(desired.preheat_at());
+    let kept = Duration::from_millis(lasts) + RETENTION_AFTER_END;
+    let too_short = |ms: &i64| u64::try_from(*ms).is_ok_and(|ms| u128::from(ms) < kept.as_millis());
+    if let Some(ms) = topic.retention_ms.filter(too_short) {
+        preflight.problems.push(format!(
+            "the order log has retention.ms={ms}, and this sale needs its records for {} days, until {} days after its end: \
+             set it to -1, or to more",
+            kept.as_secs().div_ceil(24 * 3600),
+            RETENTION_AFTER_END.as_secs() / (24 * 3600)
+        ));
     }
     let workers = desired.demand.worker_replicas.unwrap_or_default();
     let workers = u32::try_from(workers).unwrap_or_default();

@@ -10,12 +10,14 @@ use seckill_planner::preflight::{
     Backlog, ExpectedTopic, LedgerLag, MysqlConnections, RedisSettings, ServerSettings, TopicSettings,
 };
 use seckill_protocol::Offset;
+use seckill_service::clock::Clock;
 use seckill_service::log_once::FailureLog;
 use seckill_service::mysql_pool;
 use seckill_service::periodic;
 use seckill_stock::BYTES_AN_ORDER;
 use tokio::sync::watch;
 
+use crate::args::TopicArgs;
 use crate::clock_reading::ClockReading;
 use crate::context::{Connections, Context};
 use crate::error::ReconcileError;
@@ -31,11 +33,6 @@ const LAST_ANSWER_VALID: Duration = Duration::from_secs(60);
 /// Runs until the leadership term ends.
 pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<ServerSettings>>>) {
     let connections = &context.connections;
-    let topic_args = &context.release.topic;
-    let expected = ExpectedTopic {
-        replication: topic_args.topic_replication,
-        min_insync: topic_args.topic_min_insync,
-    };
     let (mut redis, mut orders_to_come, mut topic) = (LastAnswer::new(), LastAnswer::new(), LastAnswer::new());
     let (mut ledger, mut ledger_lag) = (LastAnswer::new(), LastAnswer::new());
     let (mut mysql_clock, mut mysql_connections) = (LastAnswer::new(), LastAnswer::new());
@@ -46,20 +43,15 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
     let mut ticks = periodic(CHECK_INTERVAL);
     loop {
         ticks.tick().await;
-        let answers = tokio::join!(
-            redis_settings(&context),
-            orders_to_come_in(connections, &context.release.class),
-            topic_settings(connections),
-            ledger_problem(connections),
-            clock_of_mysql(&context),
-            lag_of_ledger(connections, &mut backlog),
-            connections_of_mysql(connections),
-        );
-        let redis = redis.or_last(answers.0);
+        let answers = read(connections, &context.clock, &context.release.class, &mut backlog).await;
+        let redis = redis.or_last(answers.redis.map(|(settings, earliest)| {
+            context.cache.set_clock_of_redis(earliest);
+            settings
+        }));
         if redis.is_err() {
             context.cache.set_clock_of_redis(None);
         }
-        let mysql_clock = mysql_clock.or_last(answers.4).ok();
+        let mysql_clock = mysql_clock.or_last(answers.mysql_clock).ok();
         warn_of_clocks(
             &context,
             &mut clock_warnings,
@@ -72,32 +64,89 @@ pub async fn run(context: Arc<Context>, observed: watch::Sender<Option<Arc<Serve
         );
         observed.send_replace(Some(Arc::new(ServerSettings {
             redis,
-            orders_to_come: orders_to_come.or_last(answers.1),
-            topic: topic.or_last(answers.2),
-            ledger: ledger.or_last(answers.3),
-            ledger_lag: ledger_lag.or_last(answers.5),
+            orders_to_come: orders_to_come.or_last(answers.orders_to_come),
+            topic: topic.or_last(answers.topic),
+            ledger: ledger.or_last(answers.ledger),
+            ledger_lag: ledger_lag.or_last(answers.ledger_lag),
             mysql_clock,
-            mysql_connections: mysql_connections.or_last(answers.6).ok(),
-            expected,
+            mysql_connections: mysql_connections.or_last(answers.mysql_connections).ok(),
+            expected: expected(&context.release.topic),
             issuers: context.release.issuers.clone(),
         })));
     }
 }
 
-async fn redis_settings(context: &Context) -> Result<Vec<RedisSettings>, ReconcileError> {
-    let settings = context.connections.stock()?.settings().await?;
-    // Of several clocks the earliest: none closes a sale before it.
-    let earliest = settings.iter().map(|server| server.clock).min();
-    context.cache.set_clock_of_redis(earliest.map(ClockReading::of));
-    let mut servers: Vec<_> = settings
-        .into_iter()
-        .map(|server| settings_of(context, server))
-        .collect();
-    servers.sort_by(|a, b| a.server.cmp(&b.server));
-    Ok(servers)
+/// What the servers answered to one check.
+struct Answers {
+    /// With the earliest of their clocks: none closes a sale before it.
+    redis: Result<(Vec<RedisSettings>, Option<ClockReading>), ReconcileError>,
+    orders_to_come: Result<u64, ReconcileError>,
+    topic: Result<TopicSettings, ReconcileError>,
+    ledger: Result<Option<String>, ReconcileError>,
+    ledger_lag: Result<BTreeMap<u32, LedgerLag>, ReconcileError>,
+    mysql_clock: Result<ClockDifference, ReconcileError>,
+    mysql_connections: Result<MysqlConnections, ReconcileError>,
 }
 
-fn settings_of(context: &Context, settings: seckill_stock::ServerSettings) -> RedisSettings {
+async fn read(connections: &Connections, clock: &Clock, class: &str, backlog: &mut Backlog) -> Answers {
+    let (redis, orders_to_come, topic, ledger, ledger_lag, mysql_clock, mysql_connections) = tokio::join!(
+        redis_settings(connections, clock),
+        orders_to_come_in(connections, class),
+        topic_settings(connections),
+        ledger_problem(connections),
+        lag_of_ledger(connections, backlog),
+        clock_of_mysql(connections, clock),
+        connections_of_mysql(connections),
+    );
+    Answers {
+        redis,
+        orders_to_come,
+        topic,
+        ledger,
+        ledger_lag,
+        mysql_clock,
+        mysql_connections,
+    }
+}
+
+/// Reads the settings once, for the subcommand `check`.
+pub async fn read_once(connections: &Connections, class: &str, topic: &TopicArgs) -> ServerSettings {
+    let answers = read(connections, &Clock::system(), class, &mut Backlog::default()).await;
+    fn known<T>(answer: Result<T, ReconcileError>) -> Result<T, String> {
+        answer.map_err(|error| error.to_string())
+    }
+    ServerSettings {
+        redis: known(answers.redis.map(|(settings, _)| settings)),
+        orders_to_come: known(answers.orders_to_come),
+        topic: known(answers.topic),
+        ledger: known(answers.ledger),
+        ledger_lag: known(answers.ledger_lag),
+        mysql_clock: answers.mysql_clock.ok(),
+        mysql_connections: answers.mysql_connections.ok(),
+        expected: expected(topic),
+        issuers: None,
+    }
+}
+
+fn expected(topic: &TopicArgs) -> ExpectedTopic {
+    ExpectedTopic {
+        replication: topic.topic_replication,
+        min_insync: topic.topic_min_insync,
+    }
+}
+
+async fn redis_settings(
+    connections: &Connections,
+    clock: &Clock,
+) -> Result<(Vec<RedisSettings>, Option<ClockReading>), ReconcileError> {
+    let settings = connections.stock()?.settings().await?;
+    let earliest = settings.iter().map(|server| server.clock).min();
+    let mut servers: Vec<_> = settings.into_iter().map(|server| settings_of(clock, server)).collect();
+    servers.sort_by(|a, b| a.server.cmp(&b.server));
+    Ok((servers, earliest.map(ClockReading::of)))
+}
+
+fn settings_of(clock: &Clock, settings: seckill_stock::ServerSettings) -> RedisSettings {
     RedisSettings {
         server: settings.server,
         eviction: settings.eviction,
@@ -107,7 +156,7 @@ fn settings_of(context: &Context, settings: seckill_stock::ServerSettings) -> Re
         persistence_fails: settings.persistence_fails,
         append_only_file: settings.append_only_file,
         clock: ClockDifference {
-            ahead_ms: settings.clock.cast_signed() - context.clock.now().cast_signed(),
+            ahead_ms: settings.clock.cast_signed() - clock.now().cast_signed(),
             round_trip_ms: settings.round_trip.as_millis() as u64,
         },
     }
@@ -156,10 +205,10 @@ async fn ledger_problem(connections: &Connections) -> Result<Option<String>, Rec
     Ok(None)
 }
 
-async fn clock_of_mysql(context: &Context) -> Result<ClockDifference, ReconcileError> {
-    let asked = context.clock.now();
-    let theirs = context.connections.ledger()?.clock().await?;
-    Ok(ClockDifference::of(theirs, asked, context.clock.now()))
+async fn clock_of_mysql(connections: &Connections, clock: &Clock) -> Result<ClockDifference, ReconcileError> {
+    let asked = clock.now();
+    let theirs = connections.ledger()?.clock().await?;
+    Ok(ClockDifference::of(theirs, asked, clock.now()))
 }
 
 async fn connections_of_mysql(connections: &Connections) -> Result<MysqlConnections, ReconcileError> {

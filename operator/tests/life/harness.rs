@@ -353,11 +353,26 @@ impl Harness {
             ("--redis-url", &self.redis),
             ("--kafka-brokers", &self.kafka),
             ("--kafka-topic", &self.name),
-            ("--admin-listen", &"127.0.0.1:0".to_owned()),
         ]
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value.clone()])
         .collect()
+    }
+
+    /// The arguments of the subcommand `check`.
+    pub fn check_args(&self) -> Vec<String> {
+        let mut args: Vec<String> = ["operator", "check"].map(str::to_owned).into();
+        args.extend(self.server_flags());
+        let rest = [
+            "--topic-replication",
+            "1",
+            "--topic-min-insync",
+            "1",
+            "--timeout-seconds",
+            "5",
+        ];
+        args.extend(rest.map(str::to_owned));
+        args
     }
 
     pub fn operator(&self) -> RunningProgram {
@@ -429,7 +444,9 @@ impl Harness {
     }
 
     pub fn operator_args(&self, lease: &str, seconds: u32) -> Vec<String> {
-        let mut args: Vec<String> = ["operator", "run"].map(str::to_owned).into();
+        let mut args: Vec<String> = ["operator", "run", "--admin-listen", "127.0.0.1:0"]
+            .map(str::to_owned)
+            .into();
         args.extend(self.server_flags());
         for (flag, value) in [
             ("--class", self.name.clone()),
@@ -463,6 +480,7 @@ impl Harness {
     /// A worker of another version: it speaks this format.
     pub fn worker_speaking(&self, format: Format, pod: &str) -> RunningProgram {
         let mut args: Vec<String> = ["order-worker", "run", "--group", &self.name].map(str::to_owned).into();
+        args.extend(["--admin-listen", "127.0.0.1:0"].map(str::to_owned));
         args.extend(self.server_flags());
         args.extend(["--spoken-format", &format.to_string(), "--pod-name", pod].map(str::to_owned));
         let args = parse_from::<seckill_order_worker::args::Args>(args).expect("valid arguments");

@@ -1,6 +1,7 @@
 //! Sales from creation to settlement, against a real Kubernetes API server, Kafka, MySQL and Redis. The operator and
 //! order-worker run in the test process.
 mod api_server_faults;
+mod check;
 mod clocks;
 mod deletion;
 mod edits;

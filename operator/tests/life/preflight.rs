@@ -11,7 +11,7 @@ use crate::harness::{Harness, required_env, status_and_reason};
 const SETTING: &str = "unclean.leader.election.enable";
 
 /// Allows or forbids that the order log loses acknowledged records.
-async fn set_unclean_election(harness: &Harness, enabled: bool) {
+pub async fn set_unclean_election(harness: &Harness, enabled: bool) {
     let kafka: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", required_env("SECKILL_TEST_KAFKA"))
         .create()

@@ -2,9 +2,9 @@
 use std::time::{Duration, Instant};
 
 use seckill_crds::Phase;
-use seckill_operator::run::MYSQL_CONNECTIONS;
 use seckill_protocol::index::Request;
 use seckill_protocol::{Buyer, Epoch, KeyHash, SaleId};
+use seckill_service::mysql_pool;
 use serde_json::json;
 
 use crate::harness::{Harness, RunningProgram, required_env, set_flag, until_redis_answers};
@@ -116,7 +116,7 @@ async fn sales_go_on_within_seconds_when_all_mysql_connections_go_silent() {
     }
     // While answers are slow, the sales need all connections at the same time.
     proxy.delay_answers(Duration::from_millis(300));
-    let all = u64::from(MYSQL_CONNECTIONS);
+    let all = u64::from(mysql_pool::OPERATOR);
     harness
         .eventually("all connections are open", async || proxy.open_connections() >= all)
         .await;

@@ -37,6 +37,9 @@ fn secure(release: &Release) -> Result<()> {
 
 fn a_release_with_tls_and_few_rights_sells_and_settles(release: &Release) -> Result<()> {
     secure(release)?;
+    let operator = Deployment::of(release, "operator")?;
+    let checked = operator.exec(&["/usr/local/bin/operator", "check"])?;
+    ensure!(checked.contains("are ready for sales"), "{checked}");
     let namespace = release.sales_namespace()?;
     let mut manifest = Sale::manifest(&release.class, &namespace, "secured", 20, -1, 600);
     let sale = Sale::apply(&release.cluster, &manifest)?;
@@ -227,6 +230,14 @@ impl<'a> Deployment<'a> {
         let object = list["items"][0].clone();
         ensure!(object.is_object(), "no Deployment of {component}");
         Ok(Deployment { release, object })
+    }
+
+    /// Runs a command in one of its pods.
+    fn exec(&self, command: &[&str]) -> Result<String> {
+        let name = self.object["metadata"]["name"].as_str().unwrap_or_default();
+        let deployment = format!("deployment/{name}");
+        let exec = ["exec", "-n", &self.release.namespace, &deployment, "--"];
+        self.release.cluster.kubectl(&[&exec, command].concat())
     }
 
     fn pod(&self, name: &str) -> String {
