@@ -23,7 +23,7 @@ mod sale;
 pub use buyers::{ApiClient, ApiResponse, Crowd, PurchaseResult, new_key};
 pub use cluster::{Cluster, wait_until};
 pub use concurrent::at_the_same_time;
-pub use load::{LoadReport, buy_during};
+pub use load::{LoadReport, buy_during, wait_until_stored};
 pub use release::{Release, chart, check_all_named, repository, text_field};
 pub use sale::{Sale, in_seconds};
 

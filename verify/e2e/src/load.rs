@@ -53,11 +53,12 @@ impl LoadReport {
             "a number was given out twice"
         );
         let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let deadline = Instant::now() + STORE_LIMIT;
         thread::scope(|scope| {
             for _ in 0..BUYERS {
                 scope.spawn(|| {
                     while let Some(number) = distinct.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Err(error) = check_order(api, number) {
+                        if let Err(error) = wait_until_stored(api, number, deadline) {
                             wrong.lock().expect("no thread panics").push(format!("{error:#}"));
                         }
                     }
@@ -154,9 +155,10 @@ fn buy_once(api: &ApiClient, sale: &str, report: &mut LoadReport) {
     }
 }
 
-/// The last orders may not be stored yet.
-fn check_order(api: &ApiClient, number: &str) -> Result<()> {
-    wait_until("the order to be stored", STORE_LIMIT, || {
+/// Waits until an order is stored, and is shown as placed. The ingress may still lead to a pod that is gone.
+pub fn wait_until_stored(api: &ApiClient, number: &str, deadline: Instant) -> Result<()> {
+    let limit = deadline.saturating_duration_since(Instant::now());
+    wait_until("the order to be stored", limit, || {
         let order = api.get(&format!("/v1/orders/{number}"))?;
         let placed = order.status == 200 && order.body["status"] == "placed";
         ensure!(placed, "{number}: {order:?}");

@@ -1,9 +1,10 @@
 //! Sales, from their manifest to their end.
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use seckill_e2e::{
     ApiResponse, Crowd, PurchaseResult, Release, Sale, Scenario, in_seconds, new_key, text_field, wait_until,
+    wait_until_stored,
 };
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -79,11 +80,7 @@ fn a_sale_goes_from_its_manifest_to_settled(release: &Release) -> Result<()> {
     );
     // Orders can be read after the end.
     for number in crowd.order_numbers().iter().take(3) {
-        let order = release.api.get(&format!("/v1/orders/{number}"))?;
-        ensure!(
-            order.status == 200 && order.body["status"] == "placed",
-            "{number}: {order:?}"
-        );
+        wait_until_stored(&release.api, number, Instant::now() + WAIT_LIMIT)?;
     }
     Ok(())
 }
@@ -258,11 +255,7 @@ fn no_sold_unit_is_lost_when_the_api_pods_are_killed(release: &Release) -> Resul
     let status = sale.wait_for_phase("Settled", Duration::from_secs(180))?;
     ensure!(status["ledger"]["sold"] == 400, "{status}");
     for number in crowd.order_numbers().iter().take(50) {
-        let order = release.api.get(&format!("/v1/orders/{number}"))?;
-        ensure!(
-            order.status == 200 && order.body["status"] == "placed",
-            "{number}: {order:?}"
-        );
+        wait_until_stored(&release.api, number, Instant::now() + WAIT_LIMIT)?;
     }
     Ok(())
 }
