@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::{Parser, Subcommand};
 use seckill_planner::preflight::KnownIssuer;
 use seckill_service::config::{
-    AdminArgs, Expected, FormatArgs, InstanceArgs, KafkaArgs, MysqlArgs, NewSalesArgs, ObjectName, RedisArgs,
+    AdminArgs, Expected, FormatArgs, InstanceArgs, MysqlArgs, NewSalesArgs, ObjectName, RedisArgs, ServerArgs,
     TelemetryArgs,
 };
 
@@ -75,17 +75,6 @@ pub struct RunArgs {
     pub lease: LeaseArgs,
     #[command(flatten)]
     pub new_sales: NewSalesArgs,
-}
-
-/// The three servers of a sale's units.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ServerArgs {
-    #[command(flatten)]
-    pub redis: RedisArgs,
-    #[command(flatten)]
-    pub kafka: KafkaArgs,
-    #[command(flatten)]
-    pub mysql: MysqlArgs,
 }
 
 #[derive(Debug, clap::Args)]

@@ -13,6 +13,7 @@ use seckill_planner::preflight::{KnownIssuer, ServerSettings};
 use seckill_protocol::Format;
 use seckill_protocol::index::Millis;
 use seckill_service::clock::Clock;
+use seckill_service::config::ServerArgs;
 use seckill_service::connect::{self, Connecting, NotConnected};
 use seckill_service::heartbeat::Heartbeats;
 use seckill_service::mysql_pool;
@@ -20,7 +21,7 @@ use seckill_service::shutdown::Shutdown;
 use seckill_stock::StockClient;
 use tokio::sync::{Semaphore, watch};
 
-use crate::args::{DeploymentName, Namespaces, ServerArgs, TopicArgs};
+use crate::args::{DeploymentName, Namespaces, TopicArgs};
 use crate::cluster::lease::LeadershipTerm;
 use crate::error::{ReconcileError, Server};
 use crate::metrics::Metrics;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use clap::Parser;
 use seckill_service::args::parse_from;
 use seckill_service::config::{
-    AdminArgs, InstanceArgs, KafkaArgs, MysqlArgs, MysqlTlsArgs, MysqlUrl, RedisArgs, TelemetryArgs,
+    AdminArgs, InstanceArgs, KafkaArgs, MysqlArgs, MysqlTlsArgs, MysqlUrl, ServerArgs, TelemetryArgs,
 };
 
 /// Folds the order log into MySQL
@@ -61,11 +61,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub admin: AdminArgs,
     #[command(flatten)]
-    pub redis: RedisArgs,
-    #[command(flatten)]
-    pub kafka: KafkaArgs,
-    #[command(flatten)]
-    pub mysql: MysqlArgs,
+    pub servers: ServerArgs,
     #[command(flatten)]
     pub instance: InstanceArgs,
 

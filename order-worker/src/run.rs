@@ -35,12 +35,12 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
     let spoken = args.instance.format.spoken_format;
     let heartbeats = Heartbeats::new("order-worker", args.instance.instance());
     let connect_mysql = async {
-        let ledger = connect::ledger(&args.mysql, spoken, MYSQL_CONNECTIONS, &mysql, &shutdown).await?;
+        let ledger = connect::ledger(&args.servers.mysql, spoken, MYSQL_CONNECTIONS, &mysql, &shutdown).await?;
         heartbeats.begin(&ledger).await;
         mysql.ready();
         Some(ledger)
     };
-    let config = connect::log_config(&args.kafka);
+    let config = connect::log_config(&args.servers.kafka);
     let connect_kafka = connect::order_log(&config, &kafka, &shutdown);
     // At the same time, so that `/readyz` names every server that can't be reached.
     let (Some(ledger), Some(log)) = tokio::join!(connect_mysql, connect_kafka) else {
@@ -53,7 +53,7 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
     let relay = Relay {
         ledger: ledger.clone(),
         log: log.clone(),
-        redis: args.redis.config(),
+        redis: args.servers.redis.config(),
         positions: follow.clone(),
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
@@ -61,7 +61,7 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
     let relay = tokio::spawn(relay.run());
     let adjuster = Adjuster {
         ledger: ledger.clone(),
-        redis: args.redis.config(),
+        redis: args.servers.redis.config(),
         positions: follow.clone(),
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),

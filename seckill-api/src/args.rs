@@ -5,9 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use seckill_protocol::OrderNoKeys;
-use seckill_service::config::{
-    AdminArgs, Expected, InstanceArgs, KafkaArgs, MysqlArgs, RedisArgs, TelemetryArgs, listen_address,
-};
+use seckill_service::config::{AdminArgs, Expected, InstanceArgs, ServerArgs, TelemetryArgs, listen_address};
 
 use crate::cors::CorsOrigins;
 use crate::rate_limit::RateLimitConfig;
@@ -27,11 +25,7 @@ pub struct Args {
     #[command(flatten)]
     pub admin: AdminArgs,
     #[command(flatten)]
-    pub redis: RedisArgs,
-    #[command(flatten)]
-    pub kafka: KafkaArgs,
-    #[command(flatten)]
-    pub mysql: MysqlArgs,
+    pub servers: ServerArgs,
     #[command(flatten)]
     pub instance: InstanceArgs,
 

@@ -125,7 +125,7 @@ async fn start(
     shutdown: &Shutdown,
     served: &Shutdown,
 ) -> anyhow::Result<Option<Arc<Api>>> {
-    let config = connect::log_config(&args.kafka);
+    let config = connect::log_config(&args.servers.kafka);
     let Some((ledger, stock, log, tail_start)) = connect_all(args, &config, gates, heartbeats, shutdown).await else {
         return Ok(None);
     };
@@ -201,13 +201,13 @@ async fn connect_all(
 ) -> Option<(Ledger, StockClient, OrderLog, TailStart)> {
     let spoken = args.instance.format.spoken_format;
     let mysql = async {
-        let ledger = connect::ledger(&args.mysql, spoken, mysql_pool::API, &gates.mysql, shutdown).await?;
+        let ledger = connect::ledger(&args.servers.mysql, spoken, mysql_pool::API, &gates.mysql, shutdown).await?;
         heartbeats.begin(&ledger).await;
         gates.mysql.ready();
         Some(ledger)
     };
     let redis = async {
-        let stock = connect::stock(&args.redis, &gates.redis, shutdown).await?;
+        let stock = connect::stock(&args.servers.redis, &gates.redis, shutdown).await?;
         gates.redis.ready();
         Some(stock)
     };

@@ -37,7 +37,7 @@ use seckill_stock::StockClient;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 #[path = "../namespaces/mod.rs"]
@@ -192,6 +192,17 @@ impl RunningProgram {
 pub fn free_address() -> String {
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     port.local_addr().expect("an address").to_string()
+}
+
+/// Listens on a port that was in use before. Nothing reserves it meanwhile, and a process that another test starts has a copy
+/// of the old socket until it runs its program.
+pub async fn listen_again(address: &str) -> TcpListener {
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
 }
 
 pub async fn get(admin: &str, path: &str) -> Option<String> {
@@ -668,7 +679,8 @@ impl Harness {
         decided.ok()?.ok()
     }
 
-    /// Like [`Self::buy`]; returns the decisions, and none if no index is in force or Redis does not answer. A buyer always uses the same key.
+    /// Like [`Self::buy`]; returns the decisions, and none if no index is in force or Redis does not answer. A buyer always
+    /// uses the same key.
     pub async fn try_buy(&self, name: &str, buyers: &[&str]) -> Vec<Decision> {
         self.try_buy_as(GENERAL, name, buyers).await
     }

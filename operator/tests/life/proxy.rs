@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::harness::listen_again;
+
 type Request = http::Request<Body>;
 type Response = http::Response<UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
 
@@ -152,14 +154,7 @@ impl Proxy {
     }
 
     pub async fn accept(&mut self) {
-        // A process that another test starts has a copy of the old socket until it runs its program.
-        let listener = loop {
-            match TcpListener::bind(&self.address).await {
-                Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        };
-        self.listen(listener);
+        self.listen(listen_again(&self.address).await);
     }
 }
 

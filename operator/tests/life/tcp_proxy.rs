@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::harness::free_address;
+use crate::harness::{free_address, listen_again};
 
 /// MySQL answers a ping with fewer bytes, and a query with more.
 const PING_BYTES: usize = 16;
@@ -44,13 +44,7 @@ impl TcpProxy {
     }
 
     pub async fn open(&mut self) {
-        // Another program may use the port for a moment: nothing reserved it.
-        let listener = loop {
-            match TcpListener::bind(&self.address).await {
-                Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        };
+        let listener = listen_again(&self.address).await;
         let (upstream, connections) = (self.upstream.clone(), self.connections.clone());
         self.listening = Some(tokio::spawn(async move {
             let mut running = JoinSet::new();

@@ -17,6 +17,17 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
+/// The three servers of a sale's units.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    #[command(flatten)]
+    pub mysql: MysqlArgs,
+}
+
 /// The expected form of an invalid value. It never repeats the value, which may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
