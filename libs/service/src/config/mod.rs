@@ -3,12 +3,14 @@ mod instance;
 mod kafka;
 mod mysql;
 mod redis;
+mod servers;
 mod tls;
 
 pub use instance::{FormatArgs, InstanceArgs, NewSalesArgs, ObjectName};
 pub use kafka::{Brokers, KafkaArgs, KafkaProperties, KafkaTlsArgs, Topic};
 pub use mysql::{MysqlArgs, MysqlTlsArgs, MysqlUrl};
 pub use redis::{RedisArgs, RedisUrl};
+pub use servers::ServerArgs;
 pub use tls::{certificate_file, key_file};
 
 use std::io;
@@ -16,17 +18,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use url::Url;
-
-/// The three servers of a sale's units.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ServerArgs {
-    #[command(flatten)]
-    pub redis: RedisArgs,
-    #[command(flatten)]
-    pub kafka: KafkaArgs,
-    #[command(flatten)]
-    pub mysql: MysqlArgs,
-}
 
 /// The expected form of an invalid value. It never repeats the value, which may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
