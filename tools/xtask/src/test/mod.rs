@@ -72,7 +72,7 @@ enum Step {
     Budget,
     /// changes of the decision code that no test notices (half an hour)
     Mutants,
-    /// `fmt` and `clippy`
+    /// every check that runs no program: `fmt`, `unused`, `cycles`, `deny`, `clippy` and `docs`
     Lint,
     /// the slow tests of all packages, `alternatives`, `dashboards`, and `mutants`
     Extended,
@@ -94,6 +94,16 @@ const FULL_RUN: [Step; 14] = [
     Step::Chaos,
     Step::E2e,
     Step::Budget,
+];
+
+/// The steps of `lint`.
+const LINT: [Step; 6] = [
+    Step::Fmt,
+    Step::Unused,
+    Step::Cycles,
+    Step::Deny,
+    Step::Clippy,
+    Step::Docs,
 ];
 
 impl Step {
@@ -189,8 +199,10 @@ fn run_counted(step: Step, filter: &[String], count: &mut Count) -> Result<()> {
             one_check(mutants::check(&[]), count)
         }
         Step::Lint => {
-            one_check(cargo(&["fmt", "--all", "--check"]), count)?;
-            one_check(suites::clippy(), count)
+            for check in LINT {
+                run_counted(check, filter, count)?;
+            }
+            Ok(())
         }
     }
 }
