@@ -82,6 +82,9 @@ pub struct LedgerAbsence {
     pub running: Vec<Heartbeat>,
 }
 
+/// A Redis that does not answer for a shorter time is no news: the last report stands.
+const UNKNOWN_REPORTED_AFTER: Duration = Duration::from_secs(5);
+
 /// The index of the sale in Redis.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ObservedIndex {
@@ -135,6 +138,11 @@ pub fn cannot_install(refused: InstallRefused) -> String {
 }
 
 impl Observation {
+    /// Whether the index is unknown, and has been for a moment only.
+    pub fn is_index_unknown_for_a_moment(&self) -> bool {
+        self.index.unavailable().is_some() && self.index_unknown_for < UNKNOWN_REPORTED_AFTER
+    }
+
     /// The time by which plans are made, see [`Clocks::now`].
     pub fn now(&self) -> Millis {
         self.clocks.now()

@@ -4,7 +4,7 @@ use std::time::Duration;
 use seckill_protocol::index::{Millis, SaleState};
 use seckill_protocol::sale::Sale;
 
-use super::step::{Plan, Step};
+use super::step::{PROBE_INTERVAL_UNKNOWN, Plan, Step};
 use crate::clocks::Clocks;
 use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Progress, Reason, StatusReport};
 use crate::observation::Observation;
@@ -18,6 +18,14 @@ impl Plan {
             report: None,
             standing: Standing::Unsettled,
             requeue_after: None,
+        }
+    }
+
+    /// Redis has not answered for a moment. The last report stands.
+    pub(super) fn waiting_for_redis() -> Self {
+        Plan {
+            requeue_after: Some(PROBE_INTERVAL_UNKNOWN),
+            ..Plan::without_report(Step::Nothing)
         }
     }
 

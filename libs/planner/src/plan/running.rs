@@ -8,7 +8,7 @@ use seckill_protocol::sale::{Sale, first_opens_at};
 use super::ending;
 use super::index_need::exchange_step;
 use super::report::{accepted, progress};
-use super::step::{Plan, RebuildCause, SaleVersion, Step};
+use super::step::{PROBE_INTERVAL_UNKNOWN, Plan, RebuildCause, SaleVersion, Step};
 use crate::balance::BalanceCheck;
 use crate::condition::{Condition, ConditionStatus, ConditionType, Phase, Progress, Reason};
 use crate::demand::{Shortage, Workloads};
@@ -20,8 +20,6 @@ use crate::sale::{DesiredSale, SaleKey};
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// The same if a change causes a reconcile anyway, and nothing is to come: the preflight and the pods are looked at then.
 const WATCHED_INTERVAL: Duration = Duration::from_secs(10);
-/// The same while Redis does not answer: once it does, buyers wait for the rebuild.
-const PROBE_INTERVAL_UNKNOWN: Duration = Duration::from_millis(200);
 /// The longest time without a reconcile, in case the clock is set.
 const RECONCILE_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The same for a sale that shows an emergency stop: its end is nothing that a watch reports.
@@ -47,6 +45,9 @@ pub(super) fn plan(observed: &Observation, desired: &DesiredSale, sale: &Sale) -
     }
     if let Some(step) = index_step(observed, sale) {
         return Plan::without_report(step);
+    }
+    if sale.live_epoch.is_some() && observed.is_index_unknown_for_a_moment() {
+        return Plan::waiting_for_redis();
     }
     let (step, stock) = stock(observed, sale);
     let pods = pods(&observed.workloads, sale);

@@ -17,6 +17,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) fn plan(observed: &Observation, sale: &Sale) -> Plan {
     let balance = FinalBalance::of(sale, sale.settled_left);
     let freed = sale.freed_at_ms.is_some();
+    if !freed && observed.is_index_unknown_for_a_moment() {
+        return Plan::waiting_for_redis();
+    }
     let unreachable = observed.index.unavailable().is_some();
     let mut result = format!(
         "{} units: {} sold, {} left",

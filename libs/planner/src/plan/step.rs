@@ -10,6 +10,9 @@ use super::final_balance::FinalBalance;
 use crate::condition::StatusReport;
 use crate::sale::Standing;
 
+/// How often a Redis is asked that does not answer: once it does, buyers wait for the rebuild.
+pub(super) const PROBE_INTERVAL_UNKNOWN: Duration = Duration::from_millis(200);
+
 /// The one thing to do now, with everything that it needs.
 #[derive(Debug, Clone, PartialEq, IntoStaticStr)]
 pub enum Step {

@@ -421,6 +421,7 @@ fn an_address_that_leads_to_a_replica_begins_no_rebuild() {
     for refused in [InstallRefused::NotAPrimary, InstallRefused::NoReplicationId] {
         let mut observed = preheated(START, 10);
         observed.index = ObservedIndex::NoServer(refused);
+        observed.index_unknown_for = Duration::from_secs(5);
         let plan = plan(&observed);
         assert_eq!(step_and_phase(&plan), ("Nothing", Some(Phase::Preheating)));
         assert_eq!(plan.requeue_after, Some(Duration::from_millis(200)));
@@ -550,6 +551,7 @@ fn a_lost_index_is_rebuilt_and_an_unknown_one_is_not() {
     observed.index = ObservedIndex::Missing;
     assert_eq!(plan(&observed).step.name(), "Rebuild");
     observed.index = ObservedIndex::Unknown("refused".into());
+    observed.index_unknown_for = Duration::from_secs(5);
     let unknown = plan(&observed);
     assert_eq!(unknown.step.name(), "Nothing");
     assert_eq!(
@@ -561,6 +563,32 @@ fn a_lost_index_is_rebuilt_and_an_unknown_one_is_not() {
     for type_ in [ConditionType::Prepared, ConditionType::Sellable, ConditionType::Ready] {
         assert_eq!(reason(&unknown, type_), unknown_);
     }
+}
+
+#[test]
+fn a_redis_that_does_not_answer_for_a_moment_changes_no_report() {
+    let mut observed = preheated(START + 1, 3);
+    observed.index = ObservedIndex::Unknown("refused".into());
+    observed.index_unknown_for = Duration::from_millis(4999);
+    let selling = plan(&observed);
+    assert_eq!((selling.step.name(), &selling.report), ("Nothing", &None));
+    assert!(
+        selling
+            .requeue_after
+            .is_some_and(|after| after < Duration::from_secs(1))
+    );
+    // A sale that never had an index has no earlier report to stand.
+    observed.sale().live_epoch = None;
+    assert!(plan(&observed).report.is_some());
+    let sale = observed.sale();
+    (sale.state, sale.settled_at_ms) = (SaleState::Closed, Some(1));
+    let settled = plan(&observed);
+    assert_eq!((settled.step.name(), &settled.report), ("Nothing", &None));
+    assert!(
+        settled
+            .requeue_after
+            .is_some_and(|after| after < Duration::from_secs(1))
+    );
 }
 
 #[test]
@@ -1545,6 +1573,7 @@ fn a_difference_between_clocks_is_reported_and_holds_no_sale_back() {
 fn a_close_that_two_clocks_dispute_is_stalled_after_a_minute() {
     let mut observed = preheated(END - 1, 3);
     observed.index = ObservedIndex::Unknown("refused".into());
+    observed.index_unknown_for = Duration::from_secs(60);
     observed.clocks = Clocks {
         operator: END + 60_000,
         redis: None,
