@@ -5,6 +5,7 @@ mod guard;
 mod harness;
 mod issuers;
 mod keys;
+mod kubernetes_versions;
 mod monitoring;
 mod names;
 mod network;

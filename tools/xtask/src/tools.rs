@@ -13,6 +13,8 @@ use crate::sandbox;
 use crate::scope::Scope;
 
 const KUBERNETES: &str = "1.36.3";
+/// The last release of each older minor version that the chart supports (`kubeVersion`).
+const OLDER_KUBERNETES: [&str; 5] = ["1.31.14", "1.32.13", "1.33.13", "1.34.4", "1.35.4"];
 const HELM: &str = "4.3.1";
 const CONTOUR: &str = "1.33.8";
 const ENVOY: &str = "1.40.0";
@@ -103,7 +105,7 @@ pub fn consent_text(scope: Scope) -> String {
         "This installs the missing ones of the Debian packages {packages} (it starts no service), and \
          Kubernetes {KUBERNETES}, Helm {HELM}, Contour {CONTOUR}, Envoy {ENVOY}, Kafka {KAFKA}, MySQL and Redis in the \
          cache folder. The tests of the HTTP API also put Python and npm packages there, and install nodejs and npm if there \
-         is no npm. The test of the alerts puts Prometheus there. The slow tests also install {BROWSER}, and MariaDB, Valkey and \
+         is no npm. The tests of the chart put the OpenAPI documents of older Kubernetes there. The test of the alerts puts Prometheus there. The slow tests also install {BROWSER}, and MariaDB, Valkey and \
          Keycloak {KEYCLOAK} in the cache folder. \
          The cluster runs as root in a network namespace called `{name}`, with its state in one folder. {cleanup}"
     )
@@ -281,6 +283,30 @@ pub fn prometheus() -> Result<PathBuf> {
 
 pub fn helm() -> Result<PathBuf> {
     Ok(cluster()?.join("helm"))
+}
+
+/// The OpenAPI documents that the supported versions of Kubernetes have published, each as `VERSION.json`.
+pub fn openapi() -> Result<PathBuf> {
+    let releases = [&OLDER_KUBERNETES[..], &[KUBERNETES]].concat();
+    let item = Item {
+        name: format!("kubernetes-openapi-{}", releases.join("-")),
+        title: "OpenAPI documents of Kubernetes".into(),
+    };
+    item.get(|folder, log| {
+        let modules = folder.join("modules");
+        for release in releases {
+            let module = format!("k8s.io/kubernetes@v{release}");
+            log.run(
+                go().args(["mod", "download", "-modcacherw", &module])
+                    .env("GOMODCACHE", &modules)
+                    .current_dir(folder),
+            )?;
+            let document = modules.join(&module).join("api/openapi-spec/swagger.json");
+            fs::copy(&document, folder.join(format!("{release}.json")))
+                .with_context(|| document.display().to_string())?;
+        }
+        Ok(fs::remove_dir_all(modules)?)
+    })
 }
 
 /// The broker, and its tools for administrators.

@@ -66,7 +66,7 @@ pub fn model(filter: &[String], count: &mut Count) -> Result<()> {
 pub fn integration(filter: &[String], count: &mut Count) -> Result<()> {
     let env = up(Scope::Servers)?;
     let tests = [&["--workspace"], &NOT_INTEGRATION[..], &ALL_TESTS].concat();
-    let variables = [&contract()?[..], &[threads()]].concat();
+    let variables = [&downloads()?[..], &[threads()]].concat();
     inside(&env, &tests, filter, &variables, count)
 }
 
@@ -74,7 +74,7 @@ pub fn integration(filter: &[String], count: &mut Count) -> Result<()> {
 pub fn alternatives(filter: &[String], count: &mut Count) -> Result<()> {
     let env = up(Scope::Servers)?;
     let servers = servers::start_alternatives(&env, &tools::alternatives()?)?;
-    let variables = [&servers[..], &contract()?, &[threads()]].concat();
+    let variables = [&servers[..], &downloads()?, &[threads()]].concat();
     let tests = [
         "ledger",
         "index_in_redis",
@@ -88,12 +88,16 @@ pub fn alternatives(filter: &[String], count: &mut Count) -> Result<()> {
     inside(&env, &tests, filter, &variables, count)
 }
 
-/// What the tests of the HTTP contract need. The namespace cannot reach a registry.
-fn contract() -> Result<[(&'static str, String); 2]> {
+/// What tests use of the registries, which the namespace cannot reach: tools of the HTTP contract, and documents of Kubernetes.
+fn downloads() -> Result<[(&'static str, String); 3]> {
     let tools::ContractTools { python, node_modules } = tools::contract()?;
     Ok([
         ("SECKILL_TEST_PYTHON", python.display().to_string()),
         ("SECKILL_TEST_NODE_MODULES", node_modules.display().to_string()),
+        (
+            "SECKILL_TEST_KUBERNETES_OPENAPI",
+            tools::openapi()?.display().to_string(),
+        ),
     ])
 }
 
@@ -136,7 +140,7 @@ pub fn extended(filter: &[String], count: &mut Count) -> Result<()> {
 fn slow_on_cluster(tests: &[&str], filter: &[String], count: &mut Count) -> Result<()> {
     let env = up(Scope::Servers)?;
     let keycloak = servers::start_keycloak(&env)?;
-    let variables = [&contract()?[..], &[keycloak.variable()?]].concat();
+    let variables = [&downloads()?[..], &[keycloak.variable()?]].concat();
     let result = on_cluster(tests, filter, &variables, count);
     // It takes much memory.
     result.and(servers::stop_keycloak(&env))
