@@ -27,12 +27,15 @@ pub struct Args {
     /// settling and checks take another minute
     #[arg(long, default_value_t = 2.0)]
     pub minutes: f64,
-    /// The number of Kafka brokers, 1 or 3
+    /// The number of Kafka brokers, 1 or 3. With 3, MySQL has a replica too
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=3))]
     pub brokers: u16,
     /// The servers of Redis: one with a replica, a primary that Sentinels watch, or a Cluster
     #[arg(long, value_enum, default_value_t = Topology::Single)]
     pub redis: Topology,
+    /// Run Valkey instead of Redis
+    #[arg(long)]
+    pub valkey: bool,
     /// Inject only these kinds of faults, separated by commas; --list prints them
     #[arg(long)]
     pub faults: Option<String>,
@@ -89,7 +92,7 @@ const SENTINELS: u16 = 3;
 const SENTINEL_MASTER: &str = "chaos";
 /// Short, so that a promotion takes few seconds. A pause of the machine must not be taken for a failure.
 const SILENCE_MS: u16 = 2000;
-const MYSQL: u16 = 13306;
+const MYSQL: [u16; 2] = [13306, 13307];
 const KAFKA: u16 = 19092;
 const CONTROLLER: u16 = 19192;
 /// The API servers of the run's own cluster, and of another one.
@@ -144,14 +147,27 @@ fn mutants(env: &Environment, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The command of a short run, for `cargo xtask test`.
-pub fn quick(env: &Environment) -> Result<Command> {
+/// Short runs with each topology of Redis, for `cargo xtask test`. `start` gets the command of each, after the one before has
+/// ended, because they use the same folder.
+pub fn quick(env: &Environment, mut start: impl FnMut(&mut Command) -> Result<()>) -> Result<()> {
     build()?;
+    for (redis, minutes) in [
+        (Topology::Single, 1.5),
+        (Topology::Sentinel, 1.0),
+        (Topology::Cluster, 1.0),
+    ] {
+        start(&mut quick_run(env, redis, minutes)?)?;
+    }
+    Ok(())
+}
+
+fn quick_run(env: &Environment, redis: Topology, minutes: f64) -> Result<Command> {
     let args = Args {
         seed: 1,
-        minutes: 1.5,
+        minutes,
         brokers: 1,
-        redis: Topology::Single,
+        redis,
+        valkey: false,
         faults: None,
         mutant: None,
         quick: true,
@@ -269,6 +285,7 @@ fn prepare(env: &Environment, args: &Args) -> Result<PathBuf> {
     let address = format!("127.77.{}.{}", id / 250 % 250 + 1, id % 250 + 1);
     let servers = Servers {
         tools: &tools,
+        redis: RedisPrograms::get(&tools, args.valkey)?,
         folder: &folder,
         address: &address,
     };
@@ -278,14 +295,15 @@ fn prepare(env: &Environment, args: &Args) -> Result<PathBuf> {
         "address": address,
         "etcd": servers.etcd()?,
         "clusters": [servers.cluster(0)?, servers.cluster(1)?],
-        "ports": {"redis": REDIS, "sentinels": SENTINEL, "mysql": MYSQL, "kafka": KAFKA},
+        "ports": {"redis": REDIS, "sentinels": SENTINEL, "mysql": MYSQL[0], "mysql_replica": MYSQL[1], "kafka": KAFKA},
         "redis": (0..redis.servers()).map(|i| servers.redis(i, redis)).collect::<Result<Vec<_>>>()?,
         "sentinels": match redis {
             Topology::Sentinel => (0..SENTINELS).map(|i| servers.sentinel(i)).collect::<Result<Vec<_>>>()?,
             Topology::Single | Topology::Cluster => Vec::new(),
         },
-        "redis_cli": tools.servers.join("redis-cli"),
-        "mysql": servers.mysql()?,
+        "redis_cli": servers.redis.cli,
+        "mysql": servers.mysql(0, brokers > 1)?,
+        "mysql_replica": (brokers > 1).then(|| servers.mysql(1, true)).transpose()?,
         "kafka": (0..brokers).map(|i| servers.kafka(i, brokers)).collect::<Result<Vec<_>>>()?,
         "programs": programs(&folder)?,
         "clock": binaries()?.join(CLOCK),
@@ -311,8 +329,27 @@ fn programs(folder: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
     Ok(programs)
 }
 
+struct RedisPrograms {
+    server: PathBuf,
+    cli: PathBuf,
+}
+
+impl RedisPrograms {
+    fn get(tools: &Tools, valkey: bool) -> Result<Self> {
+        let (folder, name) = match valkey {
+            false => (tools.servers.clone(), "redis"),
+            true => (tools::valkey()?, "valkey"),
+        };
+        Ok(RedisPrograms {
+            server: folder.join(format!("{name}-server")),
+            cli: folder.join(format!("{name}-cli")),
+        })
+    }
+}
+
 struct Servers<'a> {
     tools: &'a Tools,
+    redis: RedisPrograms,
     folder: &'a Path,
     address: &'a str,
 }
@@ -352,7 +389,7 @@ impl Servers<'_> {
             folder.display()
         );
         let words = words.split(' ').map(|word| word.trim_matches('\'').to_owned());
-        Ok(self.spec(&self.tools.servers.join("redis-server"), words.collect(), &folder))
+        Ok(self.spec(&self.redis.server, words.collect(), &folder))
     }
 
     fn sentinel(&self, i: u16) -> Result<Value> {
@@ -376,7 +413,7 @@ impl Servers<'_> {
             ),
         )?;
         let words = vec![file.display().to_string(), "--sentinel".into()];
-        Ok(self.spec(&self.tools.servers.join("redis-server"), words, &folder))
+        Ok(self.spec(&self.redis.server, words, &folder))
     }
 
     fn etcd(&self) -> Result<Value> {
@@ -409,7 +446,7 @@ impl Servers<'_> {
         Ok(json!({"api_server": spec, "kubeconfig": kubeconfig}))
     }
 
-    fn mysql(&self) -> Result<Value> {
+    fn mysql(&self, i: usize, replicated: bool) -> Result<Value> {
         let mysqld = self.tools.servers.join("mysqld");
         let empty = Item {
             name: "mysql-data-1".into(),
@@ -420,7 +457,7 @@ impl Servers<'_> {
             command.args(mysqld_args(self.tools, &folder.join("data")));
             log.run(command.arg("--initialize-insecure"))
         })?;
-        let folder = self.folder.join("mysql");
+        let folder = self.folder.join(format!("mysql-{i}"));
         fs::create_dir_all(&folder)?;
         let data = folder.join("data");
         output(Command::new("cp").arg("-a").arg(empty.join("data")).arg(&data))?;
@@ -428,23 +465,37 @@ impl Servers<'_> {
         fs::write(
             &users,
             format!(
-                "CREATE DATABASE IF NOT EXISTS seckill;\n\
+                "SET sql_log_bin = 0;\n\
+                 CREATE DATABASE IF NOT EXISTS seckill;\n\
                  CREATE USER IF NOT EXISTS 'root'@'%' IDENTIFIED BY '{MYSQL_PASSWORD}';\n\
                  GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;\n"
             ),
         )?;
         let mut words = mysqld_args(self.tools, &data);
         words.extend([
-            format!("--port={MYSQL}"),
+            format!("--port={}", MYSQL[i]),
             format!("--bind-address={}", self.address),
             format!("--socket={}/mysql.sock", folder.display()),
             format!("--pid-file={}/mysql.pid", folder.display()),
             format!("--init-file={}", users.display()),
         ]);
-        // Small and without a binary log, so that its folder can be copied quickly. Durable, as by default.
+        // Small, so that its folder can be copied quickly. Durable, as by default.
         let small = "--skip-name-resolve --mysqlx=OFF --max-connections=300 --innodb-buffer-pool-size=128M \
-                     --disable-log-bin --innodb-redo-log-capacity=8388608";
-        words.extend(small.split_whitespace().map(str::to_owned));
+                     --innodb-redo-log-capacity=8388608";
+        let log = match replicated {
+            false => "--disable-log-bin".to_owned(),
+            true => format!(
+                "--server-id={} --gtid-mode=ON --enforce-gtid-consistency=ON --plugin-load-add=mysql_clone.so \
+                 --plugin-load-add=semisync_source.so --plugin-load-add=semisync_replica.so",
+                i + 1
+            ),
+        };
+        words.extend(
+            small
+                .split_whitespace()
+                .chain(log.split_whitespace())
+                .map(str::to_owned),
+        );
         Ok(self.spec(&mysqld, words, &folder))
     }
 

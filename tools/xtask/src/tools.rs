@@ -272,8 +272,13 @@ pub struct Alternatives {
 pub fn alternatives() -> Result<Alternatives> {
     Ok(Alternatives {
         mariadb: MARIADB.get()?,
-        valkey: VALKEY.get()?,
+        valkey: valkey()?,
     })
+}
+
+/// The folder of valkey-server and valkey-cli.
+pub fn valkey() -> Result<PathBuf> {
+    VALKEY.get()
 }
 
 /// The folder of prometheus and promtool.

@@ -28,6 +28,7 @@ mod report;
 mod run;
 mod setup;
 mod traffic;
+mod waits;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

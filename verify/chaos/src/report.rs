@@ -9,6 +9,7 @@ use crate::history::BuyerAnswer;
 use crate::mutants::Mutant;
 use crate::promotions::{self, Times};
 use crate::run::PlayedFault;
+use crate::waits::Waits;
 
 /// How many violations of an invariant are printed. The report file has all of them.
 const MAX_VIOLATIONS_PRINTED: usize = 5;
@@ -23,7 +24,7 @@ pub fn print(evidence: &Evidence, played: &[PlayedFault], findings: &[Finding]) 
         history.events.len(),
         winners(evidence)
     );
-    print_faults(played);
+    print_faults(&Waits::of(history), played);
     print_promotions(evidence, played);
     println!();
     for finding in findings {
@@ -32,27 +33,32 @@ pub fn print(evidence: &Evidence, played: &[PlayedFault], findings: &[Finding]) 
     println!();
 }
 
-fn print_faults(played: &[PlayedFault]) {
+fn print_faults(waits: &Waits, played: &[PlayedFault]) {
     println!(
-        "\n  {:<36} {:>5}  selling stopped, median and longest",
-        "fault", "times"
+        "\n  {:<36} {:>5}  {:>16}  {:>12}  {:>10}",
+        "", "", "selling stopped", "a buyer", "waited"
     );
-    let mut stopped_by_fault: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    println!(
+        "  {:<36} {:>5}  {:>16}  {:>12}  {:>10}",
+        "fault", "times", "median, longest", "waited up to", "over 10 s"
+    );
+    let mut by_name: BTreeMap<&str, Vec<&PlayedFault>> = BTreeMap::new();
     for played in played {
-        stopped_by_fault
-            .entry(&played.fault)
-            .or_default()
-            .push(played.stopped_ms);
+        by_name.entry(&played.fault).or_default().push(played);
     }
-    for (fault, stopped) in &mut stopped_by_fault {
+    for (fault, played) in by_name {
+        let mut stopped: Vec<u64> = played.iter().map(|fault| fault.stopped_ms).collect();
         stopped.sort_unstable();
-        let seconds = |ms: u64| ms as f64 / 1000.0;
+        let seconds = |ms: u64| format!("{:.1} s", ms as f64 / 1000.0);
         let (median, longest) = (stopped[stopped.len() / 2], stopped[stopped.len() - 1]);
+        let waited: Vec<_> = played.iter().map(|fault| waits.during(fault)).collect();
         println!(
-            "  {fault:<36} {:>5}  {:>5.1} s {:>5.1} s",
+            "  {fault:<36} {:>5}  {:>7} {:>8}  {:>12}  {:>10}",
             stopped.len(),
             seconds(median),
-            seconds(longest)
+            seconds(longest),
+            seconds(waited.iter().map(|(longest, _)| *longest).max().unwrap_or_default()),
+            waited.iter().map(|(_, failed)| failed).sum::<usize>()
         );
     }
 }
@@ -117,7 +123,15 @@ pub fn is_caught(mutant: &Mutant, findings: &[Finding]) -> bool {
 
 /// Adds the results of a run to what the caller knows of it.
 pub fn json(mut report: Value, evidence: &Evidence, played: &[PlayedFault], findings: &[Finding]) -> Value {
-    report["faults"] = json!(played);
+    let waits = Waits::of(&evidence.history);
+    let with_waits = |fault: &PlayedFault| {
+        let (longest, failed) = waits.during(fault);
+        let mut fault = json!(fault);
+        fault["longest_wait_ms"] = longest.into();
+        fault["waits_over_10_s"] = failed.into();
+        fault
+    };
+    report["faults"] = played.iter().map(with_waits).collect();
     report["buyers"] = json!(evidence.history.buyers.len());
     report["requests"] = json!(evidence.history.events.len());
     report["winners"] = json!(winners(evidence));

@@ -41,6 +41,8 @@ pub struct Setup {
     pub sentinels: Vec<Spec>,
     pub redis_cli: PathBuf,
     pub mysql: Spec,
+    /// Joins MySQL when a fault needs it. Only with three brokers.
+    pub mysql_replica: Option<Spec>,
     pub kafka: Vec<Spec>,
     pub ports: Ports,
     /// `seckill-api`, `order-worker`, `operator`, built with their fail points.
@@ -66,6 +68,7 @@ pub struct Ports {
     pub redis: u16,
     pub sentinels: u16,
     pub mysql: u16,
+    pub mysql_replica: u16,
     /// The port of the first broker; the other brokers have the next ports.
     pub kafka: u16,
 }

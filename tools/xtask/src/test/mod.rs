@@ -64,7 +64,9 @@ enum Step {
     Alternatives,
     /// the queries of the dashboards and alerts, by a Prometheus that scrapes the programs during a sale
     Dashboards,
-    /// a short chaos run: real processes, faults, invariants
+    /// the session of docs/demo.md, word for word
+    Session,
+    /// short chaos runs: real processes, faults, invariants
     Chaos,
     /// the scenarios on a real cluster, by kubectl, helm and HTTP
     E2e,

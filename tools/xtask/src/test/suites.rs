@@ -108,7 +108,7 @@ fn threads() -> (&'static str, String) {
 
 pub fn chaos(count: &mut Count) -> Result<()> {
     let env = up(Scope::Servers)?;
-    counted(&mut chaos::quick(&env)?, count)
+    chaos::quick(&env, |run| counted(run, count))
 }
 
 pub fn e2e(filter: &[String], count: &mut Count) -> Result<()> {

@@ -55,7 +55,7 @@ impl Fault {
         Fault { slow: true, ..self }
     }
 
-    /// The fault needs three brokers of Kafka.
+    /// The fault needs the servers of a run with three brokers of Kafka.
     const fn three_brokers(self) -> Self {
         Fault {
             three_brokers: true,
@@ -187,6 +187,7 @@ static FAULTS: &[Fault] = &[
     fault!("issuer-away", clients::issuer_is_away).slow(),
     fault!("one-broker-down", kafka::one_broker_down).slow().three_brokers(),
     fault!("below-min-insync", kafka::one_broker_left).slow().three_brokers(),
+    fault!("mysql-fails-over", mysql::fail_over).slow().three_brokers(),
     fault!("primary-killed", promotions::kill_primary).only(PROMOTES, NOBODY_PROMOTES),
     fault!("primary-hands-over", promotions::hand_over).only(PROMOTES, NOBODY_PROMOTES),
     fault!("primary-hangs-and-returns", promotions::hang_and_return).only(PROMOTES, NOBODY_PROMOTES),

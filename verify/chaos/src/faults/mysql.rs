@@ -8,6 +8,9 @@ use tokio::time::sleep;
 use crate::context::{FaultSale, RunContext};
 use crate::harness::{FailpointAction, Target};
 
+/// From the death of MySQL to the decision that its replica takes its place.
+const DETECTION: Duration = Duration::from_secs(3);
+
 /// Connections break again and again, also in transactions.
 pub async fn cut_connections(run: &mut RunContext) -> Result<String> {
     for _ in 0..8 {
@@ -34,6 +37,16 @@ pub async fn killed_before_commit(run: &mut RunContext) -> Result<String> {
     harness.worker[owner].resume()?;
     harness.restart_mysql().await?;
     Ok("killed MySQL when a worker was about to commit".into())
+}
+
+/// MySQL dies, and a replica that has every acknowledged commit takes its place.
+pub async fn fail_over(run: &mut RunContext) -> Result<String> {
+    let harness = &mut run.harness;
+    harness.join_mysql_replica().await?;
+    harness.mysql.kill()?;
+    harness.run_for(DETECTION).await?;
+    harness.promote_mysql().await?;
+    Ok(format!("killed MySQL; {} took its place", harness.mysql.name))
 }
 
 /// MySQL comes back as it was some seconds ago, as after a failover to a replica that lags.

@@ -3,12 +3,14 @@
 //! - [`start`]: starts them in order
 //! - [`redis_servers`]: where the Redis servers are, and which of them are primaries
 //! - [`servers`]: commands to Redis, MySQL and Kafka, and waiting until they answer
+//! - [`mysql_replica`]: a replica of MySQL joins, and is promoted
 //! - [`cluster`]: the API servers of the run's own cluster, and of another one
 //! - [`failpoints`]: makes a program abort or stop at a named place in its code
 //! - [`repair`]: undoes what a fault left behind
 //! - [`wait`]: repeats an attempt until a server answers
 mod cluster;
 mod failpoints;
+mod mysql_replica;
 mod redis_servers;
 mod repair;
 mod servers;
@@ -65,7 +67,10 @@ pub struct Harness {
     pub primary: usize,
     /// Known since the main sale was created.
     pub main_sale: Option<SaleId>,
+    /// The MySQL that takes writes.
     pub mysql: Process,
+    /// Runs only during a fault.
+    mysql_replica: Option<Process>,
     pub kafka: Vec<Process>,
     pub api: [Process; 2],
     pub worker: [Process; 2],
@@ -91,10 +96,12 @@ pub struct OtherCluster {
 
 impl Harness {
     pub fn mysql_url(&self) -> String {
-        format!(
-            "mysql://root:{}@{}:{}/seckill",
-            self.setup.mysql_password, self.setup.address, self.setup.ports.mysql
-        )
+        self.mysql_url_at(self.setup.ports.mysql)
+    }
+
+    fn mysql_url_at(&self, port: u16) -> String {
+        let (password, address) = (&self.setup.mysql_password, &self.setup.address);
+        format!("mysql://root:{password}@{address}:{port}/seckill")
     }
 
     /// The URL of the Redis that has a sale.

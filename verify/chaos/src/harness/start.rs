@@ -133,7 +133,8 @@ impl Harness {
             redis_servers: redis_servers.clone(),
             primary: 0,
             main_sale: None,
-            mysql: server("mysql", &setup.mysql),
+            mysql: server("mysql-0", &setup.mysql),
+            mysql_replica: setup.mysql_replica.as_ref().map(|spec| server("mysql-1", spec)),
             kafka: (setup.kafka.iter().enumerate())
                 .map(|(i, spec)| server(&format!("kafka-{i}"), spec))
                 .collect(),
