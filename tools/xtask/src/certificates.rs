@@ -1,4 +1,4 @@
-//! A CA, and what it has signed: the TLS of the servers, beside their ports without.
+//! Two CAs, and what they have signed: the TLS of the servers, beside their ports without.
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +8,7 @@ use anyhow::Result;
 use crate::command::output;
 
 /// `ca.crt`, `server.crt`, `server.key`, `server.pem` (both), `client.crt`, `client.key`; `other-ca.crt` has signed nothing.
+/// `next-ca.crt` has signed `next-server.*`, by which a test replaces those of the servers.
 #[derive(Debug, Clone)]
 pub struct Certificates(PathBuf);
 
@@ -26,11 +27,14 @@ impl Certificates {
         fs::create_dir_all(&partial.0)?;
         partial.authority("ca", "Seckill test CA")?;
         partial.authority("other-ca", "another CA")?;
-        partial.sign("server", "servers", &format!("subjectAltName=IP:{address}"))?;
-        partial.sign("client", "client", "extendedKeyUsage=clientAuth")?;
-        let pair = ["server.key", "server.crt"].map(|name| fs::read_to_string(partial.file(name)));
-        let [key, certificate] = pair;
-        fs::write(partial.file("server.pem"), key? + &certificate?)?;
+        partial.authority("next-ca", "Seckill next test CA")?;
+        for (ca, server) in [("ca", "server"), ("next-ca", "next-server")] {
+            partial.sign(ca, server, "servers", &format!("subjectAltName=IP:{address}"))?;
+            let pair = ["key", "crt"].map(|kind| fs::read_to_string(partial.file(&format!("{server}.{kind}"))));
+            let [key, certificate] = pair;
+            fs::write(partial.file(&format!("{server}.pem")), key? + &certificate?)?;
+        }
+        partial.sign("ca", "client", "client", "extendedKeyUsage=clientAuth")?;
         fs::rename(&partial.0, &certificates.0)?;
         Ok(certificates)
     }
@@ -47,7 +51,7 @@ impl Certificates {
         output(&mut request).map(drop)
     }
 
-    fn sign(&self, name: &str, subject: &str, extension: &str) -> Result<()> {
+    fn sign(&self, ca: &str, name: &str, subject: &str, extension: &str) -> Result<()> {
         let request_file = self.file(&format!("{name}.csr"));
         let mut request = self.request(name, subject);
         request.args(["-addext", extension, "-out"]).arg(&request_file);
@@ -56,9 +60,9 @@ impl Certificates {
         sign.args(["x509", "-req", "-days", "3650", "-copy_extensions", "copy", "-in"])
             .arg(&request_file);
         sign.arg("-CA")
-            .arg(self.file("ca.crt"))
+            .arg(self.file(&format!("{ca}.crt")))
             .arg("-CAkey")
-            .arg(self.file("ca.key"));
+            .arg(self.file(&format!("{ca}.key")));
         sign.arg("-out").arg(self.file(&format!("{name}.crt")));
         output(&mut sign)?;
         Ok(fs::remove_file(request_file)?)

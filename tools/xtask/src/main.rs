@@ -20,6 +20,7 @@ mod process;
 mod programs;
 #[cfg(test)]
 mod repository;
+mod rotation;
 mod sandbox;
 mod scope;
 mod servers;
@@ -87,6 +88,9 @@ enum Task {
         #[arg(long)]
         stop: bool,
     },
+    /// Replace the passwords of the programs, or the certificates, at the running servers, as the end-to-end tests do
+    #[command(hide = true)]
+    Rotate { what: rotation::Rotation },
     /// Stop the environment and delete its state
     Down,
     /// Build the image of this checkout, import it into the cluster, and print its name
@@ -131,9 +135,10 @@ fn run(task: Task) -> Result<ExitCode> {
             consent::ask(false, Scope::Cluster)?;
             return chaos::chaos(&args);
         }
-        // No lock: tests stop it and start it again while `test` has the lock.
+        // No lock for these: tests run them while `test` has the lock.
         Task::Keycloak { stop: true } => servers::stop_keycloak(&Environment::load()?)?,
         Task::Keycloak { stop: false } => println!("{}", servers::start_keycloak(&Environment::load()?)?.url),
+        Task::Rotate { what } => rotation::rotate(&Environment::load()?, what)?,
         Task::Issuer(args) => issuer::issuer(&args)?,
         Task::Down => {
             let _lock = lock::take()?;

@@ -12,6 +12,8 @@
 //! | `SECKILL_DEMO` | the command of a demo on that cluster, as a list in JSON; only for the slow scenarios |
 //! | `SECKILL_LOAD` | the program `seckill-load`; only for the scenario of its signed crowd |
 //! | `SECKILL_TLS_VALUES`, `SECKILL_TEST_CERTIFICATES` | more values for a release with TLS, and the folder with the CA of the servers; only for the scenarios of that release |
+//! | `SECKILL_REPLACED_LOGINS_VALUES`, `SECKILL_ROTATE` | these values with new passwords, and the command that changes the servers, as a list in JSON; only for the scenario that replaces them |
+//! | `SECKILL_PLUGIN` | the program `kubectl-seckill`; only for its scenario |
 //! | `SECKILL_HELM_VALUES` | values of the cluster for the chart `helm/seckill`: image, servers, credentials |
 mod buyers;
 mod cluster;

@@ -82,6 +82,17 @@ impl Release {
         self.cluster.helm(&[to.as_slice(), &with, more].concat())
     }
 
+    /// Restarts a program, and waits until all its pods are new.
+    pub fn restart(&self, program: &str) -> Result<()> {
+        let deployment = format!("deployment/{}-seckill-{program}", self.name);
+        let of_release = ["-n", &self.namespace, &deployment];
+        self.cluster
+            .kubectl(&[&["rollout", "restart"], &of_release[..]].concat())?;
+        let status = ["rollout", "status", "--timeout=180s"];
+        self.cluster.kubectl(&[&status[..], &of_release].concat())?;
+        Ok(())
+    }
+
     /// A new namespace for sales.
     pub fn sales_namespace(&self) -> Result<String> {
         let name = unique("shop");

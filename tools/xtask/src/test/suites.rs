@@ -5,6 +5,7 @@ use anyhow::Result;
 
 use super::count::Count;
 use super::runner::counted;
+use crate::accounts::Logins;
 use crate::cargo::cargo;
 use crate::environment::Environment;
 use crate::scope::Scope;
@@ -153,10 +154,14 @@ fn on_cluster(tests: &[&str], filter: &[String], variables: &[(&str, String)], c
     let tag = images::product(&env, &programs)?;
     let values = demo::local_values(&env, &tag)?;
     let demo = demo::command_on_context(&env, &tag, &values)?;
-    let tls_values = accounts::tls_values(&env)?;
+    accounts::create(&env)?;
+    let tls_values = |logins| Ok::<_, anyhow::Error>(accounts::tls_values(&env, logins)?.display().to_string());
+    let rotate = [std::env::current_exe()?.display().to_string(), "rotate".into()];
     let cluster = [
         ("SECKILL_HELM_VALUES", values.display().to_string()),
-        ("SECKILL_TLS_VALUES", tls_values.display().to_string()),
+        ("SECKILL_TLS_VALUES", tls_values(Logins::First)?),
+        ("SECKILL_REPLACED_LOGINS_VALUES", tls_values(Logins::Replaced)?),
+        ("SECKILL_ROTATE", serde_json::to_string(&rotate)?),
         ("SECKILL_DEMO", serde_json::to_string(&demo)?),
         ("SECKILL_LOAD", programs.join(programs::LOAD).display().to_string()),
         ("PATH", env.path()),

@@ -6,8 +6,10 @@ mod identity;
 mod install;
 mod legacy;
 mod manifests;
+mod open_sale;
 mod release;
 mod rolling;
+mod rotation;
 mod sales;
 mod secured;
 
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         of("legacy", legacy::SCENARIOS),
         identity::with_test_issuer(release),
         of("secured", secured::SCENARIOS),
+        of("rotation", rotation::SCENARIOS),
         of("rolling", rolling::SCENARIOS),
         of("install", install::SCENARIOS),
         of("release", release::SCENARIOS),

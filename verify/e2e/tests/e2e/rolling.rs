@@ -1,11 +1,11 @@
 //! Restarts, an upgrade and a rollback, while buyers buy: no purchase may fail.
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use seckill_e2e::{LoadReport, Release, Sale, Scenario, buy_during, in_seconds, repository};
-use serde_json::Value;
+use seckill_e2e::{Release, Scenario, repository};
+
+use crate::open_sale::OpenSale;
 
 pub const SCENARIOS: &[Scenario] = &[
     (
@@ -18,71 +18,12 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-const WAIT_LIMIT: Duration = Duration::from_secs(120);
-
-/// A sale that does not sell out while the scenario runs.
-struct OpenSale<'a> {
-    release: &'a Release,
-    sale: Sale<'a>,
-    manifest: Value,
-    sold: usize,
-}
-
-impl<'a> OpenSale<'a> {
-    fn open(release: &'a Release, name: &str) -> Result<Self> {
-        let namespace = release.sales_namespace()?;
-        let manifest = Sale::manifest(&release.class, &namespace, name, 1_000_000, -1, 3600);
-        let sale = Sale::apply(&release.cluster, &manifest)?;
-        sale.wait_for_phase("Open", WAIT_LIMIT)?;
-        let sold = 0;
-        Ok(OpenSale {
-            release,
-            sale,
-            manifest,
-            sold,
-        })
-    }
-
-    fn buy_during(&mut self, what: &str, event: impl FnOnce() -> Result<()>) -> Result<LoadReport> {
-        let path = format!("{}/{}", self.sale.namespace, self.sale.name);
-        let report = buy_during(&self.release.api, &path, event).with_context(|| what.to_owned())?;
-        println!("{what}: {report}");
-        report.check(&self.release.api).with_context(|| what.to_owned())?;
-        self.sold += report.order_numbers.len();
-        Ok(report)
-    }
-
-    /// Ends the sale, and checks that the ledger has what the buyers were told and nothing else.
-    fn settle(mut self) -> Result<()> {
-        self.manifest["spec"]["endsAt"] = in_seconds(1).into();
-        self.release.cluster.apply(&self.manifest)?;
-        let status = self.sale.wait_for_phase("Settled", WAIT_LIMIT)?;
-        ensure!(
-            status["ledger"]["sold"] == self.sold,
-            "buyers have {} orders: {status}",
-            self.sold
-        );
-        Ok(())
-    }
-}
-
 fn rolling_restarts_fail_no_purchase(release: &Release) -> Result<()> {
     let mut sale = OpenSale::open(release, "restarts")?;
     for program in ["api", "worker", "operator"] {
-        sale.buy_during(&format!("restart of {program}"), || restart(release, program))?;
+        sale.buy_during(&format!("restart of {program}"), || release.restart(program))?;
     }
     sale.settle()
-}
-
-fn restart(release: &Release, program: &str) -> Result<()> {
-    let deployment = format!("deployment/{}-seckill-{program}", release.name);
-    let of_release = ["-n", &release.namespace, &deployment];
-    release
-        .cluster
-        .kubectl(&[&["rollout", "restart"], &of_release[..]].concat())?;
-    let status = ["rollout", "status", "--timeout=180s"];
-    release.cluster.kubectl(&[&status[..], &of_release].concat())?;
-    Ok(())
 }
 
 /// From the chart of the commit before to this one, and back.

@@ -21,18 +21,29 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Of the Secret with the CA of the servers, which the values name.
-const CA_SECRET: &str = "servers-ca";
+pub const CA_SECRET: &str = "servers-ca";
 
-fn secure(release: &Release) -> Result<()> {
-    let certificates = std::env::var("SECKILL_TEST_CERTIFICATES").context("SECKILL_TEST_CERTIFICATES")?;
+pub fn secure(release: &Release) -> Result<()> {
     let values = std::env::var("SECKILL_TLS_VALUES").context("SECKILL_TLS_VALUES")?;
-    let (cluster, namespace) = (&release.cluster, &release.namespace);
-    if cluster.get("secret", namespace, CA_SECRET)?.is_none() {
-        let ca = format!("--from-file={certificates}/ca.crt");
-        cluster.kubectl(&["create", "secret", "generic", CA_SECRET, "-n", namespace, &ca])?;
-    }
+    apply_cas(release, CA_SECRET, &["ca"])?;
     release.upgrade(&["-f", &values])?;
     release.wait_until_reachable()
+}
+
+/// Writes a Secret with these of the CAs of the tests.
+pub fn apply_cas(release: &Release, secret: &str, cas: &[&str]) -> Result<()> {
+    let folder = std::env::var("SECKILL_TEST_CERTIFICATES").context("SECKILL_TEST_CERTIFICATES")?;
+    let read = |ca: &&str| {
+        let file = format!("{folder}/{ca}.crt");
+        std::fs::read_to_string(&file).context(file)
+    };
+    let certificates = cas.iter().map(read).collect::<Result<String>>()?;
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"namespace": release.namespace, "name": secret},
+        "stringData": {"ca.crt": certificates},
+    });
+    release.cluster.apply(&secret).map(drop)
 }
 
 fn a_release_with_tls_and_few_rights_sells_and_settles(release: &Release) -> Result<()> {
@@ -57,9 +68,22 @@ fn a_release_with_tls_and_few_rights_sells_and_settles(release: &Release) -> Res
 struct Wrong {
     name: &'static str,
     settings: Vec<(&'static str, String)>,
-    /// By server, words that the reason has.
-    named: [(&'static str, &'static [&'static str]); 3],
+    named: Named,
 }
+
+/// By server, words that the reason has.
+pub type Named = [(&'static str, &'static [&'static str]); 3];
+
+pub const CA_IS_WRONG: Named = [
+    ("Redis", &["not signed by a known CA"]),
+    ("Kafka", &["certificate"]),
+    ("MySQL", &["certificate"]),
+];
+pub const PASSWORD_IS_WRONG: Named = [
+    ("Redis", &["password of user seckill is wrong"]),
+    ("Kafka", &["authentication"]),
+    ("MySQL", &["access denied"]),
+];
 
 /// The base image has these CAs. None of them has signed the certificates of the servers.
 const OTHER_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -92,11 +116,7 @@ fn wrong_settings(program: &Deployment) -> Result<Vec<Wrong>> {
             ]
             .map(|variable| (variable, OTHER_CA.to_owned()))
             .into(),
-            named: [
-                ("Redis", &["not signed by a known CA"]),
-                ("Kafka", &["certificate"]),
-                ("MySQL", &["certificate"]),
-            ],
+            named: CA_IS_WRONG,
         },
         Wrong {
             name: "password",
@@ -105,11 +125,7 @@ fn wrong_settings(program: &Deployment) -> Result<Vec<Wrong>> {
                 ("SECKILL_KAFKA_PROPERTIES", kafka_as("operator", "wrong")),
                 ("SECKILL_MYSQL_URL", with_user(&mysql, "operator", "wrong")?),
             ],
-            named: [
-                ("Redis", &["password of user seckill is wrong"]),
-                ("Kafka", &["authentication"]),
-                ("MySQL", &["access denied"]),
-            ],
+            named: PASSWORD_IS_WRONG,
         },
         Wrong {
             name: "right",
@@ -166,7 +182,7 @@ fn a_wrong_ca_password_or_right_is_named(release: &Release) -> Result<()> {
             WAIT_LIMIT,
             || {
                 let reason = api.reason_of_pod(wrong.name)?;
-                wrong.check(&reason).map(Some)
+                check_named(&wrong.named, &reason).map(Some)
             },
         )?;
         wait_until(
@@ -176,7 +192,7 @@ fn a_wrong_ca_password_or_right_is_named(release: &Release) -> Result<()> {
                 let status = sale.status()?;
                 let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
                 let messages = conditions.iter().filter_map(|condition| condition["message"].as_str());
-                wrong.check(&messages.collect::<Vec<_>>().join("\n")).map(Some)
+                check_named(&wrong.named, &messages.collect::<Vec<_>>().join("\n")).map(Some)
             },
         )?;
     }
@@ -188,30 +204,28 @@ fn a_wrong_ca_password_or_right_is_named(release: &Release) -> Result<()> {
     release.upgrade(&[]).map(drop)
 }
 
-impl Wrong {
-    fn check(&self, text: &str) -> Result<()> {
-        let found = text.to_lowercase();
-        for (server, words) in self.named {
-            for word in words {
-                ensure!(
-                    found.contains(&word.to_lowercase()),
-                    "{}: {server} is not named with {word:?}: {text}",
-                    self.name
-                );
-            }
+/// Checks that a reason names each server with these words.
+pub fn check_named(named: &Named, text: &str) -> Result<()> {
+    let found = text.to_lowercase();
+    for (server, words) in named {
+        for word in *words {
+            ensure!(
+                found.contains(&word.to_lowercase()),
+                "{server} is not named with {word:?}: {text}"
+            );
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// A program of the release.
-struct Deployment<'a> {
+pub struct Deployment<'a> {
     release: &'a Release,
     object: Value,
 }
 
 impl<'a> Deployment<'a> {
-    fn of(release: &'a Release, component: &str) -> Result<Self> {
+    pub fn of(release: &'a Release, component: &str) -> Result<Self> {
         let selector = format!(
             "app.kubernetes.io/instance={},app.kubernetes.io/component={component}",
             release.name
@@ -246,7 +260,7 @@ impl<'a> Deployment<'a> {
     }
 
     /// The value of a variable that comes from a Secret.
-    fn secret(&self, variable: &str) -> Result<String> {
+    pub fn secret(&self, variable: &str) -> Result<String> {
         let env = self.object["spec"]["template"]["spec"]["containers"][0]["env"].as_array();
         let found = env.into_iter().flatten().find(|env| env["name"] == variable);
         let from = &found.with_context(|| variable.to_owned())?["valueFrom"]["secretKeyRef"];
@@ -260,12 +274,25 @@ impl<'a> Deployment<'a> {
     }
 
     /// Starts a pod like those of the Deployment, which no Service selects, with other settings.
-    fn start_pod(&self, name: &str, settings: &[(&str, String)]) -> Result<()> {
+    pub fn start_pod(&self, name: &str, settings: &[(&str, String)]) -> Result<()> {
+        self.start_pod_with_ca(name, settings, CA_SECRET)
+    }
+
+    /// The same, with the CA of the servers in another Secret.
+    pub fn start_pod_with_ca(&self, name: &str, settings: &[(&str, String)], ca_secret: &str) -> Result<()> {
         let mut spec = self.object["spec"]["template"]["spec"].clone();
         let env = spec["containers"][0]["env"].as_array_mut().context("no env")?;
         for (variable, value) in settings {
             env.retain(|env| env["name"] != *variable);
             env.push(json!({"name": variable, "value": value}));
+        }
+        for volume in spec["volumes"].as_array_mut().into_iter().flatten() {
+            let sources = volume.pointer_mut("/projected/sources").and_then(Value::as_array_mut);
+            for source in sources.into_iter().flatten() {
+                if source["secret"]["name"] == CA_SECRET {
+                    source["secret"]["name"] = ca_secret.into();
+                }
+            }
         }
         spec["containers"][0]["startupProbe"] = Value::Null;
         spec["containers"][0]["livenessProbe"] = Value::Null;
@@ -277,7 +304,7 @@ impl<'a> Deployment<'a> {
         self.release.cluster.apply(&pod).map(drop)
     }
 
-    fn delete_pod(&self, name: &str) -> Result<()> {
+    pub fn delete_pod(&self, name: &str) -> Result<()> {
         let delete = [
             "delete",
             "pod",
@@ -290,7 +317,7 @@ impl<'a> Deployment<'a> {
     }
 
     /// Why the pod is not ready, as `/readyz` says.
-    fn reason_of_pod(&self, name: &str) -> Result<String> {
+    pub fn reason_of_pod(&self, name: &str) -> Result<String> {
         let address = [
             "get",
             "pod",
