@@ -12,6 +12,17 @@ use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
 
+/// Suspends a sale as `spec.suspend` does. Either suffices.
+pub const SUSPEND_ANNOTATION: &str = "seckill.dev/suspend";
+
+impl FlashSale {
+    pub fn is_suspended(&self) -> bool {
+        let annotations = self.metadata.annotations.as_ref();
+        let annotation = annotations.and_then(|annotations| annotations.get(SUSPEND_ANNOTATION));
+        self.spec.suspend || annotation.is_some_and(|value| value != "false")
+    }
+}
+
 /// The custom resource. Tools that wait for a FlashSale compare the generation that its status describes with the present one.
 /// Without any status they would take an object for ready that no operator has seen yet, so it has one from the beginning.
 pub fn crd() -> CustomResourceDefinition {

@@ -8,16 +8,12 @@ use seckill_protocol::sale::{Offer, TierLimits, first_opens_at, needed_format};
 use seckill_protocol::tiers::{MAX_TIERS, TierRule};
 use seckill_protocol::{Format, Quantity, SaleId, Tiers};
 
-/// Suspends a sale as `spec.suspend` does; either suffices.
-pub const SUSPEND_ANNOTATION: &str = "seckill.dev/suspend";
-
 pub fn sale_key(object: &impl kube::ResourceExt) -> SaleKey {
     SaleKey::new(object.namespace().unwrap_or_default(), object.name_any())
 }
 
 pub fn desired_sale(object: &FlashSale) -> DesiredSale {
     let spec = &object.spec;
-    let annotation = object.annotations().get(SUSPEND_ANNOTATION);
     let mut desired = DesiredSale {
         uid: object.uid().unwrap_or_default(),
         known_id: known_id(object),
@@ -37,7 +33,7 @@ pub fn desired_sale(object: &FlashSale) -> DesiredSale {
         lead_time_seconds: u32::try_from(spec.lead_time_seconds).unwrap_or_default(),
         cool_down_seconds: u32::try_from(spec.cool_down_seconds).unwrap_or_default(),
         demand: demand(spec),
-        suspended: spec.suspend || annotation.is_some_and(|value| value != "false"),
+        suspended: object.is_suspended(),
         preflight_required: spec.preflight == seckill_crds::Preflight::Require,
     };
     desired.format = needed_format(&desired.offer, &desired.terms());
@@ -286,7 +282,7 @@ mod tests {
         for (value, suspended) in [("true", true), ("", true), ("false", false)] {
             annotated
                 .annotations_mut()
-                .insert(SUSPEND_ANNOTATION.into(), value.into());
+                .insert(seckill_crds::SUSPEND_ANNOTATION.into(), value.into());
             assert_eq!(desired_sale(&annotated).suspended, suspended, "{value}");
         }
     }

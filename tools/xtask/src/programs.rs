@@ -35,12 +35,14 @@ pub const DEV: Profile = Profile {
 pub const PROGRAMS: [&str; 3] = ["operator", "seckill-api", "order-worker"];
 /// The program that sends crowds. It is not in the image.
 pub const LOAD: &str = "seckill-load";
+/// The plugin of kubectl. It is not in the image.
+pub const PLUGIN: &str = "kubectl-seckill";
 
 /// Builds the programs, and returns their folder.
 pub fn build(profile: &Profile) -> Result<PathBuf> {
     let started = Instant::now();
     eprintln!("  … the programs (cargo build --profile {})", profile.name);
-    let programs: Vec<_> = PROGRAMS.into_iter().chain([LOAD]).collect();
+    let programs: Vec<_> = PROGRAMS.into_iter().chain([LOAD, PLUGIN]).collect();
     let folder = build_each(profile, &programs)?;
     eprintln!("  ✓ the programs ({})", seconds(started.elapsed()));
     Ok(folder)

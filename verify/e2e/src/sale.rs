@@ -75,6 +75,13 @@ impl<'a> Sale<'a> {
         reached.map_err(|error| error.context(format!("last status: {last}")))
     }
 
+    pub fn wait_until_suspended(&self, limit: Duration) -> Result<()> {
+        let what = format!("{}/{} to be suspended", self.namespace, self.name);
+        wait_until(&what, limit, || {
+            Ok((self.status()?["phase"] == "Suspended").then_some(()))
+        })
+    }
+
     /// Waits until a condition has a status.
     pub fn wait_for_condition(&self, kind: &str, status: &str, limit: Duration) -> Result<Value> {
         wait_until(

@@ -164,6 +164,7 @@ fn on_cluster(tests: &[&str], filter: &[String], variables: &[(&str, String)], c
         ("SECKILL_ROTATE", serde_json::to_string(&rotate)?),
         ("SECKILL_DEMO", serde_json::to_string(&demo)?),
         ("SECKILL_LOAD", programs.join(programs::LOAD).display().to_string()),
+        ("SECKILL_PLUGIN", programs.join(programs::PLUGIN).display().to_string()),
         ("PATH", env.path()),
     ];
     inside(&env, tests, filter, &[variables, &cluster].concat(), count)

@@ -7,6 +7,7 @@ mod install;
 mod legacy;
 mod manifests;
 mod open_sale;
+mod plugin;
 mod release;
 mod rolling;
 mod rotation;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         of("sales", sales::SCENARIOS),
         of("legacy", legacy::SCENARIOS),
         identity::with_test_issuer(release),
+        of("plugin", plugin::SCENARIOS),
         of("secured", secured::SCENARIOS),
         of("rotation", rotation::SCENARIOS),
         of("rolling", rolling::SCENARIOS),
