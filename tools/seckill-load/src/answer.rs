@@ -1,4 +1,5 @@
 //! Parsing of answers, for each of the two interfaces.
+use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -32,6 +33,24 @@ pub struct Counts {
     pub limit_reached: u64,
     pub other: u64,
     pub unanswered: u64,
+}
+
+/// Without the zeros.
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = [
+            (self.won, "won"),
+            (self.sold_out, "sold out"),
+            (self.not_started, "not started"),
+            (self.ended, "ended"),
+            (self.limit_reached, "limit reached"),
+            (self.other, "other"),
+            (self.unanswered, "unanswered"),
+        ];
+        let present = named.iter().filter(|(count, _)| *count > 0);
+        let present: Vec<_> = present.map(|(count, name)| format!("{count} {name}")).collect();
+        f.write_str(&present.join(", "))
+    }
 }
 
 impl Counts {

@@ -40,6 +40,12 @@ impl Histograms {
         buckets.skip_while(|bucket| bucket.buyers == 0).collect()
     }
 
+    /// What is recorded from now on is apart from what was recorded before.
+    pub fn reset(&mut self) {
+        self.from_send.reset();
+        self.from_schedule.reset();
+    }
+
     pub fn summary(&self) -> Latency {
         Latency {
             from_send: quantiles(&self.from_send),

@@ -2,6 +2,7 @@
 mod args;
 mod output;
 mod plot;
+mod view;
 
 use std::process::ExitCode;
 
@@ -44,7 +45,7 @@ async fn run_load(args: &Args) -> Result<bool> {
         Some(crowd) => Some((crowd, SaleTimes::read(&plan).await?)),
         None => None,
     };
-    let output = Output::new(args.output, plan.buyers.into());
+    let output = Output::new(args.output, plan.buyers.into(), args.units);
     output.begin(&plan);
     let outcome = run(plan.clone(), |progress| output.progress(progress)).await?;
 

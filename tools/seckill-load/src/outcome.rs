@@ -73,6 +73,8 @@ pub(crate) struct Tally {
     pub counts: Counts,
     retries: u64,
     histograms: Histograms,
+    /// Since the last call of [`Tally::recent`].
+    recent: Histograms,
     timeline: Vec<Slice>,
     /// By status and `code`, so that bodies that differ only in a time or an id are one sample.
     samples: HashMap<String, Sample>,
@@ -85,6 +87,7 @@ impl Tally {
             counts: Counts::default(),
             retries: 0,
             histograms: Histograms::new()?,
+            recent: Histograms::new()?,
             timeline: Vec::new(),
             samples: HashMap::new(),
             wins: Vec::new(),
@@ -109,10 +112,18 @@ impl Tally {
         }));
         if result.kind != AnswerKind::Unanswered {
             self.histograms.record(result.from_send, result.from_schedule);
+            self.recent.record(result.from_send, result.from_schedule);
         }
         if let (AnswerKind::Other | AnswerKind::Unanswered, Some(said)) = (result.kind, result.said) {
             self.sample(said);
         }
+    }
+
+    /// The latencies since the last call.
+    pub fn recent(&mut self) -> Latency {
+        let latency = self.recent.summary();
+        self.recent.reset();
+        latency
     }
 
     /// Adds a buyer whose task failed.

@@ -1,6 +1,7 @@
 //! Output of the run, as text or JSON.
 use std::io::Write;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use seckill_load::check::Check;
@@ -8,6 +9,7 @@ use seckill_load::{Bucket, Counts, Outcome, Plan, Progress, Quantiles, Route};
 use serde::Serialize;
 
 use crate::args::OutputKind;
+use crate::view::View;
 
 /// The report at the end of the run.
 #[derive(Serialize)]
@@ -40,57 +42,77 @@ struct ProgressLine {
     in_flight: u64,
     #[serde(flatten)]
     counts: Counts,
+    /// Of the answers since the last line; 0: there were none.
+    recent_p99_ms: f64,
+    /// What a terminal shows below its bar, for a program that shows it.
+    view: String,
 }
 
-pub enum Output {
+pub struct Output {
+    kind: Kind,
+    view: Mutex<View>,
+    started: Instant,
+}
+
+enum Kind {
     Text(ProgressBar),
     Json,
 }
 
 impl Output {
-    pub fn new(kind: OutputKind, buyers: u64) -> Self {
-        match kind {
-            OutputKind::Json => Output::Json,
+    /// `units`: the stock of the sale, if it is known.
+    pub fn new(kind: OutputKind, buyers: u64, units: Option<u64>) -> Self {
+        let kind = match kind {
+            OutputKind::Json => Kind::Json,
             OutputKind::Text => {
                 let bar = ProgressBar::new(buyers);
                 // The template is fixed. If it is wrong, the default style is good enough.
-                if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {pos}/{len} {msg}") {
+                if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {pos}/{len}\n{msg}") {
                     bar.set_style(style);
                 }
-                Output::Text(bar)
+                Kind::Text(bar)
             }
+        };
+        Output {
+            kind,
+            view: Mutex::new(View::new(units)),
+            started: Instant::now(),
         }
     }
 
     pub fn begin(&self, plan: &Plan) {
-        if let Output::Text(bar) = self {
+        if let Kind::Text(bar) = &self.kind {
             bar.println(format!("{} buyers for {} at {}", plan.buyers, sale(plan), plan.target));
         }
     }
 
     pub fn progress(&self, progress: Progress) {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.add(&progress, self.started.elapsed());
         let counts = progress.counts;
-        match self {
-            Output::Text(bar) => {
+        match &self.kind {
+            Kind::Text(bar) => {
                 bar.set_position(counts.finished());
-                bar.set_message(format!("{} in flight · {}", progress.in_flight, kinds(&counts)));
+                bar.set_message(view.to_string());
             }
-            Output::Json => print_line(&serde_json::json!({ "progress": ProgressLine {
+            Kind::Json => print_line(&serde_json::json!({ "progress": ProgressLine {
                 buyers: progress.buyers,
                 arrived: progress.arrived,
                 in_flight: progress.in_flight,
                 counts,
+                recent_p99_ms: progress.recent.p99_ms,
+                view: view.to_string(),
             }})),
         }
     }
 
     pub fn end(&self, report: &Report) {
-        match self {
-            Output::Text(bar) => {
+        match &self.kind {
+            Kind::Text(bar) => {
                 bar.finish_and_clear();
                 print!("{}", text(report));
             }
-            Output::Json => print_line(&serde_json::json!({ "report": report })),
+            Kind::Json => print_line(&serde_json::json!({ "report": report })),
         }
     }
 }
@@ -112,7 +134,7 @@ fn text(report: &Report) -> String {
             outcome.peak_in_flight,
             outcome.retries
         ),
-        format!("  {}", kinds(&outcome.counts)),
+        format!("  {}", outcome.counts),
         String::new(),
         format!(
             "  {:<26}{:>10}{:>10}{:>10}{:>10}{:>10}",
@@ -157,25 +179,6 @@ fn bars(buckets: &[Bucket]) -> impl Iterator<Item = String> {
         let percent = 100.0 * *buyers as f64 / all as f64;
         format!("  {:>14} {percent:>5.1} %  {bar}", format!("< {up_to_ms} ms"))
     })
-}
-
-/// The number of answers of each kind, without the zeros.
-fn kinds(counts: &Counts) -> String {
-    let named = [
-        (counts.won, "won"),
-        (counts.sold_out, "sold out"),
-        (counts.not_started, "not started"),
-        (counts.ended, "ended"),
-        (counts.limit_reached, "limit reached"),
-        (counts.other, "other"),
-        (counts.unanswered, "unanswered"),
-    ];
-    let present: Vec<_> = named
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, name)| format!("{count} {name}"))
-        .collect();
-    present.join(", ")
 }
 
 fn sale(plan: &Plan) -> String {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::answer::Counts;
 use crate::buyer::buy;
 use crate::connections::Connections;
+use crate::latency::Quantiles;
 use crate::outcome::{Outcome, RunTotals, Tally};
 use crate::permits::Permits;
 use crate::plan::{InvalidPlan, Plan};
@@ -42,6 +43,8 @@ pub struct Progress {
     pub arrived: u64,
     pub in_flight: u64,
     pub counts: Counts,
+    /// The time from sending to the answer, of the answers since the last progress. All zero: there were none.
+    pub recent: Quantiles,
 }
 
 struct RunState {
@@ -130,11 +133,13 @@ impl RunState {
     }
 
     fn progress(&self) -> Progress {
+        let mut tally = self.tally();
         Progress {
             buyers: self.plan.buyers.into(),
             arrived: self.arrived.load(Ordering::Relaxed),
             in_flight: self.permits.in_use() as u64,
-            counts: self.tally().counts,
+            counts: tally.counts,
+            recent: tally.recent().from_send,
         }
     }
 }

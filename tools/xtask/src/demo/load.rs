@@ -16,12 +16,13 @@ enum Line {
     Report(Box<Answers>),
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Progress {
     pub buyers: u64,
-    pub in_flight: u64,
     #[serde(flatten)]
     pub counts: Counts,
+    /// Lines for a terminal.
+    pub view: String,
 }
 
 /// The number of buyers by answer.
@@ -93,8 +94,14 @@ pub struct Check {
     pub passed: bool,
 }
 
-/// Sends the crowd. Calls `on_progress` a few times a second.
-pub fn send(load: &Tool, args: &[&str], screen: &Screen, mut on_progress: impl FnMut(Progress)) -> Result<Answers> {
+/// Sends the crowd. Calls `on_progress` a few times a second. `title` is shown above the figures, if stdout is a terminal.
+pub fn send(
+    load: &Tool,
+    args: &[&str],
+    screen: &Screen,
+    title: impl Fn() -> String,
+    mut on_progress: impl FnMut(Progress),
+) -> Result<Answers> {
     let command_line = || load.line(args);
     let mut child = load
         .with(["--output", "json"])
@@ -111,7 +118,7 @@ pub fn send(load: &Tool, args: &[&str], screen: &Screen, mut on_progress: impl F
             Line::Progress(progress) => {
                 bar.set_length(progress.buyers);
                 bar.set_position(progress.counts.settled());
-                bar.set_message(format!("{} in flight · {}", progress.in_flight, progress.counts));
+                bar.set_message(format!("{}\n{}", title(), progress.view));
                 on_progress(progress);
             }
             Line::Report(answers) => report = Some(*answers),
@@ -139,7 +146,7 @@ mod tests {
     #[test]
     fn output_lines_of_seckill_load_are_parsed() {
         let counts = r#""won":1,"sold_out":2,"not_started":0,"ended":0,"other":0,"unanswered":0"#;
-        let progress = format!(r#"{{"progress":{{"buyers":3,"arrived":3,"in_flight":0,{counts}}}}}"#);
+        let progress = format!(r#"{{"progress":{{"buyers":3,"arrived":3,"in_flight":0,{counts},"view":""}}}}"#);
         match serde_json::from_str(&progress).expect("a line") {
             Line::Progress(p) => assert_eq!(p.counts.settled(), 3),
             Line::Report(_) => panic!("unexpected report"),

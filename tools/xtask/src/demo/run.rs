@@ -1,4 +1,5 @@
 //! Runs the sales of a demo, and compares what buyers were told with what Redis and MySQL have.
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -120,7 +121,7 @@ pub fn run_sales(site: &Site, screen: &Screen, cases: &[Case], schedule: &Schedu
     let mut differences = buy_by_old_routes(site, screen, &watch, &old_routes, item_id)?;
     for (case, running) in cases.iter().zip(&mut running) {
         test_before_start(site, screen, &watch, running)?;
-        test_crowd(site, screen, case, running)?;
+        test_crowd(site, screen, &watch, case, running)?;
     }
     for running in &mut running {
         test_after_end(site, screen, &watch, running)?;
@@ -144,6 +145,56 @@ pub fn run_sales(site: &Site, screen: &Screen, cases: &[Case], schedule: &Schedu
     }
     screen.say("Every buyer got an answer, every unit is accounted for, and Redis and MySQL agree.");
     Ok(())
+}
+
+/// A sale that has been settled.
+pub struct DrawnSale {
+    pub namespace: String,
+    pub name: String,
+    pub starts_at: Timestamp,
+    pub ends_at: Timestamp,
+    pub settled_at: Timestamp,
+}
+
+/// Runs the second case with a crowd that begins before the start and lasts longer than the stock.
+pub fn run_to_draw(site: &Site, screen: &Screen) -> Result<DrawnSale> {
+    const BEFORE_START: Duration = Duration::from_secs(2);
+    let namespace = &site.names.sales;
+    site.flash_sales.create_namespace(namespace)?;
+    let watch = Watch::start(&site.flash_sales, namespace, screen)?;
+    let example = std::fs::read_to_string(site.example("demo.yaml")).context("examples/demo.yaml")?;
+    let [_, case] = &CASES;
+    let times = window(Timestamp::now(), Duration::from_secs(15), Duration::from_secs(25))?;
+    let (starts_at, ends_at) = (times.starts_at, times.ends_at);
+    let planned = apply(
+        site,
+        screen,
+        &example,
+        case.sale,
+        case.sale,
+        site.stores.new_item_id()?,
+        times,
+    )?;
+    let name = &planned.name;
+    std::thread::sleep(until(starts_at).saturating_sub(BEFORE_START));
+    let (sale, buyers) = (format!("{namespace}/{name}"), case.buyers.to_string());
+    let arrivals = ["--buyers", &buyers, "--over", "20s", "--in-flight", "3000"];
+    let args = [&[&site.api_url, "--sale", &sale], &arrivals[..]].concat();
+    let answers = load::send(&site.load, &args, screen, || name.clone(), |_| ())?;
+    screen.say(format!("{name}: {}", answers.counts));
+    std::thread::sleep(until(ends_at));
+    outsiders(site, screen, name)?;
+    let settled = |history: &watch::SaleHistory| history.phase() == "Settled";
+    let history = watch.wait_for(name, "Settled", Duration::from_secs(90), settled)?;
+    // Prometheus asks once more.
+    std::thread::sleep(Duration::from_secs(6));
+    Ok(DrawnSale {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        starts_at,
+        ends_at,
+        settled_at: sales::time(&history.status, "settledAt")?,
+    })
 }
 
 pub fn window(now: Timestamp, after: Duration, duration: Duration) -> Result<Window> {
@@ -218,7 +269,7 @@ fn test_before_start(site: &Site, screen: &Screen, watch: &Watch, case: &mut Run
 }
 
 /// Sends the crowd, follows its orders into MySQL, and reads the stock left in Redis.
-fn test_crowd(site: &Site, screen: &Screen, case: &Case, running: &mut RunningCase) -> Result<()> {
+fn test_crowd(site: &Site, screen: &Screen, watch: &Watch, case: &Case, running: &mut RunningCase) -> Result<()> {
     let name = &running.planned.name;
     screen.waiting(&format!("waiting for the start of {name}"), || {
         std::thread::sleep(until(running.planned.starts_at) + CROWD_DELAY)
@@ -252,9 +303,14 @@ fn test_crowd(site: &Site, screen: &Screen, case: &Case, running: &mut RunningCa
     ];
 
     let (sender, receiver) = mpsc::channel();
+    let stored = AtomicU64::new(0);
+    let title = || {
+        let stored = stored.load(Ordering::Relaxed);
+        format!("{name} · {} · {stored} orders in MySQL", watch.phase(name))
+    };
     let (answers, drained) = std::thread::scope(|scope| {
-        let draining = scope.spawn(|| drain(site, screen, name, receiver));
-        let answers = load::send(&site.load, &args, screen, |progress| {
+        let draining = scope.spawn(|| drain(site, screen, name, receiver, &stored));
+        let answers = load::send(&site.load, &args, screen, title, |progress| {
             _ = sender.send((Instant::now(), progress))
         });
         drop(sender);
@@ -301,6 +357,7 @@ fn drain(
     screen: &Screen,
     name: &str,
     receiver: mpsc::Receiver<(Instant, Progress)>,
+    stored: &AtomicU64,
 ) -> Result<(Ledger, Duration)> {
     const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
     let mut answered = 0;
@@ -322,6 +379,7 @@ fn drain(
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(20)),
         }
         let ledger = site.stores.ledger(&site.names.sales, name)?.unwrap_or_default();
+        stored.store(ledger.orders, Ordering::Relaxed);
         if let Some((at, won)) = last_answer
             && (ledger.orders >= won || at.elapsed() > DRAIN_TIMEOUT)
         {
@@ -383,7 +441,7 @@ fn outsiders(site: &Site, screen: &Screen, name: &str) -> Result<Answers> {
         "--in-flight",
         "20",
     ];
-    load::send(&site.load, &args, screen, |_| ())
+    load::send(&site.load, &args, screen, || name.to_owned(), |_| ())
 }
 
 /// Uses the old demo's routes: lists the items, sends more buyers than units, and queries an order.
@@ -426,7 +484,7 @@ fn buy_by_old_routes(
         "--orders-file",
         &numbers_arg,
     ];
-    let answers = load::send(&site.load, &args, screen, |_| ())?;
+    let answers = load::send(&site.load, &args, screen, || name.to_owned(), |_| ())?;
     screen.say(format!(
         "POST /seckill/buy by {buyers} buyers for {} units: {}",
         planned.units, answers.counts

@@ -32,7 +32,7 @@ impl Screen {
     pub fn bar(&self, of: u64) -> ProgressBar {
         let bar = self.bars.add(ProgressBar::new(of));
         // The template is fixed. If it had an error, the default style would be good enough.
-        if let Ok(style) = ProgressStyle::with_template("         {bar:30} {pos}/{len} {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("         {bar:30} {pos}/{len}  {msg}") {
             bar.set_style(style);
         }
         bar

@@ -98,7 +98,7 @@ impl Site {
         Ok(Site {
             repository: workspace::folder()?,
             state: env.state.clone(),
-            flash_sales: FlashSales::Folder(env.state.join("sales")),
+            flash_sales: FlashSales::Folder(env.sales()),
             curl: inside("curl"),
             load: tool(load).with(["--i-own-this-target"]),
             stores: Stores {

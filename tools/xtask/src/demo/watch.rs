@@ -119,6 +119,14 @@ impl Watch {
         Ok(Watch { shared })
     }
 
+    /// The phase of a sale; empty while the operator has not seen it.
+    pub fn phase(&self, name: &str) -> String {
+        let sales = lock(&self.shared.sales);
+        sales
+            .get(name)
+            .map_or(String::new(), |history| history.phase().to_owned())
+    }
+
     /// Waits until `done` is true for the sale.
     pub fn wait_for(
         &self,
