@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use clap::Parser;
 use seckill_service::args::parse_from;
 use seckill_service::config::{
-    AdminArgs, InstanceArgs, KafkaArgs, MysqlArgs, MysqlTlsArgs, MysqlUrl, ServerArgs, TelemetryArgs,
+    AdminArgs, InstanceArgs, KafkaArgs, MysqlArgs, MysqlTlsArgs, MysqlUrl, ServerArgs, TelemetryArgs, TraceArgs,
 };
 
 /// Folds the order log into MySQL
@@ -64,6 +64,8 @@ pub struct RunArgs {
     pub servers: ServerArgs,
     #[command(flatten)]
     pub instance: InstanceArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
 
     /// Consumer group of the workers. Workers of the same group share the partitions
     #[arg(long, env = "SECKILL_WORKER_GROUP", default_value = "seckill-order-worker", value_name = "seckill-order-worker",

@@ -4,17 +4,20 @@
 //! at these offsets. Entries that were read and not stored are dropped; the log still holds them.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use futures::{StreamExt as _, stream};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use seckill_ledger::{Ledger, LedgerError, LogEntry, NotSpoken, StoreError, Stored};
-use seckill_order_log::{Entry, LogConfig, LogError, advice, creation_error, position};
+use seckill_order_log::{Entry, LogConfig, LogError, advice, creation_error, header_values, position};
 use seckill_protocol::{Offset, Record};
+use seckill_service::traces::{SpanContext, SpanKind, TRACEPARENT, Traces, sampled};
 use seckill_service::{FailureLog, Gate, Shutdown, mysql_pool, retry};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -52,6 +55,8 @@ const FORMAT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How soon the group assigns partitions that were added to the topic.
 const METADATA_REFRESH_MS: &str = "10000";
+/// Traced records that wait to be stored. What is beyond is stored without a span.
+const MAX_TRACED: usize = 1000;
 /// How often the positions are committed to the consumer group.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -66,6 +71,7 @@ pub struct Consume {
     /// Ready while this worker is a member of the group, reads at the positions of MySQL, and no partition has stopped.
     pub reading: Gate,
     pub metrics: Metrics,
+    pub traces: Option<Arc<Traces>>,
     pub positions: watch::Sender<Positions>,
     pub shutdown: Shutdown,
     pub runtime: Handle,
@@ -136,6 +142,7 @@ impl Consume {
             unassigned_since: Some(Instant::now()),
             at_position: false,
             unstored: Unstored::default(),
+            traced: BTreeMap::new(),
             next: Positions::new(),
             unread: BTreeSet::new(),
             failed: None,
@@ -182,6 +189,8 @@ struct Membership<'a> {
     /// All partitions of this worker are assigned at their positions.
     at_position: bool,
     unstored: Unstored,
+    /// The spans of the purchases in unstored records, by partition and offset.
+    traced: BTreeMap<(u32, Offset), Vec<SpanContext>>,
     /// The offset to read next in each partition.
     next: Positions,
     /// Partitions that Kafka has not answered for since they were assigned.
@@ -274,6 +283,7 @@ impl Membership<'_> {
         }
         if !self.at_position {
             self.unstored = Unstored::default();
+            self.traced.clear();
         }
         if let Some(error) = error {
             self.handle_kafka_error(error)?;
@@ -293,10 +303,25 @@ impl Membership<'_> {
             match self.consumer.poll(wait)? {
                 Err(KafkaError::PartitionEOF(partition)) => self.reached_end(partition as u32),
                 Err(error) => return Some(error),
-                Ok(message) => self.read(Entry::from_message(&message)),
+                Ok(message) => {
+                    self.note_spans(&message);
+                    self.read(Entry::from_message(&message));
+                }
             }
         }
         None
+    }
+
+    fn note_spans(&mut self, message: &BorrowedMessage<'_>) {
+        if self.worker.traces.is_none() || self.traced.len() >= MAX_TRACED {
+            return;
+        }
+        let headers = header_values(message, TRACEPARENT);
+        let spans: Vec<_> = headers.iter().filter_map(|header| sampled(header)).collect();
+        if !spans.is_empty() {
+            self.traced
+                .insert((message.partition() as u32, message.offset()), spans);
+        }
     }
 
     fn read(&mut self, entry: Entry) {
@@ -374,6 +399,7 @@ impl Membership<'_> {
                     self.failures.succeeded();
                     self.worker.mysql.ready();
                     self.continues(partition);
+                    self.traced.retain(|(of, offset), _| *of != partition || *offset >= to);
                     // A failure of another partition makes this worker forget all positions.
                     if self.at_position {
                         self.worker.positions.send_modify(|positions| {
@@ -399,12 +425,27 @@ impl Membership<'_> {
         to: Offset,
         entries: &[LogEntry],
     ) -> (u32, Offset, Result<Stored, StoreError>) {
-        let begun = Instant::now();
+        let (begun, begun_at) = (Instant::now(), SystemTime::now());
         let result = self.worker.ledger.store(partition, from, to, entries).await;
         if let Ok(stored) = &result {
+            self.trace((partition, from), (partition, to), begun_at);
             self.worker.metrics.stored(*stored, begun.elapsed().as_secs_f64());
         }
         (partition, to, result)
+    }
+
+    /// Adds the transaction to the traces of the purchases that it has stored.
+    fn trace(&self, from: (u32, Offset), to: (u32, Offset), begun_at: SystemTime) {
+        let Some(traces) = &self.worker.traces else { return };
+        for ((partition, offset), purchases) in self.traced.range(from..to) {
+            for purchase in purchases {
+                let mut span = traces.span("store", SpanKind::Consumer, Some(purchase), begun_at);
+                span.set("messaging.system", "kafka");
+                span.set("messaging.destination.partition.id", partition.to_string());
+                span.set("messaging.kafka.offset", *offset);
+                span.set("db.system.name", "mysql");
+            }
+        }
     }
 
     fn store_failed(&mut self, error: &StoreError) {

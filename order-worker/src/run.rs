@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use seckill_service::metrics::registry::Registry;
+use seckill_service::traces::Traces;
 use seckill_service::{Health, Heartbeats, Shutdown, admin, connect, mysql_pool, open_files, telemetry};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -30,6 +31,9 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
     let (mysql, kafka, reading) = (health.gate("mysql"), health.gate("kafka"), health.gate("order log"));
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let start = |endpoint| Traces::start(endpoint, "order-worker", args.instance.instance());
+    let traces = args.traces.traces_endpoint.as_ref().map(start).transpose();
+    let traces = traces.context("SECKILL_TRACES_ENDPOINT")?;
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
 
     let spoken = args.instance.format.spoken_format;
@@ -81,6 +85,7 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
         mysql,
         reading,
         metrics,
+        traces: traces.clone(),
         positions,
         shutdown: shutdown.clone(),
         runtime: Handle::current(),
@@ -97,6 +102,9 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
         tracing::warn!(%error, "flush failed; the next relay publishes missing batches again");
     }
     heartbeats.end().await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     tracing::info!("stopped");
     result
 }

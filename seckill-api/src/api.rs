@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use seckill_ledger::{Ledger, Sale};
-use seckill_order_log::{OrderLog, Tail};
+use seckill_order_log::{LogError, OrderLog, Tail};
 use seckill_protocol::{Batch, Epoch, OrderNoKeys, Record};
 use seckill_stock::{BatchSink, Batcher, StockClient};
 use tokio::sync::{Semaphore, watch};
@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::order_lookup::OrderLookups;
 use crate::purchase_locks::PurchaseLocks;
 use crate::rate_limit::RateLimits;
+use crate::traced::TracedPurchases;
 use crate::unknown_sales::UnknownSales;
 
 pub struct Api {
@@ -26,6 +27,7 @@ pub struct Api {
     pub(crate) order_no_keys: OrderNoKeys,
     pub(crate) buyers: Buyers,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traced: Arc<TracedPurchases>,
     pub(crate) purchase_locks: PurchaseLocks,
     pub(crate) purchase_permits: Semaphore,
     max_purchases: usize,
@@ -44,6 +46,12 @@ pub struct Servers {
     pub ledger: Ledger,
 }
 
+/// What others see of the API at work.
+pub struct Telemetry {
+    pub metrics: Arc<Metrics>,
+    pub traced: Arc<TracedPurchases>,
+}
+
 impl Api {
     /// `max_purchases` limits how many purchases are in progress at the same time.
     pub fn new(
@@ -52,9 +60,10 @@ impl Api {
         order_no_keys: OrderNoKeys,
         buyers: Buyers,
         max_purchases: usize,
-        metrics: Arc<Metrics>,
+        telemetry: Telemetry,
         rate_limits: RateLimits,
     ) -> Arc<Self> {
+        let Telemetry { metrics, traced } = telemetry;
         let Servers {
             stock,
             log,
@@ -74,6 +83,7 @@ impl Api {
             order_no_keys,
             buyers,
             metrics,
+            traced,
             purchase_locks: PurchaseLocks::default(),
             purchase_permits: Semaphore::new(max_purchases),
             max_purchases,
@@ -88,12 +98,13 @@ impl Api {
             log: self.log.clone(),
             partition: sale.partition,
             metrics: self.metrics.clone(),
+            traced: self.traced.clone(),
         };
         Batcher::spawn(self.stock.clone(), sale.id, epochs, sink, self.max_purchases)
     }
 
     pub(crate) fn append(&self, partition: u32, record: &Record) {
-        append(&self.log, partition, record, &self.metrics);
+        count_failure(partition, self.log.append_now(partition, record), &self.metrics);
     }
 }
 
@@ -102,20 +113,27 @@ struct Appender {
     log: OrderLog,
     partition: u32,
     metrics: Arc<Metrics>,
+    traced: Arc<TracedPurchases>,
 }
 
 impl BatchSink for Appender {
     fn append(&self, batch: Batch) {
         self.metrics.batch_orders.observe(batch.orders.len() as f64);
         seckill_failpoint::reach("api.before-append");
-        append(&self.log, self.partition, &Record::Batch(batch), &self.metrics);
+        let headers = self.traced.headers(&batch);
+        let record = Record::Batch(batch);
+        let appended = match headers.is_empty() {
+            true => self.log.append_now(self.partition, &record),
+            false => self.log.append_now_with(self.partition, &record, &headers),
+        };
+        count_failure(self.partition, appended, &self.metrics);
         seckill_failpoint::reach("api.after-append");
     }
 }
 
 /// A record that could not be appended stays in the outbox of the index, and the relay of order-worker publishes it.
-fn append(log: &OrderLog, partition: u32, record: &Record, metrics: &Metrics) {
-    if let Err(error) = log.append_now(partition, record) {
+fn count_failure(partition: u32, appended: Result<(), LogError>, metrics: &Metrics) {
+    if let Err(error) = appended {
         // Counted, not logged as a warning: a Kafka outage causes thousands, and the Kafka client logs the outage.
         metrics.not_appended.inc();
         tracing::debug!(partition, %error, "failed to append a record");

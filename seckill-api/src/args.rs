@@ -5,7 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use seckill_protocol::OrderNoKeys;
-use seckill_service::config::{AdminArgs, Expected, InstanceArgs, ServerArgs, TelemetryArgs, listen_address};
+use seckill_service::config::{
+    AdminArgs, Expected, InstanceArgs, ServerArgs, TelemetryArgs, TraceArgs, listen_address,
+};
 
 use crate::cors::CorsOrigins;
 use crate::rate_limit::RateLimitConfig;
@@ -28,6 +30,12 @@ pub struct Args {
     pub servers: ServerArgs,
     #[command(flatten)]
     pub instance: InstanceArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
+    /// One purchase in this many is traced, and up to 10 a second whose request has a sampled traceparent
+    #[arg(long, env = "SECKILL_TRACES_ONE_IN", default_value_t = 1000, value_name = "1000",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub traces_one_in: u32,
 
     /// Address of the /v1 routes
     #[arg(long, env = "SECKILL_LISTEN", default_value = "0.0.0.0:8080", value_name = "0.0.0.0:8080",

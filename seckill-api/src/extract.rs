@@ -1,12 +1,14 @@
 //! The arguments of the routes, extracted from paths, headers and bodies, and validated.
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use http::request::Parts;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use seckill_protocol::Quantity;
+use seckill_service::traces::TRACEPARENT;
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -70,6 +72,20 @@ impl FromRequestParts<Arc<Api>> for CallerOfSale {
             }
         };
         Ok(CallerOfSale(listed, caller))
+    }
+}
+
+/// The header by which a caller names its own span. None if nothing is traced.
+pub struct CallerSpan(pub Option<HeaderValue>);
+
+impl FromRequestParts<Arc<Api>> for CallerSpan {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Infallible> {
+        let is_read = api.traced.is_on();
+        Ok(CallerSpan(
+            is_read.then(|| parts.headers.get(TRACEPARENT).cloned()).flatten(),
+        ))
     }
 }
 

@@ -27,6 +27,7 @@
 //! - [`problem`]: every answer except success
 //! - `routes::openapi`: the OpenAPI document, from the routes, the types and the problems
 //! - `limits`, `clock`, `recent`, [`metrics`]
+//! - [`traced`]: the purchases of which there are traces
 //!
 //! [`smoke_test`] is a command of its own, which asks a running API.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
@@ -63,4 +64,5 @@ pub mod routes;
 pub mod run;
 pub mod server;
 pub mod smoke_test;
+pub mod traced;
 mod unknown_sales;

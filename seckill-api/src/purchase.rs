@@ -53,6 +53,11 @@ impl Purchase {
         }
     }
 
+    /// By what its span is found.
+    pub(crate) fn trace_key(&self) -> (SaleId, KeyHash) {
+        (self.sale, self.key)
+    }
+
     fn is_query(&self) -> bool {
         self.quantity == 0
     }
@@ -197,7 +202,9 @@ impl Api {
 
             // Only the log makes the order final.
             let waiting_since = Instant::now();
+            let span = self.traced.part(purchase.trace_key(), "read back");
             let verdict = timeout(READ_BACK_TIMEOUT, read_back).await;
+            drop(span);
             let waited = waiting_since.elapsed().as_secs_f64();
             self.metrics.read_back_seconds.observe(waited);
             match verdict {
@@ -224,7 +231,10 @@ impl Api {
     ) -> Result<(Epoch, Decision), Undecided> {
         let batcher = active.batcher(|epochs| self.spawn_batcher(sale, epochs));
         let known_epoch = active.epoch();
-        match batcher.purchase(purchase.request()).await {
+        let span = self.traced.part(purchase.trace_key(), "reserve");
+        let answer = batcher.purchase(purchase.request()).await;
+        drop(span);
+        match answer {
             Ok(decided) => Ok(decided),
             Err(PurchaseError::Refresh(newer)) => {
                 let until = deadline.min(Instant::now() + REFRESH_TIMEOUT);

@@ -9,12 +9,13 @@ use seckill_order_log::{LogConfig, OrderLog, Tail};
 use seckill_protocol::{Acceptance, BuyerKey, Offset};
 use seckill_service::metrics::registry::Registry;
 use seckill_service::retry::until_ok;
+use seckill_service::traces::Traces;
 use seckill_service::{Gate, Health, Heartbeats, Shutdown, admin, connect, mysql_pool, open_files};
 use seckill_stock::StockClient;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
-use crate::api::{Api, Servers};
+use crate::api::{Api, Servers, Telemetry};
 use crate::args::Args;
 use crate::buyers::{self, Buyers};
 use crate::catalogue::Catalogue;
@@ -24,6 +25,7 @@ use crate::limits::MAX_CONCURRENT_PURCHASES;
 use crate::metrics::Metrics;
 use crate::partitions::follow_added;
 use crate::rate_limit::RateLimits;
+use crate::traced::TracedPurchases;
 use crate::{routes, server};
 
 const GAP_DISPLAY_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,6 +43,7 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     };
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let traces = traces(&args)?;
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
     let listener = listen("SECKILL_LISTEN", args.listen)?;
     let legacy_listener = match args.legacy_listen {
@@ -51,7 +54,14 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     let served = Shutdown::new();
     let buyers = Buyers::new(issuers(&args, metrics.clone(), &served)?, buyer_key(&args)?);
     let heartbeats = Heartbeats::new("seckill-api", args.instance.instance());
-    let Some(api) = start(&args, buyers, &gates, metrics.clone(), &heartbeats, &shutdown, &served).await? else {
+    let telemetry = Telemetry {
+        metrics: metrics.clone(),
+        traced: Arc::new(match &traces {
+            Some(traces) => TracedPurchases::new(traces.clone(), args.traces_one_in),
+            None => TracedPurchases::default(),
+        }),
+    };
+    let Some(api) = start(&args, buyers, &gates, telemetry, &heartbeats, &shutdown, &served).await? else {
         heartbeats.end().await;
         return Ok(()); // shutdown during the start
     };
@@ -91,7 +101,16 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
         tracing::warn!(%error, "flush failed, the relay publishes the remaining records");
     }
     heartbeats.end().await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     Ok(())
+}
+
+fn traces(args: &Args) -> anyhow::Result<Option<Arc<Traces>>> {
+    let start = |endpoint| Traces::start(endpoint, "seckill-api", args.instance.instance());
+    let started = args.traces.traces_endpoint.as_ref().map(start).transpose();
+    started.context("SECKILL_TRACES_ENDPOINT")
 }
 
 /// Their keys arrive in the background, so the program starts and is ready without its issuers.
@@ -120,7 +139,7 @@ async fn start(
     args: &Args,
     buyers: Buyers,
     gates: &Gates,
-    metrics: Arc<Metrics>,
+    telemetry: Telemetry,
     heartbeats: &Heartbeats,
     shutdown: &Shutdown,
     served: &Shutdown,
@@ -160,7 +179,7 @@ async fn start(
         args.order_no_keys.clone(),
         buyers,
         MAX_CONCURRENT_PURCHASES,
-        metrics,
+        telemetry,
         RateLimits::new(args.rate_limits()),
     )))
 }

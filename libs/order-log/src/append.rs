@@ -7,7 +7,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
 use seckill_protocol::{Offset, Record};
 use tokio::sync::oneshot;
@@ -104,7 +104,7 @@ impl OrderLog {
     /// now or later. After any other error it is not.
     pub async fn append(&self, partition: u32, record: &Record) -> Result<Offset, LogError> {
         let (sender, receiver) = oneshot::channel();
-        self.send(partition, record, Some(sender))?;
+        self.send(partition, record, None, Some(sender))?;
         match receiver.await {
             Ok(result) => result.map_err(LogError::Unknown),
             Err(_) => Err(LogError::Unknown(KafkaError::Canceled)),
@@ -113,17 +113,36 @@ impl OrderLog {
 
     /// Appends a record without waiting, for callers that read it back anyway. A later failure is logged and counted.
     pub fn append_now(&self, partition: u32, record: &Record) -> Result<(), LogError> {
-        self.send(partition, record, None)
+        self.send(partition, record, None, None)
     }
 
-    fn send(&self, partition: u32, record: &Record, report: DeliveryWaiter) -> Result<(), LogError> {
+    /// The same, with headers. They are no part of the record: nothing depends on them.
+    pub fn append_now_with(&self, partition: u32, record: &Record, headers: &[(&str, String)]) -> Result<(), LogError> {
+        let with_header = |all: OwnedHeaders, (key, value): &(&str, String)| {
+            let value = Some(value.as_str());
+            all.insert(Header { key, value })
+        };
+        let owned = headers
+            .iter()
+            .fold(OwnedHeaders::new_with_capacity(headers.len()), with_header);
+        self.send(partition, record, Some(owned), None)
+    }
+
+    fn send(
+        &self,
+        partition: u32,
+        record: &Record,
+        headers: Option<OwnedHeaders>,
+        report: DeliveryWaiter,
+    ) -> Result<(), LogError> {
         self.check_part(partition)?;
         let key = record.sale().to_string();
         let payload = record.encode();
-        let message = BaseRecord::with_opaque_to(&self.config.topic, Box::new(report))
+        let mut message = BaseRecord::with_opaque_to(&self.config.topic, Box::new(report))
             .partition(partition as i32)
             .key(&key)
             .payload(&payload);
+        message.headers = headers;
         self.producer.send(message).map_err(|(error, _)| match error {
             KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => LogError::Full,
             error => LogError::NotSent(error),

@@ -23,6 +23,6 @@ pub use append::OrderLog;
 pub use config::LogConfig;
 pub use creation_error::creation_error;
 pub use error::LogError;
-pub use read::{Entry, position};
+pub use read::{Entry, header_values, position};
 pub use tail::{ReadBack, Tail};
 pub use topic::{Ensured, TopicFacts, ensure_topic};

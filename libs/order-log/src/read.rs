@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use seckill_protocol::{Offset, Record, RecordError};
 use tokio::sync::mpsc;
@@ -38,6 +38,14 @@ impl Entry {
             payload,
         }
     }
+}
+
+/// The values of a header of a message, in their order.
+pub fn header_values(message: &BorrowedMessage<'_>, key: &str) -> Vec<String> {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let of_key = headers.filter(|header| header.key == key);
+    let texts = of_key.filter_map(|header| std::str::from_utf8(header.value?).ok());
+    texts.map(str::to_owned).collect()
 }
 
 /// Entries between the reading thread and the caller. Each may have some 30 kB.

@@ -25,6 +25,7 @@ pub mod periodic;
 pub mod retry;
 pub mod shutdown;
 pub mod telemetry;
+pub mod traces;
 
 /// The metrics library, so that all programs register with the same version of it.
 pub use prometheus_client as metrics;

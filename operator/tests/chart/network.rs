@@ -34,6 +34,10 @@ fn each_program_reaches_what_it_needs_and_nothing_else() {
             assert_eq!(&labels[name], value, "{component}: {name}");
         }
     }
+    let traced = template(json!({"networkPolicy": {"enabled": true}, "traces": {"endpoint": "http://collector:4318"}}));
+    for (component, sends) in [("operator", false), ("api", true), ("worker", true), ("migrate", false)] {
+        assert_eq!(egress(policy(&traced, component)).contains(&4318), sends, "{component}");
+    }
     let without_issuers = template(json!({"networkPolicy": {"enabled": true}}));
     assert!(!egress(policy(&without_issuers, "api")).contains(&443));
     let off = template(json!({}));

@@ -12,7 +12,7 @@ use super::openapi::{self, problems};
 use super::view::{OrderView, Price};
 use crate::api::Api;
 use crate::catalogue::ListedSale;
-use crate::extract::{CallerOfSale, PurchaseBody, RequestedQuantity};
+use crate::extract::{CallerOfSale, CallerSpan, PurchaseBody, RequestedQuantity};
 use crate::idempotency_key::Caller;
 use crate::problem::Problem;
 use crate::purchase::{Bought, Outcome, Purchase};
@@ -38,6 +38,7 @@ use crate::purchase::{Bought, Outcome, Purchase};
 pub async fn buy(
     State(api): State<Arc<Api>>,
     CallerOfSale(listed, Caller { buyer, tier, key }): CallerOfSale,
+    CallerSpan(caller_span): CallerSpan,
     RequestedQuantity(quantity): RequestedQuantity,
 ) -> Result<Response, Problem> {
     let purchase = Purchase {
@@ -47,8 +48,17 @@ pub async fn buy(
         key,
         quantity,
     };
-    let outcome = api.purchase(&purchase).await?;
-    Ok(outcome_response(&listed, outcome, StatusCode::CREATED))
+    let caller_span = caller_span.as_ref().and_then(|value| value.to_str().ok());
+    let mut traced = api.traced.begin(purchase.trace_key(), || listed.name(), caller_span);
+    let result = api.purchase(&purchase).await;
+    let answer = result.map(|outcome| outcome_response(&listed, outcome, StatusCode::CREATED));
+    if let Some(traced) = &mut traced {
+        match &answer {
+            Ok(response) => traced.answered(response.status(), None),
+            Err(problem) => traced.answered(problem.status(), Some(problem.code())),
+        }
+    }
+    answer
 }
 
 /// The result of an earlier purchase

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
-use seckill_api::api::{Api, Servers};
+use seckill_api::api::{Api, Servers, Telemetry};
 use seckill_api::buyers::Buyers;
 use seckill_api::catalogue::Catalogue;
 use seckill_api::metrics::Metrics;
@@ -297,7 +297,10 @@ impl Harness {
             order_no_keys,
             options.buyers.unwrap_or_else(Buyers::anonymous_only),
             max_purchases,
-            metrics.clone(),
+            Telemetry {
+                metrics: metrics.clone(),
+                traced: Arc::default(),
+            },
             RateLimits::new(options.rate_limits),
         );
         let added = follow_added(log.clone(), api_tail, ledger.clone(), shutdown.clone());

@@ -5,6 +5,7 @@ mod mysql;
 mod redis;
 mod servers;
 mod tls;
+mod traces;
 
 pub use instance::{FormatArgs, InstanceArgs, NewSalesArgs, ObjectName};
 pub use kafka::{Brokers, KafkaArgs, KafkaProperties, KafkaTlsArgs, Topic};
@@ -12,6 +13,7 @@ pub use mysql::{MysqlArgs, MysqlTlsArgs, MysqlUrl};
 pub use redis::{RedisArgs, RedisUrl};
 pub use servers::ServerArgs;
 pub use tls::{certificate_file, key_file};
+pub use traces::TraceArgs;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

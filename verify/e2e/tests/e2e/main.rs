@@ -13,6 +13,7 @@ mod rolling;
 mod rotation;
 mod sales;
 mod secured;
+mod traces;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         of("legacy", legacy::SCENARIOS),
         identity::with_test_issuer(release),
         of("plugin", plugin::SCENARIOS),
+        of("traces", traces::SCENARIOS),
         of("secured", secured::SCENARIOS),
         of("rotation", rotation::SCENARIOS),
         of("rolling", rolling::SCENARIOS),
