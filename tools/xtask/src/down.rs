@@ -12,7 +12,7 @@ use crate::images;
 use crate::process::Processes;
 use crate::sandbox::Sandbox;
 
-/// The order matters: each process stops before those that it would otherwise restart.
+/// The servers. The order matters: each process stops before those that it would otherwise restart.
 const STOP_ORDER: &[&str] = &[
     "envoy",
     "contour",
@@ -40,14 +40,16 @@ pub fn down() -> Result<()> {
     }
     step("stopping the environment", "down", |_| {
         let processes = Processes::new(&state)?;
+        // Our programs, which would wait for their servers.
+        let names = processes.names()?;
+        for name in names.iter().filter(|name| !STOP_ORDER.contains(&name.as_str())) {
+            processes.stop(name)?;
+        }
         for name in STOP_ORDER {
             match *name {
                 "containers" => remove_containers(&state),
                 name => processes.stop(name)?,
             }
-        }
-        for name in processes.names()? {
-            processes.stop(&name)?;
         }
         unmount(&state)?;
         remove_cgroups();
