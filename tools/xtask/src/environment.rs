@@ -90,6 +90,11 @@ impl Environment {
         self.state.join("containerd/containerd.sock")
     }
 
+    /// The folder of FlashSales of the demo without a cluster.
+    pub fn sales(&self) -> PathBuf {
+        self.state.join("sales")
+    }
+
     /// The PATH with kubectl, helm, mysql and redis-cli.
     pub fn path(&self) -> String {
         let folders = [self.kubectl.parent(), Some(self.servers.as_path())];
@@ -118,6 +123,7 @@ impl Environment {
             ("SECKILL_HELM", path(&self.helm)),
             ("SECKILL_INGRESS_URL", self.ingress_url.clone()),
             ("SECKILL_NODE_ADDRESS", self.node_address.clone()),
+            ("SECKILL_SALES", path(&self.sales())),
             ("KUBECONFIG", path(&self.kubeconfig)),
         ]
     }

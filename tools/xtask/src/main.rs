@@ -16,6 +16,7 @@ mod environment;
 mod images;
 mod issuer;
 mod lock;
+mod picture;
 mod process;
 mod programs;
 #[cfg(test)]
@@ -65,6 +66,12 @@ enum Task {
         /// The number of measurements of each scenario
         #[arg(long, default_value_t = 5)]
         rounds: u32,
+        /// Answer yes to all questions
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Run a sale, and draw what a Prometheus has of it: docs/sale.svg
+    Picture {
         /// Answer yes to all questions
         #[arg(long)]
         yes: bool,
@@ -130,6 +137,11 @@ fn run(task: Task) -> Result<ExitCode> {
             consent::ask(yes, Scope::Cluster)?;
             up::up(if servers_only { Scope::Servers } else { Scope::Cluster })?;
             eprintln!("  use it with `cargo xtask exec -- kubectl get pods -A`; stop it with `cargo xtask down`");
+        }
+        Task::Picture { yes } => {
+            let _lock = lock::take()?;
+            consent::ask(yes, Scope::Stores)?;
+            picture::picture()?;
         }
         Task::Chaos(args) => {
             consent::ask(false, Scope::Cluster)?;

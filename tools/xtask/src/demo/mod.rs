@@ -22,7 +22,8 @@ mod watch;
 
 pub use args::Args;
 pub use install::{command_on_context, local_values};
-pub use programs::{metrics_addresses, small_sale};
+pub use programs::{keep_small, metrics_addresses, sale_to_draw, small_sale};
+pub use run::DrawnSale;
 
 use anyhow::Result;
 

@@ -10,9 +10,10 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::args::Args;
-use super::run::{AS_PROCESSES, OLD_ROUTES_SALE, ON_CLUSTER, apply, cases, run_sales, window};
+use super::run::{AS_PROCESSES, DrawnSale, OLD_ROUTES_SALE, ON_CLUSTER, apply, cases, run_sales, run_to_draw, window};
 use super::screen::Screen;
 use super::site::Site;
+use super::watch::Watch;
 use crate::command::output;
 use crate::environment::{Environment, MYSQL_PASSWORD};
 use crate::process::Processes;
@@ -52,6 +53,8 @@ const WORKER: Program = Program {
     admin_port: 9192,
 };
 
+const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+
 const PROGRAMS: [Program; 3] = [API, WORKER, OPERATOR];
 
 pub fn demo(args: &Args) -> Result<()> {
@@ -59,16 +62,13 @@ pub fn demo(args: &Args) -> Result<()> {
     let was_up = Environment::load().is_ok();
     let env = up(Scope::Stores)?;
     let screen = Screen::new();
-    let result = with_programs(&env, &QUICK, &screen, |site, _| {
-        run_sales(site, &screen, cases(args.small), &AS_PROCESSES)?;
-        match args.keep {
-            true => leave_open(&env, site, &screen),
-            false => Ok(()),
-        }
-    });
+    let small = args.small;
     if args.keep {
-        return result;
+        return keep(&env, &screen, small);
     }
+    let result = with_programs(&env, &QUICK, &screen, |site, _| {
+        run_sales(site, &screen, cases(small), &AS_PROCESSES)
+    });
     stop(&env)?;
     screen.plain("");
     screen.plain("To try it yourself: cargo xtask demo --keep");
@@ -77,6 +77,19 @@ pub fn demo(args: &Args) -> Result<()> {
         true => result,
         false => result.and(down::down()),
     }
+}
+
+/// The sales, and then one that stays open with its programs.
+fn keep(env: &Environment, screen: &Screen, small: bool) -> Result<()> {
+    with_programs(env, &QUICK, screen, |site, _| {
+        run_sales(site, screen, cases(small), &AS_PROCESSES)?;
+        leave_open(env, site, screen)
+    })
+}
+
+/// `cargo xtask demo --small --keep` for a caller who has the lock.
+pub fn keep_small() -> Result<()> {
+    keep(&up(Scope::Stores)?, &Screen::new(), true)
 }
 
 /// Runs the first sale with debug builds of the programs, and then `check`. It gets a function that stops a program by its name.
@@ -90,6 +103,13 @@ pub fn small_sale(env: &Environment, check: impl FnOnce(&dyn Fn(&str) -> Result<
             programs.try_for_each(|program| processes.stop(program.name))
         })
     });
+    result.and(stop(env))
+}
+
+/// Runs the sale of `cargo xtask picture`, and then `draw`.
+pub fn sale_to_draw(env: &Environment, draw: impl FnOnce(&DrawnSale) -> Result<()>) -> Result<()> {
+    let screen = Screen::new();
+    let result = with_programs(env, &QUICK, &screen, |site, _| draw(&run_to_draw(site, &screen)?));
     result.and(stop(env))
 }
 
@@ -128,7 +148,7 @@ fn stop(env: &Environment) -> Result<()> {
 
 /// Migrates the schema, and starts the three programs.
 fn start(env: &Environment, binaries: &Path, processes: &Processes, screen: &Screen) -> Result<()> {
-    let sales = env.state.join("sales");
+    let sales = env.sales();
     fs::create_dir_all(&sales).with_context(|| sales.display().to_string())?;
     let mut migrate = command(env, binaries, &WORKER);
     migrate.args(["migrate", "--create-topic"]);
@@ -193,7 +213,9 @@ fn leave_open(env: &Environment, site: &Site, screen: &Screen) -> Result<()> {
     let window = window(Timestamp::now(), Duration::ZERO, TRY_DURATION)?;
     let planned = apply(site, screen, &example, OLD_ROUTES_SALE, SALE_TO_TRY, item_id, window)?;
     let (namespace, name) = (&site.names.sales, &planned.name);
-    let folder = site.state.join("sales");
+    let watch = Watch::start(&site.flash_sales, namespace, screen)?;
+    watch.wait_for(name, "Open", OPEN_TIMEOUT, |history| history.phase() == "Open")?;
+    let folder = env.sales();
     let sale = format!("{}/v1/sales/{namespace}/{name}", site.api_url);
     let lines = [
         String::new(),

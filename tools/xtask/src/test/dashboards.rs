@@ -43,7 +43,7 @@ pub fn check() -> Result<()> {
     let env = up(Scope::Stores)?;
     let rules = chart::rules()?;
     let alerts = chart::alerts(&rules)?;
-    let prometheus = Prometheus::start(&env, &rules)?;
+    let prometheus = Prometheus::start(&env, &rules, "1s")?;
     let result = demo::small_sale(&env, |stop| {
         let mut problems = problems_of_dashboards(&prometheus)?;
         problems.extend(problems_of_alerts(&prometheus, &alerts)?);

@@ -6,8 +6,9 @@ mod dashboards;
 mod deny;
 mod mutants;
 mod planner;
-mod prometheus;
+pub mod prometheus;
 mod runner;
+mod session;
 mod suites;
 mod unused;
 
@@ -24,7 +25,7 @@ use count::{Count, StepResult};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The step to run; without it, all steps except `alternatives`, `dashboards`, `mutants` and `extended`
+    /// The step to run; without it, all steps except `alternatives`, `dashboards`, `session`, `mutants` and `extended`
     step: Option<Step>,
     /// A part of the names of the tests to run
     name: Option<String>,
@@ -76,18 +77,22 @@ enum Step {
     Mutants,
     /// every check that runs no program: `fmt`, `unused`, `cycles`, `deny`, `clippy` and `docs`
     Lint,
-    /// the slow tests of all packages, `alternatives`, `dashboards`, and `mutants`
+    /// the slow tests of all packages, `alternatives`, `dashboards`, `session`, and `mutants`
     Extended,
 }
 
-/// The steps of a full run. Cheap checks come first.
-const FULL_RUN: [Step; 14] = [
+/// The steps of `lint`, with which a full run begins.
+const LINT: [Step; 6] = [
     Step::Fmt,
     Step::Unused,
     Step::Cycles,
     Step::Deny,
     Step::Clippy,
     Step::Docs,
+];
+
+/// The other steps of a full run. Cheap ones come first.
+const AFTER_LINT: [Step; 8] = [
     Step::Planner,
     Step::Unit,
     Step::Model,
@@ -96,16 +101,6 @@ const FULL_RUN: [Step; 14] = [
     Step::Chaos,
     Step::E2e,
     Step::Budget,
-];
-
-/// The steps of `lint`.
-const LINT: [Step; 6] = [
-    Step::Fmt,
-    Step::Unused,
-    Step::Cycles,
-    Step::Deny,
-    Step::Clippy,
-    Step::Docs,
 ];
 
 impl Step {
@@ -122,6 +117,7 @@ impl Step {
                 | Step::Integration
                 | Step::Alternatives
                 | Step::Dashboards
+                | Step::Session
                 | Step::Chaos
                 | Step::E2e
                 | Step::Budget
@@ -134,7 +130,7 @@ impl Step {
 pub fn test(args: &Args) -> Result<()> {
     let steps = match args.step {
         Some(step) => vec![step],
-        None => FULL_RUN.to_vec(),
+        None => [LINT.as_slice(), AFTER_LINT.as_slice()].concat(),
     };
     let uses_environment = steps.iter().any(|step| step.needs_environment());
     let _lock = if uses_environment {
@@ -190,6 +186,7 @@ fn run_counted(step: Step, filter: &[String], count: &mut Count) -> Result<()> {
         Step::Integration => suites::integration(filter, count),
         Step::Alternatives => suites::alternatives(filter, count),
         Step::Dashboards => one_check(dashboards::check(), count),
+        Step::Session => one_check(session::check(), count),
         Step::Chaos => suites::chaos(count),
         Step::E2e => suites::e2e(filter, count),
         Step::Budget => suites::budget(count),
@@ -198,6 +195,7 @@ fn run_counted(step: Step, filter: &[String], count: &mut Count) -> Result<()> {
             suites::extended(filter, count)?;
             one_check(dashboards::check(), count)?;
             suites::alternatives(filter, count)?;
+            one_check(session::check(), count)?;
             one_check(mutants::check(&[]), count)
         }
         Step::Lint => {
@@ -226,9 +224,9 @@ mod tests {
         for step in Step::value_variants() {
             let expected = !matches!(
                 step,
-                Step::Lint | Step::Alternatives | Step::Dashboards | Step::Mutants | Step::Extended
+                Step::Lint | Step::Alternatives | Step::Dashboards | Step::Session | Step::Mutants | Step::Extended
             );
-            assert_eq!(FULL_RUN.contains(step), expected, "{step:?}");
+            assert_eq!(LINT.contains(step) || AFTER_LINT.contains(step), expected, "{step:?}");
         }
     }
 }

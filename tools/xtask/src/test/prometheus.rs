@@ -23,16 +23,22 @@ pub struct Prometheus<'a> {
     started_at: Timestamp,
 }
 
+/// The value of an expression at a time, in Unix seconds.
+pub struct Sample {
+    pub at: f64,
+    pub value: f64,
+}
+
 impl<'a> Prometheus<'a> {
-    /// Starts it with these rules and no data.
-    pub fn start(env: &'a Environment, rules: &Value) -> Result<Self> {
+    /// Starts it with these rules and no data. It asks the programs at this interval, such as 1s.
+    pub fn start(env: &'a Environment, rules: &Value, scrape_interval: &str) -> Result<Self> {
         let folder = env.state.join(NAME);
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
         chart::write(&folder.join("rules.yaml"), rules)?;
-        chart::write(&folder.join("prometheus.yaml"), &configuration(env))?;
+        chart::write(&folder.join("prometheus.yaml"), &configuration(env, scrape_interval))?;
         let prometheus = Prometheus {
             env,
             address: format!("{}:{PORT}", env.node_address),
@@ -67,6 +73,25 @@ impl<'a> Prometheus<'a> {
         Ok(values.any(|sample| sample[1] != "NaN"))
     }
 
+    /// The values of an expression between two times, in Unix seconds; of its first series.
+    pub fn samples(&self, expression: &str, from: f64, to: f64, step: f64) -> Result<Vec<Sample>> {
+        let range = [
+            ("query", expression.to_owned()),
+            ("start", from.to_string()),
+            ("end", to.to_string()),
+            ("step", step.to_string()),
+        ];
+        let answer = self.api("query_range", &range)?;
+        let values = answer["result"][0]["values"].as_array().into_iter().flatten();
+        let samples = values.filter_map(|sample| {
+            Some(Sample {
+                at: sample[0].as_f64()?,
+                value: sample[1].as_str()?.parse().ok()?,
+            })
+        });
+        Ok(samples.filter(|sample| sample.value.is_finite()).collect())
+    }
+
     /// The values of a label in the series that a selector finds.
     pub fn label_values(&self, selector: &str, label: &str) -> Result<Vec<String>> {
         let answer = self.api(&format!("label/{label}/values"), &[("match[]", selector.to_owned())])?;
@@ -97,8 +122,8 @@ impl<'a> Prometheus<'a> {
     }
 }
 
-/// Scrapes the programs every second, with the labels that a ServiceMonitor gives.
-fn configuration(env: &Environment) -> Value {
+/// Scrapes the programs with the labels that a ServiceMonitor gives.
+fn configuration(env: &Environment, interval: &str) -> Value {
     let service = format!("{}-admin", chart::RELEASE);
     let targets = demo::metrics_addresses(env).map(|(program, address)| {
         json!({
@@ -113,7 +138,7 @@ fn configuration(env: &Environment) -> Value {
         })
     });
     json!({
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": "1s"},
         "rule_files": ["rules.yaml"],
         "scrape_configs": [{"job_name": service, "honor_labels": true, "static_configs": targets}],
     })
