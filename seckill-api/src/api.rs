@@ -77,7 +77,7 @@ impl Api {
             stock,
             log,
             tail,
-            order_lookups: OrderLookups::new(ledger.clone(), lookups.clone()),
+            order_lookups: OrderLookups::new(ledger.clone(), lookups.clone(), metrics.kept_order_keys.clone()),
             fold_progress: FoldProgress::new(ledger.clone(), lookups.clone()),
             ledger,
             order_no_keys,

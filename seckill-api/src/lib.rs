@@ -7,7 +7,7 @@
 //! - [`rate_limit`] limits the requests of an address, which `client_address` finds behind proxies, and of a buyer
 //! - [`routes`]: `middleware` around every request, with [`rate_limit`] and [`client_address`]; then `purchase`
 //! - `extract`: the arguments of a route, from path, headers and body; `idempotency_key` parses the key
-//! - [`purchase`]: the purchase itself, with `purchase_locks`; `order_lookup` and `ledger_lookup` after the end
+//! - [`purchase`]: the purchase itself, with `purchase_locks`; `order_lookup`, `order_keys` and `ledger_lookup` after the end
 //! - [`api`]: the state that the routes share
 //! - [`catalogue`]: the sales that this process knows, and the epochs of their indexes; `find_sale` looks one up, and
 //!   `unknown_sales` remembers names that no sale has
@@ -50,6 +50,7 @@ pub mod identity;
 mod ledger_lookup;
 mod limits;
 pub mod metrics;
+mod order_keys;
 mod order_lookup;
 mod orders;
 pub mod partitions;

@@ -44,7 +44,7 @@ pub const MAX_WAITING_PER_KEY: usize = 32;
 pub const MAX_CONCURRENT_LOOKUPS: usize = 128;
 /// Requests after the end of one sale that wait for the ledger. Each query takes up to 128 of them.
 pub const MAX_WAITING_LOOKUPS: usize = 4 * 1024;
-/// Keys without an order in sales that are over, which are answered without the ledger: some 3 MB.
-pub const MAX_REMEMBERED_KEYS: usize = 16 * 1024;
+/// Keys of the orders of sales that are over, so that all other keys are answered without the ledger: 16 MB.
+pub const MAX_KEPT_KEYS: usize = 2 * 1024 * 1024;
 /// Samples of Redis taken at the same time for one list of sales.
 pub const MAX_CONCURRENT_SAMPLES: usize = 16;

@@ -20,6 +20,7 @@ pub struct Metrics {
     pub batch_orders: Histogram,
     pub not_appended: Counter,
     pub ledger_queries: Counter,
+    pub kept_order_keys: Gauge,
     pub connections: Gauge,
     connections_dropped: Family<DropLabels, Counter>,
     token_verifications: Family<TokenLabels, Counter>,
@@ -87,6 +88,7 @@ impl Metrics {
             batch_orders: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]),
             not_appended: Counter::default(),
             ledger_queries: Counter::default(),
+            kept_order_keys: Gauge::default(),
             connections: Gauge::default(),
             connections_dropped: Family::default(),
             token_verifications: Family::default(),
@@ -124,6 +126,11 @@ impl Metrics {
             "ledger_queries",
             "Queries of MySQL for requests",
             metrics.ledger_queries.clone(),
+        );
+        registry.register(
+            "kept_order_keys",
+            "Keys of the orders of sales that are over, in memory: 8 bytes each",
+            metrics.kept_order_keys.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register(

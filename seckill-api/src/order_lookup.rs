@@ -1,16 +1,17 @@
-//! The order of a key after a sale, from the ledger. After CLOSE every late request asks for it, so requests that wait at
-//! the same time share one query, and a final answer is remembered for a while.
+//! The order of a key after a sale, from the ledger. After CLOSE every late request asks for it. Requests that wait at the
+//! same time share one query, and soon the process has the keys of all orders, and asks only for those.
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::metrics::gauge::Gauge;
 use seckill_ledger::{Ledger, MAX_KEYS, StoredOrder};
 use seckill_protocol::{Buyer, KeyHash, SaleId};
 use tokio::sync::oneshot;
 
 use crate::ledger_lookup::LedgerLookups;
-use crate::limits::{MAX_REMEMBERED_KEYS, MAX_WAITING_LOOKUPS};
+use crate::limits::{MAX_KEPT_KEYS, MAX_WAITING_LOOKUPS};
+use crate::order_keys::OrderKeys;
 use crate::problem::Problem;
-use crate::recent::RecentMap;
 
 #[derive(Debug, Clone)]
 pub enum OrderOfKey {
@@ -37,24 +38,25 @@ struct Shared {
     lookups: Arc<LedgerLookups>,
     /// The sales that are being queried.
     waiting: Mutex<HashMap<SaleId, VecDeque<Waiting>>>,
-    never: Mutex<RecentKeys>,
+    order_keys: OrderKeys,
 }
 
 impl OrderLookups {
-    pub fn new(ledger: Ledger, lookups: Arc<LedgerLookups>) -> Self {
+    /// `kept_keys` has the number of keys that are kept in memory.
+    pub fn new(ledger: Ledger, lookups: Arc<LedgerLookups>, kept_keys: Gauge) -> Self {
         OrderLookups(Arc::new(Shared {
             ledger,
             lookups,
             waiting: Mutex::default(),
-            never: Mutex::default(),
+            order_keys: OrderKeys::new(kept_keys),
         }))
     }
 
     pub async fn order_of(&self, sale: SaleId, buyer: &Buyer, key: KeyHash) -> Answer {
-        let key = (buyer.clone(), key);
-        if lock(&self.0.never).contains(sale, &key) {
+        if self.0.order_keys.rule_out(sale, key) {
             return Ok(OrderOfKey::Never);
         }
+        let key = (buyer.clone(), key);
         let (answer, answered) = oneshot::channel();
         if self.0.push(sale, Waiting { key, answer })? {
             let draining = Draining {
@@ -104,6 +106,15 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Another request asks for the keys again if this fails.
+    async fn keep_keys(&self, sale: SaleId) {
+        let query = self.ledger.keys_of_all_orders(sale, MAX_KEPT_KEYS);
+        let keys = self.lookups.look_up(query).await;
+        self.order_keys.keep(sale, keys.ok().flatten());
+    }
+}
+
 /// The task that queries for one sale until nobody waits.
 struct Draining {
     shared: Arc<Shared>,
@@ -134,16 +145,19 @@ impl Draining {
                 return;
             }
         };
-        for (Waiting { key, answer }, order) in batch.into_iter().zip(orders) {
+        let mut never = 0;
+        for (Waiting { answer, .. }, order) in batch.into_iter().zip(orders) {
             let result = match order {
                 Some(order) => OrderOfKey::Stored(Box::new(order)),
                 None if complete => OrderOfKey::Never,
                 None => OrderOfKey::Unknown,
             };
-            if matches!(result, OrderOfKey::Never) {
-                lock(&self.shared.never).insert(self.sale, key);
-            }
+            never += usize::from(matches!(result, OrderOfKey::Never));
             let _ = answer.send(Ok(result));
+        }
+        if self.shared.order_keys.ask_for(self.sale, never) {
+            let (shared, sale) = (self.shared.clone(), self.sale);
+            tokio::spawn(async move { shared.keep_keys(sale).await });
         }
     }
 }
@@ -157,46 +171,7 @@ impl Drop for Draining {
     }
 }
 
-/// Keys that never get an order. CLOSE and everything before it was folded, and nothing of the sale was in quarantine, so
-/// this stays true for ever, also if MySQL loses its tail later. Older ones are forgotten to bound the memory: some 200
-/// bytes each.
-struct RecentKeys(RecentMap<(SaleId, Key), ()>);
-
-impl Default for RecentKeys {
-    fn default() -> Self {
-        RecentKeys(RecentMap::bounded(MAX_REMEMBERED_KEYS))
-    }
-}
-
-impl RecentKeys {
-    fn contains(&self, sale: SaleId, key: &Key) -> bool {
-        self.0.get(&(sale, key.clone())).is_some()
-    }
-
-    fn insert(&mut self, sale: SaleId, key: Key) {
-        self.0.insert((sale, key), ());
-    }
-}
-
 /// The guarded data changes in single steps, so a panic elsewhere leaves it consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_oldest_keys_are_forgotten() {
-        let key = |n: usize| (Buyer::anonymous(&n.to_string()), KeyHash(n as u64));
-        let mut recent = RecentKeys::default();
-        for n in 0..2 * MAX_REMEMBERED_KEYS {
-            recent.insert(SaleId(1), key(n));
-            assert!(recent.contains(SaleId(1), &key(n)));
-        }
-        assert!(!recent.contains(SaleId(1), &key(0)));
-        assert!(!recent.contains(SaleId(2), &key(2 * MAX_REMEMBERED_KEYS - 1)));
-        assert!(recent.0.len() <= MAX_REMEMBERED_KEYS);
-    }
 }

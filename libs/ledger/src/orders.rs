@@ -1,6 +1,7 @@
 //! Queries for orders.
 use std::collections::HashMap;
 
+use futures::TryStreamExt as _;
 use seckill_protocol::sale::Sale;
 use seckill_protocol::{Buyer, Epoch, KeyHash, Offset, OrderId, OrderStatus, Quantity, SaleId, Seq, Tier};
 use sqlx::mysql::MySqlRow;
@@ -55,6 +56,13 @@ macro_rules! order_columns {
     () => {
         "o.sale, o.epoch, o.seq, o.buyer, o.tier, o.key_hash, o.quantity, CAST(o.price AS CHAR) AS price, o.status, \
          TIMESTAMPDIFF(MICROSECOND, '1970-01-01', o.created_at) DIV 1000 AS created_at_ms"
+    };
+}
+
+/// Whether the ledger has all orders of the sale `s`: CLOSE was folded, and nothing of the sale is in quarantine.
+macro_rules! is_complete {
+    () => {
+        "s.closed_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.sale = s.id)"
     };
 }
 
@@ -140,8 +148,9 @@ impl Ledger {
         let buyers = keys.iter().map(|(buyer, _)| *buyer);
         // The index has the buyer, not the key, and a buyer has few orders in a sale.
         let mut query: QueryBuilder<MySql> = QueryBuilder::new(concat!(
-            "SELECT s.closed_at IS NOT NULL \
-             AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.sale = s.id) AS complete, o.sale IS NOT NULL AS found, ",
+            "SELECT ",
+            is_complete!(),
+            " AS complete, o.sale IS NOT NULL AS found, ",
             order_columns!(),
             " FROM sales s LEFT JOIN orders o ON o.sale = s.id AND o.buyer IN ("
         ));
@@ -165,6 +174,29 @@ impl Ledger {
         }
         let order_of = |(buyer, key): &(&Buyer, KeyHash)| found.get(&((*buyer).clone(), *key)).cloned();
         Ok((keys.iter().map(order_of).collect(), complete))
+    }
+
+    /// The keys of all orders of a sale, at one instant at which the ledger has all orders of it: a key that is not among
+    /// them never gets an order. `None` if the ledger does not have all, or if there are more than `most`.
+    pub async fn keys_of_all_orders(&self, sale: SaleId, most: usize) -> Result<Option<Vec<KeyHash>>, LedgerError> {
+        self.snapshot(async |connection| {
+            let complete: Option<bool> =
+                sqlx::query_scalar(concat!("SELECT ", is_complete!(), " FROM sales s WHERE s.id = ?"))
+                    .bind(sale.0)
+                    .fetch_optional(&mut *connection)
+                    .await?;
+            if complete != Some(true) {
+                return Ok(None);
+            }
+            let query = sqlx::query_scalar("SELECT key_hash FROM orders WHERE sale = ? LIMIT ?");
+            let mut rows = query.bind(sale.0).bind(most as u64 + 1).fetch(connection);
+            let mut keys = Vec::new();
+            while let Some(key) = rows.try_next().await? {
+                keys.push(KeyHash(key));
+            }
+            Ok((keys.len() <= most).then_some(keys))
+        })
+        .await
     }
 
     /// Whether the order was promised and is in quarantine. Its buyer still sees it as processing.

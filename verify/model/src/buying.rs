@@ -37,11 +37,14 @@ impl Protocol {
                 actions.push(Action::ApiRefreshes { api });
             }
         }
-        if self.config.breaks(Rule::EndedFromOneSnapshot)
-            && !state.past.listed_as_closed
-            && state.ledger().fold.cut().closed.is_some()
-        {
+        let lists = self.config.breaks(Rule::EndedFromOneSnapshot) || self.config.breaks(Rule::KeysFromOneSnapshot);
+        let sees_close = state.ledger().fold.cut().closed.is_some();
+        if lists && !state.past.listed_as_closed && sees_close {
             actions.push(Action::ApiLists);
+        }
+        let keeps = sees_close || state.past.listed_as_closed || self.config.breaks(Rule::KeysKeptAfterClose);
+        if self.config.keys_kept && state.past.keys_kept_at.is_none() && keeps {
+            actions.push(Action::ApiKeepsKeys);
         }
         for on in state.sides() {
             let outbox = state.server(on).map_or(&[][..], |server| &server.data.outbox);
@@ -333,6 +336,11 @@ impl Protocol {
 
     pub(crate) fn api_lists(&self, state: &mut State) -> Option<()> {
         state.past.listed_as_closed = true;
+        Some(())
+    }
+
+    pub(crate) fn api_keeps_keys(&self, state: &mut State) -> Option<()> {
+        state.past.keys_kept_at = Some(state.mysql.position);
         Some(())
     }
 

@@ -24,6 +24,10 @@ pub enum Rule {
     RefusalOfTheCurrentEpoch,
     /// After the end "nothing was bought" and the missing row are read in one snapshot.
     EndedFromOneSnapshot,
+    /// An API process keeps the keys of all orders only after the ledger has folded CLOSE.
+    KeysKeptAfterClose,
+    /// ... and reads them in the snapshot in which it sees CLOSE.
+    KeysFromOneSnapshot,
 
     /// A batch counts only under the latest barrier.
     BarrierEndsEpoch,
@@ -195,6 +199,8 @@ pub struct Configuration {
     pub mysql_losses: u8,
     /// Refusals are checked.
     pub refusals: bool,
+    /// An API process keeps the keys of all orders after the end, and refuses all others from memory.
+    pub keys_kept: bool,
     /// Coordinators may die.
     pub deaths: bool,
     /// Coordinators may rebuild without need.
@@ -229,6 +235,7 @@ impl Configuration {
         desired_states: &[],
         mysql_losses: 0,
         refusals: false,
+        keys_kept: false,
         deaths: true,
         needless: false,
         broken: &[],

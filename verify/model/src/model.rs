@@ -52,6 +52,7 @@ impl Protocol {
             ApiCrashes { api } => self.api_crashes(state, api),
             ApiRefreshes { api } => self.api_refreshes(state, api),
             ApiLists => self.api_lists(state),
+            ApiKeepsKeys => self.api_keeps_keys(state),
             Relay { on, entry } => self.relay(state, on, entry),
             Cancel(order) => self.cancel(state, order),
             Total(total) => self.append(state, Record::Total { sale: SALE, total }),

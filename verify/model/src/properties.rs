@@ -68,8 +68,13 @@ impl State {
     /// After the end the ledger answers buyers, so it must have every order.
     fn violation_after_the_end(&self, config: &Configuration) -> Option<&'static str> {
         let (ledger, log) = (self.ledger(), self.log.view());
-        let closed = ledger.fold.cut().closed.is_some() || self.past.listed_as_closed;
-        if closed && log.by_key.keys().any(|key| !ledger.by_key.contains_key(key)) {
+        let asks_ledger = match config.breaks(Rule::EndedFromOneSnapshot) {
+            true => self.past.listed_as_closed,
+            false => ledger.fold.cut().closed.is_some(),
+        };
+        let kept = self.past.keys_kept_at.map(|position| self.log.up_to(position));
+        let mut who_refuse = asks_ledger.then_some(ledger).into_iter().chain(kept);
+        if who_refuse.any(|known| log.by_key.keys().any(|key| !known.by_key.contains_key(key))) {
             return Some(property::REFUSAL);
         }
         // The worker waits for an index that nobody will install.

@@ -60,6 +60,8 @@ pub enum Action {
     },
     /// An API process reads from the ledger whether the sale is closed.
     ApiLists,
+    /// An API process reads the keys of all orders from the ledger, and keeps them.
+    ApiKeepsKeys,
     /// The relay appends an entry of the outbox.
     Relay {
         on: Side,

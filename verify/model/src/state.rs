@@ -48,6 +48,8 @@ pub struct Past {
     pub applied_version: u64,
     /// An API process has read at some time that the ledger had folded CLOSE.
     pub listed_as_closed: bool,
+    /// The ledger's position in the snapshot from which an API process has the keys of all orders.
+    pub keys_kept_at: Option<usize>,
     /// The time, if the sale has tiers. All servers of Redis have the same.
     pub now: Millis,
 }

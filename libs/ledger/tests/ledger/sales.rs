@@ -300,14 +300,18 @@ async fn order_by_key_reports_whether_the_sale_is_complete() {
         let (found, complete) = db.ledger.order_by_key(sale.id, &o.buyer, o.key).await.expect("read");
         (found.map(|o| o.id.seq), complete)
     };
+    let all_keys = async |most| db.ledger.keys_of_all_orders(sale.id, most).await.expect("read");
     let mut wrong_key = order(2);
     wrong_key.key = order(1).key;
+    assert_eq!(all_keys(9).await, None);
     assert_eq!(ask(&order(2)).await, (Some(2), false));
     assert_eq!(ask(&wrong_key).await, (None, false));
     let rest = &log.entries[middle as usize..];
     db.ledger.store(0, middle, log.end(), rest).await.expect("stored");
     assert_eq!(ask(&order(2)).await, (Some(2), true));
     assert_eq!(ask(&order(3)).await, (None, true));
+    assert_eq!(all_keys(2).await, Some(vec![order(1).key, order(2).key]));
+    assert_eq!(all_keys(1).await, None, "too many");
     // Orders in quarantine were promised to buyers.
     db.execute(&format!(
         "INSERT INTO quarantine (part, off, reason, payload, sale, epoch, first_seq, last_seq) \
@@ -316,6 +320,7 @@ async fn order_by_key_reports_whether_the_sale_is_complete() {
     ))
     .await;
     assert_eq!(ask(&order(3)).await, (None, false));
+    assert_eq!(all_keys(9).await, None);
     let nowhere = db
         .ledger
         .order_by_key(SaleId(sale.id.0 ^ 1), &order(1).buyer, order(1).key)

@@ -252,6 +252,15 @@ pub const ALL: &[(&str, Configuration)] = &[
     ),
     ("end", Configuration { total: 2, ..END }),
     (
+        "end_with_keys_kept",
+        Configuration {
+            keys_kept: true,
+            mysql_losses: 1,
+            split_brain: false,
+            ..END
+        },
+    ),
+    (
         "end_cancels",
         Configuration {
             cancels: 1,

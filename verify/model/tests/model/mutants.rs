@@ -115,6 +115,25 @@ pub const MUTANTS: &[Mutant] = &[
         REFUSAL,
     ),
     (
+        "keys_kept_before_close",
+        Configuration {
+            keys_kept: true,
+            broken: &[Rule::KeysKeptAfterClose],
+            ..END
+        },
+        REFUSAL,
+    ),
+    (
+        "keys_from_two_snapshots",
+        Configuration {
+            keys_kept: true,
+            mysql_losses: 1,
+            broken: &[Rule::KeysFromOneSnapshot],
+            ..END
+        },
+        REFUSAL,
+    ),
+    (
         "barrier_ignored",
         Configuration {
             broken: &[Rule::BarrierEndsEpoch],
