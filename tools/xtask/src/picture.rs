@@ -132,15 +132,15 @@ fn draw(prometheus: &Prometheus, sale: &DrawnSale) -> Result<String> {
         let lines = panel.lines.iter().map(read).collect::<Result<Vec<Line>>>()?;
         draw_panel(&mut svg, panel.title, top, &axis, &lines);
         // End and settlement are near to each other.
-        for (time, what, anchor) in [
-            (sale.starts_at, "start", "middle"),
-            (sale.ends_at, "end ", "end"),
-            (sale.settled_at, " settled", "start"),
+        for (time, what, anchor, beside) in [
+            (sale.starts_at, "start", "middle", 0.0),
+            (sale.ends_at, "end", "end", -4.0),
+            (sale.settled_at, "settled", "start", 4.0),
         ] {
             let x = axis.x(seconds(time));
             line(&mut svg, (x, top), (x, top + PLOT_HEIGHT), "#999");
             if n == 0 {
-                text(&mut svg, x, top - 30.0, anchor, what);
+                text(&mut svg, x + beside, top - 30.0, anchor, what);
             }
         }
     }

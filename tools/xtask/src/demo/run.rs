@@ -197,8 +197,9 @@ pub fn run_to_draw(site: &Site, screen: &Screen) -> Result<DrawnSale> {
     })
 }
 
+/// In whole seconds, as Kubernetes has times.
 pub fn window(now: Timestamp, after: Duration, duration: Duration) -> Result<Window> {
-    let starts_at = now.checked_add(SignedDuration::try_from(after)?)?;
+    let starts_at = Timestamp::from_second(now.as_second())?.checked_add(SignedDuration::try_from(after)?)?;
     Ok(Window {
         starts_at,
         ends_at: starts_at.checked_add(SignedDuration::try_from(duration)?)?,
