@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::chart;
 use super::prometheus::Prometheus;
 use crate::demo;
+use crate::programs::{self, DEV};
 use crate::scope::Scope;
 use crate::up::up;
 
@@ -43,6 +44,8 @@ pub fn check() -> Result<()> {
     let env = up(Scope::Stores)?;
     let rules = chart::rules()?;
     let alerts = chart::alerts(&rules)?;
+    // An alert would fire if Prometheus waited for them.
+    programs::build(&DEV)?;
     let prometheus = Prometheus::start(&env, &rules, "1s")?;
     let result = demo::small_sale(&env, |stop| {
         let mut problems = problems_of_dashboards(&prometheus)?;
