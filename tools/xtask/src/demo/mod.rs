@@ -32,7 +32,7 @@ use run::{ON_CLUSTER, cases, run_sales};
 use screen::Screen;
 use site::ClusterSite;
 
-use crate::programs::{RELEASE, build};
+use crate::programs::{QUICK, build};
 use crate::scope::Scope;
 use crate::up::up;
 use crate::{consent, down, images, lock};
@@ -52,7 +52,7 @@ pub fn demo(args: &Args) -> Result<()> {
 fn demo_on_local_cluster(args: &Args) -> Result<()> {
     consent::ask(args.yes, Scope::Cluster)?;
     let env = up(Scope::Cluster)?;
-    let tag = images::product(&env, &build(&RELEASE)?)?;
+    let tag = images::product(&env, &build(&QUICK)?)?;
     let site = ClusterSite::local(&env, install::local_values(&env, &tag)?)?;
     let screen = Screen::new();
     let result =
