@@ -11,29 +11,38 @@ use crate::limits::MAX_KEPT_KEYS;
 
 /// A sale that fewer late buyers ask for stays with the ledger.
 const WORTH_KEEPING: usize = 4;
-/// From one attempt to read the keys to the next: the sale may have too many, or the ledger may not answer.
-const RETRY: Duration = Duration::from_secs(10);
+/// From one attempt to read the keys of a sale to the next: the ledger may not answer in time, or the keys were forgotten.
+const RETRY: Duration = Duration::from_secs(60);
 
 pub struct OrderKeys {
     kept: RwLock<Kept>,
     kept_keys: Gauge,
 }
 
-#[derive(Default)]
-struct Kept {
-    /// Sorted.
-    keys: HashMap<SaleId, Box<[KeyHash]>>,
-    /// The sales that have keys, oldest first.
-    order: VecDeque<SaleId>,
-    wanted: HashMap<SaleId, Wanted>,
+pub struct SortedKeys(Box<[KeyHash]>);
+
+impl SortedKeys {
+    pub fn of(mut keys: Vec<KeyHash>) -> Self {
+        keys.sort_unstable();
+        SortedKeys(keys.into())
+    }
 }
 
-/// A sale whose keys are not kept.
 #[derive(Default)]
-struct Wanted {
+struct Kept {
+    keys: HashMap<SaleId, SortedKeys>,
+    /// The sales that have keys, oldest first.
+    order: VecDeque<SaleId>,
+    attempts: HashMap<SaleId, Attempts>,
+}
+
+/// When the keys of a sale are read.
+#[derive(Default)]
+struct Attempts {
     /// Requests that the ledger has answered with "never".
     refused: usize,
-    asked_at: Option<Instant>,
+    last: Option<Instant>,
+    given_up: bool,
 }
 
 impl OrderKeys {
@@ -48,7 +57,7 @@ impl OrderKeys {
     pub fn rule_out(&self, sale: SaleId, key: KeyHash) -> bool {
         let kept = self.read();
         let keys = kept.keys.get(&sale);
-        keys.is_some_and(|keys| keys.binary_search(&key).is_err())
+        keys.is_some_and(|SortedKeys(keys)| keys.binary_search(&key).is_err())
     }
 
     /// Counts refusals of the ledger. Returns whether the caller is to read the keys of the sale now.
@@ -60,27 +69,21 @@ impl OrderKeys {
         if kept.keys.contains_key(&sale) {
             return false;
         }
-        let wanted = kept.wanted.entry(sale).or_default();
-        wanted.refused = wanted.refused.saturating_add(refused);
+        let attempts = kept.attempts.entry(sale).or_default();
+        attempts.refused = attempts.refused.saturating_add(refused);
         let now = Instant::now();
-        let is_due = wanted.asked_at.is_none_or(|asked_at| now - asked_at >= RETRY);
-        let asks = is_due && wanted.refused >= WORTH_KEEPING;
+        let is_due = attempts.last.is_none_or(|last| now - last >= RETRY);
+        let asks = is_due && !attempts.given_up && attempts.refused >= WORTH_KEEPING;
         if asks {
-            wanted.asked_at = Some(now);
+            attempts.last = Some(now);
         }
         asks
     }
 
-    /// Keeps the keys of a sale. Forgets those of older sales, to bound the memory. `None`: they could not be read.
-    pub fn keep(&self, sale: SaleId, keys: Option<Vec<KeyHash>>) {
-        let Some(mut keys) = keys.filter(|keys| keys.len() <= MAX_KEPT_KEYS) else {
-            return;
-        };
-        keys.sort_unstable();
-        keys.dedup();
+    /// Keeps the keys of a sale. Forgets those of older sales, to bound the memory.
+    pub fn keep(&self, sale: SaleId, keys: SortedKeys) {
         let mut kept = self.write();
-        kept.wanted.remove(&sale);
-        if kept.keys.insert(sale, keys.into()).is_none() {
+        if kept.keys.insert(sale, keys).is_none() {
             kept.order.push_back(sale);
         }
         while kept.len() > MAX_KEPT_KEYS
@@ -89,6 +92,11 @@ impl OrderKeys {
             kept.keys.remove(&oldest);
         }
         self.kept_keys.set(kept.len() as i64);
+    }
+
+    /// The sale has too many keys, for ever.
+    pub fn give_up(&self, sale: SaleId) {
+        self.write().attempts.entry(sale).or_default().given_up = true;
     }
 
     /// The guarded data changes in single steps, so a panic elsewhere leaves it consistent.
@@ -103,7 +111,7 @@ impl OrderKeys {
 
 impl Kept {
     fn len(&self) -> usize {
-        self.keys.values().map(|keys| keys.len()).sum()
+        self.keys.values().map(|SortedKeys(keys)| keys.len()).sum()
     }
 }
 
@@ -111,8 +119,8 @@ impl Kept {
 mod tests {
     use super::*;
 
-    fn keys(count: usize) -> Option<Vec<KeyHash>> {
-        Some((0..count as u64).rev().map(KeyHash).collect())
+    fn keys(count: usize) -> SortedKeys {
+        SortedKeys::of((0..count as u64).rev().map(KeyHash).collect())
     }
 
     #[test]
@@ -133,6 +141,8 @@ mod tests {
         assert!(!order_keys.ask_for(SaleId(1), WORTH_KEEPING), "they are being read");
         order_keys.keep(SaleId(1), keys(1));
         assert!(!order_keys.ask_for(SaleId(1), WORTH_KEEPING), "they are kept");
+        order_keys.give_up(SaleId(2));
+        assert!(!order_keys.ask_for(SaleId(2), WORTH_KEEPING), "there are too many");
     }
 
     #[test]
@@ -146,7 +156,5 @@ mod tests {
         assert!(!order_keys.rule_out(SaleId(1), beyond), "forgotten");
         assert!(order_keys.rule_out(SaleId(2), beyond) && order_keys.rule_out(SaleId(3), beyond));
         assert_eq!(kept_keys.get(), (MAX_KEPT_KEYS / 2 * 2) as i64);
-        order_keys.keep(SaleId(4), keys(MAX_KEPT_KEYS + 1));
-        assert!(!order_keys.rule_out(SaleId(4), beyond), "too many are not kept");
     }
 }

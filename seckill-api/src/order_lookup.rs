@@ -4,13 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
-use seckill_ledger::{Ledger, MAX_KEYS, StoredOrder};
+use seckill_ledger::{AllKeys, Ledger, MAX_KEYS, StoredOrder};
 use seckill_protocol::{Buyer, KeyHash, SaleId};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::ledger_lookup::LedgerLookups;
 use crate::limits::{MAX_KEPT_KEYS, MAX_WAITING_LOOKUPS};
-use crate::order_keys::OrderKeys;
+use crate::order_keys::{OrderKeys, SortedKeys};
 use crate::problem::Problem;
 
 #[derive(Debug, Clone)]
@@ -39,6 +39,7 @@ struct Shared {
     /// The sales that are being queried.
     waiting: Mutex<HashMap<SaleId, VecDeque<Waiting>>>,
     order_keys: OrderKeys,
+    reading_keys: Semaphore,
 }
 
 impl OrderLookups {
@@ -49,6 +50,7 @@ impl OrderLookups {
             lookups,
             waiting: Mutex::default(),
             order_keys: OrderKeys::new(kept_keys),
+            reading_keys: Semaphore::new(1),
         }))
     }
 
@@ -107,11 +109,24 @@ impl Shared {
 }
 
 impl Shared {
-    /// Another request asks for the keys again if this fails.
+    /// Reads and keeps the keys of a sale, one sale at a time. If that fails, a later request asks for them again.
     async fn keep_keys(&self, sale: SaleId) {
-        let query = self.ledger.keys_of_all_orders(sale, MAX_KEPT_KEYS);
-        let keys = self.lookups.look_up(query).await;
-        self.order_keys.keep(sale, keys.ok().flatten());
+        let Ok(_permit) = self.reading_keys.try_acquire() else {
+            return;
+        };
+        // With the time limit of the ledger: this is no lookup for a caller who waits.
+        match self.ledger.keys_of_all_orders(sale, MAX_KEPT_KEYS).await {
+            Ok(AllKeys::Keys(keys)) => {
+                // Sorting millions of keys would stop other requests of this thread.
+                let sorted = tokio::task::spawn_blocking(move || SortedKeys::of(keys));
+                if let Ok(keys) = sorted.await {
+                    self.order_keys.keep(sale, keys);
+                }
+            }
+            Ok(AllKeys::TooMany) => self.order_keys.give_up(sale),
+            Ok(AllKeys::Incomplete) => {}
+            Err(error) => tracing::warn!(%sale, %error, "failed to read the keys of all orders"),
+        }
     }
 }
 

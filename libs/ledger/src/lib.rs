@@ -36,7 +36,7 @@ pub use diagnosis::ConnectStep;
 pub use error::{LedgerError, StoreError};
 pub use fold::{LogEntry, Stored};
 pub use format::Formats;
-pub use orders::{MAX_KEYS, OrderLookup, StoredOrder};
+pub use orders::{AllKeys, MAX_KEYS, OrderLookup, StoredOrder};
 pub use quarantine::{QuarantinedRecord, ReplayError};
 pub use sales::CataloguePage;
 pub use schema::migrate;

@@ -39,6 +39,16 @@ impl StoredOrder {
     }
 }
 
+/// The keys of all orders of a sale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllKeys {
+    /// The ledger does not have all orders yet.
+    Incomplete,
+    /// There are more than the caller takes. After CLOSE that does not change.
+    TooMany,
+    Keys(Vec<KeyHash>),
+}
+
 /// What the ledger has of an order, and how far it has read the log, at one instant.
 #[derive(Debug, Clone)]
 pub struct OrderLookup {
@@ -177,8 +187,8 @@ impl Ledger {
     }
 
     /// The keys of all orders of a sale, at one instant at which the ledger has all orders of it: a key that is not among
-    /// them never gets an order. `None` if the ledger does not have all, or if there are more than `most`.
-    pub async fn keys_of_all_orders(&self, sale: SaleId, most: usize) -> Result<Option<Vec<KeyHash>>, LedgerError> {
+    /// them never gets an order.
+    pub async fn keys_of_all_orders(&self, sale: SaleId, most: usize) -> Result<AllKeys, LedgerError> {
         self.snapshot(async |connection| {
             let complete: Option<bool> =
                 sqlx::query_scalar(concat!("SELECT ", is_complete!(), " FROM sales s WHERE s.id = ?"))
@@ -186,15 +196,24 @@ impl Ledger {
                     .fetch_optional(&mut *connection)
                     .await?;
             if complete != Some(true) {
-                return Ok(None);
+                return Ok(AllKeys::Incomplete);
             }
-            let query = sqlx::query_scalar("SELECT key_hash FROM orders WHERE sale = ? LIMIT ?");
-            let mut rows = query.bind(sale.0).bind(most as u64 + 1).fetch(connection);
-            let mut keys = Vec::new();
+            // Counted first, because a sale with too many is asked for too.
+            let sql = "SELECT COUNT(*) FROM (SELECT 1 FROM orders WHERE sale = ? LIMIT ?) o";
+            let count = sqlx::query_scalar(sql).bind(sale.0).bind(most as u64 + 1);
+            let count: i64 = count.fetch_one(&mut *connection).await?;
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            if count > most {
+                return Ok(AllKeys::TooMany);
+            }
+            let mut rows = sqlx::query_scalar("SELECT key_hash FROM orders WHERE sale = ?")
+                .bind(sale.0)
+                .fetch(connection);
+            let mut keys = Vec::with_capacity(count);
             while let Some(key) = rows.try_next().await? {
                 keys.push(KeyHash(key));
             }
-            Ok((keys.len() <= most).then_some(keys))
+            Ok(AllKeys::Keys(keys))
         })
         .await
     }

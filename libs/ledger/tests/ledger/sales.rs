@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{Database, new_sale, order};
-use seckill_ledger::{Ledger, LedgerError, SaleTerms};
+use seckill_ledger::{AllKeys, Ledger, LedgerError, SaleTerms};
 use seckill_protocol::index::SaleState;
 use seckill_protocol::{Buyer, Epoch, Format, KeyHash, Record, SaleId};
 
@@ -303,15 +303,15 @@ async fn order_by_key_reports_whether_the_sale_is_complete() {
     let all_keys = async |most| db.ledger.keys_of_all_orders(sale.id, most).await.expect("read");
     let mut wrong_key = order(2);
     wrong_key.key = order(1).key;
-    assert_eq!(all_keys(9).await, None);
+    assert_eq!(all_keys(9).await, AllKeys::Incomplete);
     assert_eq!(ask(&order(2)).await, (Some(2), false));
     assert_eq!(ask(&wrong_key).await, (None, false));
     let rest = &log.entries[middle as usize..];
     db.ledger.store(0, middle, log.end(), rest).await.expect("stored");
     assert_eq!(ask(&order(2)).await, (Some(2), true));
     assert_eq!(ask(&order(3)).await, (None, true));
-    assert_eq!(all_keys(2).await, Some(vec![order(1).key, order(2).key]));
-    assert_eq!(all_keys(1).await, None, "too many");
+    assert_eq!(all_keys(2).await, AllKeys::Keys(vec![order(1).key, order(2).key]));
+    assert_eq!(all_keys(1).await, AllKeys::TooMany);
     // Orders in quarantine were promised to buyers.
     db.execute(&format!(
         "INSERT INTO quarantine (part, off, reason, payload, sale, epoch, first_seq, last_seq) \
@@ -320,7 +320,7 @@ async fn order_by_key_reports_whether_the_sale_is_complete() {
     ))
     .await;
     assert_eq!(ask(&order(3)).await, (None, false));
-    assert_eq!(all_keys(9).await, None);
+    assert_eq!(all_keys(9).await, AllKeys::Incomplete);
     let nowhere = db
         .ledger
         .order_by_key(SaleId(sale.id.0 ^ 1), &order(1).buyer, order(1).key)
