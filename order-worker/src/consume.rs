@@ -304,8 +304,9 @@ impl Membership<'_> {
                 Err(KafkaError::PartitionEOF(partition)) => self.reached_end(partition as u32),
                 Err(error) => return Some(error),
                 Ok(message) => {
-                    self.note_spans(&message);
-                    self.read(Entry::from_message(&message));
+                    if self.read(Entry::from_message(&message)) {
+                        self.note_spans(&message);
+                    }
                 }
             }
         }
@@ -324,21 +325,24 @@ impl Membership<'_> {
         }
     }
 
-    fn read(&mut self, entry: Entry) {
+    /// Returns whether the entry is going to be stored.
+    fn read(&mut self, entry: Entry) -> bool {
         let partition = entry.partition;
         let Some(next) = self.next.get_mut(&partition) else {
-            return; // not assigned at its position
+            return false; // not assigned at its position
         };
         if self.paused.contains(&partition) || self.gaps.contains_key(&partition) || entry.offset < *next {
-            return;
+            return false;
         }
         if entry.offset > *next {
             let (next, found) = (*next, entry.offset);
-            return self.found_gap(partition, next, found);
+            self.found_gap(partition, next, found);
+            return false;
         }
         *next += 1;
         self.unstored.add(partition, log_entry(entry));
         self.was_read(partition);
+        true
     }
 
     /// Records may be missing at the end of a partition as well.

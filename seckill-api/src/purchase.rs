@@ -15,6 +15,7 @@ use seckill_protocol::tiers::GENERAL;
 use seckill_protocol::{
     Batch, Buyer, Epoch, KeyHash, Order, OrderId, OrderNo, Quantity, Record, RecordVerdict, SaleId, Seq, Tier,
 };
+use seckill_service::traces::SpanContext;
 use seckill_stock::PurchaseError;
 use tokio::time::{Instant, timeout};
 
@@ -41,6 +42,8 @@ pub struct Purchase {
     pub key: KeyHash,
     /// 0 queries the result of an earlier purchase.
     pub quantity: Quantity,
+    /// None: it is not traced.
+    pub span: Option<SpanContext>,
 }
 
 impl Purchase {
@@ -51,11 +54,6 @@ impl Purchase {
             tier: self.tier,
             key: self.key,
         }
-    }
-
-    /// By what its span is found.
-    pub(crate) fn trace_key(&self) -> (SaleId, KeyHash) {
-        (self.sale, self.key)
     }
 
     fn is_query(&self) -> bool {
@@ -142,6 +140,7 @@ impl Api {
             tier: GENERAL,
             key,
             quantity: 0,
+            span: None,
         };
         self.decide_in_turn(&query).await
     }
@@ -202,7 +201,7 @@ impl Api {
 
             // Only the log makes the order final.
             let waiting_since = Instant::now();
-            let span = self.traced.part(purchase.trace_key(), "read back");
+            let span = self.traced.part(purchase.span.as_ref(), "read back");
             let verdict = timeout(READ_BACK_TIMEOUT, read_back).await;
             drop(span);
             let waited = waiting_since.elapsed().as_secs_f64();
@@ -231,7 +230,7 @@ impl Api {
     ) -> Result<(Epoch, Decision), Undecided> {
         let batcher = active.batcher(|epochs| self.spawn_batcher(sale, epochs));
         let known_epoch = active.epoch();
-        let span = self.traced.part(purchase.trace_key(), "reserve");
+        let span = self.traced.part(purchase.span.as_ref(), "reserve");
         let answer = batcher.purchase(purchase.request()).await;
         drop(span);
         match answer {

@@ -47,18 +47,25 @@ impl TracedPurchases {
         span.set("http.request.method", "POST");
         span.set("http.route", "/v1/sales/{namespace}/{name}/orders");
         span.set("seckill.sale", sale());
+        // Of requests with one key, the first has its span in the record.
         let mut in_progress = self.lock();
-        in_progress.insert(key, span.context().clone());
-        self.count.store(in_progress.len(), Ordering::Relaxed);
+        let is_first = !in_progress.contains_key(&key);
+        if is_first {
+            in_progress.insert(key, span.context().clone());
+            self.count.store(in_progress.len(), Ordering::Relaxed);
+        }
         drop(in_progress);
-        Some(TracedPurchase { all: self, key, span })
+        Some(TracedPurchase {
+            all: self,
+            key: is_first.then_some(key),
+            span,
+        })
     }
 
     /// A part of a purchase that begins now. None if the purchase is not traced.
-    pub fn part(&self, key: PurchaseKey, name: &'static str) -> Option<Span> {
+    pub fn part(&self, purchase: Option<&SpanContext>, name: &'static str) -> Option<Span> {
         let (traces, _) = self.traces.as_ref()?;
-        let parent = self.of(key)?;
-        Some(traces.span(name, SpanKind::Internal, Some(&parent), SystemTime::now()))
+        Some(traces.span(name, SpanKind::Internal, Some(purchase?), SystemTime::now()))
     }
 
     /// The headers of the record of a batch: the spans of its traced purchases.
@@ -66,15 +73,12 @@ impl TracedPurchases {
         if self.count.load(Ordering::Relaxed) == 0 {
             return Vec::new();
         }
-        let spans = batch.orders.iter().filter_map(|order| self.of((batch.sale, order.key)));
-        spans.map(|span| (TRACEPARENT, header(&span))).collect()
-    }
-
-    fn of(&self, key: PurchaseKey) -> Option<SpanContext> {
-        match self.count.load(Ordering::Relaxed) {
-            0 => None,
-            _ => self.lock().get(&key).cloned(),
-        }
+        let in_progress = self.lock();
+        let spans = batch
+            .orders
+            .iter()
+            .filter_map(|order| in_progress.get(&(batch.sale, order.key)));
+        spans.map(|span| (TRACEPARENT, header(span))).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PurchaseKey, SpanContext>> {
@@ -85,11 +89,16 @@ impl TracedPurchases {
 /// A purchase that is traced, until it is dropped.
 pub struct TracedPurchase<'a> {
     all: &'a TracedPurchases,
-    key: PurchaseKey,
+    /// Its key among the purchases in progress.
+    key: Option<PurchaseKey>,
     span: Span,
 }
 
 impl TracedPurchase<'_> {
+    pub fn context(&self) -> &SpanContext {
+        self.span.context()
+    }
+
     /// `code` is that of the problem, if the answer is one.
     pub fn answered(&mut self, status: StatusCode, code: Option<&'static str>) {
         self.span.set("http.response.status_code", i64::from(status.as_u16()));
@@ -101,8 +110,11 @@ impl TracedPurchase<'_> {
 
 impl Drop for TracedPurchase<'_> {
     fn drop(&mut self) {
+        let Some(key) = self.key else {
+            return;
+        };
         let mut in_progress = self.all.lock();
-        in_progress.remove(&self.key);
+        in_progress.remove(&key);
         self.all.count.store(in_progress.len(), Ordering::Relaxed);
     }
 }

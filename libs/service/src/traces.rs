@@ -178,7 +178,7 @@ impl Sender {
         Sender {
             runtime: Handle::current(),
             client: Client::builder(TokioExecutor::new()).build_http(),
-            failures: Mutex::new(FailureLog::first_only()),
+            failures: Mutex::new(FailureLog::changes_and_every(60)),
         }
     }
 }
@@ -206,13 +206,18 @@ impl HttpClient for Sender {
             Ok(Err(elapsed)) => Err(elapsed.into()),
             Err(stopped) => Err(stopped.into()),
         };
-        let result = match &sent {
-            Ok(response) if response.status().is_success() => Ok(()),
-            Ok(response) => Err(format!("the collector answered {}", response.status())),
-            Err(error) => Err(error.to_string()),
+        let error = match &sent {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("the collector answered {}", response.status())),
+            Err(error) => Some(error.to_string()),
         };
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.note("sending traces", result);
+        match error {
+            Some(error) if failures.failed(&error) => tracing::warn!(%error, "traces are lost"),
+            Some(_) => {}
+            None if failures.succeeded() > 0 => tracing::info!("traces are sent again"),
+            None => {}
+        }
         sent
     }
 }

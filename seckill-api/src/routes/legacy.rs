@@ -150,6 +150,7 @@ async fn buy(State(api): State<Arc<Api>>, body: Body) -> Result<Response, Legacy
         tier,
         key,
         quantity: 1,
+        span: None,
     };
     let decided = match timeout(LEGACY_PURCHASE_TIMEOUT, retry_until_known(&api, purchase)).await {
         Ok(decided) => decided,

@@ -41,15 +41,16 @@ pub async fn buy(
     CallerSpan(caller_span): CallerSpan,
     RequestedQuantity(quantity): RequestedQuantity,
 ) -> Result<Response, Problem> {
+    let caller_span = caller_span.as_ref().and_then(|value| value.to_str().ok());
+    let mut traced = api.traced.begin((listed.sale.id, key), || listed.name(), caller_span);
     let purchase = Purchase {
         sale: listed.sale.id,
         buyer,
         tier,
         key,
         quantity,
+        span: traced.as_ref().map(|traced| traced.context().clone()),
     };
-    let caller_span = caller_span.as_ref().and_then(|value| value.to_str().ok());
-    let mut traced = api.traced.begin(purchase.trace_key(), || listed.name(), caller_span);
     let result = api.purchase(&purchase).await;
     let answer = result.map(|outcome| outcome_response(&listed, outcome, StatusCode::CREATED));
     if let Some(traced) = &mut traced {

@@ -393,6 +393,7 @@ async fn limit_reached_names_only_an_order_in_the_log() {
         tier: 0,
         key: KeyHash(key),
         quantity: 1,
+        span: None,
     };
     let held_order = async |key| match harness.api.purchase(&purchase(key)).await {
         Err(Problem::LimitReached { held }) => held,

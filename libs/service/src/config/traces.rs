@@ -19,6 +19,11 @@ fn endpoint(text: &str) -> Result<Url, Expected> {
             "the scheme is http, to a collector in the cluster, which can send on with TLS",
         ));
     }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err(refuse(
+            "it has a login, a query or a fragment; set OTEL_EXPORTER_OTLP_HEADERS from a Secret instead",
+        ));
+    }
     if url.port() == Some(4317) {
         return Err(refuse("4317 is the port of gRPC, the one of HTTP is 4318"));
     }
@@ -47,6 +52,8 @@ mod tests {
             ("https://collector:4318", "the scheme is http"),
             ("http://collector:4317", "4318"),
             ("http://", "host"),
+            ("http://user:password@collector:4318", "OTEL_EXPORTER_OTLP_HEADERS"),
+            ("http://collector:4318?token=1", "OTEL_EXPORTER_OTLP_HEADERS"),
         ] {
             assert!(of(wrong).is_err_and(|error| error.0.contains(part)), "{wrong}");
         }
