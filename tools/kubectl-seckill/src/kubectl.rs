@@ -24,6 +24,8 @@ pub struct Scope {
     pub kubeconfig: Option<String>,
 }
 
+const REQUEST_TIMEOUT: &str = "--request-timeout=10s";
+
 pub struct Kubectl {
     pub scope: Scope,
 }
@@ -48,6 +50,10 @@ impl Kubectl {
         ];
         for (flag, value) in flags {
             command.args(value.iter().map(|value| format!("{flag}={value}")));
+        }
+        // A node that does not answer must not hold up the others.
+        if matches!(args.first(), Some(&"get" | &"version")) {
+            command.arg(REQUEST_TIMEOUT);
         }
         command.args(args);
         command

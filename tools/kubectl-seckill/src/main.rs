@@ -1,4 +1,4 @@
-//! `kubectl seckill`: sales at a glance, and what a person does when something is wrong.
+//! `kubectl seckill`: sales at a glance, and commands for incidents.
 //!
 //! Every access goes through the `kubectl` on the PATH, so contexts, logins, proxies and RBAC are those of kubectl. The
 //! programs of a release are asked by `kubectl exec` and by the proxy of the API server; no port is opened.
@@ -29,7 +29,7 @@ use clap::{Parser, Subcommand};
 use kubectl::{Kubectl, Scope};
 use release::Program;
 
-/// Flash sales at a glance, and what a person does when something is wrong
+/// Flash sales at a glance, and commands for incidents
 #[derive(Debug, Parser)]
 #[command(name = "kubectl seckill", bin_name = "kubectl seckill", version)]
 struct Args {
@@ -46,7 +46,7 @@ enum Command {
         /// The name of a FlashSale
         sale: Option<String>,
     },
-    /// Units, rates and latencies of running sales, again and again
+    /// Units, rates and latencies of running sales, refreshed continuously
     Top {
         /// Seconds between two lines of figures
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
@@ -57,7 +57,7 @@ enum Command {
     },
     /// Say what Redis, Kafka and MySQL lack, as the operator sees them
     Check,
-    /// Stop selling. Buyers hear "suspended"; nothing is lost
+    /// Stop selling. Buyers get the error `suspended`; nothing is lost
     Suspend {
         /// The name of a FlashSale
         sale: String,

@@ -72,13 +72,21 @@ impl Sample {
     }
 }
 
-/// A quantile of what a histogram counted between two times, by linear interpolation, as Prometheus does. None: nothing was
+/// How much a counter has risen. It starts again at 0 with its container.
+pub fn increase(before: f64, after: f64) -> f64 {
+    match after < before {
+        true => after,
+        false => after - before,
+    }
+}
+
+/// A quantile of what a histogram counted between two samples, by linear interpolation, as Prometheus does. None: nothing was
 /// counted.
 pub fn quantile(before: &Metrics, after: &Metrics, histogram: &str, quantile: f64) -> Option<f64> {
     let (before, after) = (before.buckets(histogram), after.buckets(histogram));
     let counted = after.iter().enumerate().map(|(i, (bound, count))| {
         let earlier = before.get(i).map_or(0.0, |(_, count)| *count);
-        (*bound, count - earlier)
+        (*bound, increase(earlier, *count))
     });
     let counted: Vec<(f64, f64)> = counted.collect();
     let rank = quantile * counted.last()?.1;
@@ -139,5 +147,16 @@ mod tests {
         assert!(of(&none, 0.7).is_some_and(|seconds| (seconds - 0.15).abs() < 1e-9));
         assert_eq!(of(&none, 0.99), Some(0.2), "nothing is known above the last bound");
         assert_eq!(of(&all, 0.5), None);
+        let restarted = Metrics::parse(
+            &TEXT
+                .replace("} 50", "} 150")
+                .replace("} 90", "} 190")
+                .replace("} 100", "} 200"),
+        );
+        assert_eq!(
+            of(&restarted, 0.25),
+            Some(0.05),
+            "counters start again with their container"
+        );
     }
 }

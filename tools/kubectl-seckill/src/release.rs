@@ -36,11 +36,15 @@ impl Program {
     }
 }
 
-/// A running pod of a program.
+/// A pod of a program.
 pub struct ProgramPod {
     pub program: Program,
     pub namespace: String,
     pub name: String,
+    /// The container of the program. A mesh may have added others.
+    pub container: String,
+    /// Neither ended nor about to end.
+    pub running: bool,
     pub ready: bool,
     pub pod: Pod,
 }
@@ -48,9 +52,11 @@ pub struct ProgramPod {
 impl ProgramPod {
     /// None for pods of other software, which may have the same labels.
     fn of(pod: Pod) -> Option<Self> {
-        let container = pod.spec.as_ref()?.containers.first()?;
-        let path = container.command.as_ref()?.first()?;
-        let program = Program::ALL.into_iter().find(|program| program.path() == path)?;
+        let (program, container) = pod.spec.as_ref()?.containers.iter().find_map(|container| {
+            let path = container.command.as_ref()?.first()?;
+            let program = Program::ALL.into_iter().find(|program| program.path() == path)?;
+            Some((program, container.name.clone()))
+        })?;
         let labels = pod.metadata.labels.as_ref()?;
         // A Job of the chart runs the same programs.
         (labels.get(COMPONENT).map(String::as_str) == Some(program.component())).then_some(())?;
@@ -59,13 +65,23 @@ impl ProgramPod {
         let ready = conditions
             .filter(|condition| condition.type_ == "Ready")
             .any(|condition| condition.status == "True");
+        let running = status.phase.as_deref() == Some("Running") && pod.metadata.deletion_timestamp.is_none();
         Some(ProgramPod {
             program,
+            container,
+            running,
             namespace: pod.metadata.namespace.clone()?,
             name: pod.metadata.name.clone()?,
             ready,
             pod,
         })
+    }
+
+    /// The name of the Helm release.
+    pub fn release(&self) -> &str {
+        let labels = self.pod.metadata.labels.as_ref();
+        let instance = labels.and_then(|labels| labels.get("app.kubernetes.io/instance"));
+        instance.map_or("", String::as_str)
     }
 
     /// What the program exports.
@@ -105,20 +121,30 @@ pub fn pods(kubectl: &Kubectl) -> Result<Vec<ProgramPod>> {
 
 /// Runs a subcommand of a program in one of its pods.
 pub fn run_in(kubectl: &Kubectl, program: Program, words: &[&str]) -> Result<()> {
-    let of_program = pods(kubectl)?.into_iter().filter(|pod| pod.program == program);
+    let of_program = pods(kubectl)?.into_iter();
+    let of_program = of_program.filter(|pod| pod.program == program && pod.running);
     let mut of_program: Vec<ProgramPod> = of_program.collect();
     // A pod that is not ready may be able to say why.
     of_program.sort_by_key(|pod| !pod.ready);
     let namespaces: Vec<&str> = of_program.iter().map(|pod| pod.namespace.as_str()).collect();
     let Some(pod) = of_program.first() else {
-        bail!("no pod of {} found", program.component());
+        bail!("no running pod of {} found", program.component());
     };
     ensure!(
         namespaces.iter().all(|namespace| *namespace == pod.namespace),
         "there are several releases; --release-namespace names one of {}",
         distinct(&namespaces).join(", ")
     );
-    let exec = ["exec", "-n", &pod.namespace, &pod.name, "--", program.path()];
+    let exec = [
+        "exec",
+        "-n",
+        &pod.namespace,
+        &pod.name,
+        "-c",
+        &pod.container,
+        "--",
+        program.path(),
+    ];
     kubectl.run(&[&exec[..], words].concat())
 }
 

@@ -1,9 +1,12 @@
-//! `report`: a folder with what helps others to find a fault. No Secret is read, and the values of variables that could be
-//! secret are left out.
-use std::fs;
+//! `report`: a folder with what helps others to find a fault. No Secret is read, only objects of the release are included, and
+//! everything in them that could be secret is left out.
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder};
+#[cfg(unix)]
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -12,8 +15,22 @@ use crate::release::{Program, ProgramPod, pods};
 
 /// The last lines of each log.
 const LOG_LINES: &str = "--tail=5000";
-/// Of what kubectl says last of an object, for a person; the whole manifest with its values, therefore not kept.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// The kinds of objects of a release. One request each, so that one missing permission does not cost the others.
+const KINDS: [&str; 8] = [
+    "deployments",
+    "replicasets",
+    "pods",
+    "jobs",
+    "services",
+    "leases",
+    "horizontalpodautoscalers",
+    "networkpolicies",
+];
+/// The annotations that are kept begin like this. Others may be hashes or copies of secrets.
+const KEPT_ANNOTATIONS: [&str; 3] = ["seckill.dev/", "meta.helm.sh/", "deployment.kubernetes.io/"];
+/// Fields that may have passwords or tokens. The chart sets none of them.
+const LEFT_OUT: [&str; 3] = ["args", "httpHeaders", "managedFields"];
+const INSTANCE: &str = "app.kubernetes.io/instance";
 
 pub fn default_folder() -> PathBuf {
     PathBuf::from(format!(
@@ -23,7 +40,12 @@ pub fn default_folder() -> PathBuf {
 }
 
 pub fn write(kubectl: &Kubectl, folder: &Path) -> Result<()> {
-    fs::create_dir(folder).with_context(|| format!("failed to create {}", folder.display()))?;
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    builder.mode(0o700);
+    builder
+        .create(folder)
+        .with_context(|| format!("failed to create {}", folder.display()))?;
     let report = Report { kubectl, folder };
     report.add("versions.txt", || kubectl.output(&["version"]));
     report.add("flashsales.yaml", || {
@@ -33,14 +55,23 @@ pub fn write(kubectl: &Kubectl, folder: &Path) -> Result<()> {
         let sales = "--field-selector=involvedObject.kind=FlashSale";
         kubectl.output(&["get", "events", "--all-namespaces", sales, "--sort-by=.lastTimestamp"])
     });
-    let pods = pods(kubectl)?;
-    let mut namespaces: Vec<&str> = pods.iter().map(|pod| pod.namespace.as_str()).collect();
-    namespaces.dedup();
-    for namespace in namespaces {
-        let kinds = "deployments,replicasets,pods,jobs,services,leases,horizontalpodautoscalers,networkpolicies";
-        report.add(&format!("{namespace}/objects.yaml"), || {
-            report.objects(&["get", kinds, "-n", namespace])
-        });
+    let pods = match pods(kubectl) {
+        Ok(pods) => pods,
+        Err(error) => {
+            report.add("release.txt", || Err(error));
+            bail!("wrote {}, without the release: see release.txt there", folder.display());
+        }
+    };
+    let releases: BTreeSet<(&str, &str)> = pods.iter().map(|pod| (pod.namespace.as_str(), pod.release())).collect();
+    for (namespace, release) in &releases {
+        let selector = format!("{INSTANCE}={release}");
+        for kind in KINDS {
+            report.add(&format!("{namespace}/{release}/{kind}.yaml"), || {
+                report.objects(&["get", kind, "-n", namespace, "-l", &selector])
+            });
+        }
+    }
+    for namespace in releases.iter().map(|(namespace, _)| namespace).collect::<BTreeSet<_>>() {
         report.add(&format!("{namespace}/events.txt"), || {
             kubectl.output(&["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"])
         });
@@ -70,8 +101,22 @@ impl Report<'_> {
     }
 
     fn add_pod(&self, pod: &ProgramPod) {
-        let ProgramPod { namespace, name, .. } = pod;
-        let logs = ["logs", "-n", namespace, name, "--timestamps", LOG_LINES];
+        let ProgramPod {
+            namespace,
+            name,
+            container,
+            ..
+        } = pod;
+        let logs = [
+            "logs",
+            "-n",
+            namespace,
+            name,
+            "-c",
+            container,
+            "--timestamps",
+            LOG_LINES,
+        ];
         self.add(&format!("{namespace}/{name}.log"), || self.kubectl.output(&logs));
         let restarted = pod
             .pod
@@ -91,7 +136,7 @@ impl Report<'_> {
             Program::Api => &[],
         };
         for command in commands {
-            let exec = ["exec", "-n", namespace, name, "--"];
+            let exec = ["exec", "-n", namespace, name, "-c", container, "--"];
             let said = || self.kubectl.output(&[&exec[..], command].concat());
             self.add(&format!("{namespace}/{name}.{}.txt", command[1]), said);
         }
@@ -107,13 +152,15 @@ impl Report<'_> {
     }
 }
 
-/// Variables with a value in the manifest may be passwords that somebody has put there.
+/// Removes what could be secret: a value in the manifest may be a password that somebody has put there.
 fn redact(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(redact),
         Value::Object(fields) => {
-            fields.remove("managedFields");
-            fields.remove(LAST_APPLIED);
+            fields.retain(|name, _| !LEFT_OUT.contains(&name.as_str()));
+            if let Some(annotations) = fields.get_mut("annotations").and_then(Value::as_object_mut) {
+                annotations.retain(|name, _| KEPT_ANNOTATIONS.iter().any(|start| name.starts_with(start)));
+            }
             for variable in fields
                 .get_mut("env")
                 .and_then(Value::as_array_mut)
@@ -121,7 +168,7 @@ fn redact(value: &mut Value) {
                 .flatten()
             {
                 let name = variable["name"].as_str().unwrap_or_default();
-                if is_secret(name) && variable["value"].is_string() {
+                if !is_harmless(name) && variable["value"].is_string() {
                     variable["value"] = "(left out)".into();
                 }
             }
@@ -131,11 +178,19 @@ fn redact(value: &mut Value) {
     }
 }
 
-/// By the name of a variable. Those of the product that hold secrets end like this, and so do most of others.
-fn is_secret(variable: &str) -> bool {
-    ["URL", "PROPERTIES", "KEY", "KEYS", "PASSWORD", "TOKEN", "SECRET"]
-        .iter()
-        .any(|end| variable.to_uppercase().ends_with(end))
+/// By the name of a variable: those of the product, unless they hold credentials.
+fn is_harmless(variable: &str) -> bool {
+    let secret = [
+        "URL",
+        "PROPERTIES",
+        "KEY",
+        "KEYS",
+        "PASSWORD",
+        "TOKEN",
+        "SECRET",
+        "ENDPOINT",
+    ];
+    variable.starts_with("SECKILL_") && !secret.iter().any(|end| variable.ends_with(end))
 }
 
 #[cfg(test)]
@@ -147,9 +202,14 @@ mod tests {
         let mut object = json!({
             "metadata": {
                 "name": "api", "managedFields": [{"manager": "helm"}],
-                "annotations": {LAST_APPLIED: "redis://:hunter2@redis"},
+                "annotations": {
+                    "kubectl.kubernetes.io/last-applied-configuration": "redis://:hunter2@redis",
+                    "checksum/secrets": "hunter2", "seckill.dev/suspend": "true",
+                },
             },
-            "spec": {"template": {"spec": {"containers": [{"env": [
+            "spec": {"template": {"spec": {"containers": [{"args": ["--password=hunter2"], "env": [
+                {"name": "OTEL_EXPORTER_OTLP_HEADERS", "value": "authorization=hunter2"},
+                {"name": "HTTPS_PROXY", "value": "http://a:hunter2@proxy"},
                 {"name": "SECKILL_REDIS_URL", "value": "redis://:hunter2@redis"},
                 {"name": "SECKILL_LOG", "value": "info"},
                 {"name": "SECKILL_MYSQL_URL", "valueFrom": {"secretKeyRef": {"name": "mysql", "key": "api-url"}}},
@@ -160,7 +220,7 @@ mod tests {
         for secret in ["hunter2", "managedFields"] {
             assert!(!text.contains(secret), "{text}");
         }
-        for kept in ["SECKILL_REDIS_URL", "info", "secretKeyRef"] {
+        for kept in ["SECKILL_REDIS_URL", "info", "secretKeyRef", "seckill.dev/suspend"] {
             assert!(text.contains(kept), "{text}");
         }
     }

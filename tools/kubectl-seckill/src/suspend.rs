@@ -21,6 +21,7 @@ pub fn set(kubectl: &Kubectl, sale: &str, suspend: bool) -> Result<()> {
     };
     let args = ["patch", "flashsale", sale, "--type=merge", "-p", &patch];
     kubectl.output(&[&args[..], &words(&namespace)].concat())?;
-    println!("{sale} {state}; `kubectl seckill status {sale}` shows when the servers have it");
+    let flags: String = namespace.iter().map(|flag| format!(" {flag}")).collect();
+    println!("{sale} {state}; `kubectl seckill status {sale}{flags}` shows when the servers have it");
     Ok(())
 }

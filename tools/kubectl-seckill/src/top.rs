@@ -1,32 +1,45 @@
-//! `top`: what running sales and the programs do, between two looks at their metrics.
+//! `top`: what running sales and the programs do, between two samples of their metrics.
 use std::io::{IsTerminal as _, Write as _};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use seckill_crds::{FlashSale, Phase};
 
 use crate::kubectl::Kubectl;
-use crate::metrics::{Metrics, quantile};
+use crate::metrics::{Metrics, increase, quantile};
 use crate::release::{Program, ProgramPod, pods};
 use crate::table::{Table, count};
 
 const PURCHASE: &str = "seckill_api_purchase_seconds";
+/// Pods that are asked at the same time.
+const CONCURRENT: usize = 16;
 
 /// Everything at one time.
-struct Look {
+struct Snapshot {
     at: Instant,
     sales: Vec<FlashSale>,
     /// With the pods that do not answer.
     programs: Vec<(ProgramPod, Option<Metrics>)>,
+    /// Why the first of those pods does not answer.
+    problem: Option<String>,
 }
 
 pub fn top(kubectl: &Kubectl, interval: Duration, once: bool) -> Result<()> {
     let clears = std::io::stdout().is_terminal() && !once;
-    let mut before = look(kubectl)?;
+    let mut before = sample(kubectl)?;
     loop {
         sleep(interval.saturating_sub(before.at.elapsed()));
-        let after = look(kubectl)?;
+        let after = match sample(kubectl) {
+            Ok(after) => after,
+            // The API server may be away for a moment, just when somebody watches.
+            Err(error) if !once => {
+                eprintln!("{error:#}");
+                before.at = Instant::now();
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let mut out = std::io::stdout().lock();
         if clears {
             write!(out, "\x1b[H\x1b[2J")?;
@@ -40,34 +53,47 @@ pub fn top(kubectl: &Kubectl, interval: Duration, once: bool) -> Result<()> {
     }
 }
 
-fn look(kubectl: &Kubectl) -> Result<Look> {
-    let pods = pods(kubectl)?;
+fn sample(kubectl: &Kubectl) -> Result<Snapshot> {
+    let mut pods = pods(kubectl)?;
+    pods.retain(|pod| pod.running);
     let at = Instant::now();
-    // All at once, so that the figures are of the same time.
-    let metrics = thread::scope(|scope| {
-        let reads: Vec<_> = pods.iter().map(|pod| scope.spawn(|| pod.metrics(kubectl))).collect();
-        let answers = reads.into_iter().map(|read| read.join().ok()?.ok());
-        answers.collect::<Vec<Option<String>>>()
+    let mut answers = Vec::new();
+    // At the same time, so that the figures belong together.
+    for pods in pods.chunks(CONCURRENT) {
+        answers.extend(thread::scope(|scope| {
+            let reads: Vec<_> = pods.iter().map(|pod| scope.spawn(|| pod.metrics(kubectl))).collect();
+            let answers = reads
+                .into_iter()
+                .map(|read| read.join().unwrap_or_else(|_| bail!("a panic")));
+            answers.collect::<Vec<Result<String>>>()
+        }));
+    }
+    let problem = pods.iter().zip(&answers).find_map(|(pod, answer)| {
+        let error = answer.as_ref().err()?;
+        Some(format!("\nno metrics of {}: {error:#}\n", pod.name))
     });
-    let parsed = metrics.into_iter().map(|text| text.as_deref().map(Metrics::parse));
-    Ok(Look {
+    let parsed = answers
+        .into_iter()
+        .map(|answer| answer.ok().as_deref().map(Metrics::parse));
+    Ok(Snapshot {
         at,
         sales: kubectl.list("flashsales")?,
         programs: pods.into_iter().zip(parsed).collect(),
+        problem,
     })
 }
 
-fn shown(before: &Look, after: &Look) -> String {
+fn shown(before: &Snapshot, after: &Snapshot) -> String {
     let seconds = after.at.duration_since(before.at).as_secs_f64();
     let tables = [
         sales(before, after, seconds),
         apis(before, after, seconds),
         workers(before, after, seconds),
     ];
-    tables.map(|table| table.to_string()).join("\n")
+    tables.map(|table| table.to_string()).join("\n") + after.problem.as_deref().unwrap_or_default()
 }
 
-fn sales(before: &Look, after: &Look, seconds: f64) -> Table {
+fn sales(before: &Snapshot, after: &Snapshot, seconds: f64) -> Table {
     let header = ["NAMESPACE", "NAME", "PHASE", "STOCK", "LEFT", "IN FLIGHT", "SOLD/S"];
     let mut table = Table::new(&header, &[3, 4, 5, 6]);
     for sale in &after.sales {
@@ -79,8 +105,8 @@ fn sales(before: &Look, after: &Look, seconds: f64) -> Table {
         };
         let (namespace, name) = (sale.metadata.namespace.as_deref(), sale.metadata.name.as_deref());
         let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
-        let of_sale = |look: &Look, metric: &str| {
-            let known = look.programs.iter().filter_map(|(_, metrics)| metrics.as_ref());
+        let of_sale = |snapshot: &Snapshot, metric: &str| {
+            let known = snapshot.programs.iter().filter_map(|(_, metrics)| metrics.as_ref());
             known
                 .filter_map(|metrics| metrics.of_sale(metric, namespace, name))
                 .next()
@@ -101,13 +127,13 @@ fn sales(before: &Look, after: &Look, seconds: f64) -> Table {
     table
 }
 
-fn apis(before: &Look, after: &Look, seconds: f64) -> Table {
+fn apis(before: &Snapshot, after: &Snapshot, seconds: f64) -> Table {
     let header = ["API", "SOLD/S", "OTHER/S", "5XX/S", "P50", "P99", "IN FLIGHT"];
     let mut table = Table::new(&header, &[1, 2, 3, 4, 5, 6]);
     rows(before, after, Program::Api, &mut table, |before, after| {
         let answers = |accepts: &dyn Fn(&str) -> bool| {
             let of = |metrics: &Metrics| metrics.sum("seckill_api_answers_total", |label| accepts(&label("status")));
-            whole((of(after) - of(before)) / seconds)
+            whole(increase(of(before), of(after)) / seconds)
         };
         let latency = |share| match quantile(before, after, PURCHASE, share) {
             Some(seconds) => format!("{:.0} ms", seconds * 1000.0),
@@ -125,11 +151,11 @@ fn apis(before: &Look, after: &Look, seconds: f64) -> Table {
     table
 }
 
-fn workers(before: &Look, after: &Look, seconds: f64) -> Table {
+fn workers(before: &Snapshot, after: &Snapshot, seconds: f64) -> Table {
     let mut table = Table::new(&["WORKER", "STORED/S", "LAG"], &[1, 2]);
     rows(before, after, Program::Worker, &mut table, |before, after| {
         let stored = |metrics: &Metrics| metrics.total("seckill_worker_orders_stored_total");
-        let rate = (stored(after) - stored(before)) / seconds;
+        let rate = increase(stored(before), stored(after)) / seconds;
         vec![whole(rate), whole(after.total("seckill_worker_lag"))]
     });
     table
@@ -137,8 +163,8 @@ fn workers(before: &Look, after: &Look, seconds: f64) -> Table {
 
 /// A row for each pod of a program: its name, and the figures of `figures`, or a dash for each if it did not answer.
 fn rows(
-    before: &Look,
-    after: &Look,
+    before: &Snapshot,
+    after: &Snapshot,
     program: Program,
     table: &mut Table,
     figures: impl Fn(&Metrics, &Metrics) -> Vec<String>,

@@ -2,6 +2,7 @@
 //! `UPDATE=1 cargo xtask test e2e kubectl_seckill` writes it there.
 //!
 //! `SECKILL_PLUGIN` is the program.
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -67,8 +68,8 @@ fn kubectl_seckill(release: &Release) -> Result<()> {
         ("kubectl seckill status phone", plugin.readable(&one, &namespace)),
         ("kubectl seckill top", plugin.readable(&top, &namespace)),
         (
-            "kubectl seckill report",
-            plugin.readable(&names(&report, &files), &namespace),
+            "kubectl seckill report bundle && find bundle -type f",
+            plugin.readable(&listing(&report, &files), &namespace),
         ),
     ])
 }
@@ -163,12 +164,12 @@ fn files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-fn names(folder: &Path, files: &[(PathBuf, String)]) -> String {
+/// What the command prints, and the files.
+fn listing(folder: &Path, files: &[(PathBuf, String)]) -> String {
     let names = files.iter().filter_map(|(path, _)| path.strip_prefix(folder).ok());
-    names
-        .map(|name| name.display().to_string())
-        .collect::<Vec<_>>()
-        .join("\n")
+    let names = names.map(|name| format!("bundle/{}", name.display()));
+    let lines = ["wrote bundle; read it before you send it".to_owned()];
+    lines.into_iter().chain(names).collect::<Vec<_>>().join("\n")
 }
 
 /// The report has everything, and nothing that is secret.
@@ -177,7 +178,9 @@ fn check_report(release: &Release, files: &[(PathBuf, String)]) -> Result<()> {
         "versions.txt",
         "flashsales.yaml",
         "flashsale-events.txt",
-        "objects.yaml",
+        "deployments.yaml",
+        "pods.yaml",
+        "leases.yaml",
         ".log",
         ".metrics.txt",
         ".check.txt",
@@ -211,7 +214,7 @@ fn check_report(release: &Release, files: &[(PathBuf, String)]) -> Result<()> {
     Ok(())
 }
 
-/// Compares the headers of the page with what the plugin prints now, or writes the page if `UPDATE` is set.
+/// Compares the headers and files of the page with what the plugin prints now, or writes the page if `UPDATE` is set.
 fn check_page(outputs: &[(&str, String)]) -> Result<()> {
     let file = repository().join("docs/kubectl-plugin.md");
     let mut page = fs::read_to_string(&file)?;
@@ -226,7 +229,7 @@ fn check_page(outputs: &[(&str, String)]) -> Result<()> {
             page.replace_range(from..to, &format!("{output}\n"));
             continue;
         }
-        let (shown, printed) = (headers(&page[from..to]), headers(output));
+        let (shown, printed) = (constant(&page[from..to]), constant(output));
         ensure!(
             shown == printed,
             "docs/kubectl-plugin.md, {command}: {shown:?}, but it prints {printed:?}"
@@ -238,11 +241,20 @@ fn check_page(outputs: &[(&str, String)]) -> Result<()> {
     Ok(())
 }
 
-/// The names of the columns.
-fn headers(text: &str) -> Vec<Vec<&str>> {
-    let is_header = |line: &&str| line.chars().any(char::is_alphabetic) && !line.chars().any(char::is_lowercase);
-    text.lines()
-        .filter(is_header)
-        .map(|line| line.split_whitespace().collect())
-        .collect()
+/// What every run prints: the names of columns, and of files without those of the pods.
+fn constant(text: &str) -> BTreeSet<String> {
+    let is_header = |line: &str| line.chars().any(char::is_alphabetic) && !line.chars().any(char::is_lowercase);
+    let lines = text.lines().filter_map(|line| match line.strip_prefix("bundle/") {
+        Some(file) => {
+            let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+            let kind = match name.strip_prefix("seckill-") {
+                // The name of a pod.
+                Some(pod) => format!("{} {}", pod.split('-').next()?, pod.split_once('.')?.1),
+                None => name.to_owned(),
+            };
+            Some(format!("{folder}/{kind}"))
+        }
+        None => is_header(line).then(|| line.split_whitespace().collect::<Vec<_>>().join(" ")),
+    });
+    lines.collect()
 }
