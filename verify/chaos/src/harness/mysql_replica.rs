@@ -27,17 +27,18 @@ impl Harness {
         });
         ended.await?;
         self.start_mysql_replica(&replica).await?;
-        execute(
-            &primary,
-            "SET GLOBAL rpl_semi_sync_source_timeout = 3600000; SET GLOBAL rpl_semi_sync_source_enabled = ON",
-        )
-        .await?;
         let follow = format!(
             "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '{address}', SOURCE_PORT = {port}, SOURCE_USER = 'root', \
              SOURCE_PASSWORD = '{password}', SOURCE_SSL = 1, SOURCE_AUTO_POSITION = 1; \
              SET GLOBAL rpl_semi_sync_replica_enabled = ON; START REPLICA"
         );
         execute(&replica, &follow).await?;
+        // Only now: without a replica every commit of the primary would wait.
+        execute(
+            &primary,
+            "SET GLOBAL rpl_semi_sync_source_timeout = 3600000; SET GLOBAL rpl_semi_sync_source_enabled = ON",
+        )
+        .await?;
         let joined = wait_until("the replica of MySQL", async || {
             let mut connection = MySqlConnection::connect(&primary).await?;
             for (status, expected) in [("source_clients", "1"), ("source_status", "ON")] {
@@ -51,6 +52,18 @@ impl Harness {
             Ok(())
         });
         self.run_until(joined).await
+    }
+
+    /// Undoes a join that did not lead to a promotion: commits must not wait for the replica any more.
+    pub async fn dismiss_mysql_replica(&mut self) -> Result<()> {
+        let Some(process) = &mut self.mysql_replica else {
+            return Ok(());
+        };
+        if !process.is_running() {
+            return Ok(());
+        }
+        process.kill()?;
+        execute(&self.mysql_url(), "SET GLOBAL rpl_semi_sync_source_enabled = OFF").await
     }
 
     /// Makes the replica the primary, after the primary has died. New connections lead to it.

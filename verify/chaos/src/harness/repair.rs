@@ -39,6 +39,7 @@ impl Harness {
         self.wait_for_redis(self.primary).await?;
         self.wait_for_whole_redis().await?;
         self.restart_mysql().await?;
+        self.dismiss_mysql_replica().await?;
         self.restart_kafka().await?;
         self.restart_cluster().await?;
         self.restart_programs()
