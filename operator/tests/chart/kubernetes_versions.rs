@@ -29,7 +29,15 @@ impl Kubernetes {
             .map(|file| file.expect("a file").path());
         let mut files: Vec<PathBuf> = files.collect();
         files.sort();
-        files.iter().map(|file| Kubernetes::read(file)).collect()
+        let versions: Vec<Kubernetes> = files.iter().map(|file| Kubernetes::read(file)).collect();
+        let minors = versions.iter().filter_map(|version| version.version.split('.').nth(1));
+        let minors: Vec<&str> = minors.collect();
+        assert_eq!(
+            minors,
+            ["31", "32", "33", "34", "35", "36"],
+            "the versions that docs/upgrades.md names"
+        );
+        versions
     }
 
     fn read(file: &Path) -> Kubernetes {
