@@ -45,7 +45,7 @@ async fn run_load(args: &Args) -> Result<bool> {
         Some(crowd) => Some((crowd, SaleTimes::read(&plan).await?)),
         None => None,
     };
-    let output = Output::new(args.output, plan.buyers.into(), args.units);
+    let output = Output::new(args.output, plan.buyers.into(), args.units, plan.route.quantity());
     output.begin(&plan);
     let outcome = run(plan.clone(), |progress| output.progress(progress)).await?;
 

@@ -60,8 +60,8 @@ enum Kind {
 }
 
 impl Output {
-    /// `units`: the stock of the sale, if it is known.
-    pub fn new(kind: OutputKind, buyers: u64, units: Option<u64>) -> Self {
+    /// `units`: the stock of the sale, if it is known. `quantity`: units of each order.
+    pub fn new(kind: OutputKind, buyers: u64, units: Option<u64>, quantity: u32) -> Self {
         let kind = match kind {
             OutputKind::Json => Kind::Json,
             OutputKind::Text => {
@@ -75,7 +75,7 @@ impl Output {
         };
         Output {
             kind,
-            view: Mutex::new(View::new(units)),
+            view: Mutex::new(View::new(units, quantity)),
             started: Instant::now(),
         }
     }

@@ -14,6 +14,8 @@ const SPARKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█
 pub struct View {
     /// The stock, if it is known.
     units: Option<u64>,
+    /// Units of each order.
+    quantity: u64,
     latest: Option<Progress>,
     /// Times, units sold and answers.
     looks: VecDeque<(Duration, u64, u64)>,
@@ -21,9 +23,10 @@ pub struct View {
 }
 
 impl View {
-    pub fn new(units: Option<u64>) -> Self {
+    pub fn new(units: Option<u64>, quantity: u32) -> Self {
         View {
             units,
+            quantity: quantity.into(),
             latest: None,
             looks: VecDeque::new(),
             p99_ms: VecDeque::new(),
@@ -34,7 +37,7 @@ impl View {
         self.latest = Some(*progress);
         push(
             &mut self.looks,
-            (at, progress.counts.won, progress.counts.finished()),
+            (at, progress.counts.won * self.quantity, progress.counts.finished()),
             RATE_LOOKS + 1,
         );
         push(&mut self.p99_ms, progress.recent.p99_ms, SPARKLINE_LOOKS);
@@ -55,7 +58,7 @@ impl fmt::Display for View {
             return Ok(());
         };
         let (sold_rate, rate) = self.rates().unwrap_or_default();
-        let sold = latest.counts.won;
+        let sold = latest.counts.won * self.quantity;
         write!(f, "     sold     {sold:>9} {sold_rate:>9.0}/s")?;
         if let Some(units) = self.units {
             write!(f, "   {} of {units} units left", units.saturating_sub(sold))?;
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_view_shows_units_rates_and_the_latency_over_time() {
-        let mut view = View::new(Some(50));
+        let mut view = View::new(Some(50), 1);
         assert_eq!(view.to_string(), "");
         for (seconds, (won, sold_out, p99_ms)) in [(0, 0, 0.0), (20, 0, 10.0), (40, 20, 70.0)].into_iter().enumerate() {
             view.add(&progress(won, sold_out, p99_ms), Duration::from_secs(seconds as u64));
@@ -124,7 +127,7 @@ mod tests {
 
     #[test]
     fn rates_are_of_the_last_second() {
-        let mut view = View::new(None);
+        let mut view = View::new(None, 1);
         for look in 0..100 {
             view.add(
                 &progress(if look < 50 { look } else { 50 }, 0, 1.0),

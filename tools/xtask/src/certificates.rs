@@ -3,7 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::command::output;
 
@@ -17,6 +17,11 @@ impl Certificates {
     pub fn create(state: &Path, address: &str) -> Result<Self> {
         let certificates = Certificates(state.join("tls"));
         if certificates.0.exists() {
+            let newest = certificates.file("next-server.pem");
+            ensure!(
+                newest.exists(),
+                "an older version has created the certificates: run `cargo xtask down` first"
+            );
             return Ok(certificates);
         }
         // Created under another name, so that an interrupted creation is not used.

@@ -10,15 +10,14 @@ use crate::{demo, down, workspace};
 
 const PAGE: &str = "docs/demo.md";
 const HEADING: &str = "## A session\n";
-/// The shell prints it after the output of each command, with the number of the command.
+/// The shell prints it after the output of each command.
 const MARK: &str = "--- end of command";
 
 pub fn check() -> Result<()> {
     // A sale runs once, so its name would be another one in an environment that has run it.
     down::down()?;
     let result = demo::keep_small().and_then(|()| follow());
-    down::down()?;
-    result
+    result.and(down::down())
 }
 
 fn follow() -> Result<()> {
