@@ -123,7 +123,8 @@ impl Environment {
             ("SECKILL_HELM", path(&self.helm)),
             ("SECKILL_INGRESS_URL", self.ingress_url.clone()),
             ("SECKILL_NODE_ADDRESS", self.node_address.clone()),
-            ("SECKILL_SALES", path(&self.sales())),
+            // Not with the prefix of the product: its programs would read it.
+            ("SALES_FOLDER", path(&self.sales())),
             ("KUBECONFIG", path(&self.kubeconfig)),
         ]
     }
