@@ -1,7 +1,9 @@
 //! What the charts render for each supported Kubernetes, against the OpenAPI document that this version has published.
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use jsonschema::{Draft, Validator};
 use serde_json::{Value, json};
@@ -17,6 +19,8 @@ struct Kubernetes {
     definitions: Value,
     /// The definition of each kind, by `apiVersion Kind`.
     names: BTreeMap<String, String>,
+    /// By definition. A validator takes long to make, and a chart has many objects of few kinds.
+    validators: RefCell<BTreeMap<String, Rc<Validator>>>,
 }
 
 impl Kubernetes {
@@ -61,20 +65,25 @@ impl Kubernetes {
             version: file.file_stem().expect("a name").to_string_lossy().into_owned(),
             definitions,
             names,
+            validators: RefCell::default(),
         }
     }
 
     /// None for a kind of another project.
-    fn validator(&self, object: &Value) -> Option<Validator> {
+    fn validator(&self, object: &Value) -> Option<Rc<Validator>> {
         let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
         if OF_OTHERS.contains(&api_version) {
             return None;
         }
         let name = self.names.get(&format!("{api_version} {kind}"));
         let name = name.unwrap_or_else(|| panic!("Kubernetes {} has no {api_version} {kind}", self.version));
-        let schema = json!({"$ref": format!("#/definitions/{name}"), "definitions": self.definitions});
-        let validator = jsonschema::options().with_draft(Draft::Draft4).build(&schema);
-        Some(validator.unwrap_or_else(|error| panic!("{name}: {error}")))
+        let make = || {
+            let schema = json!({"$ref": format!("#/definitions/{name}"), "definitions": self.definitions});
+            let validator = jsonschema::options().with_draft(Draft::Draft4).build(&schema);
+            Rc::new(validator.unwrap_or_else(|error| panic!("{name}: {error}")))
+        };
+        let mut validators = self.validators.borrow_mut();
+        Some(validators.entry(name.clone()).or_insert_with(make).clone())
     }
 
     /// What the version would refuse or ignore in the object.
