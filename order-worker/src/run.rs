@@ -31,8 +31,8 @@ pub async fn run_until_shutdown(args: Box<RunArgs>, shutdown: Shutdown) -> anyho
     let (mysql, kafka, reading) = (health.gate("mysql"), health.gate("kafka"), health.gate("order log"));
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let start = |endpoint| Traces::start(endpoint, "order-worker", args.instance.instance());
-    let traces = args.traces.traces_endpoint.as_ref().map(start).transpose();
+    let endpoint = args.traces.traces_endpoint.as_ref();
+    let traces = Traces::start(endpoint, "order-worker", args.instance.instance());
     let traces = traces.context("SECKILL_TRACES_ENDPOINT")?;
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
 

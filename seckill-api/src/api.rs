@@ -122,10 +122,7 @@ impl BatchSink for Appender {
         seckill_failpoint::reach("api.before-append");
         let headers = self.traced.headers(&batch);
         let record = Record::Batch(batch);
-        let appended = match headers.is_empty() {
-            true => self.log.append_now(self.partition, &record),
-            false => self.log.append_now_with(self.partition, &record, &headers),
-        };
+        let appended = self.log.append_now_with(self.partition, &record, &headers);
         count_failure(self.partition, appended, &self.metrics);
         seckill_failpoint::reach("api.after-append");
     }

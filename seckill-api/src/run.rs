@@ -43,7 +43,9 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
     };
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let traces = traces(&args)?;
+    let endpoint = args.traces.traces_endpoint.as_ref();
+    let traces = Traces::start(endpoint, "seckill-api", args.instance.instance());
+    let traces = traces.context("SECKILL_TRACES_ENDPOINT")?;
     admin::serve(args.admin, health, registry, shutdown.clone()).await?;
     let listener = listen("SECKILL_LISTEN", args.listen)?;
     let legacy_listener = match args.legacy_listen {
@@ -105,12 +107,6 @@ pub async fn run_until_shutdown(args: Args, shutdown: Shutdown) -> anyhow::Resul
         traces.end().await;
     }
     Ok(())
-}
-
-fn traces(args: &Args) -> anyhow::Result<Option<Arc<Traces>>> {
-    let start = |endpoint| Traces::start(endpoint, "seckill-api", args.instance.instance());
-    let started = args.traces.traces_endpoint.as_ref().map(start).transpose();
-    started.context("SECKILL_TRACES_ENDPOINT")
 }
 
 /// Their keys arrive in the background, so the program starts and is ready without its issuers.

@@ -113,7 +113,7 @@ impl OrderLog {
 
     /// Appends a record without waiting, for callers that read it back anyway. A later failure is logged and counted.
     pub fn append_now(&self, partition: u32, record: &Record) -> Result<(), LogError> {
-        self.send(partition, record, None, None)
+        self.append_now_with(partition, record, &[])
     }
 
     /// The same, with headers. They are no part of the record: nothing depends on them.
@@ -122,10 +122,11 @@ impl OrderLog {
             let value = Some(value.as_str());
             all.insert(Header { key, value })
         };
-        let owned = headers
-            .iter()
-            .fold(OwnedHeaders::new_with_capacity(headers.len()), with_header);
-        self.send(partition, record, Some(owned), None)
+        let owned = || {
+            let none = OwnedHeaders::new_with_capacity(headers.len());
+            headers.iter().fold(none, with_header)
+        };
+        self.send(partition, record, (!headers.is_empty()).then(owned), None)
     }
 
     fn send(

@@ -44,8 +44,16 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// It sends from the current Tokio runtime. `endpoint` is the whole URL, as [`TraceArgs`](crate::config::TraceArgs) has it.
-    pub fn start(endpoint: &Url, program: &'static str, instance: String) -> Result<Arc<Self>, ExporterBuildError> {
+    /// It sends from the current Tokio runtime. `endpoint` is the whole URL, as [`TraceArgs`](crate::config::TraceArgs) has it;
+    /// without one, nothing is traced.
+    pub fn start(
+        endpoint: Option<&Url>,
+        program: &'static str,
+        instance: String,
+    ) -> Result<Option<Arc<Self>>, ExporterBuildError> {
+        let Some(endpoint) = endpoint else {
+            return Ok(None);
+        };
         let exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
@@ -61,15 +69,15 @@ impl Traces {
         ]);
         let provider = SdkTracerProvider::builder()
             .with_resource(resource.build())
-            // Whoever starts a span has decided already.
+            // The caller of `span` has decided already.
             .with_sampler(Sampler::AlwaysOn)
             .with_batch_exporter(exporter)
             .build();
         tracing::info!(%endpoint, "traces are sent");
-        Ok(Arc::new(Traces {
+        Ok(Some(Arc::new(Traces {
             tracer: provider.tracer("seckill"),
             provider,
-        }))
+        })))
     }
 
     /// A span that began at this time, and ends when it is dropped.
