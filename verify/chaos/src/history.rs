@@ -95,6 +95,35 @@ pub struct Buyer {
     pub done: bool,
 }
 
+#[cfg(test)]
+impl Event {
+    /// A purchase, for tests.
+    pub fn purchase(buyer: usize, from: At, to: At, answer: BuyerAnswer) -> Self {
+        Event {
+            from,
+            to,
+            buyer,
+            kind: RequestKind::Buy,
+            api: 0,
+            answer,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Buyer {
+    /// A buyer of one unit of a sale, for tests.
+    pub fn of(sale: &str) -> Self {
+        Buyer {
+            sale: sale.into(),
+            key: String::new(),
+            member: None,
+            quantity: 1,
+            done: true,
+        }
+    }
+}
+
 impl Buyer {
     /// The buyer and the key as they are stored.
     pub fn stored(&self) -> (seckill_protocol::Buyer, KeyHash) {

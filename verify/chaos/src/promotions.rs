@@ -98,18 +98,7 @@ mod tests {
     use seckill_protocol::{OrderId, SaleId};
 
     use crate::harness::ORDER_NO_KEYS;
-    use crate::history::{Buyer, RequestKind};
-
-    fn event(buyer: usize, from: At, to: At, answer: BuyerAnswer) -> Event {
-        Event {
-            from,
-            to,
-            buyer,
-            kind: RequestKind::Buy,
-            api: 0,
-            answer,
-        }
-    }
+    use crate::history::Buyer;
 
     fn won(epoch: i64) -> BuyerAnswer {
         let id = OrderId {
@@ -128,15 +117,9 @@ mod tests {
     #[test]
     fn a_promotion_is_measured_by_the_answers_of_buyers() {
         let unavailable = || BuyerAnswer::Unavailable("503 not_ready".into());
-        let buyer = |sale: &str| Buyer {
-            sale: sale.into(),
-            key: String::new(),
-            member: None,
-            quantity: 1,
-            done: true,
-        };
+        let event = Event::purchase;
         let history = HistoryData {
-            buyers: vec![buyer(MAIN_SALE), buyer(MAIN_SALE), buyer("short-1"), buyer(MAIN_SALE)],
+            buyers: [MAIN_SALE, MAIN_SALE, "short-1", MAIN_SALE].map(Buyer::of).into(),
             events: vec![
                 event(3, 10, 20, unavailable()),
                 event(3, 50, 60, won(7)),

@@ -43,27 +43,13 @@ impl Waits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Buyer, BuyerAnswer, Event, RequestKind};
+    use crate::history::{Buyer, BuyerAnswer, Event};
 
     #[test]
     fn a_wait_lasts_from_the_first_request_to_the_final_answer() {
-        let event = |buyer, from, to, answer| Event {
-            from,
-            to,
-            buyer,
-            kind: RequestKind::Buy,
-            api: 0,
-            answer,
-        };
-        let buyer = |sale: &str| Buyer {
-            sale: sale.into(),
-            key: String::new(),
-            member: None,
-            quantity: 1,
-            done: true,
-        };
+        let event = Event::purchase;
         let history = HistoryData {
-            buyers: [MAIN_SALE, MAIN_SALE, "short-1", MAIN_SALE].map(buyer).into(),
+            buyers: [MAIN_SALE, MAIN_SALE, "short-1", MAIN_SALE].map(Buyer::of).into(),
             events: vec![
                 event(3, 0, 10, BuyerAnswer::Ended),
                 event(0, 1000, 1500, BuyerAnswer::Pending),

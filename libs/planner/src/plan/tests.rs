@@ -570,25 +570,17 @@ fn a_redis_that_does_not_answer_for_a_moment_changes_no_report() {
     let mut observed = preheated(START + 1, 3);
     observed.index = ObservedIndex::Unknown("refused".into());
     observed.index_unknown_for = Duration::from_millis(4999);
-    let selling = plan(&observed);
-    assert_eq!((selling.step.name(), &selling.report), ("Nothing", &None));
-    assert!(
-        selling
-            .requeue_after
-            .is_some_and(|after| after < Duration::from_secs(1))
-    );
+    let assert_waits = |plan: &Plan| {
+        assert_eq!((plan.step.name(), &plan.report), ("Nothing", &None));
+        assert!(plan.requeue_after.is_some_and(|after| after < Duration::from_secs(1)));
+    };
+    assert_waits(&plan(&observed));
     // A sale that never had an index has no earlier report to stand.
     observed.sale().live_epoch = None;
     assert!(plan(&observed).report.is_some());
     let sale = observed.sale();
     (sale.state, sale.settled_at_ms) = (SaleState::Closed, Some(1));
-    let settled = plan(&observed);
-    assert_eq!((settled.step.name(), &settled.report), ("Nothing", &None));
-    assert!(
-        settled
-            .requeue_after
-            .is_some_and(|after| after < Duration::from_secs(1))
-    );
+    assert_waits(&plan(&observed));
 }
 
 #[test]
