@@ -5,6 +5,8 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::kubectl::Kubectl;
 
 const COMPONENT: &str = "app.kubernetes.io/component";
+/// The label with the name of the Helm release.
+pub const INSTANCE: &str = "app.kubernetes.io/instance";
 
 /// A program of the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl ProgramPod {
     /// The name of the Helm release.
     pub fn release(&self) -> &str {
         let labels = self.pod.metadata.labels.as_ref();
-        let instance = labels.and_then(|labels| labels.get("app.kubernetes.io/instance"));
+        let instance = labels.and_then(|labels| labels.get(INSTANCE));
         instance.map_or("", String::as_str)
     }
 

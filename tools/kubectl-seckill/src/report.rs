@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::kubectl::Kubectl;
-use crate::release::{Program, ProgramPod, pods};
+use crate::release::{INSTANCE, Program, ProgramPod, pods};
 
 /// The last lines of each log.
 const LOG_LINES: &str = "--tail=5000";
@@ -30,7 +30,6 @@ const KINDS: [&str; 8] = [
 const KEPT_ANNOTATIONS: [&str; 3] = ["seckill.dev/", "meta.helm.sh/", "deployment.kubernetes.io/"];
 /// Fields that may have passwords or tokens. The chart sets none of them.
 const LEFT_OUT: [&str; 3] = ["args", "httpHeaders", "managedFields"];
-const INSTANCE: &str = "app.kubernetes.io/instance";
 
 pub fn default_folder() -> PathBuf {
     PathBuf::from(format!(
@@ -89,7 +88,7 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Writes a file. What can't be had is said in its place, so that one missing right does not cost the rest.
+    /// Writes a file. If its content is not available, the file has the reason, so that one missing permission does not cost the rest.
     fn add(&self, name: &str, text: impl FnOnce() -> Result<String>) {
         let text = text().unwrap_or_else(|error| format!("not available: {error:#}\n"));
         let file = self.folder.join(name);

@@ -51,20 +51,21 @@ fn remove_passwords(env: &Environment) -> Result<()> {
     )?;
     let discard = |user: &str| format!("ALTER USER '{user}'@'%' DISCARD OLD PASSWORD;");
     mysql(env, &PROGRAMS.map(discard).concat())?;
-    for program in PROGRAMS {
-        let user = format!("{program}{}", old.kafka_suffix());
-        let of_user = ["--entity-type", "users", "--entity-name", &user];
-        kafka_configs(env, &[&of_user[..], &["--delete-config", "SCRAM-SHA-512"]].concat())?;
-    }
-    Ok(())
+    alter_kafka_users(env, old, |_| ["--delete-config", "SCRAM-SHA-512"].map(String::from))
 }
 
 fn add_kafka_users(env: &Environment, logins: Logins) -> Result<()> {
+    alter_kafka_users(env, logins, |user| {
+        ["--add-config".into(), format!("SCRAM-SHA-512=[password={user}]")]
+    })
+}
+
+fn alter_kafka_users(env: &Environment, logins: Logins, change: impl Fn(&str) -> [String; 2]) -> Result<()> {
     for program in PROGRAMS {
         let user = format!("{program}{}", logins.kafka_suffix());
-        let login = format!("SCRAM-SHA-512=[password={user}]");
+        let [option, config] = change(&user);
         let of_user = ["--entity-type", "users", "--entity-name", &user];
-        kafka_configs(env, &[&of_user[..], &["--add-config", &login]].concat())?;
+        kafka_configs(env, &[&of_user[..], &[&option, &config]].concat())?;
     }
     Ok(())
 }

@@ -208,10 +208,9 @@ fn command(env: &Environment, binaries: &Path, program: &Program) -> Command {
 
 /// Leaves a sale open, and says what to do with it.
 fn leave_open(env: &Environment, site: &Site, screen: &Screen) -> Result<()> {
-    let example = fs::read_to_string(site.example("demo.yaml")).context("examples/demo.yaml")?;
     let item_id = site.stores.new_item_id()?;
     let window = window(Timestamp::now(), Duration::ZERO, TRY_DURATION)?;
-    let planned = apply(site, screen, &example, OLD_ROUTES_SALE, SALE_TO_TRY, item_id, window)?;
+    let planned = apply(site, screen, OLD_ROUTES_SALE, SALE_TO_TRY, item_id, window)?;
     let (namespace, name) = (&site.names.sales, &planned.name);
     let watch = Watch::start(&site.flash_sales, namespace, screen)?;
     watch.wait_for(name, "Open", OPEN_TIMEOUT, |history| history.phase() == "Open")?;

@@ -82,7 +82,6 @@ pub fn run_sales(site: &Site, screen: &Screen, cases: &[Case], schedule: &Schedu
     let namespace = &site.names.sales;
     site.flash_sales.create_namespace(namespace)?;
     let watch = Watch::start(&site.flash_sales, namespace, screen)?;
-    let example = std::fs::read_to_string(site.example("demo.yaml")).context("examples/demo.yaml")?;
 
     let now = Timestamp::now();
     // A demo that was killed leaves its sale behind, which may still be open under its own item id.
@@ -90,7 +89,6 @@ pub fn run_sales(site: &Site, screen: &Screen, cases: &[Case], schedule: &Schedu
     let old_routes = apply(
         site,
         screen,
-        &example,
         OLD_ROUTES_SALE,
         OLD_ROUTES_SALE,
         item_id,
@@ -101,7 +99,6 @@ pub fn run_sales(site: &Site, screen: &Screen, cases: &[Case], schedule: &Schedu
         let planned = apply(
             site,
             screen,
-            &example,
             case.sale,
             case.sale,
             item_id,
@@ -162,19 +159,10 @@ pub fn run_to_draw(site: &Site, screen: &Screen) -> Result<DrawnSale> {
     let namespace = &site.names.sales;
     site.flash_sales.create_namespace(namespace)?;
     let watch = Watch::start(&site.flash_sales, namespace, screen)?;
-    let example = std::fs::read_to_string(site.example("demo.yaml")).context("examples/demo.yaml")?;
     let [_, case] = &CASES;
     let times = window(Timestamp::now(), Duration::from_secs(15), Duration::from_secs(25))?;
     let (starts_at, ends_at) = (times.starts_at, times.ends_at);
-    let planned = apply(
-        site,
-        screen,
-        &example,
-        case.sale,
-        case.sale,
-        site.stores.new_item_id()?,
-        times,
-    )?;
+    let planned = apply(site, screen, case.sale, case.sale, site.stores.new_item_id()?, times)?;
     let name = &planned.name;
     std::thread::sleep(until(starts_at).saturating_sub(BEFORE_START));
     let (sale, buyers) = (format!("{namespace}/{name}"), case.buyers.to_string());
@@ -207,15 +195,7 @@ pub fn window(now: Timestamp, after: Duration, duration: Duration) -> Result<Win
 }
 
 /// Applies one of the example's sales under a name that is new to the ledger, because a sale runs once.
-pub fn apply(
-    site: &Site,
-    screen: &Screen,
-    example: &str,
-    sale: &str,
-    as_name: &str,
-    item_id: u64,
-    window: Window,
-) -> Result<Planned> {
+pub fn apply(site: &Site, screen: &Screen, sale: &str, as_name: &str, item_id: u64, window: Window) -> Result<Planned> {
     let namespace = &site.names.sales;
     let mut name = as_name.to_string();
     let mut next = 2;
@@ -230,7 +210,8 @@ pub fn apply(
         item_id,
         window,
     };
-    let planned = sales::plan(example, sale, replacement)?;
+    let example = std::fs::read_to_string(site.example("demo.yaml")).context("examples/demo.yaml")?;
+    let planned = sales::plan(&example, sale, replacement)?;
     let applied = site.flash_sales.apply(namespace, &name, &planned.manifest)?;
     let starts_in = planned.starts_at.duration_since(Timestamp::now()).as_secs();
     let when = if starts_in > 0 {
